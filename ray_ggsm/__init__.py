@@ -1,0 +1,5 @@
+"""Offline user embeddings from behaviour logs: contrastive training, batch embedding and evaluation on Ray.
+
+Import direction, strictly downwards (tests/test_layers.py): jobs -> on_ray -> experiment -> {training, embedding,
+evaluation, tables, data} -> {model, masks} -> {config, storage}. Only `ray_ggsm.on_ray` imports Ray.
+"""

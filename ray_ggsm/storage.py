@@ -1,0 +1,86 @@
+"""Files at a storage location: a local path or an s3:// URI, always given as a string.
+
+`Path("s3://a/b")` loses a slash, so locations are never `Path` objects. S3 credentials and endpoint come from the
+environment (AWS_*, AWS_ENDPOINT_URL), never from a config file.
+"""
+
+import json
+import os
+from typing import Any
+
+import fsspec
+import pyarrow.fs as pafs
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+
+def join(location: str, *parts: str) -> str:
+    """`location` extended by path parts, with single slashes."""
+    return "/".join([location.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system of a location and the location's path inside it."""
+    return url_to_fs(location)
+
+
+def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
+    """The pyarrow file system of a location and the location's path inside it, for Parquet readers and writers."""
+    if "://" in location:
+        return pafs.FileSystem.from_uri(location)
+    return pafs.LocalFileSystem(), os.path.abspath(location)
+
+
+def exists(location: str) -> bool:
+    """Whether a file or directory is there."""
+    fs, path = filesystem(location)
+    fs.invalidate_cache()
+    return fs.exists(path)
+
+
+def list_files(location: str, suffix: str = "") -> list[str]:
+    """All files below a directory whose names end in `suffix`, sorted; an empty list when there is no directory."""
+    fs, path = filesystem(location)
+    fs.invalidate_cache()
+    found = fs.find(path) if fs.exists(path) else []
+    return sorted(fs.unstrip_protocol(f) if "://" in location else f for f in found if f.endswith(suffix))
+
+
+def read_text(location: str) -> str:
+    """The UTF-8 text of a file."""
+    fs, path = filesystem(location)
+    fs.invalidate_cache()
+    with fs.open(path, "rb") as file:
+        return file.read().decode()
+
+
+def write_text(location: str, text: str) -> None:
+    """Write a UTF-8 file whole or not at all: S3 puts are atomic, local files are renamed into place."""
+    fs, path = filesystem(location)
+    if not isinstance(fs, LocalFileSystem):
+        fs.pipe_file(path, text.encode())
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(location: str) -> Any:
+    """The value in a JSON file."""
+    return json.loads(read_text(location))
+
+
+def write_json(location: str, value: Any) -> None:
+    """Write a JSON file, indented and with sorted keys, whole or not at all."""
+    write_text(location, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def remove(location: str) -> None:
+    """Remove a file or a directory with all it holds; nothing happens when it is not there."""
+    fs, path = filesystem(location)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)

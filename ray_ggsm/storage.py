@@ -6,6 +6,9 @@ environment (AWS_*, AWS_ENDPOINT_URL), never from a config file.
 
 import json
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -84,3 +87,29 @@ def remove(location: str) -> None:
     fs, path = filesystem(location)
     if fs.exists(path):
         fs.rm(path, recursive=True)
+
+
+def upload(directory: str, location: str) -> None:
+    """Copy a local directory's files to a location."""
+    fs, path = filesystem(location)
+    for root, _, names in os.walk(directory):
+        for name in names:
+            source = os.path.join(root, name)
+            target = join(path, os.path.relpath(source, directory))
+            fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+            fs.put_file(source, target)
+
+
+@contextmanager
+def local_copy(location: str) -> Iterator[str]:
+    """A local directory with the files of a location: itself when it is local, a temporary download when it is not."""
+    fs, path = filesystem(location)
+    if isinstance(fs, LocalFileSystem):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        for file in fs.find(path):
+            target = os.path.join(directory, os.path.relpath(file, path))
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            fs.get_file(file, target)
+        yield directory

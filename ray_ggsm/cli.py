@@ -1,0 +1,73 @@
+"""What all jobs share: arguments, --dry-run, and exit codes (0 done, 2 the user's input is wrong, 1 anything else)."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import yaml
+
+from ray_ggsm.config import InputError, load
+from ray_ggsm.experiment import Experiment, stages
+
+
+def run(
+    description: str,
+    job: Callable[[Experiment], object],
+    default_config: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse arguments, load the config, do the job; returns the exit code."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=default_config is None, default=default_config, help="YAML file, local or s3://")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one setting; repeatable")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the stages, do nothing")
+    options = parser.parse_args(arguments)
+    try:
+        experiment = load(Experiment, options.config, options.set)
+        if options.dry_run:
+            print(_plan(experiment))
+        else:
+            job(experiment)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if sentence := _input_error(error):
+            print(f"error: {sentence}", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main(description: str, job: Callable[[Experiment], object], default_config: str | None = None) -> None:
+    """Run a job and exit the process with its code."""
+    code = run(description, job, default_config)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _plan(experiment: Experiment) -> str:
+    resolved = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    lines = [f"  {s.name:9} {'finished' if s.result() else 'to do':9} {s.location}" for s in stages(experiment).values()]
+    return "\n".join([resolved, "stages:", *lines])
+
+
+def _input_error(error: BaseException) -> str | None:
+    """The user's mistake behind an exception, however deep a remote worker wrapped it."""
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or any(current is s for s in seen):
+            continue
+        seen.append(current)
+        if isinstance(current, InputError):
+            cause = getattr(current, "cause", None)
+            return str(cause if isinstance(cause, InputError) else current)
+        queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        failures = getattr(current, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None

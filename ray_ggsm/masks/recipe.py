@@ -1,0 +1,89 @@
+"""The interface every mask recipe has.
+
+All recipes answer one question: the weight w in [0, 1] with which query i sees a future key j (j > i). Past keys always
+weigh 1. `ray_ggsm.masks.bias` turns w into an attention bias.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ray_ggsm.config import Config
+from ray_ggsm.masks.tokens import Tokens
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sums a tensor over all workers and returns the sum on each of them; the identity on one worker."""
+
+
+class ScheduledConfig(Config):
+    """Fields of the recipes that change during training."""
+
+    total_steps: int | None = None
+    """T_total, optimiser steps. null: the length of the training run."""
+
+    def require_total_steps(self) -> int:
+        """T_total, which the training run fills in when the config leaves it open."""
+        if self.total_steps is None or self.total_steps < 1:
+            raise ValueError(f"mask.total_steps: expected a positive number of steps, found {self.total_steps}")
+        return self.total_steps
+
+
+class Recipe(Protocol):
+    """How far attention is open towards the future, during training and at inference."""
+
+    grad_site: str | None
+    """Where the training loop takes the gradients given to `observe`; None when the recipe needs none."""
+
+    def alpha(self, step: int) -> float:
+        """Progress of the journey from causal (or soft) to the inference mask, in [0, 1]; 1 when there is no journey."""
+        ...
+
+    def future_weight(self, tokens: Tokens, step: int) -> Tensor:
+        """w at optimiser step `step` (0-based): (B, L) when it depends on the key only, else (B, L, L)."""
+        ...
+
+    def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
+        """Take note of the loss gradient at the hidden states of one (micro-)batch of step `step`."""
+        ...
+
+    def end_step(self, reduce: Reduce) -> None:
+        """Fold what all workers observed in this step into the state; called by every worker after `backward`."""
+        ...
+
+    def inference_weight(self, tokens: Tokens) -> Tensor:
+        """w for embedding with the finished encoder; same shapes as `future_weight`."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What has to be stored to go on, or to embed, exactly like this."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore `state_dict`."""
+        ...
+
+
+class Stateless:
+    """Base of the recipes that neither look at gradients nor learn anything."""
+
+    grad_site: str | None = None
+
+    def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
+        """Gradients do not matter here."""
+
+    def end_step(self, reduce: Reduce) -> None:
+        """There is no state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """There is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is no state."""
+
+
+def constant_weight(tokens: Tokens, value: float) -> Tensor:
+    """The same weight for every key, (B, L) float32."""
+    return torch.full(tokens.valid_BL.shape, value, device=tokens.valid_BL.device)

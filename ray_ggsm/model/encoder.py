@@ -1,0 +1,183 @@
+"""The user encoder: event vectors, tabular vectors and text through a decoder with LoRA, to one vector per row.
+
+Paper, section 4 and Appendix A. Both towers share everything but their centre. The pooled state is centred (the batch's
+mean in training, a frozen mean at inference: without it all vectors lie in one narrow cone) and L2-normalised (eq. 13).
+
+Legend: B rows, L tokens, E events, H width of the event encoder, D width of the backbone, F tabular features.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from peft import LoraConfig as PeftLoraConfig
+from peft import PeftModel, get_peft_model
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ray_ggsm.config import Config
+from ray_ggsm.masks import Tokens, attention_bias
+from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
+from ray_ggsm.model.batch import Batch
+from ray_ggsm.model.event_encoder import EventEncoderConfig
+from ray_ggsm.model.source import PretrainedConfig
+from ray_ggsm.model.template import Template
+
+Tower = Literal["user", "answer"]
+
+
+class LoraConfig(Config):
+    """Low-rank adaptation of every linear layer of the backbone (PEFT)."""
+
+    r: int = Field(64, ge=1)
+    """Rank."""
+    alpha: float = Field(64, gt=0)
+    """Scale: updates are multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of the low-rank path."""
+
+
+class ModelConfig(Config):
+    """What the encoder is made of."""
+
+    backbone: PretrainedConfig
+    """The decoder-only language model."""
+    event_encoder: EventEncoderConfig
+    """The frozen text encoder of single events."""
+    lora: LoraConfig = LoraConfig()
+    """Trained part of the backbone."""
+    pooling: Literal["user", "mean"] = "user"
+    """Final hidden state at the row's last token (<USER>; paper, eq. 12), or the mean over its tokens."""
+    centre: bool = True
+    """Subtract the tower's mean from the pooled state before normalising; false: the paper's form."""
+    tabular_tokens: int = Field(4, ge=1)
+    """Vectors that the tabular features become (none when the rows have no features)."""
+    tabular_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the tabular features in training."""
+    max_text_tokens: int = Field(64, ge=4)
+    """Longest instruction or answer text, in tokens; longer ones are cut."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the frozen backbone and its matrix products; everything trained stays float32."""
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` for torch."""
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+
+class UserEncoder(nn.Module):
+    """Backbone with LoRA, tag embeddings, adapters per modality, centres per tower."""
+
+    centre_user_D: Tensor
+    centre_answer_D: Tensor
+
+    def __init__(
+        self, config: ModelConfig, template: Template, features: int, backbone: PreTrainedModel, event_width: int
+    ) -> None:
+        """Wrap `backbone` (changed in place); `features` is F, `event_width` is H."""
+        super().__init__()
+        self.config, self.template = config, template
+        D = backbone.config.get_text_config().hidden_size
+        self.width = D
+        self.tags = nn.Embedding(len(template.tags), D)
+        self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
+        self.numbers = NumberEmbedding(D)
+        self.tabular = (
+            TabularAdapter(features, D, template.tabular_tokens, config.tabular_dropout)
+            if template.tabular_tokens
+            else None
+        )
+        # injected vectors start at the size of the backbone's own token embeddings
+        token_rms = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
+        self.input_scale = nn.Parameter(torch.tensor(token_rms))
+        self.register_buffer("centre_user_D", torch.zeros(D))
+        self.register_buffer("centre_answer_D", torch.zeros(D))
+        lora = PeftLoraConfig(
+            r=config.lora.r,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules="all-linear",
+        )
+        self.backbone: PeftModel = get_peft_model(backbone, lora)
+
+    def start_tags_from_words(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let each tag's embedding start as the mean embedding of the word pieces of its text."""
+        words = self.backbone.get_input_embeddings().weight
+        with torch.no_grad():
+            for row, tag in enumerate(self.template.tags):
+                ids = tokenizer(tag, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+                self.tags.weight[row] = words[ids].float().mean(dim=0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is."""
+        return self.tags.weight.device
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """The backbone's input embeddings, (B, L, D); zero at padding."""
+        layout = batch.layout
+        words = self.backbone.get_input_embeddings()(batch.text_ids_T)
+        rows = [self.tags.weight, words.to(self.tags.weight.dtype), self._events(batch)]
+        n_ids, n_events = len(self.tags.weight) + len(words), len(batch.age_E)
+        source_BL = layout.id_BL.clone()
+        source_BL = torch.where(layout.event_BL >= 0, layout.event_BL + n_ids, source_BL)
+        if batch.tabular_BF is not None and self.tabular is not None:
+            rows.append(self._sized(self.tabular(batch.tabular_BF)).flatten(0, 1))
+            first_B1 = n_ids + n_events + torch.arange(len(source_BL), device=self.device)[:, None] * self.tabular.tokens
+            source_BL = torch.where(layout.tabular_BL >= 0, layout.tabular_BL + first_B1, source_BL)
+        rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
+        return torch.cat([row.float() for row in rows])[source_BL]
+
+    def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor) -> Tensor:
+        """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`)."""
+        inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
+        bias_B1LL = attention_bias(weight, tokens.valid_BL, inputs_BLD.dtype)
+        states: Tensor = self.backbone(
+            inputs_embeds=inputs_BLD, attention_mask=bias_B1LL, use_cache=False
+        ).last_hidden_state
+        return states
+
+    def pool(self, hidden_BLD: Tensor, batch: Batch) -> Tensor:
+        """One float32 state per row, (B, D), neither centred nor normalised."""
+        if self.config.pooling == "user":
+            rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
+            return hidden_BLD[rows, batch.layout.last_B].float()
+        valid_BL1 = batch.layout.tokens.valid_BL[:, :, None]
+        return hidden_BLD.float().masked_fill(~valid_BL1, 0).sum(dim=1) / valid_BL1.sum(dim=1)
+
+    def forward(self, batch: Batch, weight: Tensor, observe: Callable[[Tensor], None] | None = None) -> Tensor:
+        """Pooled states (B, D) under a given visibility.
+
+        `observe` is called in the backward pass with the loss gradient at the input embeddings, (B, L, D).
+        """
+        with self.autocast():
+            inputs_BLD = self.inputs(batch)
+            if observe is not None:
+                inputs_BLD.register_hook(observe)
+            return self.pool(self.hidden(inputs_BLD, batch.layout.tokens, weight), batch)
+
+    def autocast(self) -> torch.autocast:
+        """Matrix products in the backbone's dtype."""
+        return torch.autocast(self.device.type, self.config.torch_dtype, enabled=self.config.dtype == "bfloat16")
+
+    def vectors(self, pooled_BD: Tensor, tower: Tower) -> Tensor:
+        """Published vectors, (B, D) float32: centred with the frozen mean and L2-normalised."""
+        return nn.functional.normalize(pooled_BD - self.centre(tower), dim=1)
+
+    def centre(self, tower: Tower) -> Tensor:
+        """The tower's frozen mean, (D,); zero without centring."""
+        return self.centre_user_D if tower == "user" else self.centre_answer_D
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def _events(self, batch: Batch) -> Tensor:
+        """Adapted event vectors with their numbers, (E, D)."""
+        parts: Sequence[Tensor] = batch.vector_EH.split(list(batch.count_M))
+        adapted = [self.adapters[m.name](part) for m, part in zip(self.template.modalities, parts, strict=True)]
+        return self._sized(torch.cat(adapted).float() + self.numbers(batch.age_E, batch.amount_E).float())
+
+    def _sized(self, vectors: Tensor) -> Tensor:
+        return nn.functional.rms_norm(vectors.float(), (self.width,)) * self.input_scale

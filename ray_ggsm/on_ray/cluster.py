@@ -1,0 +1,48 @@
+"""Connecting to Ray: an existing cluster (RAY_ADDRESS, or inside a submitted job), or one that the job starts itself."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+import ray.data
+
+from ray_ggsm.experiment import RayConfig
+
+
+@contextmanager
+def connected(config: RayConfig) -> Iterator[None]:
+    """A connection to Ray; a cluster that was started for it ends with it. Nothing happens inside another connection."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # a plan that cannot get its resources ends with a readable error instead of waiting for ever
+    os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "600")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=config.local_cpus,
+            object_store_memory=int(config.local_object_store_gb * 1e9),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    _quieten()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    """Ray Data: progress bars, but no copy of every plan on the terminal."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = False
+    context.enable_operator_progress_bars = False

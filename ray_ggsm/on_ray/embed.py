@@ -1,0 +1,93 @@
+"""The embed stage: Ray Data maps the encoder over user rows and publishes an embedding table."""
+
+import uuid
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from ray_ggsm import storage
+from ray_ggsm.data.validate import enforce_share, validate
+from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import history_events
+from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.devices import actor_resources, device_of
+from ray_ggsm.on_ray.events import encode_events
+from ray_ggsm.on_ray.stages import timed
+from ray_ggsm.tables import table
+
+
+def embed(experiment: Experiment) -> str:
+    """Embed the configured stages' rows; returns the table's location. A finished stage is reused."""
+    place = stages(experiment)
+    stage = place["embed"]
+    location = stage.path("table")
+    if stage.result():
+        return location
+    summary = place["prepare"].require("jobs/prepare.py")["summary"]
+    place["train"].require("jobs/train.py")
+    name = "encoder" if experiment.embedding.checkpoint == "final" else "untrained"
+    encoder = place["train"].path(name)
+    modalities = [m["name"] for m in summary["modalities"]]
+    files = [
+        file
+        for rows in experiment.embedding.stages
+        for file in storage.list_files(place["prepare"].path("rows", rows), ".parquet")
+    ]
+    with timed(stage) as results, connected(experiment.ray):
+        storage.remove(location)
+        storage.remove(stage.path("dead_letters"))
+        _, _, vectors = encode_events(experiment, files, modalities)
+        columns = ["user_id", "as_of", *modalities, *(["tabular"] if summary["feature_names"] else [])]
+        rows = ray.data.read_parquet(files, columns=columns)
+        fs, path = storage.arrow_filesystem(location)
+        rows.repartition(target_num_rows_per_block=experiment.embedding.rows_per_batch).map_batches(
+            _Embed,
+            fn_constructor_args=[experiment, encoder, ray.put(vectors), stage.path("dead_letters")],
+            batch_format="pyarrow",
+            batch_size=experiment.embedding.rows_per_batch,
+            compute=ActorPoolStrategy(size=experiment.ray.embed_workers),
+            **actor_resources(experiment.ray),
+        ).write_parquet(path, filesystem=fs)
+        given = sum(_rows(file) for file in files)
+        dead = sum(_rows(file) for file in storage.list_files(stage.path("dead_letters"), ".parquet"))
+        enforce_share(dead, given, experiment.data.max_bad_share, stage.path("dead_letters"))
+        manifest = table.publish(location, given - dead, {"encoder": storage.read_json(storage.join(encoder, "encoder.json"))})
+        results.update(rows=manifest["rows"], dead_letters=dead, table=location)
+    return location
+
+
+class _Embed:
+    """Actor: user rows -> rows of the embedding table; rejected rows -> dead letters."""
+
+    def __init__(self, experiment: Experiment, encoder: str, vectors: Any, dead_letters: str) -> None:
+        trained = saved.load(encoder, device_of(experiment.ray))
+        lookup: EventVectors = ray.get(vectors)
+        self.embedder = Embedder(trained, lookup, experiment.embedding.tokens_per_batch)
+        self.modalities = [m.name for m in trained.encoder.template.modalities]
+        self.features = len(trained.feature_names)
+        self.dead_letters = dead_letters
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        good, dead = validate(rows, self.modalities, self.features)
+        if len(dead):
+            fs, path = storage.arrow_filesystem(storage.join(self.dead_letters, f"part-{uuid.uuid4().hex}.parquet"))
+            fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            pq.write_table(dead, path, filesystem=fs)
+        if not len(good):
+            return table.SCHEMA.empty_table()
+        events_B = history_events(good, self.embedder.encoder.template).count_MB.sum(axis=0).astype(np.int32)
+        return table.rows_to_table(good["user_id"], good["as_of"], events_B, self.embedder(good))
+
+
+def _rows(file: str) -> int:
+    fs, path = storage.arrow_filesystem(file)
+    with pq.ParquetFile(path, filesystem=fs) as parquet:
+        return int(parquet.metadata.num_rows)

@@ -1,0 +1,153 @@
+"""The train stage: contrastive fine-tuning on Ray Train, resumed from its last checkpoint.
+
+The stage directory gets `encoder/` (final), `untrained/` (the same encoder at step 0), `log.json` (one entry per step)
+and `runs/` (Ray Train's checkpoints).
+"""
+
+import tempfile
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch import Tensor
+
+from ray_ggsm import storage
+from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.template import Modality
+from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.events import encode_events
+from ray_ggsm.on_ray.progress import line
+from ray_ggsm.on_ray.stages import timed
+from ray_ggsm.training.loop import Trainer
+from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.workers import ALONE, Workers
+
+
+def train(experiment: Experiment) -> str:
+    """Train the encoder; returns the stage's location. A finished stage is reused, an interrupted one goes on."""
+    place = stages(experiment)
+    stage = place["train"]
+    if stage.result():
+        return stage.location
+    summary = place["prepare"].require("jobs/prepare.py")["summary"]
+    rows = place["prepare"].path("rows", "pretrain")
+    modalities = [m["name"] for m in summary["modalities"]]
+    with timed(stage) as results, connected(experiment.ray):
+        files = storage.list_files(rows, ".parquet")
+        _, digest, vectors = encode_events(experiment, files, [*modalities, "future"])
+        shared = {
+            "experiment": experiment.model_dump(mode="json"),
+            "rows": rows,
+            "location": stage.location,
+            "modalities": [(m["name"], m["keep"]) for m in summary["modalities"]],
+            "feature_names": summary["feature_names"],
+            "event_encoder_digest": digest,
+            "vectors": ray.put(vectors),
+            "event_width": vectors.vector_NH.shape[1],
+        }
+        storage_fs, storage_path = storage.arrow_filesystem(stage.path("runs"))
+        r = experiment.ray
+        TorchTrainer(
+            _worker,
+            train_loop_config=shared,
+            scaling_config=ScalingConfig(
+                num_workers=r.train_workers,
+                use_gpu=r.gpu,
+                resources_per_worker={"CPU": r.cpus_per_train_worker, **({"GPU": 1} if r.gpu else {})},
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=storage_path,
+                storage_filesystem=storage_fs,
+                failure_config=FailureConfig(max_failures=r.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+            ),
+        ).fit()
+        results["steps"] = experiment.training.steps
+    return stage.location
+
+
+def _worker(shared: dict[str, Any]) -> None:
+    """One training worker."""
+    experiment = Experiment.model_validate(shared["experiment"], strict=False)
+    workers = _workers()
+    trainer = _trainer(experiment, shared, workers)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as directory:
+            trainer.restore(directory)
+    else:
+        trainer.prepare()
+        if workers.rank == 0:
+            saved.save(trainer.trained, storage.join(shared["location"], "untrained"))
+    every = experiment.training.checkpoint_every
+    while not trainer.done:
+        metrics = trainer.step()
+        if workers.rank == 0 and line(metrics, experiment.training.steps):
+            print(line(metrics, experiment.training.steps), flush=True)
+        if int(metrics["step"]) % every == 0 and not trainer.done:
+            _report(trainer, metrics, workers)
+    trainer.centre()
+    if workers.rank == 0:
+        saved.save(trainer.trained, storage.join(shared["location"], "encoder"))
+        storage.write_json(storage.join(shared["location"], "log.json"), trainer.log)
+
+
+def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -> Trainer:
+    if not experiment.ray.gpu:
+        torch.set_num_threads(experiment.ray.cpus_per_train_worker)
+    trained = saved.new_encoder(
+        experiment.model,
+        experiment.resolved_mask(),
+        tuple(Modality(name, keep) for name, keep in shared["modalities"]),
+        tuple(shared["feature_names"]),
+        shared["event_width"],
+        shared["event_encoder_digest"],
+        experiment.seed,
+    )
+    trained.encoder.to(ray.train.torch.get_device())
+    pairs = Pairs(shared["rows"], experiment.training.batch_size, experiment.seed)
+    collator = Collator(trained.encoder.template, trained.tokenizer, ray.get(shared["vectors"]))
+    return Trainer(trained, pairs, collator, experiment.training, workers, experiment.seed)
+
+
+def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers) -> None:
+    """Report to Ray Train, with a checkpoint from the first worker."""
+    with tempfile.TemporaryDirectory() as directory:
+        trainer.save(directory)
+        checkpoint = Checkpoint.from_directory(directory) if workers.rank == 0 else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+
+
+def _workers() -> Workers:
+    context = ray.train.get_context()
+    if context.get_world_size() == 1:
+        return ALONE
+    return Workers(context.get_world_rank(), context.get_world_size(), _gather, _reduce)
+
+
+def _gather(rows: Tensor) -> Tensor:
+    """All workers' rows in rank order; this worker's keep their gradient."""
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    most = int(max(counts))
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.zeros_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    kept = [part[: int(n)] for part, n in zip(parts, counts, strict=True)]
+    kept[dist.get_rank()] = rows
+    return torch.cat(kept)
+
+
+def _reduce(tensor: Tensor) -> Tensor:
+    dist.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,38 @@
+"""Everything a training run needs to go on: the encoder's directory plus `optimizer.safetensors` and `training.json`."""
+
+import json
+import os
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ray_ggsm.model import saved
+from ray_ggsm.model.saved import Trained
+
+Log = list[dict[str, float]]
+
+
+def write(directory: str, trained: Trained, optimizer: torch.optim.Optimizer, log: Log) -> None:
+    """Write a checkpoint into a local directory."""
+    saved.save(trained, directory)
+    tensors = {"rng_state": torch.get_rng_state()}
+    for name, parameter in trained.encoder.trainable().items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    save_file(tensors, os.path.join(directory, "optimizer.safetensors"))
+    with open(os.path.join(directory, "training.json"), "w") as file:
+        json.dump({"step": trained.step, "log": log}, file)
+
+
+def read(directory: str, trained: Trained, optimizer: torch.optim.Optimizer) -> tuple[int, Log]:
+    """Restore encoder, recipe, optimiser and random state in place; returns the steps done and their log."""
+    saved.restore(trained.encoder, trained.recipe, directory, directory)
+    tensors = load_file(os.path.join(directory, "optimizer.safetensors"))
+    torch.set_rng_state(tensors.pop("rng_state"))
+    parameters = trained.encoder.trainable()
+    for entry, value in tensors.items():
+        key, _, name = entry.partition("/")
+        optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
+    with open(os.path.join(directory, "training.json")) as file:
+        state = json.load(file)
+    return int(state["step"]), state["log"]

@@ -1,0 +1,131 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_ggsm.config import InputError
+from ray_ggsm.evaluation import labels
+
+DAY = datetime(2017, 8, 29, tzinfo=UTC)
+AS_OF = pa.timestamp("us", tz="UTC")
+
+
+def label_table(users, as_ofs=None, **columns):
+    columns = columns or {"buys": [True, False] * (len(users) // 2) + [True] * (len(users) % 2)}
+    keys = {"user_id": pa.array(users, pa.string()), "as_of": pa.array(as_ofs or [DAY] * len(users), AS_OF)}
+    return pa.table(keys | {name: pa.array(values, pa.bool_()) for name, values in columns.items()})
+
+
+def vector_table(users, vectors, as_ofs=None, kind=None):
+    kind = kind or pa.list_(pa.float32(), len(vectors[0]))
+    return pa.table(
+        {
+            "user_id": pa.array(users, pa.string()),
+            "as_of": pa.array(as_ofs or [DAY] * len(users), AS_OF),
+            "embedding": pa.array(vectors, kind),
+        }
+    )
+
+
+def test_align_follows_the_labels_order_whatever_the_vectors_order():
+    users = [f"u{n}" for n in range(7)]
+    vectors = {user: [float(n), 1.0, -n / 2] for n, user in enumerate(users)}
+    shuffled = ["u4", "u0", "extra", "u6", "u2", "u1", "u5", "u3"]
+    features = vector_table(shuffled, [vectors.get(user, [9.0, 9.0, 9.0]) for user in shuffled])
+    features = pa.concat_tables([features.slice(0, 3), features.slice(3)])  # several chunks
+    table = label_table(users, buys=[True, False, None, True, False, None, True], late=[None, *[True, False] * 3])
+    aligned = labels.align(table, features, "embedding", "probe")
+    np.testing.assert_array_equal(aligned.vectors, np.array([vectors[user] for user in users], np.float32))
+    np.testing.assert_array_equal(aligned.labels["buys"], np.array([1, 0, np.nan, 1, 0, np.nan, 1], np.float32))
+    assert list(aligned.users) == users
+    assert (aligned.missing, aligned.unlabelled) == (0, 1)
+
+
+def test_keys_match_by_instant_across_list_types_and_time_units():
+    later = DAY + timedelta(days=30)
+    features = vector_table(["a", "a"], [[1.0], [2.0]], [later, DAY], pa.list_(pa.float64()))
+    features = features.set_column(1, "as_of", features["as_of"].cast(pa.timestamp("ns", tz="America/New_York")))
+    aligned = labels.align(label_table(["a", "a"], [DAY, later]), features, "embedding", "test")
+    np.testing.assert_array_equal(aligned.vectors, [[2.0], [1.0]])
+    assert aligned.vectors.dtype == np.float32
+
+
+def test_missing_vectors_are_refused_or_counted():
+    table = label_table(["a", "b", "c"])
+    features = vector_table(["a", "b", "c"], [[1.0], [2.0], [3.0]], [DAY, DAY, DAY + timedelta(days=1)])
+    with pytest.raises(InputError, match=r"1 of 3 rows .*'c'.*1 of them have a vector at another as_of"):
+        labels.align(table, features, "embedding", "probe")
+    aligned = labels.align(table, features, "embedding", "probe", allow_missing=True)
+    assert (list(aligned.users), aligned.missing, aligned.unlabelled) == (["a", "b"], 1, 1)
+    with pytest.raises(InputError, match="3 of 3 rows"):
+        labels.align(table, vector_table(["z"], [[1.0]]), "embedding", "probe", allow_missing=True)
+
+
+VECTORS = vector_table(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
+
+
+@pytest.mark.parametrize(
+    ("table", "features", "message"),
+    [
+        (label_table(["a", "a", "b"]), VECTORS, r"probe labels: \(user_id 'a', as_of 2017-08-29.* is repeated"),
+        (label_table(["a", "b"]), vector_table(["a", "b", "b"], [[1.0]] * 3), r"probe vectors.*'b'.*is repeated"),
+        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [float("nan")]]), r"1 vectors hold NaN.*'b'"),
+        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [float("inf")]]), r"infinite"),
+        (
+            label_table(["a", "b"]),
+            vector_table(["a", "b"], [[1.0], [1.0, 2.0]], kind=pa.list_(pa.float32())),
+            r"found 1 and then 2 at \(user_id 'b'",
+        ),
+        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], None]), r"1 vectors are null, first .*'b'"),
+        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [None]]), r"hold NaN"),
+        (label_table(["a", "b"]), VECTORS.rename_columns(["user_id", "as_of", "x"]), r"'embedding' is missing"),
+        (
+            label_table(["a", "b"]),
+            vector_table(["a", "b"], [["x"], ["y"]], kind=pa.list_(pa.string())),
+            r"list of float",
+        ),
+        (label_table(["a", "b"], buys=[True, True]), VECTORS, r"label 'buys', stage 'probe'.*found 2 and 0"),
+        (label_table(["a", "b"], buys=[None, None]), VECTORS, r"found 0 and 0 in 2 rows"),
+        (label_table(["a", None]), VECTORS, r"'user_id' is null in 1 rows"),
+        (VECTORS.drop_columns("embedding"), VECTORS, r"no label column"),
+        (VECTORS, VECTORS, r"'embedding' must be bool"),
+        (label_table([], buys=[]), VECTORS, r"no rows"),
+    ],
+)
+def test_dishonest_input_is_refused(table, features, message):
+    with pytest.raises(InputError, match=message):
+        labels.align(table, features, "embedding", "probe")
+
+
+def test_users_in_two_stages_are_refused():
+    probe = labels.align(label_table(["a", "b"]), VECTORS, "embedding", "probe")
+    test = labels.align(label_table(["c", "b"]), vector_table(["b", "c"], [[1.0], [1.0]]), "embedding", "test")
+    with pytest.raises(InputError, match=r"1 users are in both the probe and the test stage \(first: 'b'\)"):
+        labels.check_disjoint(probe, test, "probe", "test")
+    other = labels.align(label_table(["c", "d"]), vector_table(["d", "c"], [[1.0], [1.0]]), "embedding", "test")
+    labels.check_disjoint(probe, other, "probe", "test")
+
+
+def test_reading_a_directory_and_what_is_no_table(tmp_path):
+    pq.write_table(label_table(["a", "b"]), tmp_path / "0.parquet")
+    pq.write_table(label_table(["c", "d"]), tmp_path / "1.parquet")
+    assert labels.read_labels(str(tmp_path)).num_rows == 4
+    with pytest.raises(InputError, match="no label table here"):
+        labels.read_labels(str(tmp_path / "nothing"))
+    (tmp_path / "broken.parquet").write_text("user_id,as_of")
+    with pytest.raises(InputError, match="expected a Parquet label table"):
+        labels.read_labels(str(tmp_path / "broken.parquet"))
+
+
+def test_rates_leave_undefined_rows_out():
+    table = label_table(["a", "b", "c", "d"], x=[True, None, None, False], y=[None] * 4, z=[True] * 4)
+    assert labels.label_rates(table) == {"x": 0.5, "y": None, "z": 1.0}
+
+
+def test_as_of_without_a_zone_is_refused():
+    naive = label_table(["a", "b"])
+    naive = naive.set_column(1, "as_of", naive["as_of"].cast(pa.timestamp("us")))
+    with pytest.raises(InputError, match="time zone UTC"):
+        labels.check_labels(naive, "labels")

@@ -1,0 +1,142 @@
+"""Recipes against numbers worked out from the paper's eq. 5 and Appendix A.4, in float64 and without their code."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ray_ggsm.masks import Tokens, build, with_total_steps
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
+from ray_ggsm.masks.ggsm import GGSM, GGSMConfig
+from ray_ggsm.masks.scheduler import SchedulerConfig
+
+B, L, D, S = 2, 5, 3, 7
+
+
+def tokens() -> Tokens:
+    slots = torch.tensor([[0, 1, 2, 3, 6], [0, 2, 4, 6, 0]])
+    valid = torch.tensor([[True] * 5, [True, True, True, True, False]])
+    return Tokens(valid, slots, S, 11)
+
+
+def ggsm(**changes) -> GGSM:
+    values = {"recipe": "ggsm", "total_steps": 10, "warmup_share": 0.4, "smoothing": 0.0, "calibration": "none"}
+    return build(GGSMConfig(**{**values, **changes}))
+
+
+def gradients(seed: int, scale: float = 1.0) -> torch.Tensor:
+    return torch.tensor(np.random.default_rng(seed).normal(size=(B, L, D)) * scale)
+
+
+def mean_norm_per_slot(grad_BLD: torch.Tensor, t: Tokens) -> dict[int, float]:
+    sums: dict[int, list[float]] = {}
+    for b in range(B):
+        for j in range(L):
+            if t.valid_BL[b, j]:
+                norm = math.sqrt(sum(float(x) ** 2 for x in grad_BLD[b, j]))
+                sums.setdefault(int(t.slot_BL[b, j]), []).append(norm)
+    return {slot: sum(norms) / len(norms) for slot, norms in sums.items()}
+
+
+def step(recipe: GGSM, grad_BLD: torch.Tensor, t: int) -> None:
+    recipe.observe(grad_BLD, tokens(), t)
+    recipe.end_step(lambda tensor: tensor)
+
+
+def test_causal_and_bidirectional_never_change() -> None:
+    for config, value in ((CausalConfig(recipe="causal"), 0.0), (BidirectionalConfig(recipe="bidirectional"), 1.0)):
+        recipe = build(config)
+        for t in (0, 3, 10**6):
+            assert (recipe.future_weight(tokens(), t) == value).all()
+        assert (recipe.inference_weight(tokens()) == value).all()
+
+
+def test_scheduler_is_causal_at_the_start_and_bidirectional_at_the_end_exactly() -> None:
+    recipe = build(SchedulerConfig(recipe="scheduler", total_steps=8))
+    for t, expected in ((0, 0.0), (2, 0.25), (8, 1.0), (9, 1.0)):
+        assert (recipe.future_weight(tokens(), t) == expected).all()
+    assert (recipe.inference_weight(tokens()) == 1).all()
+
+
+def test_total_steps_come_from_the_run_unless_the_config_gives_them() -> None:
+    assert with_total_steps(SchedulerConfig(recipe="scheduler"), 70).total_steps == 70
+    assert with_total_steps(SchedulerConfig(recipe="scheduler", total_steps=9), 70).total_steps == 9
+    with pytest.raises(ValueError, match="total_steps"):
+        build(SchedulerConfig(recipe="scheduler"))
+
+
+def test_ggsm_follows_equation_5_through_warm_up_boundary_ramp_and_end() -> None:
+    recipe = ggsm()  # T_warm = 4, T_total = 10
+    t_ = tokens()
+    assert torch.allclose(recipe.future_weight(t_, 0), torch.full((B, L), 0.5))
+    last: dict[int, float] = {}
+    for t in range(10):
+        alpha = 0.0 if t < 4 else (t - 4) / 6
+        weight = recipe.future_weight(t_, t)
+        for b in range(B):
+            for j in range(L):
+                if t_.valid_BL[b, j]:
+                    soft = 1 / (1 + math.exp(-last.get(int(t_.slot_BL[b, j]), 0.0)))
+                    assert weight[b, j].item() == pytest.approx((1 - alpha) * soft + alpha, abs=1e-6)
+        step(recipe, gradients(t), t)
+        if t <= 3:  # the gradients of step T_warm - 1 are the last that count
+            last = mean_norm_per_slot(gradients(t), t_)
+    assert (recipe.future_weight(t_, 10) == 1).all()
+    assert (recipe.inference_weight(t_) == 1).all()
+
+
+def test_importance_is_the_mean_over_valid_tokens_however_the_batch_is_cut() -> None:
+    whole, cut = ggsm(), ggsm()
+    t_ = tokens()
+    step(whole, gradients(5), 0)
+    for b in range(B):
+        part = Tokens(t_.valid_BL[b : b + 1], t_.slot_BL[b : b + 1], S, 11)
+        cut.observe(gradients(5)[b : b + 1], part, 0)
+    cut.end_step(lambda tensor: tensor)
+    assert torch.allclose(whole.importance_S, cut.importance_S, rtol=1e-6)
+    for slot, value in mean_norm_per_slot(gradients(5), t_).items():
+        assert whole.importance_S[slot].item() == pytest.approx(value, rel=1e-5)
+
+
+def test_workers_that_see_different_tokens_end_with_the_mean_over_all_of_them() -> None:
+    t_ = tokens()
+    together = ggsm()
+    together.observe(gradients(1), t_, 0)
+    together.observe(gradients(2), t_, 0)
+    together.end_step(lambda tensor: tensor)
+    other = ggsm()
+    other.observe(gradients(2), t_, 0)
+    sums = other._sum_count_2S
+    one = ggsm()
+    one.observe(gradients(1), t_, 0)
+    one.end_step(lambda tensor: tensor + sums)
+    assert torch.allclose(one.importance_S, together.importance_S)
+
+
+def test_published_form_is_flat_and_zscore_is_not() -> None:
+    """Norms as small as those of a real model: sigma of the raw norm is 0.5, its z-score is spread."""
+    literal, calibrated = ggsm(), ggsm(calibration="zscore")
+    for recipe in (literal, calibrated):
+        step(recipe, gradients(0, scale=1e-3), 0)
+    valid = tokens().valid_BL
+    flat = literal.future_weight(tokens(), 1)[valid]
+    spread = calibrated.future_weight(tokens(), 1)[valid]
+    assert (flat - 0.5).abs().max() < 0.01
+    assert spread.max() - spread.min() > 0.2
+    assert ((spread > 0) & (spread < 1)).all()
+
+
+def test_slots_may_be_positions() -> None:
+    recipe = ggsm(slot="position")
+    step(recipe, gradients(3), 0)
+    first = (gradients(3)[0, 0].norm() + gradients(3)[1, 0].norm()) / 2
+    assert recipe.importance_S.shape == (11,)
+    assert recipe.importance_S[0].item() == pytest.approx(first.item(), rel=1e-5)
+
+
+def test_state_survives_storage() -> None:
+    recipe, restored = ggsm(calibration="zscore"), ggsm(calibration="zscore")
+    step(recipe, gradients(4), 0)
+    restored.load_state_dict(recipe.state_dict())
+    assert torch.equal(recipe.future_weight(tokens(), 2), restored.future_weight(tokens(), 2))

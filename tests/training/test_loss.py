@@ -1,0 +1,84 @@
+"""InfoNCE against eq. 6-8 written out with loops in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_ggsm.training.loss import batch_statistics, info_nce
+
+TERMS = ("ua", "uu", "aa")
+
+
+def reference(u: np.ndarray, a: np.ndarray, ids: np.ndarray, tau: float, margin: float, terms, literal: bool) -> float:
+    u = u / np.linalg.norm(u, axis=1, keepdims=True)
+    a = a / np.linalg.norm(a, axis=1, keepdims=True)
+    losses = []
+    for i in range(len(u)):
+        positive = float(u[i] @ a[i])
+        exponents = [positive / tau]
+        for name, (x, y) in {"ua": (u, a), "uu": (u, u), "aa": (a, a)}.items():
+            for j in range(len(u)):
+                s = float(x[i] @ y[j])
+                masked = s > positive + margin and (literal or name == "ua")
+                if name in terms and ids[i] != ids[j] and not masked:
+                    exponents.append(s / tau)
+        top = max(exponents)
+        losses.append(top + math.log(sum(math.exp(e - top) for e in exponents)) - exponents[0])
+    return sum(losses) / len(losses)
+
+
+@settings(deadline=None)
+@given(
+    B=st.integers(1, 7), D=st.integers(2, 5), seed=st.integers(0, 10**6), tau=st.sampled_from([0.02, 0.07, 1.0]),
+    margin=st.sampled_from([0.05, 0.3]), literal=st.booleans(), terms=st.sampled_from([("ua",), ("ua", "aa"), TERMS]),
+)  # fmt: skip
+def test_equals_reference(B, D, seed, tau, margin, literal, terms) -> None:
+    rng = np.random.default_rng(seed)
+    u, a = rng.normal(size=(2, B, D))
+    ids = rng.integers(0, max(2, B), size=B)
+    got = info_nce(
+        torch.tensor(u), torch.tensor(a), torch.tensor(ids), temperature=tau, margin=margin, terms=terms,
+        same_side="literal" if literal else "unmasked",
+    )  # fmt: skip
+    assert got.item() == pytest.approx(reference(u, a, ids, tau, margin, terms, literal), rel=2e-4, abs=2e-4)
+
+
+def test_gradient_equals_finite_differences_of_the_reference() -> None:
+    rng = np.random.default_rng(3)
+    u, a, ids = rng.normal(size=(5, 3)), rng.normal(size=(5, 3)), np.array([0, 1, 2, 3, 3])
+    tensor = torch.tensor(u, requires_grad=True)
+    info_nce(tensor, torch.tensor(a), torch.tensor(ids), temperature=0.5, margin=0.2).backward()
+    for i in range(5):
+        for d in range(3):
+            up, down = u.copy(), u.copy()
+            up[i, d] += 1e-5
+            down[i, d] -= 1e-5
+            slope = (reference(up, a, ids, 0.5, 0.2, TERMS, True) - reference(down, a, ids, 0.5, 0.2, TERMS, True)) / 2e-5
+            assert tensor.grad[i, d].item() == pytest.approx(slope, abs=2e-5)
+
+
+def test_stable_for_identical_vectors_and_low_temperature() -> None:
+    same = torch.ones(6, 4, requires_grad=True)
+    loss = info_nce(same, torch.ones(6, 4), torch.arange(6), temperature=0.005, margin=0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(1 + 3 * 5), rel=1e-4)  # the signature of a collapse
+    assert same.grad.isfinite().all()
+
+
+def test_rows_of_one_user_are_not_negatives() -> None:
+    u, a = torch.randn(2, 4), torch.randn(2, 4)
+    assert info_nce(u, a, torch.tensor([5, 5]), temperature=0.1, margin=0.1).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_statistics_of_a_batch_that_is_solved() -> None:
+    u = torch.eye(4)
+    seen = batch_statistics(u, u, torch.arange(4), margin=0.1, terms=TERMS, same_side="literal")
+    assert seen.accuracy == 1
+    assert seen.mean_rank == 1
+    assert seen.positive == pytest.approx(1)
+    assert seen.negative == pytest.approx(0)
+    assert seen.masked == {"ua": 0, "uu": 0, "aa": 0}

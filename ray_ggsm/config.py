@@ -37,9 +37,10 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key_node, deep=True) for key_node, _ in node.value]
-        for (key_node, _), key in zip(node.value, keys, strict=True):
-            if keys.count(key) > 1:
-                raise InputError(f"line {key_node.start_mark.line + 1}: key '{key}' is given twice; keep one of them")
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                line = node.value[position][0].start_mark.line + 1
+                raise InputError(f"line {line}: key '{key}' is given twice; keep one of them")
         return super().construct_mapping(node, deep)
 
 
@@ -77,9 +78,9 @@ def build(schema: type[AnyConfig], values: dict[str, Any], origin: str) -> AnyCo
 
 
 def digest(*parts: Any) -> str:
-    """16 hex digits that identify configs and plain values: equal content gives an equal digest on every machine."""
+    """16 hex digits that identify configs and plain values: equal content in equal order gives an equal digest."""
     plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
 
 def _parse(text: str, origin: str) -> Any:

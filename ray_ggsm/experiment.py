@@ -49,6 +49,8 @@ class Experiment(Config):
 
     name: str
     """For people; not part of any digest."""
+    notes: tuple[str, ...] = ()
+    """Sentences that the report shows, for example where the data come from."""
     output: str
     """Where all stages write: a local directory or an s3:// location."""
     seed: int = 0
@@ -121,12 +123,12 @@ def stages(experiment: Experiment) -> dict[StageName, Stage]:
     embed = digest(train, e.embedding)
     evaluate = digest(digest(train, e.embedding.model_copy(update={"checkpoint": "final"})), e.evaluation, e.seed)
     digests: dict[StageName, str] = {"prepare": prepare, "train": train, "embed": embed, "evaluate": evaluate}
-    return {name: Stage(name, storage.join(e.output, f"{name}-{value}")) for name, value in digests.items()}
+    return {name: Stage(name, storage.join(storage.absolute(e.output), f"{name}-{value}")) for name, value in digests.items()}
 
 
 def event_vectors(experiment: Experiment) -> str:
     """Where the experiments below one `output` share their event vectors."""
-    return storage.join(experiment.output, "event_vectors")
+    return storage.join(storage.absolute(experiment.output), "event_vectors")
 
 
 def untrained(experiment: Experiment) -> Experiment:

@@ -22,6 +22,11 @@ def join(location: str, *parts: str) -> str:
     return "/".join([location.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def absolute(location: str) -> str:
+    """A location that means the same in every process: local paths are made absolute."""
+    return location if "://" in location else os.path.abspath(location)
+
+
 def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of a location and the location's path inside it."""
     return url_to_fs(location)
@@ -78,8 +83,8 @@ def read_json(location: str) -> Any:
 
 
 def write_json(location: str, value: Any) -> None:
-    """Write a JSON file, indented and with sorted keys, whole or not at all."""
-    write_text(location, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write a JSON file, indented, whole or not at all."""
+    write_text(location, json.dumps(value, indent=2) + "\n")
 
 
 def remove(location: str) -> None:

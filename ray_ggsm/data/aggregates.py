@@ -185,4 +185,4 @@ def _check(connection: duckdb.DuckDBPyConnection, key: str, query: str, expressi
     fits = {"a number": is_number or (found == "BOOLEAN" and ".features" in key), "true or false": found == "BOOLEAN", None: True}
     if not fits[kind]:
         hint = "; compare it with something, or give a quantile" if kind == "true or false" and is_number else ""
-        raise InputError(f"{key}: `{expression}` must give {kind}, but gives {found}{hint}")
+        raise InputError(f"{key}: `{expression}` must give {kind}, but gives {found}{hint or '; are the types of its columns right?'}")

@@ -51,9 +51,13 @@ class TableConfig(Config):
     timezone: TimeZone = "UTC"
     """Time zone of times that do not carry their own offset."""
     types: dict[str, str] = {}
-    """DuckDB types of columns that are not to be guessed, for example {price: double, item: varchar}."""
+    """DuckDB types of columns, for example {price: double, zip: varchar}; in a CSV, columns of numbers and true/false are recognised."""
     delimiter: str = Field(",", min_length=1, max_length=1)
     """Column separator of CSV files."""
+    quote: str = Field('"', max_length=1)
+    """Character around CSV values that contain separators; empty: nothing is quoted."""
+    nulls: tuple[str, ...] = ()
+    """CSV texts that mean no value, beside the empty one, for example [NA, NULL]."""
 
 
 class FilesSource(Config):
@@ -204,6 +208,8 @@ class DataConfig(Config):
     stages: dict[Name, StageConfig]
     """By name; `pretrain` also fits vocabularies and thresholds and carries the future."""
     labels: dict[Name, LabelConfig] = {}
+    shards: int = Field(1, ge=1)
+    """Parts that users are prepared in, independently of each other; more need less memory each."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)

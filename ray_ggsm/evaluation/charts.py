@@ -20,32 +20,39 @@ _SERIES_GAP, _ROW_GAP, _GROUP_GAP = 13, 13, 10
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values to positions, with round ticks that enclose the data."""
+    """A linear scale from values between `low` and `high` to positions, with round ticks `step` apart."""
 
-    ticks: tuple[float, ...]
+    low: float
+    high: float
+    step: float
     start: float
     end: float
 
     @classmethod
-    def around(cls, values: Sequence[float], start: float, end: float, count: int = 5) -> "Axis":
-        """The axis over `values` with about `count` intervals of 1, 2 or 5 times a power of ten."""
+    def around(cls, values: Sequence[float], start: float, end: float) -> "Axis":
+        """The axis that just holds `values`, with two to five ticks 1, 2 or 5 times a power of ten apart."""
         low, high = min(values), max(values)
-        rough = (high - low or abs(high) or 1.0) / count
+        if low == high:
+            low, high = low - abs(low or 1.0) / 2, high + abs(high or 1.0) / 2
+        rough = (high - low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
         step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        return cls(tuple(step * n for n in range(first, max(last, first + 1) + 1)), start, end)
+        return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
         """The position of a value."""
-        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
-        return self.start + share * (self.end - self.start)
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Multiples of the step between `low` and `high`."""
+        first, last = math.ceil(self.low / self.step - 1e-6), math.floor(self.high / self.step + 1e-6)
+        return [self.step * n for n in range(first, last + 1)]
 
     def text(self, tick: float) -> str:
         """A tick's label with just enough decimals for the step."""
-        step = self.ticks[1] - self.ticks[0]
-        decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-        return f"{tick + 0.0:,.{decimals}f}".replace("-0", "−0") if abs(tick) > step / 2 else "0"
+        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        return f"{tick:,.{decimals}f}".replace("-", "−") if abs(tick) > self.step / 2 else "0"
 
 
 def dots(
@@ -89,7 +96,7 @@ def lines(series: Mapping[str, Points], title: str, band: tuple[Points, Points] 
     height, left = 230, 52
     every = [point for points in [*series.values(), *(band or ())] for point in points]
     x = Axis.around([step for step, _ in every], left, _WIDTH - _RIGHT)
-    y = Axis.around([value for _, value in every], height - _BOTTOM, _TOP, count=4)
+    y = Axis.around([value for _, value in every], height - _BOTTOM, _TOP)
     parts = [
         f'<line class="grid" x1="{left}" x2="{_WIDTH - _RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y.ticks
     ]
@@ -134,7 +141,7 @@ def _rows(
 def _row(
     series: Mapping[str, Mapping[str, Estimate]], label: str, x: Axis, top: float, height: float, signed: bool
 ) -> list[str]:
-    strong, name = (" strong", "mean AUC") if label == MEAN else ("", label)
+    strong, name = (" strong", "mean") if label == MEAN else ("", label)
     sign, skipped = ("+", 1) if signed else ("", 0)
     middle = top + height / 2 + 4
     parts = [_text(f"name{strong}", _LEFT - 12, middle, name, "end")]

@@ -17,7 +17,7 @@ from typing import Literal
 
 import lightgbm as lgb
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -34,7 +34,7 @@ Splits = list[tuple[np.ndarray, np.ndarray]]
 class LinearConfig(Config):
     """Logistic regression on standardised vectors."""
 
-    strengths: tuple[float, ...] = Field((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0), min_length=1)
+    strengths: tuple[PositiveFloat, ...] = Field((1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0), min_length=1)
     """Inverse L2 penalties C to choose from; smaller is simpler."""
     max_iterations: int = Field(300, ge=1)
     """Most L-BFGS iterations of one fit."""

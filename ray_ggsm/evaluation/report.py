@@ -40,7 +40,7 @@ class Report:
     command: str
     """The shell command that reproduces this page."""
     training: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
-    """Panel ("loss", "in-batch accuracy") -> series ("training", "held-out") -> (step, value)."""
+    """Panel ("loss", "in-batch accuracy") -> series ("training", "held-out") -> (step, finite value)."""
     mask: Mapping[str, Points] = field(default_factory=dict)
     """Opening of the mask: "alpha", "mean", "p5", "p95" -> (step, value); all four or none."""
     health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

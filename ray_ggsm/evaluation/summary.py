@@ -23,7 +23,7 @@ Aucs = Mapping[str, Mapping[str, Mapping[str, float]]]
 def summary(
     *,
     rows: Mapping[str, int],
-    label_rates: Mapping[str, Mapping[str, float]],
+    label_rates: Mapping[str, Mapping[str, float | None]],
     auc: Aucs,
     seconds: Mapping[str, float],
     table: str,
@@ -33,7 +33,7 @@ def summary(
 
     Args:
         rows: stage -> number of rows.
-        label_rates: stage -> label -> share of positives among the rows where it is defined.
+        label_rates: stage -> label -> share of positives among the rows where it is defined (None: nowhere).
         auc: encoder -> probe -> label -> AUC on the test rows.
         seconds: stage -> wall time in seconds.
         table: location of the embedding table.

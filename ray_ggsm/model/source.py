@@ -7,11 +7,14 @@ Remote code is never run, and only safetensors and GGUF weights are read (a pick
 import hashlib
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pydantic import Field
 from transformers import AutoConfig, AutoModel, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ray_ggsm.config import Config, InputError
 
@@ -41,10 +44,31 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
             keywords["quantization_config"] = GgufConfig(dequantize=True)
         else:
             keywords["use_safetensors"] = True
-        model: PreTrainedModel = AutoModel.from_pretrained(where, config=model_config, dtype=dtype, **keywords)
-    except (OSError, ImportError) as error:
+        with _quiet():
+            model, report = AutoModel.from_pretrained(
+                where, config=model_config, dtype=dtype, output_loading_info=True, **keywords
+            )
+    except (OSError, ImportError, ValueError) as error:
         raise InputError(f"model '{config.name}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
-    return model
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise InputError(f"model '{config.name}' has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no table of the weights left out on purpose (later layers, the language-model head)."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerBase:

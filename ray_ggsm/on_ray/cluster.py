@@ -23,14 +23,15 @@ def connected(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(
             address="local",
             num_cpus=config.local_cpus,
             object_store_memory=int(config.local_object_store_gb * 1e9),
             include_dashboard=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
         )
     _quieten()
     try:
@@ -41,8 +42,7 @@ def connected(config: RayConfig) -> Iterator[None]:
 
 def _quieten() -> None:
     """Ray Data: progress bars, but no copy of every plan on the terminal."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = False
     context.enable_operator_progress_bars = False

@@ -35,7 +35,7 @@ def embed(experiment: Experiment) -> str:
     place["train"].require("jobs/train.py")
     name = "encoder" if experiment.embedding.checkpoint == "final" else "untrained"
     encoder = place["train"].path(name)
-    modalities = [m["name"] for m in summary["modalities"]]
+    modalities = list(experiment.data.modalities)
     files = [
         file
         for rows in experiment.embedding.stages
@@ -45,7 +45,7 @@ def embed(experiment: Experiment) -> str:
         storage.remove(location)
         storage.remove(stage.path("dead_letters"))
         _, _, vectors = encode_events(experiment, files, modalities)
-        columns = ["user_id", "as_of", *modalities, *(["tabular"] if summary["feature_names"] else [])]
+        columns = ["user_id", "as_of", *modalities, "tabular"]
         rows = ray.data.read_parquet(files, columns=columns)
         fs, path = storage.arrow_filesystem(location)
         rows.repartition(target_num_rows_per_block=experiment.embedding.rows_per_batch).map_batches(
@@ -68,6 +68,7 @@ class _Embed:
     """Actor: user rows -> rows of the embedding table; rejected rows -> dead letters."""
 
     def __init__(self, experiment: Experiment, encoder: str, vectors: Any, dead_letters: str) -> None:
+        self.experiment = experiment
         trained = saved.load(encoder, device_of(experiment.ray))
         lookup: EventVectors = ray.get(vectors)
         self.embedder = Embedder(trained, lookup, experiment.embedding.tokens_per_batch)
@@ -76,7 +77,9 @@ class _Embed:
         self.dead_letters = dead_letters
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        good, dead = validate(rows, self.modalities, self.features)
+        good, dead = validate(
+            rows, self.modalities, self.features, max_text_length=self.experiment.data.max_text_length, stage="embed"
+        )
         if len(dead):
             fs, path = storage.arrow_filesystem(storage.join(self.dead_letters, f"part-{uuid.uuid4().hex}.parquet"))
             fs.create_dir(path.rsplit("/", 1)[0], recursive=True)

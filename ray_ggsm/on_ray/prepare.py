@@ -1,10 +1,12 @@
 """The prepare stage: event tables -> user rows, features and labels, one Ray task per shard of users."""
 
+from typing import Any
+
 import ray
 
 from ray_ggsm.data import prepare as engine
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.prepare import Fitted
+from ray_ggsm.data.aggregates import Fitted
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
@@ -17,18 +19,18 @@ def prepare(experiment: Experiment) -> str:
         return stage.location
     engine.check(experiment.data)
     with timed(stage) as results, connected(experiment.ray):
-        fitted = ray.get(_fit.remote(experiment.data))
         shards = experiment.data.shards
+        fitted = ray.get(_fit.remote(experiment.data, shards))
         counts = ray.get([_write_shard.remote(experiment.data, fitted, k, shards, stage.location) for k in range(shards)])
         results["summary"] = engine.write_summary(experiment.data, fitted, counts, stage.location)
     return stage.location
 
 
 @ray.remote(num_cpus=2)
-def _fit(config: DataConfig) -> Fitted:
-    return engine.fit(config)
+def _fit(config: DataConfig, shards: int) -> Fitted:
+    return engine.fit(config, shards)
 
 
 @ray.remote(num_cpus=2)
-def _write_shard(config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str) -> dict:
+def _write_shard(config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str) -> dict[str, Any]:
     return engine.write_shard(config, fitted, shard, shards, location)

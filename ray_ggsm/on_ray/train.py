@@ -22,11 +22,12 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.template import Modality
 from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.console import console
 from ray_ggsm.on_ray.events import encode_events
-from ray_ggsm.on_ray.progress import line
 from ray_ggsm.on_ray.stages import timed
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.progress import line
 from ray_ggsm.training.workers import ALONE, Workers
 
 
@@ -38,16 +39,17 @@ def train(experiment: Experiment) -> str:
         return stage.location
     summary = place["prepare"].require("jobs/prepare.py")["summary"]
     rows = place["prepare"].path("rows", "pretrain")
-    modalities = [m["name"] for m in summary["modalities"]]
-    with timed(stage) as results, connected(experiment.ray):
+    modalities = experiment.data.modalities
+    Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
+    with timed(stage) as results, connected(experiment.ray), console() as lines:
         files = storage.list_files(rows, ".parquet")
         _, digest, vectors = encode_events(experiment, files, [*modalities, "future"])
         shared = {
-            "experiment": experiment.model_dump(mode="json"),
+            "experiment": experiment.model_dump_json(),
             "rows": rows,
+            "console": lines,
             "location": stage.location,
-            "modalities": [(m["name"], m["keep"]) for m in summary["modalities"]],
-            "feature_names": summary["feature_names"],
+            "feature_names": summary["features"],
             "event_encoder_digest": digest,
             "vectors": ray.put(vectors),
             "event_width": vectors.vector_NH.shape[1],
@@ -76,7 +78,7 @@ def train(experiment: Experiment) -> str:
 
 def _worker(shared: dict[str, Any]) -> None:
     """One training worker."""
-    experiment = Experiment.model_validate(shared["experiment"], strict=False)
+    experiment = Experiment.model_validate_json(shared["experiment"])
     workers = _workers()
     trainer = _trainer(experiment, shared, workers)
     checkpoint = ray.train.get_checkpoint()
@@ -90,8 +92,8 @@ def _worker(shared: dict[str, Any]) -> None:
     every = experiment.training.checkpoint_every
     while not trainer.done:
         metrics = trainer.step()
-        if workers.rank == 0 and line(metrics, experiment.training.steps):
-            print(line(metrics, experiment.training.steps), flush=True)
+        if workers.rank == 0 and (text := line(metrics, experiment.training.steps)):
+            shared["console"].write.remote(text)
         if int(metrics["step"]) % every == 0 and not trainer.done:
             _report(trainer, metrics, workers)
     trainer.centre()
@@ -106,7 +108,7 @@ def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -
     trained = saved.new_encoder(
         experiment.model,
         experiment.resolved_mask(),
-        tuple(Modality(name, keep) for name, keep in shared["modalities"]),
+        tuple(Modality(name, modality.keep) for name, modality in experiment.data.modalities.items()),
         tuple(shared["feature_names"]),
         shared["event_width"],
         shared["event_encoder_digest"],

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, build
 from ray_ggsm.evaluation.probes import LightGBMConfig, ProbeConfig, fit_and_score, grouped_folds, signed_log
 
 CONFIG = ProbeConfig(folds=3, lightgbm=LightGBMConfig(max_rounds=60, patience=5, feature_fraction=1.0))
@@ -107,3 +107,20 @@ def test_too_few_users_of_a_class_are_refused():
         run("linear", (vectors, rare, users), (vectors, labels))
     with pytest.raises(InputError, match=r"label 'buys', stage 'test'.*found 0 and 40"):
         run("linear", (vectors, labels, users), (vectors, np.zeros(40, np.float32)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "lightgbm"])
+def test_constant_vectors_and_a_dozen_users_are_no_crash(kind):
+    users, labels = np.arange(12).astype(str), np.tile([0, 1], 6).astype(np.float32)
+    constant = np.full((12, 3), 7.0, np.float32)
+    assert run(kind, (constant, labels, users), (constant, labels)).auc == 0.5
+    vectors, _, _ = planted(rows=12)
+    assert 0 <= run(kind, (vectors, labels, users), (vectors, labels)).auc <= 1
+
+
+def test_config_reads_as_yaml_gives_it_and_refuses_nonsense():
+    config = build(ProbeConfig, {"kinds": ["linear"], "linear": {"strengths": [0.01, 1]}}, "a.yaml")
+    assert (config.kinds, config.linear.strengths) == (("linear",), (0.01, 1.0))
+    for wrong in ({"kinds": ["svm"]}, {"folds": 1}, {"linear": {"strengths": [-1.0]}}, {"lightgbm": {"leafs": 7}}):
+        with pytest.raises(InputError, match=r"a\.yaml: "):
+            build(ProbeConfig, wrong, "a.yaml")

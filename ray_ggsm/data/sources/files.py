@@ -4,9 +4,11 @@ User, time and declared columns of a CSV file are read as text and converted her
 the run; every rejected row is kept with its file, its reason and what stood there.
 """
 
+import csv
 import difflib
 import glob
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import duckdb
 import fsspec
@@ -19,6 +21,14 @@ from ray_ggsm.data.sql import quote, reason, shard_condition, text
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 OFFSET = r":\d{2}.*(Z|z|[+-]\d{2}(:?\d{2})?)$"
 FILE = "__file"
+GUESS_LINES = 10_000
+GUESS_SHARE = 0.95
+GUESSES = {
+    "bigint": r"-?(0|[1-9]\d{0,17})",
+    "double": r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?",
+    "boolean": "(?i:true|false)",
+}
+"""Texts that stand for a type; '007' is no number."""
 
 
 def load(
@@ -82,7 +92,9 @@ def _load_table(
     files = matching_files(name, table)
     if "://" in table.files:
         connection.register_filesystem(fsspec.filesystem(table.files.split("://")[0]))
-    reader, columns = _reader(connection, name, table, files, types)
+    reader, columns, guessed = _reader(connection, name, table, files)
+    _check_columns(name, table, types, list(columns))
+    types = {c: kind for c, kind in {**guessed, **types}.items() if c not in (table.user, table.time)}
     converted = {table.user: f"nullif(trim({quote(table.user)}::varchar), '')"}
     problems = [(f"{converted[table.user]} IS NULL", "missing_user", quote(table.user))]
     for column, kind in types.items():
@@ -113,27 +125,56 @@ def _load_table(
 
 
 def _reader(
-    connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, files: list[str], types: Mapping[str, str]
-) -> tuple[str, dict[str, str]]:
-    """The DuckDB table function that reads the files, and the columns' types."""
+    connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, files: list[str]
+) -> tuple[str, dict[str, str], dict[str, str]]:
+    """The DuckDB table function that reads the files, its columns' types, and the types that texts in a CSV stand for."""
     listed = "[" + ", ".join(text(file) for file in files) + "]"
-    options = f"union_by_name = true, filename = '{FILE}'"
     if files[0].lower().endswith((".parquet", ".pq")):
-        reader = f"read_parquet({listed}, {options})"
-        columns = _columns(connection, reader)
-    else:
-        options += f", header = true, delim = {text(table.delimiter)}, quote = '\"', escape = '\"', strict_mode = false"
-        columns = _columns(connection, f"read_csv({listed}, {options}, all_varchar = true)")
-    _check_columns(name, table, types, [column for column in columns if column != FILE])
-    if files[0].lower().endswith((".parquet", ".pq")):
-        return reader, columns
-    as_text = dict.fromkeys([table.user, *([table.time] if table.time else []), *types], "VARCHAR")
-    forced = ", ".join(f"{text(column)}: '{kind}'" for column, kind in as_text.items())
-    return f"read_csv({listed}, {options}, types = {{{forced}}}, store_rejects = true)", columns
+        reader = f"read_parquet({listed}, union_by_name = true, filename = '{FILE}')"
+        described = connection.sql(f"DESCRIBE SELECT * EXCLUDE ({FILE}) FROM {reader}").fetchall()
+        return reader, {row[0]: row[1] for row in described}, {}
+    header = _header(name, table, files)
+    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in header)
+    nulls = ", ".join(text(value) for value in ("", *table.nulls))
+    reader = (
+        f"read_csv({listed}, auto_detect = false, header = true, columns = {{{columns}}}, delim = {text(table.delimiter)}, "
+        f"quote = {text(table.quote)}, escape = {text(table.quote)}, nullstr = [{nulls}], store_rejects = true, filename = '{FILE}')"
+    )
+    return reader, dict.fromkeys(header, "VARCHAR"), _guess(connection, reader, header)
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, reader: str) -> dict[str, str]:
-    return {row[0]: row[1] for row in connection.sql(f"DESCRIBE SELECT * FROM {reader}").fetchall()}
+def _header(name: str, table: TableConfig, files: list[str]) -> list[str]:
+    """The column names of CSV files, which must be the same in all of them."""
+    headers: dict[tuple[str, ...], str] = {}
+    for file in files:
+        with fsspec.open(file, "rt", compression="infer", encoding="utf-8-sig", errors="replace", newline="") as lines:
+            headers.setdefault(tuple(next(csv.reader(lines, **_dialect(table)), ())), file)
+    if len(headers) > 1:
+        (first, one), (second, other) = list(headers.items())[:2]
+        raise InputError(
+            f"data.source.tables.{name}.files: all files must have the same columns, but {one} has {', '.join(first)} and "
+            f"{other} has {', '.join(second)}"
+        )
+    header = next(iter(headers))
+    if len({column.lower() for column in header}) < len(header) or not all(header):
+        raise InputError(f"data.source.tables.{name}.files: {files[0]} needs a first line with different column names, found {header}")
+    return list(header)
+
+
+def _dialect(table: TableConfig) -> dict[str, Any]:
+    if table.quote:
+        return {"delimiter": table.delimiter, "quotechar": table.quote}
+    return {"delimiter": table.delimiter, "quoting": csv.QUOTE_NONE}
+
+
+def _guess(connection: duckdb.DuckDBPyConnection, reader: str, columns: list[str]) -> dict[str, str]:
+    """Which text columns hold whole numbers, numbers or true/false, by most values of the first lines; others stay text."""
+    tests = [
+        f"CASE WHEN count({c}) = 0 THEN NULL {' '.join(f'WHEN avg(regexp_full_match({c}, {text(p)})::int) >= {GUESS_SHARE} THEN {text(k)}' for k, p in GUESSES.items())} END"
+        for c in map(quote, columns)
+    ]
+    kinds = connection.execute(f"SELECT {', '.join(tests)} FROM (FROM {reader} LIMIT {GUESS_LINES})").fetchall()[0]
+    return {column: kind for column, kind in zip(columns, kinds, strict=True) if kind is not None}
 
 
 def _check_columns(name: str, table: TableConfig, types: Mapping[str, str], columns: list[str]) -> None:
@@ -175,10 +216,20 @@ def _instant(name: str, table: TableConfig, kind: str) -> str:
 
 
 def _report_lines(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Lines that are no CSV rows (ragged, bad quotes, invalid UTF-8), or whose value does not fit its column's type."""
+    """Set aside lines that are no CSV rows; refuse a quote that is never closed, because it swallows the lines after it."""
+    rejects = (
+        "(FROM reject_errors JOIN (SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans) USING (scan_id, file_id))"
+    )
+    swallowed = connection.execute(
+        f"SELECT file_path, line FROM {rejects} WHERE error_type = 'UNQUOTED VALUE' AND csv_line LIKE '%\n%\n%' LIMIT 1"
+    ).fetchall()
+    if swallowed:
+        raise InputError(
+            f"data.source.tables.{name}: a quote that opens in line {swallowed[0][1]} of {swallowed[0][0]} is not closed there, and "
+            "the lines after it would be lost; correct that line, or set quote: '' when the file quotes nothing"
+        )
     connection.execute(
         f"INSERT INTO rejected SELECT DISTINCT {text(name)}, NULL, NULL, NULL, file_path || ':' || line, 'bad_line', "
-        "left(coalesce(column_name || ': ', '') || error_type || ': ' || error_message, 300) "
-        "FROM reject_errors JOIN (SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans) USING (scan_id, file_id)"
+        f"left(coalesce(column_name || ': ', '') || error_type || ': ' || error_message, 300) FROM {rejects}"
     )
     connection.execute("DELETE FROM reject_errors")

@@ -34,7 +34,7 @@ SELECT user_id, timezone('UTC', transaction_timestamp) AS time, basket_id AS bas
     coalesce(department, 'UNKNOWN') AS department, coalesce(product_category, 'UNKNOWN') AS category,
     coalesce(product_type, 'UNKNOWN') AS product, coalesce(brand, 'UNKNOWN') AS brand, quantity, sales_value, retail_disc,
     coupon_disc, coupon_match_disc, coalesce(product_type LIKE 'GASOLINE%', false) AS fuel,
-    coalesce(display, false) AS display, coalesce(mailer, false) AS mailer, {WORDS.format("product_category")} AS words
+    coalesce(display, false) AS display, coalesce(mailer, false) AS mailer, {WORDS.format("coalesce(product_category, 'unknown')")} AS words
 FROM bought LEFT JOIN {{products}} USING (product_id) LEFT JOIN promoted USING (product_id, store_id, week)
 """
 

@@ -1,0 +1,51 @@
+"""Lines that workers want people to see: an actor collects them, a thread of the job prints them.
+
+The rest of the workers' output stays in Ray's log files, so that a job's terminal (or log file) can be read.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+POLL_SECONDS = 1.0
+
+
+@ray.remote(num_cpus=0)
+class _Lines:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+@contextmanager
+def console() -> Iterator[Any]:
+    """An actor handle; what workers `write.remote(line)` is printed by this process until the block ends."""
+    lines = _Lines.remote()
+    stop = threading.Event()
+
+    def show() -> None:
+        for line in ray.get(lines.take.remote()):
+            print(line, flush=True)
+
+    def poll() -> None:
+        while not stop.wait(POLL_SECONDS):
+            show()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield lines
+    finally:
+        stop.set()
+        thread.join()
+        show()
+        ray.kill(lines)

@@ -1,0 +1,198 @@
+"""The evaluate stage: probes on frozen vectors as Ray tasks, paired intervals, report and summary.
+
+Compared on the same rows: the trained encoder, the same encoder at step 0, and the hand-crafted tabular features.
+"""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import yaml
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.evaluation.health import vector_health
+from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
+from ray_ggsm.evaluation.metrics import BootstrappedAuc, bootstrap_aucs, paired_difference
+from ray_ggsm.evaluation.probes import ProbeConfig, ProbeResult, fit_and_score
+from ray_ggsm.evaluation.report import Report, write_report
+from ray_ggsm.evaluation.summary import summary, terminal_summary
+from ray_ggsm.experiment import Experiment, Stage, StageName, stages, untrained
+from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.stages import timed
+from ray_ggsm.tables import table
+
+FIT, SCORE = "probe", "test"
+"""Stages whose rows the probes are fitted on, and scored on."""
+RESAMPLES = 1000
+"""Bootstrap resamples behind every interval."""
+
+Places = dict[StageName, Stage]
+
+
+def evaluate(experiment: Experiment) -> dict[str, Any]:
+    """Compare encoder, untrained encoder and hand-crafted features; prints and returns the summary."""
+    place = stages(experiment)
+    stage = place["evaluate"]
+    prepared = place["prepare"].require("jobs/prepare.py")["summary"]
+    if stage.result() is None:
+        _check_config(experiment)
+        vectors = _vectors(experiment, place, prepared["features"])
+        with timed(stage) as results, connected(experiment.ray):
+            results.update(_compare(experiment, place, prepared, vectors))
+    seconds = _seconds(experiment, place)
+    values = summary(
+        rows=prepared["rows"],
+        label_rates=prepared["label_rates"],
+        auc=stage.require("jobs/evaluate.py")["auc"],
+        seconds=seconds,
+        table=place["embed"].path("table"),
+        report=stage.path("report.html"),
+    )
+    storage.write_json(storage.join(experiment.output, "summary.json"), values)
+    print("\n" + terminal_summary(values), flush=True)
+    return values
+
+
+def _check_config(experiment: Experiment) -> None:
+    if not experiment.data.labels:
+        raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
+    for name in (FIT, SCORE):
+        if name not in experiment.data.stages:
+            raise InputError(f"data.stages: evaluation needs a stage '{name}' (fit on '{FIT}', score on '{SCORE}')")
+
+
+def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict[str, dict[str, Aligned]]:
+    """Per table to compare and stage: vectors with labels."""
+    tables = {}
+    for name, variant in {"encoder": experiment, "untrained": untrained(experiment)}.items():
+        result = stages(variant)["embed"].require(
+            "jobs/embed.py" + (" (with --set embedding.checkpoint=untrained)" if name == "untrained" else "")
+        )
+        tables[name] = (table.read(result["table"]), "embedding")
+    if features:
+        rows = [_tabular(place["prepare"].path("rows", s)) for s in (FIT, SCORE)]
+        tables["handcrafted"] = (pa.concat_tables(rows), "tabular")
+    labels = {s: read_labels(place["prepare"].path("labels", s)) for s in (FIT, SCORE)}
+    aligned = {
+        name: {s: align(labels[s], rows, column, s) for s in (FIT, SCORE)} for name, (rows, column) in tables.items()
+    }
+    check_disjoint(aligned["encoder"][FIT], aligned["encoder"][SCORE], FIT, SCORE)
+    return aligned
+
+
+def _tabular(location: str) -> pa.Table:
+    fs, path = storage.arrow_filesystem(location)
+    return pq.read_table(path, columns=["user_id", "as_of", "tabular"], filesystem=fs)
+
+
+def _compare(
+    experiment: Experiment, place: Places, prepared: dict[str, Any], vectors: dict[str, dict[str, Aligned]]
+) -> dict[str, Any]:
+    probed = _probe_all(experiment, vectors)
+    resampled: dict[str, dict[str, BootstrappedAuc]] = {}
+    for (name, kind), scores in probed.items():
+        test = vectors[name][SCORE]
+        resampled.setdefault(name, {})[kind] = bootstrap_aucs(
+            test.labels, {label: r.scores for label, r in scores.items()}, test.users, RESAMPLES, experiment.seed
+        )
+    estimates = {name: {kind: b.intervals() for kind, b in kinds.items()} for name, kinds in resampled.items()}
+    first = resampled["encoder"]
+    differences = {
+        name: {kind: paired_difference(first[kind], other) for kind, other in kinds.items()}
+        for name, kinds in resampled.items()
+        if name != "encoder"
+    }
+    groups: dict[str, list[str]] = {}
+    for name, label in experiment.data.labels.items():
+        groups.setdefault(label.group, []).append(name)
+    log = storage.read_json(place["train"].path("log.json"))
+    report = Report(
+        title=experiment.name,
+        auc=estimates,
+        differences=differences,
+        groups={group: tuple(names) for group, names in groups.items()},
+        rows=prepared["rows"],
+        label_rates=prepared["label_rates"],
+        command="python jobs/quickstart.py --config <this configuration>",
+        training={
+            "loss": {"training": _curve(log, "loss")},
+            "in-batch accuracy": {"training": _curve(log, "accuracy")},
+        },
+        mask={name: _curve(log, key) for name, key in _MASK_CURVES.items()},
+        health={name: vector_health(each[SCORE].vectors) for name, each in vectors.items() if name != "handcrafted"},
+        seconds=_seconds(experiment, place),
+        config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        digests={s.name: s.location for s in place.values()},
+        notes=tuple(experiment.notes),
+    )
+    write_report(report, place["evaluate"].path("report.html"))
+    results = {
+        name: {
+            kind: {label: {"auc": r.auc, "cv_auc": r.cv_auc, **r.hyperparameters} for label, r in probed[name, kind].items()}
+            for kind in kinds
+        }
+        for name, kinds in resampled.items()
+    }
+    storage.write_json(place["evaluate"].path("results.json"), results)
+    return {"auc": {n: {k: {la: r["auc"] for la, r in p.items()} for k, p in ks.items()} for n, ks in results.items()}}
+
+
+_MASK_CURVES = {"alpha": "alpha", "mean": "w_mean", "p5": "w_p5", "p95": "w_p95"}
+
+
+def _curve(log: list[dict[str, float]], key: str) -> list[tuple[float, float]]:
+    return [(entry["step"], entry[key]) for entry in log]
+
+
+def _seconds(experiment: Experiment, place: Places) -> dict[str, float]:
+    """Wall time of the finished stages; embedding counts both encoders."""
+    done = {name: s.result() for name, s in place.items()}
+    seconds: dict[str, float] = {name: result["seconds"] for name, result in done.items() if result}
+    other = stages(untrained(experiment))["embed"].result()
+    if other and "embed" in seconds:
+        seconds["embed"] += other["seconds"]
+    return seconds
+
+
+def _probe_all(
+    experiment: Experiment, vectors: dict[str, dict[str, Aligned]]
+) -> dict[tuple[str, str], dict[str, ProbeResult]]:
+    """All probes of all tables, one task each over shared matrices: (table, kind) -> label -> result."""
+    config, seed = experiment.evaluation, experiment.seed
+    tasks: dict[Any, tuple[str, str, str]] = {}
+    for name, each in vectors.items():
+        fit, score = each[FIT], each[SCORE]
+        shared = [ray.put(x) for x in (fit.vectors, fit.users, score.vectors)]
+        for kind, label in itertools.product(config.kinds, experiment.data.labels):
+            task = _probe.remote(kind, label, *shared, fit.labels[label], score.labels[label], config, seed)
+            tasks[task] = (name, kind, label)
+    results: dict[tuple[str, str], dict[str, ProbeResult]] = {}
+    waiting, total = list(tasks), len(tasks)
+    while waiting:
+        finished, waiting = ray.wait(waiting)
+        for task in finished:
+            name, kind, label = tasks[task]
+            results.setdefault((name, kind), {})[label] = ray.get(task)
+        done = total - len(waiting)
+        if done % 9 == 0 or not waiting:
+            print(f"[{('#' * round(20 * done / total)).ljust(20, '.')}] {done}/{total} probes", flush=True)
+    return {key: {label: found[label] for label in experiment.data.labels} for key, found in sorted(results.items())}
+
+
+@ray.remote(num_cpus=1)
+def _probe(
+    kind: Any,
+    label: str,
+    train_ND: np.ndarray,
+    users_N: np.ndarray,
+    test_MD: np.ndarray,
+    labels_N: np.ndarray,
+    labels_M: np.ndarray,
+    config: ProbeConfig,
+    seed: int,
+) -> ProbeResult:
+    return fit_and_score(kind, train_ND, labels_N, users_N, test_MD, labels_M, config, seed, 1, label=label)

@@ -1,0 +1,146 @@
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_ggsm.evaluation import charts
+from ray_ggsm.evaluation.health import vector_health
+from ray_ggsm.evaluation.metrics import Estimate
+from ray_ggsm.evaluation.report import Report, duration, headline, render, verdict, write_report
+
+GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
+LABELS = ("food", "transit", "achiev", "mean")
+
+
+def estimates(value, width=0.02):
+    return {
+        label: Estimate(value + n / 100, value + n / 100 - width, value + n / 100 + width)
+        for n, label in enumerate(LABELS)
+    }
+
+
+def report(**changes):
+    values = {
+        "title": "A <shop> & co",
+        "auc": {
+            name: {"linear": estimates(v), "lightgbm": estimates(v)}
+            for name, v in (("encoder", 0.7), ("untrained", 0.6))
+        },
+        "differences": {"untrained": {"linear": estimates(0.1), "lightgbm": estimates(-0.005)}},
+        "groups": GROUPS,
+        "rows": {"probe": 2945, "test": 1185},
+        "label_rates": {"probe": dict.fromkeys(LABELS[:3], 0.25), "test": {"food": None}},
+        "command": "python jobs/evaluate.py --config a.yaml",
+    }
+    return Report(**(values | changes))
+
+
+FULL = {
+    "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
+    "mask": {name: [(0, 0.5), (10, 1.0)] for name in ("alpha", "mean", "p5", "p95")},
+    "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
+    "seconds": {"train": 100.0, "embed": 10.0},
+    "config": "name: x",
+    "digests": {"config": "0123456789abcdef"},
+    "notes": ("Simulated data.",),
+}
+
+
+class Balance(HTMLParser):
+    """Counts open tags; HTML's void elements never close."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in {"meta", "br"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("extra", [{}, FULL])
+def test_page_is_well_formed_escaped_and_loads_nothing(extra):
+    page = render(report(**extra))
+    parser = Balance()
+    parser.feed(page)
+    assert not parser.open
+    assert "A &lt;shop&gt; &amp; co" in page
+    assert not re.search(r"https?://|<script|<link|@import|url\(|<img", page)
+    for picture in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(picture)
+    assert not re.search(r"\bnan\b", page)
+
+
+def test_sections_without_data_are_left_out():
+    small, full = render(report(differences={})), render(report(**FULL))
+    for heading in ("Differences, paired", "Training", "Opening of the mask", "Health of the vectors", "Wall time"):
+        assert f"<h2>{heading}</h2>" not in small
+        assert f"<h2>{heading}</h2>" in full
+    assert all(text in full for text in ("0123456789abcdef", "name: x", "Simulated data.", "1 min 50 s"))
+
+
+def test_every_auc_stands_in_the_table():
+    page = render(report())
+    for value in ("0.700", "0.710", "0.720", "0.730", "0.600", "0.630"):
+        assert f"<b>{value}</b>" in page
+
+
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (Estimate(0.02, 0.01, 0.03), "beats the untrained encoder."),
+        (Estimate(-0.02, -0.03, -0.01), "falls short of the untrained encoder."),
+        (Estimate(0.02, -0.01, 0.05), "cannot be told apart from the untrained encoder."),
+    ],
+)
+def test_words_follow_the_interval(gap, words):
+    given_report = report(differences={"untrained": {"linear": {"mean": gap}}})
+    assert headline(given_report) == f"The encoder {words}"
+    assert ("may be chance" in verdict(given_report, "linear")) == ("told apart" in words)
+    assert verdict(given_report, "linear").startswith("Linear probe: mean AUC 0.730 [0.710, 0.750]; ")
+
+
+def test_page_is_written_whole(tmp_path):
+    write_report(report(), str(tmp_path / "deep" / "report.html"))
+    assert (tmp_path / "deep" / "report.html").read_text().rstrip().endswith("</html>")
+
+
+@given(values=st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=5))
+def test_axis_keeps_values_inside_and_ticks_round(values):
+    axis = charts.Axis.around(values, 10, 110)
+    assert all(9.99 <= axis(value) <= 110.01 for value in values)
+    assert 1 <= len(axis.ticks) <= 7
+    assert f"{axis.step:.0e}"[0] in "125"
+
+
+def test_marks_stand_where_their_value_is():
+    series = {"x": estimates(0.7)}
+    root = ElementTree.fromstring(charts.dots(series, GROUPS, "t", (0.5, 0.9)))
+    axis = charts.Axis.around((0.5, 0.9), charts._LEFT, charts._WIDTH - charts._RIGHT)
+    found = sorted(float(circle.get("cx")) for circle in root.iter("circle"))
+    assert found == pytest.approx(sorted(axis(item.value) for item in series["x"].values()), abs=0.06)
+
+
+def test_durations():
+    assert [duration(value) for value in (44.4, 75, 7500)] == ["44 s", "1 min 15 s", "2 h 5 min"]
+
+
+def test_health_against_all_pairs_and_planted_faults():
+    rng = np.random.default_rng(0)
+    vectors = (rng.normal(size=(41, 7)) + 1).astype(np.float32)
+    vectors[:, 3] = 2.5
+    vectors[17] = vectors[4]
+    vectors.flags.writeable = False
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = (unit @ unit.T)[~np.eye(41, dtype=bool)]
+    health = vector_health(vectors)
+    assert health["mean cosine of two users"] == pytest.approx(cosines.mean(), abs=1e-5)
+    assert (health["dead dimensions"], health["repeated vectors"], health["vectors"]) == (1, 1, 41)
+    assert health["mean length"] == pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-5)

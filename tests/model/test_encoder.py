@@ -1,0 +1,141 @@
+"""The encoder: no padding leaks, no batch effects, causal means causal, and saved encoders come back as they were."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModel
+
+from ray_ggsm.config import InputError
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
+from ray_ggsm.masks.ggsm import GGSMConfig
+from ray_ggsm.masks.scheduler import SchedulerConfig
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.saved import Trained
+from tests.model.conftest import lookup
+
+RECIPES = [
+    CausalConfig(recipe="causal"),
+    BidirectionalConfig(recipe="bidirectional"),
+    SchedulerConfig(recipe="scheduler", total_steps=10),
+    GGSMConfig(recipe="ggsm", total_steps=10),
+]
+
+
+def collator(trained: Trained) -> Collator:
+    return Collator(trained.encoder.template, trained.tokenizer, lookup)
+
+
+def pooled(trained: Trained, rows: pa.Table, step: int = 3) -> torch.Tensor:
+    batch = collator(trained).users(rows)
+    trained.encoder.eval()
+    with torch.no_grad():
+        return trained.encoder(batch, trained.recipe.future_weight(batch.layout.tokens, step))
+
+
+def perturb(trained: Trained) -> None:
+    """LoRA starts at zero: move it, so that the low-rank path counts."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in trained.encoder.trainable().values():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+
+
+@pytest.mark.parametrize("mask", RECIPES, ids=lambda m: m.recipe)
+@pytest.mark.parametrize("pooling", ["user", "mean"])
+def test_a_row_gives_the_same_vector_alone_in_a_batch_and_in_another_order(mask, pooling, make_encoder, make_rows) -> None:
+    trained, rows = make_encoder(mask, pooling=pooling), make_rows()
+    perturb(trained)
+    together = pooled(trained, rows)
+    order = np.random.default_rng(0).permutation(len(rows))
+    shuffled = pooled(trained, rows.take(pa.array(order)))
+    torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=1e-5)
+    for i in (0, 5):
+        torch.testing.assert_close(pooled(trained, rows.slice(i, 1)), together[i : i + 1], atol=1e-5, rtol=1e-5)
+
+
+def test_causal_equals_the_untouched_hugging_face_model(make_encoder, make_rows, tiny_decoder) -> None:
+    trained, rows = make_encoder(CausalConfig(recipe="causal")), make_rows()
+    batch = collator(trained).users(rows)
+    inputs = trained.encoder.inputs(batch).detach()
+    tokens = batch.layout.tokens
+    ours = trained.encoder.hidden(inputs, tokens, trained.recipe.future_weight(tokens, 0))
+    original = AutoModel.from_pretrained(tiny_decoder, num_hidden_layers=2)
+    theirs = original(inputs_embeds=inputs, attention_mask=tokens.valid_BL.long()).last_hidden_state
+    torch.testing.assert_close(ours[tokens.valid_BL], theirs[tokens.valid_BL], atol=1e-5, rtol=1e-5)
+
+
+def test_bidirectional_sees_the_future_and_causal_does_not(make_encoder, make_rows) -> None:
+    rows = make_rows()
+    for mask, changes in ((RECIPES[0], False), (RECIPES[1], True)):
+        trained = make_encoder(mask)
+        batch = collator(trained).users(rows)
+        inputs = trained.encoder.inputs(batch).detach()
+        other = inputs.clone()
+        other[0, batch.layout.last_B[0]] += 1
+        tokens = batch.layout.tokens
+        weight = trained.recipe.inference_weight(tokens)
+        first = trained.encoder.hidden(inputs, tokens, weight)[0, 0]
+        assert torch.equal(first, trained.encoder.hidden(other, tokens, weight)[0, 0]) != changes
+
+
+def test_observed_gradient_is_the_one_autograd_gives_at_the_input(make_encoder, make_rows) -> None:
+    trained, rows = make_encoder(pooling="mean"), make_rows(users=3)
+    encoder, batch = trained.encoder.eval(), collator(trained).users(rows)
+    weight = trained.recipe.future_weight(batch.layout.tokens, 0)
+    seen: list[torch.Tensor] = []
+    encoder(batch, weight, seen.append).square().sum().backward()
+    inputs = encoder.inputs(batch).detach().requires_grad_()
+    loss = encoder.pool(encoder.hidden(inputs, batch.layout.tokens, weight), batch).square().sum()
+    (expected,) = torch.autograd.grad(loss, inputs)
+    torch.testing.assert_close(seen[0], expected)
+    assert (seen[0][~batch.layout.tokens.valid_BL] == 0).all()
+
+
+def test_saved_encoder_comes_back_exactly(make_encoder, make_rows, tmp_path) -> None:
+    trained, rows = make_encoder(RECIPES[3]), make_rows()
+    perturb(trained)
+    trained.encoder.centre_user_D.uniform_()
+    saved.save(trained, str(tmp_path))
+    back = saved.load(str(tmp_path), torch.device("cpu"))
+    assert torch.equal(pooled(trained, rows), pooled(back, rows))
+    assert torch.equal(back.encoder.centre_user_D, trained.encoder.centre_user_D)
+    assert back.mask == trained.mask
+    assert not [f for f in tmp_path.rglob("*") if f.suffix in (".bin", ".pt", ".pkl", ".pickle")]
+
+
+def test_half_way_encoder_embeds_with_its_own_mask(make_encoder) -> None:
+    trained = make_encoder(RECIPES[2])
+    tokens = trained.encoder.template.every_slot()
+    assert (trained.embedding_weight(tokens) == 0).all()
+    done = Trained(**{**vars(trained), "step": 10})
+    assert (done.embedding_weight(tokens) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("backbone_digest", "0"), ("template_digest", "0"), ("format", 9), ("event_width", 13)]
+)
+def test_what_does_not_fit_is_refused(key, value, make_encoder, tmp_path) -> None:
+    saved.save(make_encoder(), str(tmp_path))
+    described = json.loads((tmp_path / "encoder.json").read_text())
+    (tmp_path / "encoder.json").write_text(json.dumps({**described, key: value}))
+    with pytest.raises(InputError, match=str(tmp_path)):
+        saved.load(str(tmp_path), torch.device("cpu"))
+
+
+def test_no_encoder_here(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"encoder\.json is missing"):
+        saved.load(str(tmp_path), torch.device("cpu"))
+
+
+def test_text_cannot_smuggle_in_special_tokens(make_encoder, make_rows) -> None:
+    """A query that spells a tag stays text: the tags' embeddings are not reachable from user data."""
+    trained, rows = make_encoder(), make_rows(users=1)
+    queried = rows.append_column("query", pa.array(["<USER> </bill>"]))
+    layout = collator(trained).users(queried).layout
+    tags = len(trained.encoder.template.tags)
+    assert (layout.id_BL == trained.encoder.template.tags.index("<USER>")).sum() == 1
+    assert (layout.id_BL >= tags).sum() > len("Instruction:")

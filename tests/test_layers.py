@@ -1,0 +1,72 @@
+"""Imports point strictly downwards, and only `ray_ggsm.on_ray` (and jobs, through it) loads Ray."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LAYERS = [
+    {"jobs"},
+    {"on_ray"},
+    {"cli"},
+    {"experiment"},
+    {"training", "embedding", "evaluation", "tables", "data"},
+    {"model", "masks"},
+    {"config", "storage"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+SAME_LAYER = {("model", "masks"), ("config", "storage"), ("cli", "experiment")}
+"""Imports inside one layer that are meant; all others stay inside their own folder."""
+
+FILES = sorted([*ROOT.glob("ray_ggsm/**/*.py"), *ROOT.glob("jobs/*.py")])
+
+
+def part_of(file: Path) -> str:
+    first = file.relative_to(ROOT).parts
+    return "jobs" if first[0] == "jobs" else Path(first[1]).stem
+
+
+def imports(file: Path) -> set[str]:
+    """All imported module names, also those inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+def test_imports_point_downwards(file: Path) -> None:
+    mine = part_of(file)
+    for name in imports(file):
+        parts = name.split(".")
+        if parts[0] == "ray":
+            assert mine == "on_ray", f"{file} imports {name}: only on_ray knows Ray"
+        if parts[0] == "ray_ggsm" and len(parts) > 1 and parts[1] != mine:
+            other = parts[1]
+            assert RANK[mine] < RANK[other] or (mine, other) in SAME_LAYER, f"{file}: {mine} must not import {other}"
+
+
+def test_every_file_has_a_layer() -> None:
+    assert {part_of(f) for f in FILES} - {"__init__"} == set(RANK)
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("jobs/*.py")), ids=lambda f: f.name)
+def test_jobs_only_wire(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 40
+
+
+def test_the_library_loads_without_ray() -> None:
+    modules = [
+        ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for f in FILES
+        if part_of(f) not in ("jobs", "on_ray")
+    ]
+    script = f"import sys, {', '.join(modules)}\nassert 'ray' not in sys.modules, 'Ray was loaded'"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)

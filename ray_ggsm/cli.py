@@ -19,8 +19,12 @@ def run(
 ) -> int:
     """Parse arguments, load the config, do the job; returns the exit code."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=default_config is None, default=default_config, help="YAML file, local or s3://")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one setting; repeatable")
+    parser.add_argument(
+        "--config", required=default_config is None, default=default_config, help="YAML file, local or s3://"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one setting; repeatable"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the stages, do nothing")
     options = parser.parse_args(arguments)
     try:
@@ -51,7 +55,9 @@ def main(description: str, job: Callable[[Experiment], object], default_config: 
 
 def _plan(experiment: Experiment) -> str:
     resolved = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    lines = [f"  {s.name:9} {'finished' if s.result() else 'to do':9} {s.location}" for s in stages(experiment).values()]
+    lines = [
+        f"  {s.name:9} {'finished' if s.result() else 'to do':9} {s.location}" for s in stages(experiment).values()
+    ]
     return "\n".join([resolved, "stages:", *lines])
 
 

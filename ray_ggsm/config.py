@@ -85,7 +85,7 @@ def digest(*parts: Any) -> str:
 
 def _parse(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506 (a SafeLoader subclass)
+        return yaml.load(text, _StrictLoader)
     except (yaml.YAMLError, InputError) as error:
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from None
 
@@ -165,7 +165,9 @@ def _choose(annotation: Any, element: Any, values: Any) -> tuple[Any, bool]:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) not in (Union, types.UnionType):
         return annotation, False
-    members = [_choose(member, element, values)[0] for member in typing.get_args(annotation) if member is not type(None)]
+    members = [
+        _choose(member, element, values)[0] for member in typing.get_args(annotation) if member is not type(None)
+    ]
     for member in members:
         for field in getattr(member, "model_fields", {}).values():
             tags = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()

@@ -102,7 +102,9 @@ class Stage:
         """
         result = self.result()
         if result is None:
-            raise InputError(f"{self.location} is not there yet (with these settings); run {job} with the same config first")
+            raise InputError(
+                f"{self.location} is not there yet (with these settings); run {job} with the same config first"
+            )
         return result
 
     def finish(self, **values: Any) -> dict[str, Any]:
@@ -123,7 +125,10 @@ def stages(experiment: Experiment) -> dict[StageName, Stage]:
     embed = digest(train, e.embedding)
     evaluate = digest(digest(train, e.embedding.model_copy(update={"checkpoint": "final"})), e.evaluation, e.seed)
     digests: dict[StageName, str] = {"prepare": prepare, "train": train, "embed": embed, "evaluate": evaluate}
-    return {name: Stage(name, storage.join(storage.absolute(e.output), f"{name}-{value}")) for name, value in digests.items()}
+    return {
+        name: Stage(name, storage.join(storage.absolute(e.output), f"{name}-{value}"))
+        for name, value in digests.items()
+    }
 
 
 def event_vectors(experiment: Experiment) -> str:

@@ -14,7 +14,12 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrai
 EVENTS = pa.list_(pa.struct([("time", pa.timestamp("us", "UTC")), ("text", pa.string()), ("amount", pa.float32())]))
 FUTURE = pa.list_(
     pa.struct(
-        [("modality", pa.string()), ("time", pa.timestamp("us", "UTC")), ("text", pa.string()), ("amount", pa.float32())]
+        [
+            ("modality", pa.string()),
+            ("time", pa.timestamp("us", "UTC")),
+            ("text", pa.string()),
+            ("amount", pa.float32()),
+        ]
     )
 )
 AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)

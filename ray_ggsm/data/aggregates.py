@@ -1,7 +1,7 @@
 """Features and labels: aggregates over the window of a snapshot, before or after `as_of`.
 
-Every aggregate is a lateral subquery, so it has a value for every snapshot: over an empty window `count(*)` is 0 and `sum(x)`
-is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, stage, user_id, as_of).
+Every aggregate is a lateral subquery, so it has a value for every snapshot: over an empty window `count(*)` is 0 and
+`sum(x)` is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, stage, user_id, as_of).
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,7 +46,8 @@ class Window:
         if self.side == "history":
             low, high = f"{snapshot}.as_of - INTERVAL {self.days} DAY", low
         away = f"{sign} * (epoch({snapshot}.as_of::timestamp) - epoch({at}::timestamp)) / 86400"
-        return f"(SELECT e.*, {away} AS days_away FROM {quote(self.table)} AS e WHERE {mine} AND {at} >= {low} AND {at} < {high})"
+        rows = f"{quote(self.table)} AS e WHERE {mine} AND {at} >= {low} AND {at} < {high}"
+        return f"(SELECT e.*, {away} AS days_away FROM {rows})"
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,13 @@ def aggregate(window: Window, keys: Keys, expressions: Sequence[str]) -> str:
 
 def aggregate_per(window: Window, keys: Keys, expression: str, per: str) -> str:
     """A query with `row`, `value` (text) and `c0`, for the values that occur in a snapshot's window."""
+    rows = (
+        "SELECT s.row AS __row, s.as_of AS as_of, x.* FROM snapshots AS s, "
+        f"LATERAL (SELECT *, ({per})::varchar AS __value FROM {window.relation(keys, 's')}) AS x"
+    )
     return (
-        f'SELECT row, value, ({expression}) AS c0 FROM (SELECT s.row AS row, s.as_of AS as_of, x.* FROM snapshots AS s, '
-        f"LATERAL (SELECT *, ({per})::varchar AS value FROM {window.relation(keys, 's')}) AS x) "
-        "WHERE value IS NOT NULL GROUP BY row, as_of, value"
+        f"SELECT __row AS row, __value AS value, ({expression}) AS c0 FROM ({rows}) "
+        "WHERE __value IS NOT NULL GROUP BY __row, as_of, __value"
     )
 
 
@@ -132,7 +136,9 @@ def _queries(wanted: list[Feature], keys: dict[str, Keys]) -> Iterator[tuple[lis
             yield group, aggregate(window, keys[window.table], [wanted[i].config.sql for i in group])
             continue
         inner = aggregate_per(window, keys[window.table], first.sql, first.per)
-        columns = ", ".join(f"max(c0::double) FILTER (value = {text(str(wanted[i].value))}) AS c{n}" for n, i in enumerate(group))
+        columns = ", ".join(
+            f"max(c0::double) FILTER (value = {text(str(wanted[i].value))}) AS c{n}" for n, i in enumerate(group)
+        )
         yield group, f"SELECT row, {columns} FROM ({inner}) GROUP BY row"
 
 
@@ -160,7 +166,9 @@ def check_aggregates(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
     for i, feature in enumerate(config.features):
         where = f"data.features.{i} ({feature.name})"
         window = feature_windows(config, feature)[0]
-        _check(connection, f"{where}.sql", aggregate(window, keys[feature.table], [feature.sql]), feature.sql, "a number")
+        _check(
+            connection, f"{where}.sql", aggregate(window, keys[feature.table], [feature.sql]), feature.sql, "a number"
+        )
         if feature.per is not None:
             query = f"SELECT c0 FROM ({aggregate_per(window, keys[feature.table], 'count(*)', feature.per)})"
             _check(connection, f"{where}.per", query, feature.per, None)
@@ -172,7 +180,18 @@ def check_aggregates(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
                 _check(connection, f"data.labels.{name}.{key}", query, sql, kind)
 
 
-NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UINTEGER", "UBIGINT", "UHUGEINT", "USMALLINT", "UTINYINT")
+NUMBERS = (
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "HUGEINT",
+    "UINTEGER",
+    "UBIGINT",
+    "UHUGEINT",
+    "USMALLINT",
+    "UTINYINT",
+)
 
 
 def _check(connection: duckdb.DuckDBPyConnection, key: str, query: str, expression: str, kind: str | None) -> None:
@@ -182,7 +201,13 @@ def _check(connection: duckdb.DuckDBPyConnection, key: str, query: str, expressi
     except duckdb.Error as error:
         raise InputError(f"{key}: `{expression}` does not fit the table: {reason(error)}") from None
     is_number = found in NUMBERS or found.startswith(("DECIMAL", "DOUBLE", "FLOAT"))
-    fits = {"a number": is_number or (found == "BOOLEAN" and ".features" in key), "true or false": found == "BOOLEAN", None: True}
+    fits = {
+        "a number": is_number or (found == "BOOLEAN" and ".features" in key),
+        "true or false": found == "BOOLEAN",
+        None: True,
+    }
     if not fits[kind]:
-        hint = "; compare it with something, or give a quantile" if kind == "true or false" and is_number else ""
-        raise InputError(f"{key}: `{expression}` must give {kind}, but gives {found}{hint or '; are the types of its columns right?'}")
+        hint = "are the types of its columns right?"
+        if kind == "true or false" and is_number:
+            hint = "compare it with something, or give a quantile"
+        raise InputError(f"{key}: `{expression}` must give {kind}, but gives {found}; {hint}")

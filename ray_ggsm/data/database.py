@@ -1,7 +1,7 @@
 """An in-memory DuckDB with the event tables of one shard of users, locked before any of the user's SQL runs.
 
-Times are instants (TIMESTAMPTZ) and the session's time zone is that of the snapshots, so `hour(time)`, casts to dates and
-`as_of + interval 3 day` in expressions follow its calendar, also across changes of daylight saving.
+Times are instants (TIMESTAMPTZ) and the session's time zone is that of the snapshots, so `hour(time)`, casts to dates
+and `as_of + interval 3 day` in expressions follow its calendar, also across changes of daylight saving.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import duckdb
 from ray_ggsm.config import InputError
 from ray_ggsm.data.config import DataConfig, FilesSource
 from ray_ggsm.data.sources import files, journey
-from ray_ggsm.data.sql import quote, text
+from ray_ggsm.data.sql import quote, reason, text
 
 Keys = tuple[str, str | None]
 """The user column and the time column of a table; a static table has no time."""
@@ -31,13 +31,16 @@ def opened(
         shards: number of shards.
         empty: only create the tables with their columns.
         threads: threads DuckDB may use; None: all cores.
+
+    Raises:
+        InputError: the source cannot be read, or a checked expression fails on the data (also inside the `with` block).
     """
     options: dict[str, Any] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
     with duckdb.connect(config=options) as connection:
         connection.execute(f"SET TimeZone = {text(config.snapshots.timezone)}")
         connection.execute(
-            'CREATE TABLE rejected ("table" VARCHAR, stage VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, source VARCHAR, '
-            "reason VARCHAR, detail VARCHAR)"
+            'CREATE TABLE rejected ("table" VARCHAR, stage VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
+            "source VARCHAR, reason VARCHAR, detail VARCHAR)"
         )
         if isinstance(config.source, FilesSource):
             files.load(connection, config.source, _amount_columns(config), shard, shards, empty)
@@ -45,7 +48,10 @@ def opened(
             journey.load(connection, shard, shards, empty)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
-        yield connection
+        try:
+            yield connection
+        except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as error:
+            raise InputError(f"data: an expression cannot be computed for some row: {reason(error)}") from None
 
 
 def table_keys(config: DataConfig) -> dict[str, Keys]:
@@ -75,13 +81,14 @@ def enforce_table_shares(connection: duckdb.DuckDBPyConnection, config: DataConf
         good = connection.execute(f"SELECT count(*) FROM {quote(table)}").fetchall()[0][0]
         bad = connection.execute('SELECT count(*) FROM rejected WHERE "table" = ?', [table]).fetchall()[0][0]
         if bad > config.max_bad_share * (good + bad):
-            reason, count, example = connection.execute(
-                f'SELECT reason, count(*), min(source || \', \' || detail) FROM rejected WHERE "table" = {text(table)} '
+            why, count, example = connection.execute(
+                f"SELECT reason, count(*), min(source || ', ' || detail) FROM rejected WHERE \"table\" = {text(table)} "
                 "GROUP BY reason ORDER BY 2 DESC, 1 LIMIT 1"
             ).fetchall()[0]
-            hint = "; see data.source.tables." + table + ".time_format and .timezone" if reason == "bad_time" else ""
+            hint = "; see data.source.tables." + table + ".time_format and .timezone" if why == "bad_time" else ""
             raise InputError(
-                f"data.source.tables.{table}: {bad} of {good + bad} rows cannot be used, {count} of them for '{reason}' "
+                f"data.source.tables.{table}: {bad} of {good + bad} rows cannot be used, {count} of them for "
+                f"'{why}' "
                 f"(for example {example}){hint}; correct them or raise data.max_bad_share ({config.max_bad_share})"
             )
 

@@ -1,4 +1,4 @@
-"""Event sequences: the table `sequences` with one list of events per modality and snapshot, newest K kept, oldest first."""
+"""Event sequences: one list of events per modality and snapshot, the newest K of them, oldest first."""
 
 import string
 
@@ -14,7 +14,7 @@ EVENT = "{'time': time, 'text': text, 'amount': amount}"
 
 
 def create_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
-    """Create per modality the table `event:NAME` (user_id, time, text, amount); events without usable text are rejected."""
+    """Create per modality the table `event:NAME` (user_id, time, text, amount); unusable events are rejected."""
     for name, modality in config.modalities.items():
         user, time = table_keys(config)[modality.table]
         rendered = f"trim(regexp_replace({_template(modality)}, '\\s+', ' ', 'g'))"
@@ -30,7 +30,8 @@ def create_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> 
         }
         for why, condition in unusable.items():
             connection.execute(
-                f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, {text(f'modality {name}')}, {text(why)}, "
+                f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, "
+                f"{text(f'modality {name}')}, {text(why)}, "
                 f"'event at ' || time::varchar || ': ' || coalesce(left(text, 100), 'NULL') "
                 f"FROM {quote('event:' + name)} WHERE {condition}"
             )
@@ -73,16 +74,21 @@ def check_modalities(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
     for name, modality in config.modalities.items():
         where = f"data.modalities.{name}"
         if table_keys(config)[modality.table][1] is None:
-            raise InputError(f"{where}.table: table '{modality.table}' has no time column, so it holds no events; give it `time`")
+            raise InputError(
+                f"{where}.table: table '{modality.table}' has no time column, so it holds no events; give it `time`"
+            )
         columns = columns_of(connection, modality.table)
         for field in _fields(where, modality.text):
             if field not in columns:
                 raise InputError(
-                    f"{where}.text: table '{modality.table}' has no column '{field}'; its columns are: {', '.join(columns)}"
+                    f"{where}.text: table '{modality.table}' has no column '{field}'; its columns are: "
+                    f"{', '.join(columns)}"
                 )
         for key, sql in (("where", modality.where), ("amount", modality.amount)):
             if sql is not None:
-                check_row_expression(connection, f"{where}.{key}", modality.table, sql, "boolean" if key == "where" else "double")
+                check_row_expression(
+                    connection, f"{where}.{key}", modality.table, sql, "boolean" if key == "where" else "double"
+                )
 
 
 def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table: str, sql: str, kind: str) -> None:
@@ -100,20 +106,24 @@ def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table:
 
 
 def _joined(window: Window) -> str:
-    return f"SELECT s.row, s.stage, e.time, e.text, e.amount FROM snapshots AS s, LATERAL {window.relation(('user_id', 'time'), 's')} AS e"
+    events = window.relation(("user_id", "time"), "s")
+    return f"SELECT s.row, s.stage, e.time, e.text, e.amount FROM snapshots AS s, LATERAL {events} AS e"
 
 
 def _future(config: DataConfig) -> str:
-    window_days = config.snapshots.future_days
+    days = config.snapshots.future_days
     parts = [
-        f"SELECT {text(name)} AS modality, * FROM ({_joined(Window(f'event:{name}', 'future', window_days))}) WHERE stage = 'pretrain'"
+        f"SELECT {text(name)} AS modality, * FROM ({_joined(Window(f'event:{name}', 'future', days))}) "
+        "WHERE stage = 'pretrain'"
         for name, modality in config.modalities.items()
         if modality.future
     ]
     if not parts:
-        return "SELECT row, NULL::STRUCT(modality VARCHAR, time TIMESTAMPTZ, text VARCHAR, amount FLOAT)[] AS events FROM snapshots"
+        nothing = "NULL::STRUCT(modality VARCHAR, time TIMESTAMPTZ, text VARCHAR, amount FLOAT)[]"
+        return f"SELECT row, {nothing} AS events FROM snapshots"
     event = "{'modality': modality, 'time': time, 'text': text, 'amount': amount}"
-    return f"SELECT row, list({event} ORDER BY time, modality, text, amount) AS events FROM ({' UNION ALL '.join(parts)}) GROUP BY row"
+    events = f"list({event} ORDER BY time, modality, text, amount)"
+    return f"SELECT row, {events} AS events FROM ({' UNION ALL '.join(parts)}) GROUP BY row"
 
 
 def _template(modality: ModalityConfig) -> str:

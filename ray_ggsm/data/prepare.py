@@ -1,4 +1,4 @@
-"""From raw events to user rows, labels and one summary, shard by shard.
+"""From raw events to user rows, labels and one summary, shard by shard: the steps of prepare.
 
 Everything a shard needs is its users' events and what `fit` learned, so shards run independently and in any order:
 `fit` once, `write_shard` for each shard, `write_summary` at the end. The output below one location:
@@ -12,34 +12,31 @@ Everything a shard needs is its users' events and what `fit` learned, so shards 
 from typing import Any
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
-from ray_ggsm.data.aggregates import (
-    Fitted,
-    aggregate,
-    aggregate_per,
-    check_aggregates,
-    create_features,
-    create_labels,
-    feature_windows,
-    features,
-    label_window,
-)
+from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import enforce_table_shares, opened, source_fingerprint, table_keys
-from ray_ggsm.data.events import check_modalities, create_events, create_sequences
+from ray_ggsm.data.database import opened, source_fingerprint
+from ray_ggsm.data.events import create_events, create_sequences
+from ray_ggsm.data.fit import check, fit
 from ray_ggsm.data.schema import DEAD_LETTER, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.sql import quote, text
+from ray_ggsm.data.summary import write_summary
 from ray_ggsm.data.validate import validate
+
+__all__ = ["check", "fingerprint", "fit", "write_shard", "write_summary"]
 
 ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
+
+
+def fingerprint(config: DataConfig) -> dict[str, dict[str, str]]:
+    """What the source's content depends on: files with size and time, or the version of a package. Cheap."""
+    return source_fingerprint(config)
 
 
 def write_shard(
@@ -65,160 +62,26 @@ def write_shard(
         size = create_features(connection, config, fitted)
         create_labels(connection, config, fitted)
         counts: dict[str, Any] = {"cut": create_sequences(connection, config), "rows": {}, "labels": {}}
-        rejected = [_fetch(connection, "SELECT * EXCLUDE (\"table\") FROM rejected ORDER BY ALL").cast(DEAD_LETTER)]
+        counts["rejected_rows"] = {}
+        rejected = [_fetch(connection, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
         names = [feature.name for feature in features(config, fitted)]
         for stage in config.stages:
             schema = user_row_schema(list(config.modalities), names, stage == "pretrain")
             rows, labels = _stage_tables(connection, config, stage, schema)
-            good, bad = validate(rows, list(config.modalities), size, max_text_length=config.max_text_length, stage=stage)
+            good, bad = validate(
+                rows, list(config.modalities), size, max_text_length=config.max_text_length, stage=stage
+            )
             kept = pc.is_in(rows["row"], value_set=good["row"].combine_chunks())
             labels = labels.filter(kept)
             _write(good.drop_columns("row"), storage.join(location, "rows", stage, part))
             _write(labels, storage.join(location, "labels", stage, part))
             rejected.append(bad)
-            counts["rows"][stage] = len(good)
+            counts["rows"][stage], counts["rejected_rows"][stage] = len(good), len(bad)
             counts["labels"][stage] = _label_counts(labels, list(config.labels))
     letters = pa.concat_tables(rejected)
     _write(letters, storage.join(location, "dead_letters", part))
     counts["dead_letters"] = _value_counts(letters["reason"])
     return counts
-
-
-def fingerprint(config: DataConfig) -> dict[str, dict[str, str]]:
-    """What the source's content depends on: per table its files with size and time, or the version of a package. Cheap."""
-    return source_fingerprint(config)
-
-
-def check(config: DataConfig) -> None:
-    """Check everything that can be known without reading the events: files, columns, and every SQL expression.
-
-    Raises:
-        InputError: naming the config key and the reason.
-    """
-    _check_tables(config)
-    with opened(config, empty=True) as connection:
-        create_snapshots(connection, config, list(config.stages))
-        check_modalities(connection, config)
-        check_aggregates(connection, config)
-        names = [feature.name for feature in features(config, _no_vocabularies(config))]
-        repeated = {name for name in names if names.count(name) > 1}
-        if repeated:
-            raise InputError(f"data.features: '{min(repeated)}' is given twice; use another name")
-
-
-def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
-    """Learn thresholds and vocabularies from the pretrain rows, and stop when too many raw events are unusable.
-
-    Args:
-        config: what to prepare.
-        shards: read the users in this many parts, one after the other, to bound the memory.
-        threads: threads DuckDB may use; None: all cores.
-
-    Raises:
-        InputError: an expression is wrong, too many events are bad, or there is nothing to learn from.
-    """
-    check(config)
-    values: dict[str, list[np.ndarray]] = {name: [] for name, label in config.labels.items() if label.quantile is not None}
-    counts: dict[str, dict[str, int]] = {feature.name: {} for feature in config.features if feature.per is not None}
-    for shard in range(shards):
-        with opened(config, shard, shards, threads=threads) as connection:
-            create_events(connection, config)
-            enforce_table_shares(connection, config)
-            create_snapshots(connection, config, ["pretrain"])
-            for name in values:
-                values[name].append(_label_values(connection, config, name))
-            _count_values(connection, config, counts)
-    return Fitted(
-        thresholds={name: _quantile(config, name, np.concatenate(parts)) for name, parts in values.items()},
-        vocabularies={
-            feature.name: tuple(sorted(counts[feature.name], key=lambda v: (-counts[feature.name][v], v))[: feature.top])
-            for feature in config.features
-            if feature.per is not None
-        },
-    )
-
-
-def write_summary(config: DataConfig, fitted: Fitted, counts: list[dict[str, Any]], location: str) -> dict[str, Any]:
-    """Write data.json from the counts of all shards and return its content.
-
-    Raises:
-        InputError: a stage has no rows, or too many user rows were rejected.
-    """
-    rows = {stage: sum(c["rows"][stage] for c in counts) for stage in config.stages}
-    for stage, total in rows.items():
-        if not total:
-            raise InputError(f"data.stages.{stage}: no user has a row; check the cutoffs, the user split and minimum_events")
-    labels = {
-        stage: {
-            name: [sum(c["labels"][stage][name][i] for c in counts) for i in (0, 1)] for name in config.labels
-        }
-        for stage in config.stages
-    }
-    summary = {
-        "rows": rows,
-        "label_rates": {s: {n: p / d if d else None for n, (p, d) in each.items()} for s, each in labels.items()},
-        "labels_defined": {s: {n: d for n, (_, d) in each.items()} for s, each in labels.items()},
-        "label_groups": {name: label.group for name, label in config.labels.items()},
-        "features": [feature.name for feature in features(config, fitted)],
-        "modalities": {name: {"keep": modality.keep} for name, modality in config.modalities.items()},
-        "events_cut": _add([c["cut"] for c in counts]),
-        "distinct_texts": _distinct_texts(config, location),
-        "dead_letters": _add([c["dead_letters"] for c in counts]),
-        "source": fingerprint(config),
-        **fitted.model_dump(mode="json"),
-    }
-    storage.write_json(storage.join(location, "data.json"), summary)
-    return summary
-
-
-def _check_tables(config: DataConfig) -> None:
-    tables = table_keys(config)
-    users = {
-        **{f"modalities.{name}": m.table for name, m in config.modalities.items()},
-        **{f"features.{i}": f.table for i, f in enumerate(config.features)},
-        **{f"labels.{name}": label.table for name, label in config.labels.items()},
-        "snapshots.minimum_events": config.snapshots.minimum_events.table,
-    }
-    for key, table in users.items():
-        if table not in tables:
-            raise InputError(f"data.{key}.table: there is no table '{table}'; the source has {', '.join(tables)}")
-    dated = {key: table for key, table in users.items() if not key.startswith("features")}
-    for i, feature in enumerate(config.features):
-        if feature.windows is not None:
-            dated[f"features.{i}"] = feature.table
-    for key, table in dated.items():
-        if tables[table][1] is None:
-            raise InputError(f"data.{key}.table: table '{table}' is static (it has no time column) and cannot be used over a window")
-
-
-def _no_vocabularies(config: DataConfig) -> Fitted:
-    return Fitted(thresholds={}, vocabularies={feature.name: ("",) for feature in config.features})
-
-
-def _label_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, name: str) -> np.ndarray:
-    label = config.labels[name]
-    keys = table_keys(config)[label.table]
-    query = aggregate(label_window(config, label), keys, [label.sql, label.defined_if or "true"])
-    values = _fetch(connection, f"SELECT c0::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL")["value"]
-    return np.asarray(values.to_numpy())
-
-
-def _count_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
-    """Add, for each `per` expression, in how many snapshots each of its values occurs."""
-    for feature in config.features:
-        if feature.per is None:
-            continue
-        window = max(feature_windows(config, feature), key=lambda w: w.days)
-        query = aggregate_per(window, table_keys(config)[feature.table], "count(*)", feature.per)
-        for value, count in connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value").fetchall():
-            counts[feature.name][value] = counts[feature.name].get(value, 0) + count
-
-
-def _quantile(config: DataConfig, name: str, values: np.ndarray) -> float:
-    quantile = config.labels[name].quantile
-    if not len(values) or quantile is None:
-        raise InputError(f"data.labels.{name}: no pretrain row has a value, so there is no quantile; check sql and defined_if")
-    return float(np.quantile(values, quantile))
 
 
 def _stage_tables(
@@ -249,26 +112,12 @@ def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
 
-def _add(parts: list[dict[str, int]]) -> dict[str, int]:
-    return {name: sum(part.get(name, 0) for part in parts) for name in sorted({n for part in parts for n in part})}
-
-
 def _write(table: pa.Table, location: str) -> None:
     """Write a Parquet file; a table without rows leaves no file."""
     storage.remove(location)
     if not len(table):
         return
     fs, path = storage.arrow_filesystem(location)
-    fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    if "://" not in location:
+        fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
     pq.write_table(table, path, filesystem=fs, row_group_size=ROW_GROUP, compression="zstd")
-
-
-def _distinct_texts(config: DataConfig, location: str) -> dict[str, int]:
-    """How many different texts each modality has over all stages and shards."""
-    texts: dict[str, pa.Array] = {name: pa.array([], pa.string()) for name in config.modalities}
-    for file in storage.list_files(storage.join(location, "rows"), ".parquet"):
-        fs, path = storage.arrow_filesystem(file)
-        for name in config.modalities:
-            column = pq.read_table(path, columns=[name], filesystem=fs)[name].combine_chunks()
-            texts[name] = pc.unique(pa.concat_arrays([texts[name], pc.struct_field(column.flatten(), "text")]))
-    return {name: len(values) for name, values in texts.items()}

@@ -1,8 +1,8 @@
 """The tables that prepare writes and that train, embed and evaluate read.
 
-User rows: who (`user_id`), when (`as_of`), per modality the events before `as_of` oldest first, the tabular numbers, and
-optionally a query with its answer and the events after `as_of`. Event texts hold content only; when and how much are
-numbers beside them. Section 1 of the paper (inputs), with the modalities as configuration.
+User rows: who (`user_id`), when (`as_of`), per modality the events before `as_of` oldest first, the tabular numbers,
+and optionally a query with its answer and the events after `as_of`. Event texts hold content only; when and how much
+are numbers beside them. Section 1 of the paper (inputs), with the modalities as configuration.
 """
 
 import json

@@ -13,14 +13,16 @@ USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 def create_snapshots(connection: duckdb.DuckDBPyConnection, config: DataConfig, stages: list[str]) -> None:
     """Create the table `snapshots` (row, stage, user_id, as_of) of these stages.
 
-    A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window. Rows are
-    numbered in a shuffled order that is the same on every machine (by the MD5 sum of user and cutoff).
+    A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window.
+    Rows are numbered in a shuffled order that is the same on every machine (by the MD5 sum of user and cutoff).
     """
     least = config.snapshots.minimum_events
     user, time = table_keys(config)[least.table]
     window = Window(least.table, "history", config.snapshots.history_days)
     wanted = " UNION ALL ".join(_stage(name, config.stages[name]) for name in stages)
-    dates = ", ".join(f"({k}, timestamptz {text(day.isoformat() + ' 00:00:00')})" for k, day in enumerate(config.snapshots.dates))
+    dates = ", ".join(
+        f"({k}, timestamptz {text(day.isoformat() + ' 00:00:00')})" for k, day in enumerate(config.snapshots.dates)
+    )
     connection.execute(
         f"""CREATE TABLE snapshots AS
         WITH users AS (
@@ -29,7 +31,7 @@ def create_snapshots(connection: duckdb.DuckDBPyConnection, config: DataConfig, 
             FROM {quote(least.table)} GROUP BY ALL
         ), cutoffs(k, as_of) AS (VALUES {dates}), asked AS ({wanted}),
         active AS (
-            SELECT stage, s.user_id, s.as_of FROM asked AS s, LATERAL {window.relation((user, time), 's')} AS e
+            SELECT stage, s.user_id, s.as_of FROM asked AS s, LATERAL {window.relation((user, time), "s")} AS e
             GROUP BY ALL HAVING count(*) >= {least.count}
         )
         SELECT row_number() OVER (ORDER BY md5(user_id || '|' || epoch_us(as_of)), stage) AS row, * FROM active"""
@@ -38,4 +40,5 @@ def create_snapshots(connection: duckdb.DuckDBPyConnection, config: DataConfig, 
 
 def _stage(name: str, stage: StageConfig) -> str:
     cutoffs = ", ".join(map(str, stage.cutoffs))
-    return f"SELECT {text(name)} AS stage, user_id, as_of FROM users, cutoffs WHERE {USERS[stage.users]} AND k IN ({cutoffs})"
+    who = f"{USERS[stage.users]} AND k IN ({cutoffs})"
+    return f"SELECT {text(name)} AS stage, user_id, as_of FROM users, cutoffs WHERE {who}"

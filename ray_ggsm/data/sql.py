@@ -1,8 +1,8 @@
 """SQL text: quoting, shards, and the check that an expression of the user's can do nothing but compute.
 
-An expression comes from a config file, so it is parsed before it is used: exactly one expression, no statement, no query
-inside it, no function that is not a pure one. Then it is bound against the real columns, and the database that runs it
-has file and network access locked. What is not prevented: an expression that uses much memory or time.
+An expression comes from a config file, so it is parsed before it is used: exactly one expression, no statement, no
+query inside it, no function that is not a pure one. Then it is bound against the real columns, and the database that
+runs it has file and network access locked. What is not prevented: an expression that uses much memory or time.
 """
 
 import json
@@ -64,7 +64,9 @@ def check_expressions(connection: duckdb.DuckDBPyConnection, expressions: Mappin
         node = parsed["statements"][0]["node"]
         outside = [part for part in node if part != "select_list" and node[part] != skeleton.get(part)]
         if len(parsed["statements"]) > 1 or outside or len(node["select_list"]) != 1:
-            raise InputError(f"{key}: `{expression}` must be one expression, without commas, semicolons or clauses outside it")
+            raise InputError(
+                f"{key}: `{expression}` must be one expression, without commas, semicolons or clauses outside it"
+            )
         for part in _walk(node["select_list"]):
             _check_part(key, expression, part, impure)
 
@@ -76,7 +78,9 @@ def _parse(connection: duckdb.DuckDBPyConnection, expression: str) -> Any:
 def _check_part(key: str, expression: str, part: dict[str, Any], impure: set[str]) -> None:
     kind = part.get("class")
     if kind in FORBIDDEN:
-        raise InputError(f"{key}: `{expression}` contains {FORBIDDEN[kind]}; only an expression over columns is allowed")
+        raise InputError(
+            f"{key}: `{expression}` contains {FORBIDDEN[kind]}; only an expression over columns is allowed"
+        )
     name = str(part.get("function_name") or ".".join(part.get("column_names", []))).lower()
     if name in (impure if kind == "FUNCTION" else CLOCK):
         raise InputError(f"{key}: `{expression}` uses {name}, which depends on more than the data; it is not allowed")

@@ -1,4 +1,4 @@
-"""User rows are checked whenever they are read: a table of the wrong shape is an error, a bad row is set aside with a reason.
+"""User rows are checked whenever they are read: a wrong table is an error, a bad row is set aside with a reason.
 
 All checks are vectorised per batch; a row is reported once, with the first reason that applies in the order below.
 
@@ -7,12 +7,15 @@ Legend: B rows, E events of one column over all rows.
 
 from collections.abc import Iterator, Sequence
 
+import duckdb
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import DEAD_LETTER, user_row_schema
+from ray_ggsm.data.sql import text
 
 MISSING_KEY = "missing_key"
 DUPLICATE_KEY = "duplicate_key"
@@ -87,6 +90,24 @@ def enforce_share(bad: int, total: int, max_bad_share: float, where: str) -> Non
         )
 
 
+def duplicate_keys(locations: Sequence[str], limit: int = 10) -> pa.Table:
+    """Keys that stand in more than one row over many files: user_id, as_of, files, rows; at most `limit` of them.
+
+    The keys of all files are counted out of core, since no batch sees more than its own.
+    """
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        if any("://" in location for location in locations):
+            connection.register_filesystem(fsspec.filesystem("s3"))
+        files = ", ".join(text(location) for location in locations)
+        found = connection.sql(
+            "SELECT user_id, as_of, list_sort(list(DISTINCT filename)) AS files, count(*) AS rows "
+            f"FROM read_parquet([{files}], filename = true) WHERE user_id IS NOT NULL AND as_of IS NOT NULL "
+            f"GROUP BY user_id, as_of HAVING count(*) > 1 ORDER BY user_id, as_of LIMIT {limit}"
+        )
+        return found.to_arrow_table()
+
+
 def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where: str) -> pa.Table:
     """The table with its columns cast to `user_row_schema`; InputError when one is missing or of another kind."""
     expected = list(user_row_schema(modalities, [], "future" in table.column_names))
@@ -154,10 +175,10 @@ def _event_findings(
     """What is wrong with the events of one column."""
     events, row_E, B = column.flatten(), _parents(column), len(column)
     yield NULL_EVENT, _rows(_mask(pc.is_null(events)), row_E, B), name
-    time, text, amount = (pc.struct_field(events, field) for field in ("time", "text", "amount"))
+    time, words, amount = (pc.struct_field(events, field) for field in ("time", "text", "amount"))
     yield NULL_TIME, _rows(_mask(pc.is_null(time)), row_E, B), f"{name}.time"
-    yield NULL_TEXT, _rows(_mask(pc.fill_null(pc.equal(pc.binary_length(text), 0), True)), row_E, B), f"{name}.text"
-    yield from _text_findings(text, row_E, B, max_text_length, f"{name}.text")
+    yield NULL_TEXT, _rows(_mask(pc.fill_null(pc.equal(pc.binary_length(words), 0), True)), row_E, B), f"{name}.text"
+    yield from _text_findings(words, row_E, B, max_text_length, f"{name}.text")
     time_E = pc.fill_null(time.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     if name == "future":
         yield BEFORE, _rows(time_E < as_of_B[row_E], row_E, B), f"{name}.time"
@@ -207,7 +228,9 @@ def _printable(column: pa.ChunkedArray) -> pa.Array:
 
 def _repeated(table: pa.Table) -> np.ndarray:
     """Rows whose key stands in an earlier row of this table."""
-    keys = pa.table({"user": table["user_id"].cast(pa.binary()), "as_of": table["as_of"], "row": pa.array(np.arange(len(table)))})
+    keys = pa.table(
+        {"user": table["user_id"].cast(pa.binary()), "as_of": table["as_of"], "row": pa.array(np.arange(len(table)))}
+    )
     first = keys.group_by(["user", "as_of"]).aggregate([("row", "min")])["row_min"].to_numpy()
     repeated_B = np.ones(len(table), dtype=bool)
     repeated_B[first] = False
@@ -223,7 +246,7 @@ def _parents(column: pa.ListArray) -> np.ndarray:
 
 
 def _mask(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return pc.fill_null(values, False).to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else pc.fill_null(values, False).to_numpy()
+    return np.asarray(pc.fill_null(values, False)).astype(bool)
 
 
 def _rows(bad_E: np.ndarray, row_E: np.ndarray, B: int) -> np.ndarray:

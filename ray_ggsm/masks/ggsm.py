@@ -5,8 +5,8 @@
 
 g_j is the norm of the loss gradient at h_j. The paper leaves open how a gradient can steer the forward pass that
 produces it, and what a weight frozen for one user's tokens means for the next user. Here the importance g is a vector
-over the template's slots: the mean norm over the valid tokens of a slot, summed over workers, smoothed over the previous
-steps. A raw norm is so small that sigma(g) is the constant 0.5; `calibration: none` is that published form, and
+over the template's slots: the mean norm over the valid tokens of a slot, over all workers, smoothed over the steps
+before. A raw norm is so small that sigma(g) is the constant 0.5; `calibration: none` is that published form, and
 `zscore` spreads the importance over slots before the sigmoid.
 
 Steps: `observe` adds up each micro-batch, `end_step` folds one step in, `future_weight` reads, and stops learning from

@@ -37,7 +37,7 @@ class Recipe(Protocol):
     """Where the training loop takes the gradients given to `observe`; None when the recipe needs none."""
 
     def alpha(self, step: int) -> float:
-        """Progress of the journey from causal (or soft) to the inference mask, in [0, 1]; 1 when there is no journey."""
+        """Progress from the first to the inference mask, in [0, 1]; 1 when the mask never changes."""
         ...
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:

@@ -103,9 +103,7 @@ class Collator:
         )["input_ids"]
         return encoded
 
-    def _batch(
-        self, layout: Layout, ids: list[list[int]], events: Events, tabular_BF: torch.Tensor | None
-    ) -> Batch:
+    def _batch(self, layout: Layout, ids: list[list[int]], events: Events, tabular_BF: torch.Tensor | None) -> Batch:
         flat = np.array([token for row in ids for token in row], dtype=np.int64)
         vector_EH = torch.from_numpy(self.lookup(events.text_E).astype(np.float32, copy=False))
         counts = tuple(int(n) for n in events.count_MB.sum(axis=1))
@@ -180,9 +178,7 @@ def _events(parts: list[tuple[pa.StructArray, np.ndarray]], count_MB: np.ndarray
     text = pa.concat_arrays([events.field("text").cast(pa.string()) for events, _ in parts])
     age = [(as_of - events.field("time").cast(pa.int64()).to_numpy()) / MICROSECONDS_PER_DAY for events, as_of in parts]
     amount = [events.field("amount").to_numpy(zero_copy_only=False) for events, _ in parts]
-    return Events(
-        count_MB, text, np.concatenate(age).astype(np.float32), np.concatenate(amount).astype(np.float32)
-    )
+    return Events(count_MB, text, np.concatenate(age).astype(np.float32), np.concatenate(amount).astype(np.float32))
 
 
 def _no_events(M: int, B: int) -> Events:

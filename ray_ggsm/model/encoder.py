@@ -79,7 +79,7 @@ class UserEncoder(nn.Module):
         super().__init__()
         self.config, self.template = config, template
         D = backbone.config.get_text_config().hidden_size
-        self.width = D
+        self.width, self.event_width = D, event_width
         self.tags = nn.Embedding(len(template.tags), D)
         self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
         self.numbers = NumberEmbedding(D)
@@ -124,7 +124,9 @@ class UserEncoder(nn.Module):
         source_BL = torch.where(layout.event_BL >= 0, layout.event_BL + n_ids, source_BL)
         if batch.tabular_BF is not None and self.tabular is not None:
             rows.append(self._sized(self.tabular(batch.tabular_BF)).flatten(0, 1))
-            first_B1 = n_ids + n_events + torch.arange(len(source_BL), device=self.device)[:, None] * self.tabular.tokens
+            first_B1 = (
+                n_ids + n_events + torch.arange(len(source_BL), device=self.device)[:, None] * self.tabular.tokens
+            )
             source_BL = torch.where(layout.tabular_BL >= 0, layout.tabular_BL + first_B1, source_BL)
         rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
         return torch.cat([row.float() for row in rows])[source_BL]

@@ -48,7 +48,7 @@ class Trained:
     backbone_digest: str
 
     def embedding_weight(self, tokens: Tokens) -> Tensor:
-        """Visibility for embedding: the recipe's inference mask, or, stopped on the way (alpha < 1), the mask it had."""
+        """Visibility for embedding: the inference mask or, where training stopped at alpha < 1, its last mask."""
         if self.recipe.alpha(self.step) < 1:
             return self.recipe.future_weight(tokens, self.step)
         return self.recipe.inference_weight(tokens)
@@ -96,7 +96,9 @@ def load(location: str, device: torch.device) -> Trained:
         InputError: there is no finished encoder, or its parts or its backbone do not fit each other.
     """
     if not storage.exists(storage.join(location, "encoder.json")):
-        raise InputError(f"{location}: no saved encoder here (encoder.json is missing); give the directory that training wrote")
+        raise InputError(
+            f"{location}: no saved encoder here (encoder.json is missing); give the directory that training wrote"
+        )
     described = storage.read_json(storage.join(location, "encoder.json"))
     _expect(location, "format", FORMAT, described["format"])
     config = ModelConfig.model_validate_json(json.dumps(described["model"]))
@@ -138,7 +140,7 @@ def _description(trained: Trained) -> dict[str, Any]:
         "modalities": [asdict(m) for m in template.modalities],
         "tabular_tokens": template.tabular_tokens,
         "feature_names": list(trained.feature_names),
-        "event_width": encoder.adapters[template.modalities[0].name][1].in_features,
+        "event_width": encoder.event_width,
         "width": encoder.width,
         "backbone_digest": trained.backbone_digest,
         "event_encoder_digest": trained.event_encoder_digest,
@@ -169,4 +171,6 @@ def _write(path: str, tensors: dict[str, Tensor]) -> None:
 
 def _expect(location: str, what: str, expected: Any, found: Any) -> None:
     if expected != found:
-        raise InputError(f"{location}: the encoder's {what} should be {expected}, found {found}; it was trained with another")
+        raise InputError(
+            f"{location}: the encoder's {what} should be {expected}, found {found}; it was trained with another"
+        )

@@ -98,7 +98,7 @@ def resolve(name: str) -> str:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"model '{name}': the package '{package}' is not installed; install it with pip")
-    path = os.path.join(list(spec.submodule_search_locations)[0], inside)
+    path = os.path.join(next(iter(spec.submodule_search_locations)), inside)
     if not os.path.exists(path):
         raise InputError(f"model '{name}': the package '{package}' has no file or directory '{inside}'")
     return path
@@ -120,7 +120,7 @@ def _keep_layers(model_config: Any, config: PretrainedConfig) -> None:
         return
     if config.layers > model_config.num_hidden_layers:
         raise InputError(
-            f"model '{config.name}' has {model_config.num_hidden_layers} layers, fewer than the {config.layers} asked for"
+            f"model '{config.name}' has {model_config.num_hidden_layers} layers, {config.layers} are asked for"
         )
     model_config.num_hidden_layers = config.layers
     if getattr(model_config, "layer_types", None):

@@ -1,4 +1,4 @@
-"""Connecting to Ray: an existing cluster (RAY_ADDRESS, or inside a submitted job), or one that the job starts itself."""
+"""Connecting to Ray: an existing cluster (RAY_ADDRESS, also inside a submitted job), or one started for the job."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from ray_ggsm.experiment import RayConfig
 
 @contextmanager
 def connected(config: RayConfig) -> Iterator[None]:
-    """A connection to Ray; a cluster that was started for it ends with it. Nothing happens inside another connection."""
+    """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens."""
     if ray.is_initialized():
         yield
         return

@@ -13,7 +13,6 @@ import ray
 POLL_SECONDS = 1.0
 
 
-@ray.remote(num_cpus=0)
 class _Lines:
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -29,7 +28,7 @@ class _Lines:
 @contextmanager
 def console() -> Iterator[Any]:
     """An actor handle; what workers `write.remote(line)` is printed by this process until the block ends."""
-    lines = _Lines.remote()
+    lines = ray.remote(num_cpus=0)(_Lines).remote()
     stop = threading.Event()
 
     def show() -> None:

@@ -31,7 +31,7 @@ def embed(experiment: Experiment) -> str:
     location = stage.path("table")
     if stage.result():
         return location
-    summary = place["prepare"].require("jobs/prepare.py")["summary"]
+    place["prepare"].require("jobs/prepare.py")
     place["train"].require("jobs/train.py")
     name = "encoder" if experiment.embedding.checkpoint == "final" else "untrained"
     encoder = place["train"].path(name)
@@ -45,8 +45,7 @@ def embed(experiment: Experiment) -> str:
         storage.remove(location)
         storage.remove(stage.path("dead_letters"))
         _, _, vectors = encode_events(experiment, files, modalities)
-        columns = ["user_id", "as_of", *modalities, "tabular"]
-        rows = ray.data.read_parquet(files, columns=columns)
+        rows = ray.data.read_parquet(files).select_columns(["user_id", "as_of", *modalities, "tabular"])
         fs, path = storage.arrow_filesystem(location)
         rows.repartition(target_num_rows_per_block=experiment.embedding.rows_per_batch).map_batches(
             _Embed,
@@ -59,7 +58,9 @@ def embed(experiment: Experiment) -> str:
         given = sum(_rows(file) for file in files)
         dead = sum(_rows(file) for file in storage.list_files(stage.path("dead_letters"), ".parquet"))
         enforce_share(dead, given, experiment.data.max_bad_share, stage.path("dead_letters"))
-        manifest = table.publish(location, given - dead, {"encoder": storage.read_json(storage.join(encoder, "encoder.json"))})
+        manifest = table.publish(
+            location, given - dead, {"encoder": storage.read_json(storage.join(encoder, "encoder.json"))}
+        )
         results.update(rows=manifest["rows"], dead_letters=dead, table=location)
     return location
 

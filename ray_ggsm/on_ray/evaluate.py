@@ -17,13 +17,14 @@ from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
 from ray_ggsm.evaluation.metrics import BootstrappedAuc, bootstrap_aucs, paired_difference
-from ray_ggsm.evaluation.probes import ProbeConfig, ProbeResult, fit_and_score
+from ray_ggsm.evaluation.probes import Kind, ProbeConfig, ProbeResult, fit_and_score
 from ray_ggsm.evaluation.report import Report, write_report
 from ray_ggsm.evaluation.summary import summary, terminal_summary
 from ray_ggsm.experiment import Experiment, Stage, StageName, stages, untrained
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
 from ray_ggsm.tables import table
+from ray_ggsm.training.progress import bar
 
 FIT, SCORE = "probe", "test"
 """Stages whose rows the probes are fitted on, and scored on."""
@@ -132,7 +133,10 @@ def _compare(
     write_report(report, place["evaluate"].path("report.html"))
     results = {
         name: {
-            kind: {label: {"auc": r.auc, "cv_auc": r.cv_auc, **r.hyperparameters} for label, r in probed[name, kind].items()}
+            kind: {
+                label: {"auc": r.auc, "cv_auc": r.cv_auc, **r.hyperparameters}
+                for label, r in probed[name, kind].items()
+            }
             for kind in kinds
         }
         for name, kinds in resampled.items()
@@ -163,29 +167,27 @@ def _probe_all(
 ) -> dict[tuple[str, str], dict[str, ProbeResult]]:
     """All probes of all tables, one task each over shared matrices: (table, kind) -> label -> result."""
     config, seed = experiment.evaluation, experiment.seed
-    tasks: dict[Any, tuple[str, str, str]] = {}
+    tasks: dict[tuple[str, str, str], Any] = {}
     for name, each in vectors.items():
         fit, score = each[FIT], each[SCORE]
         shared = [ray.put(x) for x in (fit.vectors, fit.users, score.vectors)]
         for kind, label in itertools.product(config.kinds, experiment.data.labels):
-            task = _probe.remote(kind, label, *shared, fit.labels[label], score.labels[label], config, seed)
-            tasks[task] = (name, kind, label)
-    results: dict[tuple[str, str], dict[str, ProbeResult]] = {}
-    waiting, total = list(tasks), len(tasks)
-    while waiting:
-        finished, waiting = ray.wait(waiting)
-        for task in finished:
-            name, kind, label = tasks[task]
-            results.setdefault((name, kind), {})[label] = ray.get(task)
-        done = total - len(waiting)
+            labels = (fit.labels[label], score.labels[label])
+            tasks[name, kind, label] = _probe.remote(kind, label, *shared, *labels, config, seed)
+    waiting = list(tasks.values())
+    for done in range(1, len(tasks) + 1):
+        _, waiting = ray.wait(waiting)
         if done % 9 == 0 or not waiting:
-            print(f"[{('#' * round(20 * done / total)).ljust(20, '.')}] {done}/{total} probes", flush=True)
-    return {key: {label: found[label] for label in experiment.data.labels} for key, found in sorted(results.items())}
+            print(f"{bar(done / len(tasks))} {done}/{len(tasks)} probes", flush=True)
+    return {
+        (name, kind): {label: ray.get(tasks[name, kind, label]) for label in experiment.data.labels}
+        for name, kind in itertools.product(vectors, config.kinds)
+    }
 
 
 @ray.remote(num_cpus=1)
 def _probe(
-    kind: Any,
+    kind: Kind,
     label: str,
     train_ND: np.ndarray,
     users_N: np.ndarray,

@@ -27,9 +27,8 @@ def encode_events(experiment: Experiment, files: list[str], columns: list[str]) 
     location = storage.join(event_vectors(experiment), digest)
     known = EventVectors.read(location)
     reference = ray.put(known)
-    texts = ray.data.read_parquet(files, columns=columns).map_batches(
-        _distinct, batch_format="pyarrow", batch_size=4096, fn_args=[reference]
-    )
+    rows = ray.data.read_parquet(files).select_columns(columns)
+    texts = rows.map_batches(_distinct, batch_format="pyarrow", batch_size=4096, fn_args=[reference])
     # equal texts have equal keys, so after this shuffle each text is in one block only
     texts = texts.repartition(experiment.ray.embed_workers * 2, keys=["key"]).materialize()
     if texts.count():

@@ -5,8 +5,8 @@ from typing import Any
 import ray
 
 from ray_ggsm.data import prepare as engine
-from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.aggregates import Fitted
+from ray_ggsm.data.config import DataConfig
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
@@ -21,7 +21,9 @@ def prepare(experiment: Experiment) -> str:
     with timed(stage) as results, connected(experiment.ray):
         shards = experiment.data.shards
         fitted = ray.get(_fit.remote(experiment.data, shards))
-        counts = ray.get([_write_shard.remote(experiment.data, fitted, k, shards, stage.location) for k in range(shards)])
+        counts = ray.get(
+            [_write_shard.remote(experiment.data, fitted, k, shards, stage.location) for k in range(shards)]
+        )
         results["summary"] = engine.write_summary(experiment.data, fitted, counts, stage.location)
     return stage.location
 

@@ -4,6 +4,7 @@ The stage directory gets `encoder/` (final), `untrained/` (the same encoder at s
 and `runs/` (Ray Train's checkpoints).
 """
 
+import signal
 import tempfile
 from typing import Any
 
@@ -56,7 +57,7 @@ def train(experiment: Experiment) -> str:
         }
         storage_fs, storage_path = storage.arrow_filesystem(stage.path("runs"))
         r = experiment.ray
-        TorchTrainer(
+        trainer = TorchTrainer(
             _worker,
             train_loop_config=shared,
             scaling_config=ScalingConfig(
@@ -71,9 +72,21 @@ def train(experiment: Experiment) -> str:
                 failure_config=FailureConfig(max_failures=r.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
-        ).fit()
+        )
+        _fit(trainer)
         results["steps"] = experiment.training.steps
     return stage.location
+
+
+def _fit(trainer: TorchTrainer) -> None:
+    """`fit`, with Ctrl-C as everywhere else: Ray Train would answer it with exit code 0, and keep its handler after."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _worker(shared: dict[str, Any]) -> None:

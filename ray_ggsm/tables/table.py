@@ -26,7 +26,9 @@ SCHEMA = pa.schema(
 MANIFEST = "manifest.json"
 
 
-def rows_to_table(user_id: pa.ChunkedArray, as_of: pa.ChunkedArray, events_N: np.ndarray, vector_ND: np.ndarray) -> pa.Table:
+def rows_to_table(
+    user_id: pa.ChunkedArray, as_of: pa.ChunkedArray, events_N: np.ndarray, vector_ND: np.ndarray
+) -> pa.Table:
     """Rows of an embedding table."""
     N, D = vector_ND.shape
     offsets = pa.array(np.arange(N + 1, dtype=np.int32) * D)
@@ -38,13 +40,15 @@ def publish(location: str, expected_rows: int, metadata: dict[str, Any]) -> dict
     """Make the Parquet files below `location` a table.
 
     Raises:
-        RuntimeError: the files hold another number of rows than expected, repeated keys, or vectors that are not finite.
+        RuntimeError: an unexpected number of rows, repeated keys, or vectors that are not finite.
     """
     files = storage.list_files(location, ".parquet")
     table = _read(files)
     keys = table.select(["user_id", "as_of"]).group_by(["user_id", "as_of"]).aggregate([]).num_rows
     if not expected_rows == keys == len(table):
-        raise RuntimeError(f"{location}: expected {expected_rows} rows, found {len(table)} with {keys} keys; nothing published")
+        raise RuntimeError(
+            f"{location}: expected {expected_rows} rows, found {len(table)} with {keys} keys; nothing published"
+        )
     if not np.isfinite(table["embedding"].combine_chunks().flatten().to_numpy()).all():
         raise RuntimeError(f"{location}: there are vectors with NaN or infinite values; nothing published")
     manifest = {

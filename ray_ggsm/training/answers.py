@@ -1,4 +1,4 @@
-"""The answer tower's input: sampled future behaviour as event vectors or as text, or a given answer. Paper, 3.1 and A.3.
+"""The answer tower's input: sampled future behaviour as vectors or text, or a given answer. Paper, 3.1 and A.3.
 
 Event vectors let both towers speak one language from the first step; rendered text is the paper's form. Rows with an
 `answer` of their own (query-answer pairs) use it as text.

@@ -1,4 +1,4 @@
-"""Everything a training run needs to go on: the encoder's directory plus `optimizer.safetensors` and `training.json`."""
+"""What a training run needs to go on: the encoder's directory, `optimizer.safetensors` and `training.json`."""
 
 import json
 import os

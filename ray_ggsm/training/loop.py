@@ -62,7 +62,7 @@ class TrainingConfig(Config):
     """Training rows that the towers' centres are taken from when an encoder is saved."""
 
 
-class Diverged(RuntimeError):
+class DivergenceError(RuntimeError):
     """Training cannot go on; the message says what was seen and what to try."""
 
 
@@ -95,7 +95,7 @@ class Trainer:
         """One optimiser step; returns what it looked like.
 
         Raises:
-            Diverged: the loss is not finite, or both towers collapsed to one point.
+            DivergenceError: the loss is not finite, or both towers collapsed to one point.
         """
         started, step = time.perf_counter(), self.trained.step
         self.encoder.train()
@@ -192,9 +192,9 @@ class Trainer:
     def _check(self, loss: float, positive: float, negative: float) -> None:
         step = self.trained.step
         if not math.isfinite(loss):
-            raise Diverged(f"step {step}: the loss is {loss}; try a lower training.optimizer.learning_rate")
+            raise DivergenceError(f"step {step}: the loss is {loss}; try a lower training.optimizer.learning_rate")
         if min(positive, negative) > 0.9999:
-            raise Diverged(
+            raise DivergenceError(
                 f"step {step}: both towers collapsed to one point (all cosines are 1, loss {loss:.4f}); try a lower"
                 " training.optimizer.learning_rate, or model.centre: true"
             )

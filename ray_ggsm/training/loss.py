@@ -3,8 +3,8 @@
     Z_i = e^{s(u_i,a_i)/tau} + sum_{j != i} [ m^ua_ij e^{s(u_i,a_j)/tau} + m^uu_ij e^{s(u_i,u_j)/tau}
                                              + m^aa_ij e^{s(a_i,a_j)/tau} ]
 
-m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. Two rows of one user
-are never each other's negatives.
+m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. Two rows of one
+user are never each other's negatives.
 
 Legend: B rows of the global batch, D width.
 """
@@ -99,9 +99,7 @@ def _similarities(user_BD: Tensor, answer_BD: Tensor, terms: tuple[Term, ...]) -
         return {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in terms}
 
 
-def _kept(
-    similarities: dict[str, Tensor], user_ids_B: Tensor, margin: float, same_side: SameSide
-) -> dict[str, Tensor]:
+def _kept(similarities: dict[str, Tensor], user_ids_B: Tensor, margin: float, same_side: SameSide) -> dict[str, Tensor]:
     """Which entries count as negatives, (B, B) bool per term: m of eq. 8 without the user's own rows."""
     other = user_ids_B[:, None] != user_ids_B[None, :]
     limit_B1 = similarities["ua"].detach().diagonal()[:, None] + margin

@@ -1,4 +1,9 @@
-"""One readable line per while of training, on a terminal as in a log file."""
+"""Progress as lines that can be read on a terminal and in a log file."""
+
+
+def bar(done: float) -> str:
+    """`done` (0 to 1) as a bar of characters."""
+    return f"[{('#' * round(20 * done)).ljust(20, '.')}]"
 
 
 def line(metrics: dict[str, float], steps: int, lines: int = 40) -> str:
@@ -6,11 +11,9 @@ def line(metrics: dict[str, float], steps: int, lines: int = 40) -> str:
     step = int(metrics["step"])
     if step != 1 and step != steps and step % max(1, steps // lines):
         return ""
-    done = step / steps
-    bar = ("#" * round(20 * done)).ljust(20, ".")
     left = metrics["seconds"] * (steps - step)
     return (
-        f"[{bar}] step {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}"
+        f"{bar(step / steps)} step {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}"
         f"  w {metrics['w_mean']:.2f}  {metrics['tokens'] / metrics['seconds']:,.0f} tokens/s"
         f"  {left // 60:.0f}:{left % 60:02.0f} left"
     )

@@ -46,7 +46,9 @@ def perturb(trained: Trained) -> None:
 
 @pytest.mark.parametrize("mask", RECIPES, ids=lambda m: m.recipe)
 @pytest.mark.parametrize("pooling", ["user", "mean"])
-def test_a_row_gives_the_same_vector_alone_in_a_batch_and_in_another_order(mask, pooling, make_encoder, make_rows) -> None:
+def test_a_row_gives_the_same_vector_alone_in_a_batch_and_in_another_order(
+    mask, pooling, make_encoder, make_rows
+) -> None:
     trained, rows = make_encoder(mask, pooling=pooling), make_rows()
     perturb(trained)
     together = pooled(trained, rows)

@@ -57,7 +57,9 @@ def test_gradient_equals_finite_differences_of_the_reference() -> None:
             up, down = u.copy(), u.copy()
             up[i, d] += 1e-5
             down[i, d] -= 1e-5
-            slope = (reference(up, a, ids, 0.5, 0.2, TERMS, True) - reference(down, a, ids, 0.5, 0.2, TERMS, True)) / 2e-5
+            slope = (
+                reference(up, a, ids, 0.5, 0.2, TERMS, True) - reference(down, a, ids, 0.5, 0.2, TERMS, True)
+            ) / 2e-5
             assert tensor.grad[i, d].item() == pytest.approx(slope, abs=2e-5)
 
 

@@ -1,4 +1,4 @@
-"""The user's own event files as tables: users become text, times become instants, and rows that cannot be read are set aside.
+"""The user's own event files as tables: users become text, times become instants, unreadable rows are set aside.
 
 User, time and declared columns of a CSV file are read as text and converted here, so a bad value costs one row, never
 the run; every rejected row is kept with its file, its reason and what stood there.
@@ -25,7 +25,7 @@ GUESS_LINES = 10_000
 GUESS_SHARE = 0.95
 GUESSES = {
     "bigint": r"-?(0|[1-9]\d{0,17})",
-    "double": r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?",
+    "double": r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?",
     "boolean": "(?i:true|false)",
 }
 """Texts that stand for a type; '007' is no number."""
@@ -56,7 +56,7 @@ def load(
         types = {**dict.fromkeys(numbers.get(name, ()), "double"), **table.types}
         try:
             _load_table(connection, name, table, types, shard_condition(table.user, shard, shards), empty)
-            if shard == 0 and not empty:
+            if shard == 0 and not empty and not _is_parquet(table.files):
                 _report_lines(connection, name)
         except duckdb.Error as error:
             raise InputError(f"data.source.tables.{name}: {table.files} cannot be read: {reason(error)}") from None
@@ -80,6 +80,10 @@ def matching_files(name: str, table: TableConfig) -> list[str]:
     return sorted(found)
 
 
+def _is_parquet(files: str) -> bool:
+    return files.lower().endswith((".parquet", ".pq"))
+
+
 def _stamp(file: str) -> str:
     fs, path = storage.filesystem(file)
     info = fs.info(path)
@@ -87,7 +91,12 @@ def _stamp(file: str) -> str:
 
 
 def _load_table(
-    connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, types: Mapping[str, str], mine: str, empty: bool
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    table: TableConfig,
+    types: Mapping[str, str],
+    mine: str,
+    empty: bool,
 ) -> None:
     files = matching_files(name, table)
     if "://" in table.files:
@@ -127,37 +136,48 @@ def _load_table(
 def _reader(
     connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, files: list[str]
 ) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The DuckDB table function that reads the files, its columns' types, and the types that texts in a CSV stand for."""
+    """The table function that reads the files, its columns' types, and the types that CSV texts stand for."""
     listed = "[" + ", ".join(text(file) for file in files) + "]"
-    if files[0].lower().endswith((".parquet", ".pq")):
+    if _is_parquet(table.files):
         reader = f"read_parquet({listed}, union_by_name = true, filename = '{FILE}')"
         described = connection.sql(f"DESCRIBE SELECT * EXCLUDE ({FILE}) FROM {reader}").fetchall()
         return reader, {row[0]: row[1] for row in described}, {}
-    header = _header(name, table, files)
+    header = _header(connection, name, table, files)
     columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in header)
     nulls = ", ".join(text(value) for value in ("", *table.nulls))
     reader = (
-        f"read_csv({listed}, auto_detect = false, header = true, columns = {{{columns}}}, delim = {text(table.delimiter)}, "
-        f"quote = {text(table.quote)}, escape = {text(table.quote)}, nullstr = [{nulls}], store_rejects = true, filename = '{FILE}')"
+        f"read_csv({listed}, auto_detect = false, header = true, columns = {{{columns}}}, delim = "
+        f"{text(table.delimiter)}, "
+        f"quote = {text(table.quote)}, escape = {text(table.quote)}, nullstr = [{nulls}], store_rejects = true, "
+        f"filename = '{FILE}')"
     )
     return reader, dict.fromkeys(header, "VARCHAR"), _guess(connection, reader, header)
 
 
-def _header(name: str, table: TableConfig, files: list[str]) -> list[str]:
+def _header(connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, files: list[str]) -> list[str]:
     """The column names of CSV files, which must be the same in all of them."""
     headers: dict[tuple[str, ...], str] = {}
     for file in files:
-        with fsspec.open(file, "rt", compression="infer", encoding="utf-8-sig", errors="replace", newline="") as lines:
-            headers.setdefault(tuple(next(csv.reader(lines, **_dialect(table)), ())), file)
+        # chr(31) separates nothing, so the whole first line is one value, whatever the compression
+        line = (
+            f"read_csv({text(file)}, auto_detect = false, header = false, columns = {{'line': 'VARCHAR'}}, "
+            "delim = '\x1f', quote = '', ignore_errors = true)"
+        )
+        lines = [str(row[0]).removeprefix("\ufeff") for row in connection.execute(f"FROM {line} LIMIT 1").fetchall()]
+        headers.setdefault(tuple(next(csv.reader(lines, **_dialect(table)), ())), file)
     if len(headers) > 1:
         (first, one), (second, other) = list(headers.items())[:2]
         raise InputError(
-            f"data.source.tables.{name}.files: all files must have the same columns, but {one} has {', '.join(first)} and "
+            f"data.source.tables.{name}.files: all files must have the same columns, but {one} has {', '.join(first)} "
+            f"and "
             f"{other} has {', '.join(second)}"
         )
     header = next(iter(headers))
     if len({column.lower() for column in header}) < len(header) or not all(header):
-        raise InputError(f"data.source.tables.{name}.files: {files[0]} needs a first line with different column names, found {header}")
+        raise InputError(
+            f"data.source.tables.{name}.files: {files[0]} needs a first line with different column names, found "
+            f"{header}"
+        )
     return list(header)
 
 
@@ -168,11 +188,12 @@ def _dialect(table: TableConfig) -> dict[str, Any]:
 
 
 def _guess(connection: duckdb.DuckDBPyConnection, reader: str, columns: list[str]) -> dict[str, str]:
-    """Which text columns hold whole numbers, numbers or true/false, by most values of the first lines; others stay text."""
-    tests = [
-        f"CASE WHEN count({c}) = 0 THEN NULL {' '.join(f'WHEN avg(regexp_full_match({c}, {text(p)})::int) >= {GUESS_SHARE} THEN {text(k)}' for k, p in GUESSES.items())} END"
-        for c in map(quote, columns)
-    ]
+    """Which text columns hold numbers or true/false, by most values of the first lines; others stay text."""
+    tests = []
+    for column in map(quote, columns):
+        shares = {kind: f"avg(regexp_full_match({column}, {text(pattern)})::int)" for kind, pattern in GUESSES.items()}
+        cases = " ".join(f"WHEN {share} >= {GUESS_SHARE} THEN {text(kind)}" for kind, share in shares.items())
+        tests.append(f"CASE {cases} END")
     kinds = connection.execute(f"SELECT {', '.join(tests)} FROM (FROM {reader} LIMIT {GUESS_LINES})").fetchall()[0]
     return {column: kind for column, kind in zip(columns, kinds, strict=True) if kind is not None}
 
@@ -184,7 +205,9 @@ def _check_columns(name: str, table: TableConfig, types: Mapping[str, str], colu
         if column is not None and column not in columns:
             near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'? " if near else "" if len(columns) > 1 else "is the delimiter right? "
-            raise InputError(f"{key}: {table.files} has no column '{column}'; {hint}Its columns are: {', '.join(columns)}")
+            raise InputError(
+                f"{key}: {table.files} has no column '{column}'; {hint}Its columns are: {', '.join(columns)}"
+            )
     for column in columns:
         if column.lower() in ("as_of", "days_away"):
             raise InputError(f"{where}: column '{column}' of {table.files} has a reserved name; rename it in the files")
@@ -216,20 +239,20 @@ def _instant(name: str, table: TableConfig, kind: str) -> str:
 
 
 def _report_lines(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Set aside lines that are no CSV rows; refuse a quote that is never closed, because it swallows the lines after it."""
-    rejects = (
-        "(FROM reject_errors JOIN (SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans) USING (scan_id, file_id))"
-    )
+    """Set aside lines that are no CSV rows; refuse an open quote, because it swallows the lines after it."""
+    scans = "(SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans)"
+    rejects = f"(FROM reject_errors JOIN {scans} USING (scan_id, file_id))"
     swallowed = connection.execute(
         f"SELECT file_path, line FROM {rejects} WHERE error_type = 'UNQUOTED VALUE' AND csv_line LIKE '%\n%\n%' LIMIT 1"
     ).fetchall()
     if swallowed:
         raise InputError(
-            f"data.source.tables.{name}: a quote that opens in line {swallowed[0][1]} of {swallowed[0][0]} is not closed there, and "
+            f"data.source.tables.{name}: a quote that opens in line {swallowed[0][1]} of {swallowed[0][0]} is not "
+            f"closed there, and "
             "the lines after it would be lost; correct that line, or set quote: '' when the file quotes nothing"
         )
     connection.execute(
-        f"INSERT INTO rejected SELECT DISTINCT {text(name)}, NULL, NULL, NULL, file_path || ':' || line, 'bad_line', "
-        f"left(coalesce(column_name || ': ', '') || error_type || ': ' || error_message, 300) FROM {rejects}"
+        f"INSERT INTO rejected SELECT {text(name)}, NULL, NULL, NULL, file_path || ':' || line, 'bad_line', "
+        f"left(min(error_type || ': ' || error_message), 300) FROM {rejects} GROUP BY file_path, line"
     )
     connection.execute("DELETE FROM reject_errors")

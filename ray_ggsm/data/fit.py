@@ -1,0 +1,117 @@
+"""Before any shard is written: check the whole configuration against the tables, then learn from the pretrain rows."""
+
+import duckdb
+import numpy as np
+
+from ray_ggsm.config import InputError
+from ray_ggsm.data.aggregates import (
+    Fitted,
+    aggregate,
+    aggregate_per,
+    check_aggregates,
+    feature_windows,
+    label_window,
+)
+from ray_ggsm.data.config import DataConfig
+from ray_ggsm.data.database import enforce_table_shares, opened, table_keys
+from ray_ggsm.data.events import check_modalities, create_events
+from ray_ggsm.data.snapshots import create_snapshots
+
+
+def check(config: DataConfig) -> None:
+    """Check everything that can be known without reading the events: files, columns, and every SQL expression.
+
+    Raises:
+        InputError: naming the config key and the reason.
+    """
+    _check_tables(config)
+    with opened(config, empty=True) as connection:
+        create_snapshots(connection, config, list(config.stages))
+        check_modalities(connection, config)
+        check_aggregates(connection, config)
+
+
+def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
+    """Learn thresholds and vocabularies from the pretrain rows, and stop when too many raw events are unusable.
+
+    Args:
+        config: what to prepare.
+        shards: read the users in this many parts, one after the other, to bound the memory.
+        threads: threads DuckDB may use; None: all cores.
+
+    Raises:
+        InputError: an expression is wrong, too many events are bad, or there is nothing to learn from.
+    """
+    check(config)
+    values: dict[str, list[np.ndarray]] = {
+        name: [] for name, label in config.labels.items() if label.quantile is not None
+    }
+    counts: dict[str, dict[str, int]] = {feature.name: {} for feature in config.features if feature.per is not None}
+    for shard in range(shards):
+        with opened(config, shard, shards, threads=threads) as connection:
+            create_events(connection, config)
+            enforce_table_shares(connection, config)
+            create_snapshots(connection, config, ["pretrain"])
+            for name in values:
+                values[name].append(_label_values(connection, config, name))
+            _count_values(connection, config, counts)
+    return Fitted(
+        thresholds={name: _quantile(config, name, np.concatenate(parts)) for name, parts in values.items()},
+        vocabularies={
+            feature.name: tuple(
+                sorted(counts[feature.name], key=lambda v: (-counts[feature.name][v], v))[: feature.top]
+            )
+            for feature in config.features
+            if feature.per is not None
+        },
+    )
+
+
+def _check_tables(config: DataConfig) -> None:
+    tables = table_keys(config)
+    users = {
+        **{f"modalities.{name}": m.table for name, m in config.modalities.items()},
+        **{f"features.{i}": f.table for i, f in enumerate(config.features)},
+        **{f"labels.{name}": label.table for name, label in config.labels.items()},
+        "snapshots.minimum_events": config.snapshots.minimum_events.table,
+    }
+    for key, table in users.items():
+        if table not in tables:
+            raise InputError(f"data.{key}.table: there is no table '{table}'; the source has {', '.join(tables)}")
+    dated = {key: table for key, table in users.items() if not key.startswith("features")}
+    for i, feature in enumerate(config.features):
+        if feature.windows is not None:
+            dated[f"features.{i}"] = feature.table
+    for key, table in dated.items():
+        if tables[table][1] is None:
+            raise InputError(
+                f"data.{key}.table: table '{table}' is static (it has no time column) and cannot be used over a window"
+            )
+
+
+def _label_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, name: str) -> np.ndarray:
+    label = config.labels[name]
+    keys = table_keys(config)[label.table]
+    query = aggregate(label_window(config, label), keys, [label.sql, label.defined_if or "true"])
+    found = connection.sql(f"SELECT c0::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL").to_arrow_table()
+    return np.asarray(found["value"].to_numpy())
+
+
+def _count_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
+    """Add, for each `per` expression, in how many snapshots each of its values occurs."""
+    for feature in config.features:
+        if feature.per is None:
+            continue
+        window = max(feature_windows(config, feature), key=lambda w: w.days)
+        query = aggregate_per(window, table_keys(config)[feature.table], "count(*)", feature.per)
+        for value, count in connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value").fetchall():
+            counts[feature.name][value] = counts[feature.name].get(value, 0) + count
+
+
+def _quantile(config: DataConfig, name: str, values: np.ndarray) -> float:
+    quantile = config.labels[name].quantile
+    if not len(values) or quantile is None:
+        raise InputError(
+            f"data.labels.{name}: no pretrain row has a value, so there is no quantile; check sql and defined_if"
+        )
+    return float(np.quantile(values, quantile))

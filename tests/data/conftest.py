@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_ggsm.config import Config, build
+from ray_ggsm.data.config import DataConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Root(Config):
+    data: DataConfig
+
+
+def data_config(values: dict) -> DataConfig:
+    return build(Root, {"data": values}, "test.yaml").data
+
+
+@pytest.fixture
+def clicks() -> dict:
+    """A small valid config over `clicks.csv` in the working directory; tests change what they need."""
+    return {
+        "source": {"kind": "files", "tables": {"clicks": {"files": "clicks.csv", "user": "uid", "time": "ts"}}},
+        "modalities": {"view": {"table": "clicks", "text": "{item}", "amount": "price", "keep": 3}},
+        "snapshots": {
+            "cutoffs": ["2024-03-01", "2024-03-11", "2024-03-21"],
+            "history_days": 20,
+            "future_days": 10,
+            "minimum_events": {"table": "clicks", "count": 1},
+        },
+        "users": {"test_percent": 0},
+        "stages": {"pretrain": {"users": "train", "cutoffs": [0]}, "probe": {"users": "train", "cutoffs": [1]}},
+        "labels": {"active": {"group": "g", "table": "clicks", "sql": "count(*) > 0"}},
+        "max_bad_share": 0.5,
+    }
+
+
+def shipped(path: str) -> dict:
+    return yaml.safe_load((CONFIGS / path).read_text())["data"]

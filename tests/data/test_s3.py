@@ -1,0 +1,59 @@
+"""Reading events from and writing rows to an object store, against moto's server."""
+
+import gzip
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+from ray_ggsm import storage
+from ray_ggsm.data import prepare
+from ray_ggsm.data.validate import duplicate_keys
+from tests.data.conftest import CONFIGS, data_config, shipped
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    server = pytest.importorskip("moto.server", reason="moto[server] is not installed").ThreadedMotoServer(
+        port=0, verbose=False
+    )
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3fs.S3FileSystem().mkdir(f"bucket-{port}")  # moto keeps its buckets for the whole process
+    yield f"s3://bucket-{port}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
+def test_events_from_and_rows_to_s3(bucket, tmp_path, kind):
+    local = CONFIGS / "own_events/clicks.csv"
+    file = tmp_path / f"clicks.{kind}"
+    if kind == "parquet":
+        pq.write_table(pyarrow.csv.read_csv(local), file)
+    else:
+        file.write_bytes(gzip.compress(local.read_bytes()))
+    storage.upload(str(tmp_path), f"{bucket}/in")
+    values = shipped("own_events/data.yaml")
+    values["source"]["tables"]["clicks"]["files"] = f"{bucket}/in/*.{kind}"
+    config, out = data_config(values), f"{bucket}/out"
+    fitted = prepare.fit(config)
+    counts = [prepare.write_shard(config, fitted, k, 2, out) for k in range(2)]
+    summary = prepare.write_summary(config, fitted, counts, out)
+    assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 4}
+    assert storage.read_json(f"{out}/data.json") == summary
+    files = storage.list_files(f"{out}/rows", ".parquet")
+    fs, paths = storage.arrow_filesystem(files[0])[0], [storage.arrow_filesystem(file)[1] for file in files]
+    assert pa.concat_tables([pq.read_table(path, filesystem=fs, columns=["user_id"]) for path in paths]).num_rows == 10
+    assert not len(duplicate_keys(storage.list_files(f"{out}/rows/test", ".parquet")))
+    assert prepare.fingerprint(config)["clicks"][f"{bucket}/in/clicks.{kind}"]

@@ -1,0 +1,75 @@
+"""One local Ray cluster and one S3 server for all tests here, and one finished run that they look at."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import ray
+from moto.server import ThreadedMotoServer
+
+from ray_ggsm.config import build
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.quickstart import quickstart
+from tests.clicks import changed, click_config, write_click_log
+
+BUCKET = "s3://bucket"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> Iterator[None]:
+    """Ray with an S3 server in its environment: worker processes inherit what is set before they start."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+        ray.init(
+            address="local",
+            num_cpus=4,
+            object_store_memory=400_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        yield
+        ray.shutdown()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def values(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: str, tiny_event_encoder: str) -> dict[str, Any]:
+    """The config of the shared run, as plain values."""
+    directory = tmp_path_factory.mktemp("clicks")
+    write_click_log(directory / "clicks.csv")
+    return click_config(str(directory / "clicks.csv"), str(directory / "out"), tiny_decoder, tiny_event_encoder)
+
+
+@pytest.fixture(scope="session")
+def experiment(values: dict[str, Any]) -> Callable[..., Experiment]:
+    """Builds the shared config with changes, for example `training__steps=3`."""
+    return lambda **paths: build(Experiment, changed(values, **paths), "test")
+
+
+@pytest.fixture(scope="session")
+def finished(experiment: Callable[..., Experiment]) -> Experiment:
+    """All stages of the shared config, done."""
+    quickstart(experiment())
+    return experiment()
+
+
+@pytest.fixture
+def beside(finished: Experiment, tmp_path: Path) -> str:
+    """A new output that holds the shared run's prepared rows, and nothing that was trained."""
+    for directory in Path(finished.output).iterdir():
+        if directory.name.startswith(("prepare-", "event_vectors")):
+            (tmp_path / directory.name).symlink_to(directory)
+    return str(tmp_path)

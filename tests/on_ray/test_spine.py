@@ -1,0 +1,82 @@
+"""prepare -> train -> embed -> evaluate on a click log, with tiny random models and real Ray."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from ray_ggsm.experiment import stages, untrained
+from ray_ggsm.on_ray.quickstart import quickstart
+
+LABELS = {"buys", "busy"}
+TABLES, PROBES = ("encoder", "untrained", "handcrafted"), ("linear", "lightgbm")
+
+
+def keys(files) -> list[tuple]:
+    table = ds.dataset(files, format="parquet").to_table(columns=["user_id", "as_of"])
+    return sorted(zip(*table.to_pydict().values(), strict=True))
+
+
+def rows_of(location: str, *names: str) -> list[str]:
+    return [str(file) for name in names for file in Path(location, "rows", name).glob("*.parquet")]
+
+
+def test_summary_has_what_the_user_was_promised(finished) -> None:
+    summary = json.loads(Path(finished.output, "summary.json").read_text())
+    assert set(summary) == {"rows", "label_rates", "auc", "seconds", "table", "report"}
+    assert set(summary["rows"]) == set(summary["label_rates"]) == {"pretrain", "probe", "test"}
+    assert all(set(rates) == LABELS for rates in summary["label_rates"].values())
+    assert set(summary["auc"]) == set(TABLES)
+    for kinds in summary["auc"].values():
+        assert set(kinds) == set(PROBES)
+        for values in kinds.values():
+            assert set(values) == LABELS | {"mean"}
+            assert values["mean"] == np.mean([values[label] for label in LABELS])
+    assert set(summary["seconds"]) == {"prepare", "train", "embed", "evaluate"}
+    assert summary["table"] == stages(finished)["embed"].path("table")
+    assert "<html" in Path(summary["report"]).read_text()[:200]
+    prepared = stages(finished)["prepare"].location
+    assert summary["rows"] == {name: len(keys(rows_of(prepared, name))) for name in summary["rows"]}
+
+
+def test_plain_readers_find_every_row_once(finished) -> None:
+    for variant in (finished, untrained(finished)):
+        place = stages(variant)
+        table = pq.read_table([str(f) for f in Path(place["embed"].path("table")).glob("*.parquet")])
+        assert keys([str(f) for f in Path(place["embed"].path("table")).glob("*.parquet")]) == keys(
+            rows_of(place["prepare"].location, "probe", "test")
+        )
+        vectors = np.array(table["embedding"].to_pylist())
+        assert vectors.shape == (len(table), 24)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_training_moved_the_encoder(finished) -> None:
+    log = json.loads(Path(stages(finished)["train"].path("log.json")).read_text())
+    assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
+    files = [Path(stages(finished)["train"].path(d, "adapter_model.safetensors")) for d in ("encoder", "untrained")]
+    assert files[0].read_bytes() != files[1].read_bytes()
+
+
+def test_nothing_that_is_saved_can_run_code(finished) -> None:
+    """No pickle, whatever its name: only text, safetensors and Parquet."""
+    allowed = {".json", ".safetensors", ".parquet", ".html", ".jinja", ".txt", ".md"}
+    files = [f for f in Path(finished.output).rglob("*") if f.is_file() and not f.name.startswith(".")]
+    assert {f.suffix for f in files} <= allowed
+
+
+def test_a_second_run_reuses_everything(finished, capsys) -> None:
+    before = stamps(finished.output)
+    summary = Path(finished.output, "summary.json").read_text()
+    capsys.readouterr()
+    quickstart(finished)
+    assert stamps(finished.output) == before
+    assert Path(finished.output, "summary.json").read_text() == summary
+    assert "writing" not in capsys.readouterr().out
+
+
+def stamps(output: str) -> dict[Path, int]:
+    """Modification times of all files but the summary, which is printed and written by every run."""
+    return {f: f.stat().st_mtime_ns for f in Path(output).rglob("*") if f.is_file() and f.name != "summary.json"}

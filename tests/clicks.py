@@ -63,6 +63,7 @@ def click_config(log: str, output: str, decoder: str, event_encoder: str) -> dic
                 "busy": {"group": "activity", "table": "clicks", "sql": "count(*)", "at_least_quantile": 0.6},
             },
             "shards": 2,
+            "max_bad_share": 0.02,
         },
         "model": {
             "backbone": {"name": decoder, "layers": 2},

@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
+torch.set_num_threads(1)  # tiny models; leaves the cores to Ray workers
+
 EVENTS = pa.list_(pa.struct([("time", pa.timestamp("us", "UTC")), ("text", pa.string()), ("amount", pa.float32())]))
 FUTURE = pa.list_(
     pa.struct(

@@ -151,7 +151,9 @@ def create_labels(connection: duckdb.DuckDBPyConnection, config: DataConfig, fit
         joins.append(f"LEFT JOIN __l{position} USING (row)")
         answer = f"__l{position}.c0"
         if label.quantile is not None:
-            answer += f" {'>=' if label.above_quantile is None else '>'} {fitted.thresholds[name]!r}::double"
+            # 32 bits: sums of the same numbers in another order are still equal, here and in `fit`
+            comparison = ">=" if label.above_quantile is None else ">"
+            answer += f"::float::double {comparison} {fitted.thresholds[name]!r}::double"
         columns.append(f"CASE WHEN __l{position}.c1 THEN coalesce({answer}, false) END AS {quote(name)}")
     connection.execute(f"CREATE TABLE labels AS SELECT {', '.join(columns)} FROM snapshots {' '.join(joins)}")
 

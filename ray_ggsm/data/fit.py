@@ -93,8 +93,8 @@ def _label_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, nam
     label = config.labels[name]
     keys = table_keys(config)[label.table]
     query = aggregate(label_window(config, label), keys, [label.sql, label.defined_if or "true"])
-    found = connection.sql(f"SELECT c0::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL").to_arrow_table()
-    return np.asarray(found["value"].to_numpy())
+    found = connection.sql(f"SELECT c0::float::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL")
+    return np.asarray(found.to_arrow_table()["value"].to_numpy())
 
 
 def _count_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, counts: dict[str, dict[str, int]]) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -100,6 +101,9 @@ class UserEncoder(nn.Module):
             target_modules="all-linear",
         )
         self.backbone: PeftModel = get_peft_model(backbone, lora)
+        for module in self.backbone.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False  # autocast does it, without a float32 copy of every input
 
     def start_tags_from_words(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let each tag's embedding start as the mean embedding of the word pieces of its text."""

@@ -11,6 +11,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.data.validate import enforce_share, validate
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import Experiment, stages
@@ -31,6 +32,10 @@ def embed(experiment: Experiment) -> str:
     location = stage.path("table")
     if stage.result():
         return location
+    for name in experiment.embedding.stages:
+        if name not in experiment.data.stages:
+            known = ", ".join(experiment.data.stages)
+            raise InputError(f"embedding.stages: there is no stage '{name}' in data.stages; it has {known}")
     place["prepare"].require("jobs/prepare.py")
     place["train"].require("jobs/train.py")
     name = "encoder" if experiment.embedding.checkpoint == "final" else "untrained"

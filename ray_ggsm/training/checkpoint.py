@@ -1,4 +1,7 @@
-"""What a training run needs to go on: the encoder's directory, `optimizer.safetensors` and `training.json`."""
+"""What a training run needs to go on: the encoder's directory, `optimizer.safetensors` and `training.json`.
+
+Data order, dropout and learning rate are functions of the step, so there is no other state to keep.
+"""
 
 import json
 import os
@@ -15,7 +18,7 @@ Log = list[dict[str, float]]
 def write(directory: str, trained: Trained, optimizer: torch.optim.Optimizer, log: Log) -> None:
     """Write a checkpoint into a local directory."""
     saved.save(trained, directory)
-    tensors = {"rng_state": torch.get_rng_state()}
+    tensors = {}
     for name, parameter in trained.encoder.trainable().items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
@@ -25,10 +28,9 @@ def write(directory: str, trained: Trained, optimizer: torch.optim.Optimizer, lo
 
 
 def read(directory: str, trained: Trained, optimizer: torch.optim.Optimizer) -> tuple[int, Log]:
-    """Restore encoder, recipe, optimiser and random state in place; returns the steps done and their log."""
+    """Restore encoder, recipe and optimiser in place; returns the steps done and their log."""
     saved.restore(trained.encoder, trained.recipe, directory, directory)
     tensors = load_file(os.path.join(directory, "optimizer.safetensors"))
-    torch.set_rng_state(tensors.pop("rng_state"))
     parameters = trained.encoder.trainable()
     for entry, value in tensors.items():
         key, _, name = entry.partition("/")

@@ -78,7 +78,6 @@ class Trainer:
         self.optimizer = make_optimizer(self.encoder, config.optimizer)
         self.log: list[dict[str, float]] = []
         """what each step looked like"""
-        torch.manual_seed(seed)
 
     @property
     def done(self) -> bool:
@@ -99,6 +98,7 @@ class Trainer:
         """
         started, step = time.perf_counter(), self.trained.step
         self.encoder.train()
+        torch.manual_seed((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank)  # dropout
         rate = set_learning_rate(self.optimizer, self.config.optimizer, step, self.config.steps)
         rows = self.pairs.batch(step, self.workers.rank, self.workers.size)
         user_bD, user_tokens = self._users(rows, observe=self.recipe.grad_site is not None)

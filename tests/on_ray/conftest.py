@@ -1,6 +1,7 @@
 """One local Ray cluster and one S3 server for all tests here, and one finished run that they look at."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,13 @@ def finished(experiment: Callable[..., Experiment]) -> Experiment:
 
 
 @pytest.fixture
-def beside(finished: Experiment, tmp_path: Path) -> str:
-    """A new output that holds the shared run's prepared rows, and nothing that was trained."""
-    for directory in Path(finished.output).iterdir():
-        if directory.name.startswith(("prepare-", "event_vectors")):
-            (tmp_path / directory.name).symlink_to(directory)
-    return str(tmp_path)
+def beside(finished: Experiment, tmp_path: Path) -> Callable[..., str]:
+    """Builds a new output that holds copies of the shared run's directories with these names, and nothing else."""
+
+    def copy(*names: str) -> str:
+        for directory in Path(finished.output).iterdir():
+            if directory.name.startswith(names):
+                shutil.copytree(directory, tmp_path / directory.name)
+        return str(tmp_path)
+
+    return copy

@@ -1,0 +1,33 @@
+"""Everything from and to an object store: config, click log, all outputs."""
+
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import yaml
+
+from ray_ggsm import storage
+from ray_ggsm.cli import run
+from ray_ggsm.on_ray.quickstart import quickstart
+from tests.clicks import changed
+from tests.on_ray.conftest import BUCKET
+
+
+def test_quickstart_on_s3(values, capsys) -> None:
+    log = values["data"]["source"]["tables"]["clicks"]["files"]
+    storage.write_text(f"{BUCKET}/log/clicks.csv", Path(log).read_text())
+    mine = changed(values, output=f"{BUCKET}/out", data__source__tables__clicks__files=f"{BUCKET}/log/*.csv")
+    storage.write_text(f"{BUCKET}/config.yaml", yaml.safe_dump(mine))
+    arguments = ["--config", f"{BUCKET}/config.yaml"]
+
+    assert run("", quickstart, None, arguments) == 0, capsys.readouterr()
+    summary = storage.read_json(f"{BUCKET}/out/summary.json")
+    assert summary["table"].startswith(f"{BUCKET}/out/embed-")
+    assert "<html" in storage.read_text(summary["report"])[:200]
+    fs, path = storage.arrow_filesystem(summary["table"])
+    files = [f.path for f in fs.get_file_info(pafs.FileSelector(path)) if f.path.endswith(".parquet")]
+    assert len(pq.read_table(files, filesystem=fs)) == summary["rows"]["probe"] + summary["rows"]["test"]
+
+    capsys.readouterr()
+    assert run("", quickstart, None, arguments) == 0
+    assert "writing" not in capsys.readouterr().out

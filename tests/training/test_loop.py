@@ -1,0 +1,122 @@
+"""The loop: micro-batches do not change the step, a restored run goes on bit for bit, collapse is noticed."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ray_ggsm.masks.ggsm import GGSMConfig
+from ray_ggsm.model.batch import Collator, sample_future_events
+from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.training.answers import AnswerConfig, answer_batch, render
+from ray_ggsm.training.loop import DivergenceError, Trainer, TrainingConfig
+from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
+from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.workers import ALONE
+from tests.model.conftest import lookup, make_encoder  # noqa: F401
+
+STEPS = 6
+
+
+@pytest.fixture
+def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:  # noqa: F811
+    def make(model: dict | None = None, **changes) -> Trainer:
+        pq.write_table(make_rows(users=37), tmp_path / "rows.parquet", row_group_size=11)
+        values = {"steps": STEPS, "batch_size": 12, "centre_rows": 20, "tokens_per_micro_batch": 10**6, **changes}
+        config = TrainingConfig(**values)
+        trained = make_encoder(GGSMConfig(recipe="ggsm", total_steps=STEPS), pooling="mean", **(model or {}))
+        collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
+        trainer = Trainer(trained, Pairs(str(tmp_path), 12, 0), collator, config, ALONE, 0)
+        trainer.prepare()
+        return trainer
+
+    return make
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.encoder.trainable().items()}
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in metrics.items() if key not in ("seconds", "tokens")}
+
+
+@pytest.mark.parametrize("form", ["events", "text"])
+def test_loss_falls_and_everything_trainable_moves(form, make_trainer) -> None:
+    trainer = make_trainer(answer=AnswerConfig(form=form), optimizer=OptimizerConfig(learning_rate=3e-3))
+    before = weights(trainer)
+    losses = [trainer.step()["loss"] for _ in range(STEPS)]
+    assert losses[-1] < losses[0]
+    assert trainer.done
+    still = {n for n, w in weights(trainer).items() if torch.equal(w, before[n])}
+    assert still <= {"tags.weight"} or not still
+
+
+def test_micro_batches_give_the_step_of_the_whole_batch(make_trainer) -> None:
+    whole, cut = make_trainer(), make_trainer(tokens_per_micro_batch=40)
+    for _ in range(3):
+        first, second = whole.step(), cut.step()
+        for key, value in comparable(first).items():
+            assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
+    torch.testing.assert_close(whole.recipe.importance_S, cut.recipe.importance_S, rtol=1e-3, atol=1e-7)
+
+
+def test_a_restored_run_goes_on_bit_for_bit(make_trainer, tmp_path) -> None:
+    model = {"tabular_dropout": 0.3}
+    straight, first, second = make_trainer(model), make_trainer(model), make_trainer(model)
+    for _ in range(STEPS):
+        straight.step()
+    for _ in range(2):
+        first.step()
+    (tmp_path / "checkpoint").mkdir()
+    first.save(str(tmp_path / "checkpoint"))
+    torch.manual_seed(99)
+    second.restore(str(tmp_path / "checkpoint"))
+    while not second.done:
+        second.step()
+    assert [comparable(m) for m in second.log] == [comparable(m) for m in straight.log]
+    for name, weight in weights(straight).items():
+        assert torch.equal(weights(second)[name], weight), name
+
+
+def test_collapse_stops_with_a_sentence(make_trainer) -> None:
+    trainer = make_trainer()
+    trainer._check(1.0, 0.5, 0.1)
+    with pytest.raises(DivergenceError, match="collapsed to one point"):
+        trainer._check(3.6, 1.0, 1.0)
+    with pytest.raises(DivergenceError, match="the loss is nan"):
+        trainer._check(float("nan"), 0.0, 0.0)
+
+
+def test_learning_rate_rises_and_falls_and_ends_near_zero() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup_share=0.1, new_modules_scale=3.0)
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "scale": s} for s in (1.0, 3.0)]
+    optimizer = torch.optim.AdamW(groups)
+    rates = [set_learning_rate(optimizer, config, step, 100) for step in range(100)]
+    assert max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates.index(max(rates)) in (10, 11)
+    assert rates[0] < 0.15
+    assert rates[-1] < 0.001
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(3 * rates[-1])
+
+
+def test_rendered_answers_are_aggregated_by_type(make_rows) -> None:
+    rows = make_rows()
+    template = Template((Modality("bill", 50), Modality("app", 50)), 0, 8)
+    texts = render(sample_future_events(rows, template, 50, 0), ["bill", "app"])
+    for text, row in zip(texts, rows.to_pylist(), strict=True):
+        bills = [e["text"] for e in row["future"] if e["modality"] == "bill"]
+        if not row["future"]:
+            assert text == "nothing"
+        for item in set(bills):
+            count = bills.count(item)
+            assert (item if count == 1 else f"{item} x{count}") in text
+
+
+def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
+    trainer = make_trainer(answer=AnswerConfig(form="text"))
+    rows = make_rows(users=2).append_column("answer", pa.array(["yes", "rather not"]))
+    batch = answer_batch(rows, trainer.collator, trainer.config.answer, 0)
+    assert (batch.layout.last_B + 1).tolist() == [len("yes") + 1, len("rather not") + 1]

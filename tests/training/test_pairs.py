@@ -1,0 +1,54 @@
+"""The training order: a function of the seed alone, every row at most once an epoch, the same batch for any workers."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_ggsm.config import InputError
+from ray_ggsm.training.pairs import Pairs
+
+ROWS = 211
+
+
+@pytest.fixture
+def location(tmp_path) -> str:
+    table = pa.table({"user_id": [str(i) for i in range(ROWS)]})
+    pq.write_table(table.slice(0, 130), tmp_path / "a.parquet", row_group_size=17)
+    pq.write_table(table.slice(130), tmp_path / "b.parquet", row_group_size=23)
+    return str(tmp_path)
+
+
+def ids(pairs: Pairs, step: int, rank: int = 0, workers: int = 1) -> list[str]:
+    return pairs.batch(step, rank, workers)["user_id"].to_pylist()
+
+
+def test_an_epoch_has_no_row_twice_and_epochs_differ(location) -> None:
+    pairs = Pairs(location, batch_size=19, seed=3, window_groups=3)
+    steps = pairs.steps_per_epoch
+    assert steps == ROWS // 19
+    epochs = [[i for s in range(steps) for i in ids(pairs, e * steps + s)] for e in range(2)]
+    for epoch in epochs:
+        assert len(set(epoch)) == len(epoch) == steps * 19
+    assert epochs[0] != epochs[1]
+
+
+def test_any_step_can_be_read_first(location) -> None:
+    straight = Pairs(location, 19, 3, window_groups=2)
+    order = [ids(straight, s) for s in range(25)]
+    for step in (24, 7, 13):
+        assert ids(Pairs(location, 19, 3, window_groups=2), step) == order[step]
+    assert ids(Pairs(location, 19, 4, window_groups=2), 0) != order[0]
+
+
+@pytest.mark.parametrize("workers", [2, 3, 5])
+def test_workers_share_the_same_global_batch(location, workers) -> None:
+    pairs = Pairs(location, 19, 0)
+    for step in (0, 10, 11):
+        slices = [ids(pairs, step, rank, workers) for rank in range(workers)]
+        assert [i for part in slices for i in part] == ids(pairs, step)
+        assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+def test_too_few_rows_are_refused(location) -> None:
+    with pytest.raises(InputError, match=r"211 training rows .* lower training\.batch_size"):
+        Pairs(location, 212, 0)

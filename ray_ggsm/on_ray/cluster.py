@@ -22,6 +22,8 @@ def connected(config: RayConfig) -> Iterator[None]:
     # a plan that cannot get its resources ends with a readable error instead of waiting for ever
     os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # a relative path in the config means the same in a training worker as everywhere else
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:

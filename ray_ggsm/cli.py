@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import yaml
 
 from ray_ggsm.config import InputError, load
+from ray_ggsm.data.prepare import check
 from ray_ggsm.experiment import Experiment, stages
 
 
@@ -25,11 +26,12 @@ def run(
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one setting; repeatable"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the stages, do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check config, files, columns and SQL; print the resolved config and the stages; change nothing")
     options = parser.parse_args(arguments)
     try:
         experiment = load(Experiment, options.config, options.set)
         if options.dry_run:
+            check(experiment.data)
             print(_plan(experiment))
         else:
             job(experiment)

@@ -5,6 +5,7 @@ added to the columns: `as_of`, and `days_away`, the calendar days between the ev
 sides).
 """
 
+import re
 from datetime import date, timedelta
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -33,6 +34,12 @@ def _timezone(name: str) -> str:
     return name
 
 
+def _sql_type(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_ ]*(\(\d+(, ?\d+)?\))?", name):
+        raise ValueError("expected a DuckDB type such as double, bigint, varchar, date or decimal(10, 2)")
+    return name
+
+
 Name = Annotated[str, AfterValidator(_name)]
 TimeZone = Annotated[str, AfterValidator(_timezone)]
 Days = Annotated[int, Field(ge=1, le=3660)]
@@ -52,7 +59,7 @@ class TableConfig(Config):
     """iso, seconds, milliseconds or microseconds (since 1970), or a strptime pattern such as '%d.%m.%Y %H:%M'."""
     timezone: TimeZone = "UTC"
     """Time zone of times that do not carry their own offset."""
-    types: dict[str, str] = Field({})
+    types: dict[str, Annotated[str, AfterValidator(_sql_type)]] = Field({})
     """DuckDB types of columns, for example {price: double, zip: varchar}; in CSV files, columns of numbers and of
     true/false are recognised, and all others are text."""
     delimiter: str = Field(",", min_length=1, max_length=1)
@@ -258,7 +265,6 @@ class DataConfig(Config):
         if gap.days < self.snapshots.future_days:
             raise ValueError(
                 f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
-                f"(cutoffs {gap.days} days "
-                f"apart, future_days {self.snapshots.future_days}); use other cutoffs, or train users in one and test "
-                f"users in the other"
+                f"(cutoffs {gap.days} days apart, future_days {self.snapshots.future_days}); use other cutoffs, "
+                "or train users in one stage and test users in the other"
             )

@@ -88,8 +88,8 @@ def enforce_table_shares(connection: duckdb.DuckDBPyConnection, config: DataConf
             hint = "; see data.source.tables." + table + ".time_format and .timezone" if why == "bad_time" else ""
             raise InputError(
                 f"data.source.tables.{table}: {bad} of {good + bad} rows cannot be used, {count} of them for "
-                f"'{why}' "
-                f"(for example {example}){hint}; correct them or raise data.max_bad_share ({config.max_bad_share})"
+                f"'{why}' (for example {example}){hint}; correct them or raise data.max_bad_share "
+                f"({config.max_bad_share})"
             )
 
 

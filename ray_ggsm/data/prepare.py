@@ -68,11 +68,8 @@ def write_shard(
         for stage in config.stages:
             schema = user_row_schema(list(config.modalities), names, stage == "pretrain")
             rows, labels = _stage_tables(connection, config, stage, schema)
-            good, bad = validate(
-                rows, list(config.modalities), size, max_text_length=config.max_text_length, stage=stage
-            )
-            kept = pc.is_in(rows["row"], value_set=good["row"].combine_chunks())
-            labels = labels.filter(kept)
+            good, bad = validate(rows, list(config.modalities), size, config.max_text_length, stage=stage)
+            labels = labels.filter(pc.is_in(rows["row"], value_set=good["row"].combine_chunks()))
             _write(good.drop_columns("row"), storage.join(location, "rows", stage, part))
             _write(labels, storage.join(location, "labels", stage, part))
             rejected.append(bad)

@@ -44,8 +44,8 @@ def validate(
     table: pa.Table,
     modalities: Sequence[str],
     tabular_size: int,
-    *,
     max_text_length: int = MAX_TEXT_LENGTH,
+    *,
     source: str | None = None,
     stage: str | None = None,
 ) -> tuple[pa.Table, pa.Table]:

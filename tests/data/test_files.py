@@ -131,6 +131,7 @@ def test_types_of_csv_columns(tmp_path, monkeypatch, clicks):
         ({"delimiter": ";"}, r"is the delimiter right"),
         ({"files": "nothing-*.csv"}, r"no file matches 'nothing-\*\.csv'"),
         ({"types": {"prise": "double"}}, r"tables\.clicks\.types.*'prise'; did you mean 'price'"),
+        ({"types": {"price": "int) FROM (SELECT 1"}}, r"expected a DuckDB type"),
         ({"types": {"price": "dubble"}}, r"tables\.clicks.*dubble"),
         ({"timezone": "Mars/Base"}, r"IANA time zone"),
     ],

@@ -104,16 +104,7 @@ def _load_table(
     reader, columns, guessed = _reader(connection, name, table, files)
     _check_columns(name, table, types, list(columns))
     types = {c: kind for c, kind in {**guessed, **types}.items() if c not in (table.user, table.time)}
-    converted = {table.user: f"nullif(trim({quote(table.user)}::varchar), '')"}
-    problems = [(f"{converted[table.user]} IS NULL", "missing_user", quote(table.user))]
-    for column, kind in types.items():
-        converted[column] = f"try_cast({quote(column)} AS {kind})"
-        present = f"{quote(column)} IS NOT NULL AND trim({quote(column)}::varchar) <> ''"
-        problems.append((f"{present} AND {converted[column]} IS NULL", "bad_value", quote(column)))
-    if table.time is not None:
-        converted[table.time] = _instant(name, table, columns[table.time])
-        usable = f"year({converted[table.time]}) BETWEEN 1900 AND 2200"
-        problems.append((f"{usable} IS NOT TRUE", "bad_time", quote(table.time)))
+    converted, problems = _conversions(name, table, types, columns)
     replaced = ", ".join(f"{expression} AS {quote(column)}" for column, expression in converted.items())
     cases = " ".join(f"WHEN {condition} THEN {text(why)}" for condition, why, _ in problems)
     details = " ".join(
@@ -131,6 +122,23 @@ def _load_table(
     connection.execute(f"DELETE FROM {quote(name)} WHERE __reason IS NOT NULL")
     for column in ("__reason", "__detail", "__source"):
         connection.execute(f"ALTER TABLE {quote(name)} DROP COLUMN {column}")
+
+
+def _conversions(
+    name: str, table: TableConfig, types: Mapping[str, str], columns: Mapping[str, str]
+) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    """How columns are converted (column -> SQL), and what makes a row unusable (condition, reason, quoted column)."""
+    converted = {table.user: f"nullif(trim({quote(table.user)}::varchar), '')"}
+    problems = [(f"{converted[table.user]} IS NULL", "missing_user", quote(table.user))]
+    for column, kind in types.items():
+        converted[column] = f"try_cast({quote(column)} AS {kind})"
+        present = f"{quote(column)} IS NOT NULL AND trim({quote(column)}::varchar) <> ''"
+        problems.append((f"{present} AND {converted[column]} IS NULL", "bad_value", quote(column)))
+    if table.time is not None:
+        converted[table.time] = _instant(name, table, columns[table.time])
+        usable = f"year({converted[table.time]}) BETWEEN 1900 AND 2200"
+        problems.append((f"{usable} IS NOT TRUE", "bad_time", quote(table.time)))
+    return converted, problems
 
 
 def _reader(
@@ -169,14 +177,13 @@ def _header(connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig
         (first, one), (second, other) = list(headers.items())[:2]
         raise InputError(
             f"data.source.tables.{name}.files: all files must have the same columns, but {one} has {', '.join(first)} "
-            f"and "
-            f"{other} has {', '.join(second)}"
+            f"and {other} has {', '.join(second)}"
         )
     header = next(iter(headers))
     if len({column.lower() for column in header}) < len(header) or not all(header):
         raise InputError(
-            f"data.source.tables.{name}.files: {files[0]} needs a first line with different column names, found "
-            f"{header}"
+            f"data.source.tables.{name}.files: {files[0]} needs a first line with different column names, "
+            f"found {header}"
         )
     return list(header)
 
@@ -248,8 +255,8 @@ def _report_lines(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     if swallowed:
         raise InputError(
             f"data.source.tables.{name}: a quote that opens in line {swallowed[0][1]} of {swallowed[0][0]} is not "
-            f"closed there, and "
-            "the lines after it would be lost; correct that line, or set quote: '' when the file quotes nothing"
+            "closed there, and the lines after it would be lost; correct that line, or set quote: '' when the file "
+            "quotes nothing"
         )
     connection.execute(
         f"INSERT INTO rejected SELECT {text(name)}, NULL, NULL, NULL, file_path || ':' || line, 'bad_line', "

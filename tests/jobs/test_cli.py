@@ -1,0 +1,88 @@
+"""What a user sees of the jobs before any Ray starts: help, plans, exit codes, one sentence for each mistake."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_ggsm.cli import run
+from ray_ggsm.config import load
+from ray_ggsm.experiment import Experiment
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
+CONFIGS = [f for f in sorted(ROOT.glob("configs/**/*.yaml")) if set(yaml.safe_load(f.read_text())) != {"data"}]
+CONFIG = ["--config", "config.yaml"]
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_help_says_what_is_read_and_written(name: str, job: Callable, capsys) -> None:
+    assert job(name, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Reads  ") for line in lines)
+    assert any(line.startswith("Writes  ") for line in lines)
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_dry_run_plans_and_touches_nothing(name: str, job: Callable, place: Path, capsys) -> None:
+    before = sorted(place.rglob("*"))
+    assert job(name, *CONFIG, "--set", "output=planned", "--set", "seed=7", "--dry-run") == 0
+    resolved, _, plan = capsys.readouterr().out.rpartition("\nstages:\n")
+    values = yaml.safe_load(resolved)
+    assert (values["seed"], values["output"]) == (7, "planned")
+    assert values["training"]["temperature"] == 0.05  # defaults are shown
+    stages = [line.split() for line in plan.splitlines()]
+    assert [words[0] for words in stages] == ["prepare", "train", "embed", "evaluate"]
+    assert all(words[1:3] == ["to", "do"] and str(place / "planned") in words[3] for words in stages)
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "sentences"),
+    [
+        ("prepare", "training.stepz=3", ["config.yaml: training.stepz: unknown key; did you mean 'steps'?"]),
+        ("prepare", "data.shards=two", ["config.yaml: data.shards: ", "found 'two'"]),
+        ("prepare", "data.source.tables.clicks.files=no.csv", ["data.source.tables.clicks.files", "no.csv"]),
+        ("prepare", "data.source.tables.clicks.user=who", ["data.source.tables.clicks.user", "clicks.csv", "'who'"]),
+        ("prepare", "data.labels.buys.sql=count(*) fltr", ["data.labels.buys.sql", "fltr"]),
+        ("prepare", "data.labels.buys.sql=count(prise) > 0", ["data.labels.buys.sql", "price"]),
+        ("train", "output=new", ["new/prepare-", "run jobs/prepare.py"]),
+        ("embed", "output=new", ["new/prepare-", "run jobs/prepare.py"]),
+        ("evaluate", "output=new", ["new/prepare-", "run jobs/prepare.py"]),
+    ],
+)
+def test_mistakes(name: str, setting: str, sentences: list[str], job: Callable, place: Path, capsys) -> None:
+    assert job(name, *CONFIG, "--set", setting) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("error: ")
+    assert len(output.err.splitlines()) == 1
+    for sentence in sentences:
+        assert sentence in output.err
+    assert not (place / "new").exists()
+
+
+def test_a_missing_config_file(job: Callable, capsys) -> None:
+    assert job("train", "--config", "no.yaml") == 2
+    assert capsys.readouterr().err == "error: no.yaml: no such config file\n"
+
+
+def test_anything_else_is_one_with_a_traceback(place: Path, capsys) -> None:
+    def broken(experiment: Experiment) -> None:
+        raise RuntimeError("a disk is full")
+
+    assert run("", broken, None, ["--config", str(place / "config.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "RuntimeError: a disk is full" in error
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(ROOT)))
+def test_shipped_configs_load(file: Path) -> None:
+    load(Experiment, str(file))
+
+
+def test_recipes_differ_in_mask_and_name_only() -> None:
+    files = ROOT.glob("configs/journey/masks/*.yaml")
+    experiments = [load(Experiment, str(file)).model_dump(exclude={"mask", "name"}) for file in files]
+    assert all(experiment == experiments[0] for experiment in experiments)

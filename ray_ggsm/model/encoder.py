@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from ray_ggsm.config import Config, InputError
-from ray_ggsm.masks import Tokens, attention_bias
+from ray_ggsm.masks import Tokens
+from ray_ggsm.model.attention import Backend, Visibility, open_backbone
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.event_encoder import EventEncoderConfig
@@ -60,6 +61,8 @@ class ModelConfig(Config):
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)
     """Longest instruction or answer text, in tokens; longer ones are cut."""
+    attention: Backend = "sdpa"
+    """How attention is computed; the result is the same. `flex` is for CUDA."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the frozen backbone and its matrix products; everything trained stays float32."""
 
@@ -104,6 +107,7 @@ class UserEncoder(nn.Module):
     ) -> None:
         """Wrap `backbone` (changed in place); `features` is F, `event_width` is H."""
         super().__init__()
+        open_backbone(backbone, config.backbone.name)
         self.config, self.template = config, template
         D = backbone.config.get_text_config().hidden_size
         self.width, self.event_width = D, event_width
@@ -164,10 +168,10 @@ class UserEncoder(nn.Module):
     def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor, observe: Observe | None = None) -> Tensor:
         """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`)."""
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
-        bias_B1LL = attention_bias(weight, tokens.valid_BL, inputs_BLD.dtype)
+        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, self.config.attention)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
-            attention_mask=bias_B1LL,
+            visibility=visibility,
             use_cache=False,
             output_hidden_states=observe is not None and observe.site not in ("input", "last"),
         )

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModel
 
 from ray_ggsm.config import InputError
-from ray_ggsm.masks import attention_bias
 from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.model import saved
+from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.saved import Trained
@@ -153,9 +153,9 @@ def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
     weight = trained.recipe.future_weight(tokens, 0)
     seen: list[torch.Tensor] = []
     encoder(batch, weight, Observe(site, seen.append)).square().sum().backward()
-    bias = attention_bias(weight, tokens.valid_BL, torch.float32)
+    visibility = Visibility(weight, tokens.valid_BL, torch.float32, "sdpa")
     inputs = encoder.inputs(batch).detach().requires_grad_()
-    output = encoder.backbone(inputs_embeds=inputs, attention_mask=bias, output_hidden_states=True)
+    output = encoder.backbone(inputs_embeds=inputs, visibility=visibility, output_hidden_states=True)
     loss = encoder.pool(output.last_hidden_state, batch).square().sum()
     after = output.hidden_states[1:]
     wanted = {"last": [output.last_hidden_state], "layer:1": after[:1], "layer:2": after[1:], "mean_layers": after}[site]

@@ -5,14 +5,20 @@ from typing import Annotated
 from pydantic import Field
 
 from ray_ggsm.masks.bias import attention_bias
-from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
-from ray_ggsm.masks.ggsm import GGSMConfig
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, PrefixConfig
+from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
 from ray_ggsm.masks.recipe import Recipe, ScheduledConfig
-from ray_ggsm.masks.scheduler import SchedulerConfig
+from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.masks.tokens import Tokens
 
 MaskConfig = Annotated[
-    CausalConfig | BidirectionalConfig | SchedulerConfig | GGSMConfig,
+    CausalConfig
+    | PrefixConfig
+    | HybridMaskConfig
+    | BidirectionalConfig
+    | SchedulerConfig
+    | ConstantConfig
+    | GGSMConfig,
     Field(discriminator="recipe"),
 ]
 

@@ -1,5 +1,6 @@
-"""Recipes whose mask never changes: causal (w = 0) and bidirectional (w = 1). Paper, Appendix A.4."""
+"""Recipes whose mask never changes: causal, prefix (the Introduction's hybrid), bidirectional. Paper, Appendix A.4."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
@@ -16,7 +17,17 @@ class CausalConfig(Config):
 
     def build(self) -> "Fixed":
         """The recipe."""
-        return Fixed(0.0)
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0))
+
+
+class PrefixConfig(Config):
+    """Bidirectional inside the user segment, causal after it."""
+
+    recipe: Literal["prefix"]
+
+    def build(self) -> "Fixed":
+        """The recipe: a later key of the user segment is seen, and then the query is in the user segment, too."""
+        return Fixed(lambda tokens: tokens.history_BL.float())
 
 
 class BidirectionalConfig(Config):
@@ -26,13 +37,13 @@ class BidirectionalConfig(Config):
 
     def build(self) -> "Fixed":
         """The recipe."""
-        return Fixed(1.0)
+        return Fixed(lambda tokens: constant_weight(tokens, 1.0))
 
 
 class Fixed(Stateless):
     """One weight, at every step and at inference."""
 
-    def __init__(self, weight: float) -> None:
+    def __init__(self, weight: Callable[[Tokens], Tensor]) -> None:
         self.weight = weight
 
     def alpha(self, step: int) -> float:
@@ -40,9 +51,9 @@ class Fixed(Stateless):
         return 1.0
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L), constant."""
-        return constant_weight(tokens, self.weight)
+        """(B, L), the same at every step."""
+        return self.weight(tokens)
 
     def inference_weight(self, tokens: Tokens) -> Tensor:
         """The training mask."""
-        return constant_weight(tokens, self.weight)
+        return self.weight(tokens)

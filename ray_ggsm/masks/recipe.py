@@ -5,13 +5,19 @@ weigh 1. `ray_ggsm.masks.bias` turns w into an attention bias.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ray_ggsm.config import Config
 from ray_ggsm.masks.tokens import Tokens
+
+Timing = Literal["previous_step", "two_pass", "frozen_tower"]
+"""Which backward pass `observe` sees: that of the step itself, so that it acts from the next step on; a probe pass just
+before the step; or a probe pass of a copy of the encoder that stays as it was at step 0."""
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all workers and returns the sum on each of them; the identity on one worker."""
@@ -30,11 +36,39 @@ class ScheduledConfig(Config):
         return self.total_steps
 
 
+class WarmupConfig(ScheduledConfig):
+    """Fields of the recipes that wait before they ramp."""
+
+    warmup_share: float = Field(0.2, gt=0, lt=1)
+    """T_warm as a share of T_total."""
+
+    def clock(self) -> "Clock":
+        """T_warm and T_total in steps."""
+        total = self.require_total_steps()
+        return Clock(max(1, round(self.warmup_share * total)), total)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """T_warm and T_total, optimiser steps."""
+
+    warmup_steps: int
+    total_steps: int
+
+    def alpha(self, step: int) -> float:
+        """(t - T_warm) / (T_total - T_warm) of eq. 5: 0 during warm-up, 1 at T_total."""
+        if self.total_steps <= self.warmup_steps:
+            return float(step >= self.total_steps)
+        return min(max((step - self.warmup_steps) / (self.total_steps - self.warmup_steps), 0.0), 1.0)
+
+
 class Recipe(Protocol):
     """How far attention is open towards the future, during training and at inference."""
 
     grad_site: str | None
     """Where the training loop takes the gradients given to `observe`; None when the recipe needs none."""
+    timing: Timing
+    """In which pass it takes them."""
 
     def alpha(self, step: int) -> float:
         """Progress from the first to the inference mask, in [0, 1]; 1 when the mask never changes."""
@@ -42,6 +76,10 @@ class Recipe(Protocol):
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
         """w at optimiser step `step` (0-based): (B, L) when it depends on the key only, else (B, L, L)."""
+        ...
+
+    def wants_gradients(self, step: int) -> bool:
+        """Whether `observe` would learn from the gradients of this step."""
         ...
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
@@ -69,6 +107,11 @@ class Stateless:
     """Base of the recipes that neither look at gradients nor learn anything."""
 
     grad_site: str | None = None
+    timing: Timing = "previous_step"
+
+    def wants_gradients(self, step: int) -> bool:
+        """Gradients do not matter here."""
+        return False
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
         """Gradients do not matter here."""

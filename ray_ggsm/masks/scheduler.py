@@ -1,36 +1,76 @@
 """Scheduler-based transition from causal to bidirectional, without looking at the data. Paper, Appendix A.4 (b)."""
 
+import math
 from typing import Literal
 
 from torch import Tensor
 
-from ray_ggsm.masks.recipe import ScheduledConfig, Stateless, constant_weight
+from ray_ggsm.masks.recipe import ScheduledConfig, Stateless, WarmupConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
 
 class SchedulerConfig(ScheduledConfig):
-    """w = alpha(t) for every future key, growing linearly from 0 at step 0 to 1 at T_total."""
+    """Opens from causal at step 0 to bidirectional at T_total."""
 
     recipe: Literal["scheduler"]
+    shape: Literal["linear", "cosine", "window"] = "linear"
+    """linear, cosine: every future key weighs alpha(t). window: a query sees the next Delta(t) keys fully and no others,
+    Delta(t) = alpha(t) times the length of the row, alpha linear."""
 
     def build(self) -> "Scheduler":
         """The recipe."""
-        return Scheduler(self.require_total_steps())
+        return Scheduler(self.shape, self.require_total_steps())
 
 
 class Scheduler(Stateless):
-    """The same weight for all future keys, opened on a clock."""
+    """Opens the future on a clock."""
 
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps = total_steps
+    def __init__(self, shape: Literal["linear", "cosine", "window"], total_steps: int) -> None:
+        self.shape, self.total_steps = shape, total_steps
 
     def alpha(self, step: int) -> float:
-        """t / T_total, at most 1."""
-        return min(step / self.total_steps, 1.0)
+        """0 at step 0, 1 from T_total on."""
+        share = min(step / self.total_steps, 1.0)
+        return (1 - math.cos(math.pi * share)) / 2 if self.shape == "cosine" else share
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L), alpha(t) everywhere."""
-        return constant_weight(tokens, self.alpha(step))
+        """(B, L); (B, L, L) for the window."""
+        alpha = self.alpha(step)
+        if self.shape != "window":
+            return constant_weight(tokens, alpha)
+        position_BL = tokens.position_BL()
+        ahead_BLL = position_BL[:, None, :] - position_BL[:, :, None]
+        return (ahead_BLL <= (alpha * tokens.length_B()).floor()[:, None, None]).float()
+
+    def inference_weight(self, tokens: Tokens) -> Tensor:
+        """Bidirectional."""
+        return constant_weight(tokens, 1.0)
+
+
+class ConstantConfig(WarmupConfig):
+    """The null hypothesis of GG-SM: its clock, with one half in place of what the gradients say."""
+
+    recipe: Literal["constant"]
+
+    def build(self) -> "Constant":
+        """The recipe."""
+        return Constant(self)
+
+
+class Constant(Stateless):
+    """w = 0.5 until T_warm, then (1 - alpha) 0.5 + alpha."""
+
+    def __init__(self, config: ConstantConfig) -> None:
+        self.clock = config.clock()
+
+    def alpha(self, step: int) -> float:
+        """0 during warm-up, 1 at T_total."""
+        return self.clock.alpha(step)
+
+    def future_weight(self, tokens: Tokens, step: int) -> Tensor:
+        """(B, L)."""
+        alpha = self.alpha(step)
+        return constant_weight(tokens, (1 - alpha) * 0.5 + alpha)
 
     def inference_weight(self, tokens: Tokens) -> Tensor:
         """Bidirectional."""

@@ -18,10 +18,16 @@ class Tokens:
     slot_BL: Tensor
     """int64 in [0, n_slots): the place a token has in the template, comparable between users (modality and recency
     rank of an event, one slot per tag, query, <USER>). Arbitrary at padding."""
+    history_BL: Tensor
+    """bool: the user segment (everything before the instruction, or a whole answer of events). False at padding."""
     n_slots: int
     """Number of slots of the template; the importance of GG-SM is a vector over them."""
     n_positions: int
     """Longest sequence the template can make, in tokens."""
+
+    def length_B(self) -> Tensor:
+        """int64: real tokens per row."""
+        return self.valid_BL.sum(dim=1)
 
     def position_BL(self) -> Tensor:
         """int64: the index of each token in its row."""

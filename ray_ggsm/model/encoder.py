@@ -7,6 +7,7 @@ Legend: B rows, L tokens, E events, H width of the event encoder, D width of the
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,9 +17,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 
-from ray_ggsm.config import Config
-from ray_ggsm.masks import Tokens, attention_bias
+from ray_ggsm.config import Config, InputError
+from ray_ggsm.masks import Tokens
+from ray_ggsm.model.attention import Backend, Visibility, open_backbone
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.event_encoder import EventEncoderConfig
@@ -58,6 +61,8 @@ class ModelConfig(Config):
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)
     """Longest instruction or answer text, in tokens; longer ones are cut."""
+    attention: Backend = "sdpa"
+    """How attention is computed; the result is the same. `flex` is for CUDA."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the frozen backbone and its matrix products; everything trained stays float32."""
 
@@ -65,6 +70,30 @@ class ModelConfig(Config):
     def torch_dtype(self) -> torch.dtype:
         """`dtype` for torch."""
         return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+
+@dataclass(frozen=True)
+class Observe:
+    """Whose loss gradients are looked at in the backward pass, and what is done with them."""
+
+    site: str
+    """`input`, `last`, `layer:k` (the state after k layers) or `mean_layers` (after each layer in turn)."""
+    take: Callable[[Tensor], None]
+    """Called with a gradient, (B, L, D), once per observed state."""
+
+    def states(self, inputs_BLD: Tensor, output: BaseModelOutput) -> Sequence[Tensor]:
+        """The observed states of one forward pass."""
+        if self.site == "input":
+            return [inputs_BLD]
+        if self.site == "last":
+            return [output.last_hidden_state]
+        after_layers: Sequence[Tensor] = output.hidden_states[1:]
+        if self.site == "mean_layers":
+            return after_layers
+        k = int(self.site.removeprefix("layer:"))
+        if k > len(after_layers):
+            raise InputError(f"mask.grad_site: layer:{k} is asked for, the backbone has {len(after_layers)} layers")
+        return [after_layers[k - 1]]
 
 
 class UserEncoder(nn.Module):
@@ -78,6 +107,7 @@ class UserEncoder(nn.Module):
     ) -> None:
         """Wrap `backbone` (changed in place); `features` is F, `event_width` is H."""
         super().__init__()
+        open_backbone(backbone, config.backbone.name)
         self.config, self.template = config, template
         D = backbone.config.get_text_config().hidden_size
         self.width, self.event_width = D, event_width
@@ -135,13 +165,20 @@ class UserEncoder(nn.Module):
         rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
         return torch.cat([row.float() for row in rows])[source_BL]
 
-    def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor) -> Tensor:
+    def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor, observe: Observe | None = None) -> Tensor:
         """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`)."""
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
-        bias_B1LL = attention_bias(weight, tokens.valid_BL, inputs_BLD.dtype)
-        states: Tensor = self.backbone(
-            inputs_embeds=inputs_BLD, attention_mask=bias_B1LL, use_cache=False
-        ).last_hidden_state
+        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, self.config.attention)
+        output = self.backbone(
+            inputs_embeds=inputs_BLD,
+            visibility=visibility,
+            use_cache=False,
+            output_hidden_states=observe is not None and observe.site not in ("input", "last"),
+        )
+        if observe is not None:
+            for state_BLD in observe.states(inputs_BLD, output):
+                state_BLD.register_hook(observe.take)
+        states: Tensor = output.last_hidden_state
         return states
 
     def pool(self, hidden_BLD: Tensor, batch: Batch) -> Tensor:
@@ -152,16 +189,10 @@ class UserEncoder(nn.Module):
         valid_BL1 = batch.layout.tokens.valid_BL[:, :, None]
         return hidden_BLD.float().masked_fill(~valid_BL1, 0).sum(dim=1) / valid_BL1.sum(dim=1)
 
-    def forward(self, batch: Batch, weight: Tensor, observe: Callable[[Tensor], None] | None = None) -> Tensor:
-        """Pooled states (B, D) under a given visibility.
-
-        `observe` is called in the backward pass with the loss gradient at the input embeddings, (B, L, D).
-        """
+    def forward(self, batch: Batch, weight: Tensor, observe: Observe | None = None) -> Tensor:
+        """Pooled states (B, D) under a given visibility; `observe` gets gradients in the backward pass."""
         with self.autocast():
-            inputs_BLD = self.inputs(batch)
-            if observe is not None:
-                inputs_BLD.register_hook(observe)
-            return self.pool(self.hidden(inputs_BLD, batch.layout.tokens, weight), batch)
+            return self.pool(self.hidden(self.inputs(batch), batch.layout.tokens, weight, observe), batch)
 
     def autocast(self) -> torch.autocast:
         """Matrix products in the backbone's dtype."""

@@ -12,7 +12,7 @@ Legend: B rows, S segments, L tokens of the longest row, T tokens of all rows to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -61,6 +61,8 @@ class _Segment:
     tabular: bool = False
     newest_first: bool = False
     """slots count back from the last position (recency rank), not forward from the first"""
+    history: bool = True
+    """part of the user segment, not of the text after it"""
     slots: int = 1
     """how many slots the segment has; later positions share the last"""
 
@@ -95,7 +97,8 @@ class Template:
     def every_slot(self) -> Tokens:
         """One row that fills every slot once, to look at what a mask does per slot."""
         n = len(self.slot_names)
-        return Tokens(torch.ones(1, n, dtype=torch.bool), torch.arange(n)[None], n, self.n_positions)
+        all_1S = torch.ones(1, n, dtype=torch.bool)
+        return Tokens(all_1S, torch.arange(n)[None], all_1S, n, self.n_positions)
 
     def user_layout(self, events_MB: np.ndarray, text_B: np.ndarray) -> Layout:
         """The user tower's layout.
@@ -114,7 +117,7 @@ class Template:
                 ),
                 self._tag(f"</{TABULAR}>", one_B),
             ]
-        segments += [self._text(text_B), self._tag(USER_TOKEN, one_B)]
+        segments += [self._text(text_B), replace(self._tag(USER_TOKEN, one_B), history=False)]
         return self._lay_out(segments)
 
     def answer_events_layout(self, events_MB: np.ndarray) -> Layout:
@@ -144,7 +147,7 @@ class Template:
         return _Segment(one_B, self._slot(tag), id=self.tags.index(tag))
 
     def _text(self, text_B: np.ndarray) -> _Segment:
-        return _Segment(text_B, self._slot("text"), id=len(self.tags))
+        return _Segment(text_B, self._slot("text"), id=len(self.tags), history=False)
 
     @cached_property
     def _slots(self) -> dict[str, int]:
@@ -186,7 +189,8 @@ class Template:
             return torch.from_numpy(values_BL)
 
         valid_BL = torch.arange(int(row_length_B.max())) < torch.from_numpy(row_length_B)[:, None]
-        tokens = Tokens(valid_BL, padded(slot_T, 0), len(self.slot_names), self.n_positions)
+        history_T = np.array([s.history for s in segments])[segment_T]
+        tokens = Tokens(valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), len(self.slot_names), self.n_positions)
         return Layout(
             tokens, padded(id_T, -1), padded(event_T, -1), padded(tabular_T, -1), torch.from_numpy(row_length_B - 1)
         )

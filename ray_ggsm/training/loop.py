@@ -21,12 +21,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ray_ggsm.config import Config
+from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Batch, Collator, history_events, tabular_matrix
+from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import Trained
 from ray_ggsm.training import checkpoint
 from ray_ggsm.training.answers import AnswerConfig, answer_batch
-from ray_ggsm.training.loss import SameSide, Term, batch_statistics, info_nce
+from ray_ggsm.training.loss import BatchStatistics, SameSide, Term, batch_statistics, info_nce
 from ray_ggsm.training.optimizer import OptimizerConfig, make_optimizer, set_learning_rate
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.workers import Workers
@@ -76,6 +78,10 @@ class Trainer:
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = trained.encoder, trained.recipe
         self.optimizer = make_optimizer(self.encoder, config.optimizer)
+        self.frozen: dict[str, Tensor] = {}
+        """the weights of step 0, where GG-SM takes its gradients from them"""
+        if self.recipe.timing == "frozen_tower":
+            self.frozen = {name: p.detach().clone() for name, p in self.encoder.trainable().items()}
         self.log: list[dict[str, float]] = []
         """what each step looked like"""
 
@@ -101,25 +107,17 @@ class Trainer:
         torch.manual_seed((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank)  # dropout
         rate = set_learning_rate(self.optimizer, self.config.optimizer, step, self.config.steps)
         rows = self.pairs.batch(step, self.workers.rank, self.workers.size)
-        user_bD, user_tokens = self._users(rows, observe=self.recipe.grad_site is not None)
-        answer_bD, answer_tokens = self._answers(rows)
-        user_BD, answer_BD = self.workers.gather(user_bD), self.workers.gather(answer_bD)
-        if self.encoder.config.centre:
-            user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
-        ids_B = self.workers.gather(user_ids(rows).to(self.encoder.device))
-        c = self.config
-        loss = info_nce(
-            user_BD, answer_BD, ids_B,
-            temperature=c.temperature, margin=c.margin, terms=c.terms, same_side=c.same_side,
-        )  # fmt: skip
-        seen = batch_statistics(user_BD, answer_BD, ids_B, margin=c.margin, terms=c.terms, same_side=c.same_side)
+        observe = self.recipe.wants_gradients(step)
+        if observe and self.recipe.timing != "previous_step":
+            self._probe(rows)
+            observe = False
+        loss, seen, tokens = self._loss(rows, observe)
         self._check(loss.item(), seen.positive, seen.negative)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = self._update()
         self.recipe.end_step(self.workers.reduce)
+        norm = self._update()
         self.trained = replace(self.trained, step=step + 1)
-        tokens = user_tokens + answer_tokens
         metrics = {
             "step": step + 1, "loss": loss.item(), "accuracy": seen.accuracy, "mean_rank": seen.mean_rank,
             "cos_positive": seen.positive, "cos_negative": seen.negative,
@@ -150,6 +148,33 @@ class Trainer:
         step, self.log = checkpoint.read(directory, self.trained, self.optimizer)
         self.trained = replace(self.trained, step=step)
 
+    def _loss(self, rows: pa.Table, observe: bool) -> tuple[Tensor, BatchStatistics, int]:
+        """The global batch's loss, what the batch looks like, and this worker's number of real tokens."""
+        user_bD, user_tokens = self._users(rows, observe)
+        answer_bD, answer_tokens = self._answers(rows)
+        user_BD, answer_BD = self.workers.gather(user_bD), self.workers.gather(answer_bD)
+        if self.encoder.config.centre:
+            user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
+        ids_B = self.workers.gather(user_ids(rows).to(self.encoder.device))
+        c = self.config
+        loss = info_nce(
+            user_BD, answer_BD, ids_B,
+            temperature=c.temperature, margin=c.margin, terms=c.terms, same_side=c.same_side,
+        )  # fmt: skip
+        seen = batch_statistics(user_BD, answer_BD, ids_B, margin=c.margin, terms=c.terms, same_side=c.same_side)
+        return loss, seen, user_tokens + answer_tokens
+
+    def _probe(self, rows: pa.Table) -> None:
+        """A forward and backward pass that only feeds `observe`, by the encoder as it is or as it was at step 0."""
+        parameters = self.encoder.trainable()
+        now = {name: p.data for name, p in parameters.items()}
+        for name, value in self.frozen.items():
+            parameters[name].data = value
+        self._loss(rows, observe=True)[0].backward()
+        for name, value in now.items():
+            parameters[name].data = value
+        self.recipe.end_step(self.workers.reduce)
+
     def _users(self, rows: pa.Table, observe: bool, inference: bool = False) -> tuple[Tensor, int]:
         """Pooled states (b, D) in the rows' order, and the number of real tokens."""
         lengths = history_events(rows, self.encoder.template).count_MB.sum(axis=0) + len(self.encoder.template.tags)
@@ -171,11 +196,15 @@ class Trainer:
             batch = build(rows.take(pa.array(chosen))).to(self.encoder.device)
             tokens = batch.layout.tokens
             weight = self.trained.embedding_weight(tokens) if inference else self.recipe.future_weight(tokens, step)
-            see = partial(self.recipe.observe, tokens=tokens, step=step) if observe else None
+            see = self._observe(tokens) if observe else None
             parts.append(self.encoder(batch, weight, see))
             n_tokens += batch.n_tokens
         back = torch.from_numpy(np.argsort(np.concatenate(plan))).to(self.encoder.device)
         return torch.cat(parts)[back], n_tokens
+
+    def _observe(self, tokens: Tokens) -> Observe:
+        assert self.recipe.grad_site is not None
+        return Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.trained.step))
 
     def _update(self) -> float:
         """Sum gradients over workers, clip, step; returns the gradient norm before clipping."""

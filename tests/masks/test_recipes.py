@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ray_ggsm.masks import Tokens, build, with_total_steps
-from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
-from ray_ggsm.masks.ggsm import GGSM, GGSMConfig
-from ray_ggsm.masks.scheduler import SchedulerConfig
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, PrefixConfig
+from ray_ggsm.masks.ggsm import GGSM, GGSMConfig, HybridMaskConfig
+from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 
 B, L, D, S = 2, 5, 3, 7
 
@@ -17,7 +17,7 @@ B, L, D, S = 2, 5, 3, 7
 def tokens() -> Tokens:
     slots = torch.tensor([[0, 1, 2, 3, 6], [0, 2, 4, 6, 0]])
     valid = torch.tensor([[True] * 5, [True, True, True, True, False]])
-    return Tokens(valid, slots, S, 11)
+    return Tokens(valid, slots, valid, S, 11)
 
 
 def ggsm(**changes) -> GGSM:
@@ -91,7 +91,7 @@ def test_importance_is_the_mean_over_valid_tokens_however_the_batch_is_cut() -> 
     t_ = tokens()
     step(whole, gradients(5), 0)
     for b in range(B):
-        part = Tokens(t_.valid_BL[b : b + 1], t_.slot_BL[b : b + 1], S, 11)
+        part = Tokens(t_.valid_BL[b : b + 1], t_.slot_BL[b : b + 1], t_.history_BL[b : b + 1], S, 11)
         cut.observe(gradients(5)[b : b + 1], part, 0)
     cut.end_step(lambda tensor: tensor)
     assert torch.allclose(whole.importance_S, cut.importance_S, rtol=1e-6)
@@ -140,3 +140,88 @@ def test_state_survives_storage() -> None:
     step(recipe, gradients(4), 0)
     restored.load_state_dict(recipe.state_dict())
     assert torch.equal(recipe.future_weight(tokens(), 2), restored.future_weight(tokens(), 2))
+
+
+def test_prefix_opens_the_user_segment_and_nothing_after_it() -> None:
+    history = torch.tensor([[True, True, True, False, False], [True, True, False, False, False]])
+    t_ = Tokens(tokens().valid_BL, tokens().slot_BL, history, S, 11)
+    weight = build(PrefixConfig(recipe="prefix")).future_weight(t_, 3)
+    for b in range(B):
+        for i in range(L):
+            for j in range(i + 1, L):
+                # a later key is open only inside the user segment, and then the query is inside it, too
+                assert weight[b, j].item() == float(history[b, j])
+                assert not history[b, j] or history[b, i]
+
+
+def test_constant_is_ggsm_without_gradients() -> None:
+    recipe = build(ConstantConfig(recipe="constant", total_steps=10, warmup_share=0.4))
+    for t in range(12):
+        alpha = min(max((t - 4) / 6, 0), 1)
+        assert recipe.future_weight(tokens(), t)[0, 0].item() == pytest.approx(0.5 * (1 - alpha) + alpha)
+    assert (recipe.inference_weight(tokens()) == 1).all()
+
+
+def test_cosine_schedule() -> None:
+    recipe = build(SchedulerConfig(recipe="scheduler", total_steps=8, shape="cosine"))
+    for t in range(10):
+        expected = (1 - math.cos(math.pi * min(t / 8, 1))) / 2
+        assert recipe.future_weight(tokens(), t)[1, 2].item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_window_grows_with_the_row() -> None:
+    recipe = build(SchedulerConfig(recipe="scheduler", total_steps=8, shape="window"))
+    for t in range(10):
+        weight = recipe.future_weight(tokens(), t)
+        for b, length in enumerate((5, 4)):
+            for i in range(length):
+                for j in range(i + 1, length):
+                    assert weight[b, i, j].item() == float(j - i <= math.floor(min(t / 8, 1) * length))
+
+
+def test_hybrid_mask_keeps_its_soft_mask_for_inference() -> None:
+    config = HybridMaskConfig(recipe="hybrid_mask", total_steps=10, smoothing=0.0, calibration="none")
+    recipe = build(config)
+    t_ = tokens()
+    for t in range(10):
+        assert recipe.wants_gradients(t)
+        step(recipe, gradients(t), t)
+    means = mean_norm_per_slot(gradients(9), t_)
+    weight = recipe.inference_weight(t_)
+    assert torch.equal(weight, recipe.future_weight(t_, 10))
+    for b in range(B):
+        for j in range(L):
+            if t_.valid_BL[b, j]:
+                soft = 1 / (1 + math.exp(-means[int(t_.slot_BL[b, j])]))
+                assert weight[b, j].item() == pytest.approx(soft, abs=1e-6)
+
+
+def test_ramp_in_fades_from_causal_to_the_soft_mask() -> None:
+    recipe, literal = ggsm(start="ramp"), ggsm()
+    for t in range(4):
+        assert torch.allclose(recipe.future_weight(tokens(), t), t / 4 * literal.future_weight(tokens(), t))
+        step(recipe, gradients(t), t)
+        step(literal, gradients(t), t)
+    for t in (4, 7, 10):
+        assert torch.equal(recipe.future_weight(tokens(), t), literal.future_weight(tokens(), t))
+
+
+def test_calibrations_order_slots_alike() -> None:
+    order = []
+    for calibration in ("none", "zscore", "rank"):
+        recipe = ggsm(calibration=calibration)
+        step(recipe, gradients(6), 0)
+        order.append(torch.sigmoid(recipe._calibrated_S())[recipe.seen_S].argsort())
+    assert torch.equal(order[0], order[1])
+    assert torch.equal(order[0], order[2])
+    ranked = recipe.future_weight(tokens(), 1)[tokens().valid_BL]
+    assert 0 < ranked.min() < 0.25
+    assert 0.75 < ranked.max() < 1
+
+
+def test_grad_sites_are_checked() -> None:
+    for site in ("input", "last", "mean_layers", "layer:1", "layer:12"):
+        assert ggsm(grad_site=site).grad_site == site
+    for site in ("layer:0", "layer", "inputs", "layer:-1"):
+        with pytest.raises(ValueError, match="expected last, input, mean_layers"):
+            ggsm(grad_site=site)

@@ -13,7 +13,9 @@ from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.model import saved
+from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.saved import Trained
 from tests.model.conftest import lookup
 
@@ -89,7 +91,7 @@ def test_observed_gradient_is_the_one_autograd_gives_at_the_input(make_encoder, 
     encoder, batch = trained.encoder.eval(), collator(trained).users(rows)
     weight = trained.recipe.future_weight(batch.layout.tokens, 0)
     seen: list[torch.Tensor] = []
-    encoder(batch, weight, seen.append).square().sum().backward()
+    encoder(batch, weight, Observe("input", seen.append)).square().sum().backward()
     inputs = encoder.inputs(batch).detach().requires_grad_()
     loss = encoder.pool(encoder.hidden(inputs, batch.layout.tokens, weight), batch).square().sum()
     (expected,) = torch.autograd.grad(loss, inputs)
@@ -141,3 +143,35 @@ def test_text_cannot_smuggle_in_special_tokens(make_encoder, make_rows) -> None:
     tags = len(trained.encoder.template.tags)
     assert (layout.id_BL == trained.encoder.template.tags.index("<USER>")).sum() == 1
     assert (layout.id_BL >= tags).sum() > len("Instruction:")
+
+
+@pytest.mark.parametrize("site", ["last", "layer:1", "layer:2", "mean_layers"])
+def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
+    trained = make_encoder(pooling="user" if site == "last" else "mean")
+    encoder, batch = trained.encoder.eval(), collator(trained).users(make_rows(users=3))
+    tokens = batch.layout.tokens
+    weight = trained.recipe.future_weight(tokens, 0)
+    seen: list[torch.Tensor] = []
+    encoder(batch, weight, Observe(site, seen.append)).square().sum().backward()
+    visibility = Visibility(weight, tokens.valid_BL, torch.float32, "sdpa")
+    inputs = encoder.inputs(batch).detach().requires_grad_()
+    output = encoder.backbone(inputs_embeds=inputs, visibility=visibility, output_hidden_states=True)
+    loss = encoder.pool(output.last_hidden_state, batch).square().sum()
+    after = output.hidden_states[1:]
+    wanted = {"last": [output.last_hidden_state], "layer:1": after[:1], "layer:2": after[1:], "mean_layers": after}[site]
+    expected = torch.autograd.grad(loss, list(wanted))
+    assert len(seen) == len(expected)
+    for gradient in expected:
+        assert any(torch.allclose(gradient, other, atol=1e-6) for other in seen)
+    if site == "last":  # why it cannot rank tokens
+        others = tokens.valid_BL.clone()
+        others[torch.arange(3), batch.layout.last_B] = False
+        assert (seen[0][others] == 0).all()
+
+
+def test_a_layer_the_backbone_does_not_have_is_refused(make_encoder, make_rows) -> None:
+    trained = make_encoder()
+    batch = collator(trained).users(make_rows(users=2))
+    weight = trained.recipe.future_weight(batch.layout.tokens, 0)
+    with pytest.raises(InputError, match="layer:3 is asked for, the backbone has 2 layers"):
+        trained.encoder(batch, weight, Observe("layer:3", print))

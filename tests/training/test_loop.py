@@ -22,11 +22,13 @@ STEPS = 6
 
 @pytest.fixture
 def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:  # noqa: F811
-    def make(model: dict | None = None, **changes) -> Trainer:
+    def make(model: dict | None = None, mask: dict | None = None, **changes) -> Trainer:
         pq.write_table(make_rows(users=37), tmp_path / "rows.parquet", row_group_size=11)
         values = {"steps": STEPS, "batch_size": 12, "centre_rows": 20, "tokens_per_micro_batch": 10**6, **changes}
         config = TrainingConfig(**values)
-        trained = make_encoder(GGSMConfig(recipe="ggsm", total_steps=STEPS), pooling="mean", **(model or {}))
+        trained = make_encoder(
+            GGSMConfig(**{"recipe": "ggsm", "total_steps": STEPS, **(mask or {})}), pooling="mean", **(model or {})
+        )
         collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
         trainer = Trainer(trained, Pairs(str(tmp_path), 12, 0), collator, config, ALONE, 0)
         trainer.prepare()
@@ -120,3 +122,31 @@ def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     rows = make_rows(users=2).append_column("answer", pa.array(["yes", "rather not"]))
     batch = answer_batch(rows, trainer.collator, trainer.config.answer, 0)
     assert (batch.layout.last_B + 1).tolist() == [len("yes") + 1, len("rather not") + 1]
+
+
+@pytest.mark.parametrize("timing", ["two_pass", "frozen_tower"])
+def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None:
+    """What the probe pass leaves behind is the importance a separate encoder observes on the same rows."""
+    mask = {"smoothing": 0.0, "warmup_share": 0.9}
+    probing, by_hand = make_trainer(mask={**mask, "timing": timing}), make_trainer(mask=mask)
+    start = weights(by_hand)
+    for step in range(3):
+        twin = by_hand if timing == "two_pass" else make_trainer(mask=mask)
+        if timing == "frozen_tower":
+            assert all(torch.equal(start[name], weight) for name, weight in weights(twin).items())
+            twin.recipe.load_state_dict(by_hand.recipe.state_dict())
+            twin.trained = by_hand.trained
+        rows = twin.pairs.batch(step)
+        twin._loss(rows, observe=True)[0].backward()
+        twin.recipe.end_step(lambda tensor: tensor)
+        by_hand.recipe.load_state_dict(twin.recipe.state_dict())
+        loss = by_hand._loss(rows, observe=False)[0]
+        assert probing.step()["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        torch.testing.assert_close(probing.recipe.importance_S, by_hand.recipe.importance_S)
+        by_hand.optimizer.zero_grad(set_to_none=True)
+        set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, step, STEPS)
+        loss.backward()
+        by_hand._update()
+        by_hand.trained = probing.trained.__class__(**{**vars(by_hand.trained), "step": step + 1})
+        for name, weight in weights(by_hand).items():
+            torch.testing.assert_close(weight, weights(probing)[name])

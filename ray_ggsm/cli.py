@@ -26,7 +26,11 @@ def run(
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one setting; repeatable"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check config, files, columns and SQL; print the resolved config and the stages; change nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check config, files, columns and SQL; print the resolved config and the stages; change nothing",
+    )
     options = parser.parse_args(arguments)
     try:
         experiment = load(Experiment, options.config, options.set)

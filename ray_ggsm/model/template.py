@@ -190,7 +190,9 @@ class Template:
 
         valid_BL = torch.arange(int(row_length_B.max())) < torch.from_numpy(row_length_B)[:, None]
         history_T = np.array([s.history for s in segments])[segment_T]
-        tokens = Tokens(valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), len(self.slot_names), self.n_positions)
+        tokens = Tokens(
+            valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), len(self.slot_names), self.n_positions
+        )
         return Layout(
             tokens, padded(id_T, -1), padded(event_T, -1), padded(tabular_T, -1), torch.from_numpy(row_length_B - 1)
         )

@@ -9,12 +9,17 @@ from contextlib import contextmanager
 import ray
 import ray.data
 
-from ray_ggsm.experiment import RayConfig
+from ray_ggsm.config import InputError
+from ray_ggsm.experiment import Experiment
 
 
 @contextmanager
-def connected(config: RayConfig) -> Iterator[None]:
-    """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens."""
+def connected(experiment: Experiment) -> Iterator[None]:
+    """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens.
+
+    Raises:
+        InputError: `output` would lie in the copy of the working directory that a submitted job runs in.
+    """
     if ray.is_initialized():
         yield
         return
@@ -24,22 +29,34 @@ def connected(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # a relative path in the config means the same in a training worker as everywhere else
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # glibc keeps one heap per thread; those of the backward pass would hold on to several GB
+    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "100000000")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         ray.init(
             address="local",
-            num_cpus=config.local_cpus,
-            object_store_memory=int(config.local_object_store_gb * 1e9),
+            num_cpus=experiment.ray.local_cpus,
+            object_store_memory=int(experiment.ray.local_object_store_gb * 1e9),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
     _quieten()
     try:
+        _check_output(experiment.output)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_output(output: str) -> None:
+    if ray.get_runtime_context().runtime_env.get("working_dir") and "://" not in output and not os.path.isabs(output):
+        raise InputError(
+            f"output: '{output}' is relative, and this job runs in a copy of the working directory, which Ray deletes; "
+            "use an absolute path that all nodes share, or an s3:// location"
+        )
 
 
 def _quieten() -> None:

@@ -46,7 +46,7 @@ def embed(experiment: Experiment) -> str:
         for rows in experiment.embedding.stages
         for file in storage.list_files(place["prepare"].path("rows", rows), ".parquet")
     ]
-    with timed(stage) as results, connected(experiment.ray):
+    with connected(experiment), timed(stage) as results:
         storage.remove(location)
         storage.remove(stage.path("dead_letters"))
         _, _, vectors = encode_events(experiment, files, modalities)

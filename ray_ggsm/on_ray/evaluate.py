@@ -36,13 +36,15 @@ Places = dict[StageName, Stage]
 
 def evaluate(experiment: Experiment) -> dict[str, Any]:
     """Compare encoder, untrained encoder and hand-crafted features; prints and returns the summary."""
+    if experiment.embedding.checkpoint != "final":
+        raise InputError("embedding.checkpoint: evaluation compares both encoders itself; leave it at 'final'")
     place = stages(experiment)
     stage = place["evaluate"]
     prepared = place["prepare"].require("jobs/prepare.py")["summary"]
     if stage.result() is None:
         _check_config(experiment)
         vectors = _vectors(experiment, place, prepared["features"])
-        with timed(stage) as results, connected(experiment.ray):
+        with connected(experiment), timed(stage) as results:
             results.update(_compare(experiment, place, prepared, vectors))
     seconds = _seconds(experiment, place)
     values = summary(

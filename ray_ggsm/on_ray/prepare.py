@@ -18,7 +18,7 @@ def prepare(experiment: Experiment) -> str:
     if stage.result():
         return stage.location
     engine.check(experiment.data)
-    with timed(stage) as results, connected(experiment.ray):
+    with connected(experiment), timed(stage) as results:
         shards = experiment.data.shards
         fitted = ray.get(_fit.remote(experiment.data, shards))
         counts = ray.get(

@@ -10,7 +10,7 @@ from ray_ggsm.on_ray.train import train
 
 def quickstart(experiment: Experiment) -> None:
     """Prepare, train, embed with the trained and the untrained encoder, evaluate; finished stages are reused."""
-    with connected(experiment.ray):
+    with connected(experiment):
         prepare(experiment)
         train(experiment)
         embed(experiment)

@@ -42,7 +42,7 @@ def train(experiment: Experiment) -> str:
     rows = place["prepare"].path("rows", "pretrain")
     modalities = experiment.data.modalities
     Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
-    with timed(stage) as results, connected(experiment.ray), console() as lines:
+    with connected(experiment), timed(stage) as results, console() as lines:
         files = storage.list_files(rows, ".parquet")
         _, digest, vectors = encode_events(experiment, files, [*modalities, "future"])
         shared = {

@@ -32,7 +32,9 @@ class Pairs:
             self.groups += [(file, i, rows) for i, rows in enumerate(sizes)]
         self.rows = sum(rows for _, _, rows in self.groups)
         if self.rows < batch_size:
-            raise InputError(f"{location}: {self.rows} training rows are fewer than one batch of {batch_size}; lower training.batch_size")
+            raise InputError(
+                f"{location}: {self.rows} training rows are fewer than one batch of {batch_size}; lower training.batch_size"
+            )
         self._window = lru_cache(maxsize=2)(self._read_window)
 
     @property

@@ -86,7 +86,9 @@ def test_backends_equal_the_reference(backend, window, kind) -> None:
     module = torch.nn.Module()
     with torch.no_grad():
         out, _ = attend(module, q, k, v, None, scaling=0.3, sliding_window=window, visibility=visibility)
-    torch.testing.assert_close(out.double()[valid], reference(q, k, v, weight, valid, window)[valid], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        out.double()[valid], reference(q, k, v, weight, valid, window)[valid], atol=1e-5, rtol=1e-5
+    )
     assert out.isfinite().all()
 
 
@@ -107,7 +109,9 @@ def test_causal_equals_the_untouched_model_and_open_reaches_the_future(family) -
             states = ours(inputs_embeds=inputs, visibility=visibility).last_hidden_state
             torch.testing.assert_close(states[valid], expected[valid], atol=2e-5, rtol=1e-4)
         opened = [
-            ours(inputs_embeds=inputs, visibility=Visibility(torch.ones(2, 9), valid, torch.float32, b)).last_hidden_state
+            ours(
+                inputs_embeds=inputs, visibility=Visibility(torch.ones(2, 9), valid, torch.float32, b)
+            ).last_hidden_state
             for b in ("sdpa", "eager", "flex")
         ]
     assert not torch.allclose(opened[0][0, 0], expected[0, 0], atol=1e-3)

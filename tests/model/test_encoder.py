@@ -158,7 +158,9 @@ def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
     output = encoder.backbone(inputs_embeds=inputs, visibility=visibility, output_hidden_states=True)
     loss = encoder.pool(output.last_hidden_state, batch).square().sum()
     after = output.hidden_states[1:]
-    wanted = {"last": [output.last_hidden_state], "layer:1": after[:1], "layer:2": after[1:], "mean_layers": after}[site]
+    wanted = {"last": [output.last_hidden_state], "layer:1": after[:1], "layer:2": after[1:], "mean_layers": after}[
+        site
+    ]
     expected = torch.autograd.grad(loss, list(wanted))
     assert len(seen) == len(expected)
     for gradient in expected:

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import stages
+from ray_ggsm.experiment import stages, untrained
 from ray_ggsm.on_ray.embed import embed
+from ray_ggsm.on_ray.evaluate import evaluate
 
 
 def damage(experiment, rows: int) -> list[str]:
@@ -40,6 +41,11 @@ def test_too_many_bad_rows_stop_the_run(experiment: Callable, beside: Callable) 
     with pytest.raises(InputError, match=r"5 of \d+ rows were rejected .* raise max_bad_share"):
         embed(mine)
     assert stages(mine)["embed"].result() is None
+
+
+def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finished) -> None:
+    with pytest.raises(InputError, match="embedding.checkpoint"):
+        evaluate(untrained(finished))
 
 
 def test_an_unknown_stage_is_named(experiment: Callable, finished) -> None:

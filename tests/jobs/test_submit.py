@@ -1,0 +1,100 @@
+"""The jobs as `ray job submit` runs them, on a head node of their own. No session-wide cluster is up yet at this point."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.jobs.conftest import ROOT
+
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+RAY = str(Path(sys.executable).with_name("ray"))
+Submit = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(address: str) -> bool:
+    try:
+        return urllib.request.urlopen(f"{address}/api/version", timeout=2).status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """The dashboard address of a head node; the node's processes end with the tests."""
+    files = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets below it
+    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
+    process = subprocess.Popen(
+        [RAY, "start", "--head", "--block", "--num-cpus=4", "--object-store-memory=300000000", f"--temp-dir={files}",
+         "--dashboard-host=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())],
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(address):
+            assert process.poll() is None, "the head node ended"
+            assert time.monotonic() < deadline, "no head node in 90 s"
+            time.sleep(0.5)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(files, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def submit(head: str, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Submit:
+    """Submits jobs/NAME.py from a directory that holds the package, the jobs and the config."""
+    directory = tmp_path_factory.mktemp("submitted")
+    for name in ("jobs", "ray_ggsm"):
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("clicks.csv", "config.yaml"):
+        shutil.copy(place / name, directory)
+    for name in ("decoder", "event_encoder"):
+        shutil.copytree(place / name, directory / name)
+
+    def run(name: str, *settings: str) -> "subprocess.CompletedProcess[str]":
+        command = ["python", f"jobs/{name}.py", "--config", "config.yaml"]
+        command += [argument for setting in settings for argument in ("--set", setting)]
+        return subprocess.run(
+            [RAY, "job", "submit", f"--address={head}", f"--working-dir={directory}", "--", *command],
+            env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_prepare_and_train(submit: Submit, tmp_path: Path) -> None:
+    for name in ("prepare", "train"):
+        job = submit(name, f"output={tmp_path}", "training.steps=3")
+        assert job.returncode == 0, job.stdout + job.stderr
+        assert f"{name}: done in" in job.stdout
+    assert list(tmp_path.glob("train-*/encoder/encoder.json"))
+
+
+def test_a_mistake_is_in_the_jobs_log(submit: Submit, tmp_path: Path) -> None:
+    job = submit("prepare", f"output={tmp_path}", "data.shards=two")
+    assert job.returncode == 1
+    assert "error: config.yaml: data.shards: " in job.stdout
+
+
+def test_an_output_in_the_jobs_own_copy_is_refused(submit: Submit) -> None:
+    job = submit("prepare")
+    assert job.returncode == 1
+    assert "error: output: 'out' is relative" in job.stdout

@@ -14,7 +14,7 @@ class SchedulerConfig(ScheduledConfig):
 
     recipe: Literal["scheduler"]
     shape: Literal["linear", "cosine", "window"] = "linear"
-    """linear, cosine: every future key weighs alpha(t). window: a query sees the next Delta(t) keys fully and no others,
+    """linear, cosine: every future key weighs alpha(t). window: a query sees the next Delta(t) keys, no others;
     Delta(t) = alpha(t) times the length of the row, alpha linear."""
 
     def build(self) -> "Scheduler":

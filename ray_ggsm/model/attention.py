@@ -1,9 +1,9 @@
 """One attention function for every decoder: how far each layer sees is an argument, not part of the model.
 
-It is registered with transformers' attention interface, so no model class is copied or patched: a decoder that is set to
-it hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (additive bias; no mask at all
+It is registered with transformers' attention interface, so no model class is copied or patched: a decoder set to it
+hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (additive bias; no mask at all
 where the weights allow), `flex` (FlexAttention, for CUDA: a score modifier from the weights and a block mask for
-padding, no L x L tensor; its speed on CUDA is unverified) and `eager` (the reference).
+padding, no L x L tensor; unverified on CUDA) and `eager` (the reference).
 
 Legend: B rows, H heads, L tokens, d width of a head.
 """

@@ -21,8 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.masks import Tokens
-from ray_ggsm.model.attention import Backend, Visibility, open_backbone
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
+from ray_ggsm.model.attention import Backend, Visibility, open_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.event_encoder import EventEncoderConfig
 from ray_ggsm.model.source import PretrainedConfig

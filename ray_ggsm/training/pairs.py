@@ -33,7 +33,7 @@ class Pairs:
         self.rows = sum(rows for _, _, rows in self.groups)
         if self.rows < batch_size:
             raise InputError(
-                f"{location}: {self.rows} training rows are fewer than one batch of {batch_size}; lower training.batch_size"
+                f"{location}: {self.rows} training rows, less than a batch of {batch_size}; lower training.batch_size"
             )
         self._window = lru_cache(maxsize=2)(self._read_window)
 

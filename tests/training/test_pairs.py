@@ -50,5 +50,5 @@ def test_workers_share_the_same_global_batch(location, workers) -> None:
 
 
 def test_too_few_rows_are_refused(location) -> None:
-    with pytest.raises(InputError, match=r"211 training rows .* lower training\.batch_size"):
+    with pytest.raises(InputError, match=r"211 training rows, .* lower training\.batch_size"):
         Pairs(location, 212, 0)

@@ -12,26 +12,22 @@ import psutil
 import pytest
 
 CONFIG = ("--config", "config.yaml")
+RAY_AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")
+"""They idle on, as Ray has it, when a driver had no chance to end them."""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def in_session(leader: int) -> list[psutil.Process]:
-    """Processes that run in the session of `leader`, whether or not it lives."""
+def in_session(leader: int, ignored: tuple[str, ...] = ()) -> list[psutil.Process]:
+    """Processes that run in the session of `leader`, whether or not it lives; without those of these names."""
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            if os.getsid(process.pid) == leader and not ended and not process.name().startswith(ignored):
                 found.append(process)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
-
-
-def working(leader: int) -> list[psutil.Process]:
-    """Those that work. (Two idle agents of Ray outlive a driver that had no chance to end them.)"""
-    return [
-        p for p in in_session(leader) if not " ".join(p.cmdline()).startswith(("ray::Dashboard", "ray::RuntimeEnv"))
-    ]
 
 
 def wait_until(true: Callable[[], object], seconds: float) -> bool:
@@ -49,8 +45,8 @@ def training(start: Start, place: Path) -> Iterator["subprocess.Popen[str]"]:
     """A training process that has just registered a new checkpoint."""
     before = checkpoints(place)
     process = start("train", *CONFIG)
-    arrived = wait_until(lambda: checkpoints(place) - before or process.poll() is not None, 120)
-    assert arrived, "no checkpoint in two minutes"
+    arrived = wait_until(lambda: checkpoints(place) - before or process.poll() is not None, 200)
+    assert arrived, "no checkpoint in 200 s"
     assert process.poll() is None, process.communicate()[1]
     yield process
     for left in in_session(process.pid):
@@ -84,7 +80,7 @@ def test_ctrl_c(training: "subprocess.Popen[str]") -> None:
 
 def test_killed_driver(training: "subprocess.Popen[str]") -> None:
     training.kill()
-    assert wait_until(lambda: not working(training.pid), 30), working(training.pid)
+    assert wait_until(lambda: not in_session(training.pid, RAY_AGENTS), 30), in_session(training.pid, RAY_AGENTS)
 
 
 def test_the_run_goes_on(start: Start, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""The jobs as `ray job submit` runs them, on a head node of their own. No session-wide cluster is up yet at this point."""
+"""The jobs as `ray job submit` runs them, on a head node of their own. No other cluster is up at this point."""
 
 import os
 import shutil

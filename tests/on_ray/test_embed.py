@@ -44,7 +44,7 @@ def test_too_many_bad_rows_stop_the_run(experiment: Callable, beside: Callable) 
 
 
 def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finished) -> None:
-    with pytest.raises(InputError, match="embedding.checkpoint"):
+    with pytest.raises(InputError, match=r"embedding\.checkpoint"):
         evaluate(untrained(finished))
 
 

@@ -1,4 +1,6 @@
-"""Lines that workers want people to see: an actor collects them, a thread of the job prints them.
+"""What workers want people to see: an actor collects lines, a thread of the job prints them.
+
+It also carries errors that no restart can mend, so that they end the job at once and without Ray's wrapping.
 
 The rest of the workers' output stays in Ray's log files, so that a job's terminal (or log file) can be read.
 """
@@ -16,9 +18,16 @@ POLL_SECONDS = 1.0
 class _Lines:
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.failure: Exception | None = None
 
     def write(self, line: str) -> None:
         self.lines.append(line)
+
+    def fail(self, error: Exception) -> None:
+        self.failure = error
+
+    def failed(self) -> Exception | None:
+        return self.failure
 
     def take(self) -> list[str]:
         lines, self.lines = self.lines, []

@@ -28,11 +28,10 @@ def encode_events(experiment: Experiment, files: list[str], columns: list[str]) 
     known = EventVectors.read(location)
     reference = ray.put(known)
     rows = ray.data.read_parquet(files).select_columns(columns)
-    texts = rows.map_batches(_distinct, batch_format="pyarrow", batch_size=4096, fn_args=[reference])
-    # equal texts have equal keys, so after this shuffle each text is in one block only
-    texts = texts.repartition(experiment.ray.embed_workers * 2, keys=["key"]).materialize()
+    texts = rows.map_batches(_distinct, batch_format="pyarrow", batch_size=4096, fn_args=[reference]).materialize()
     if texts.count():
-        encoded = texts.map_batches(
+        # equal texts have equal keys, so after this shuffle each text is in one block only
+        encoded = texts.repartition(experiment.ray.embed_workers * 2, keys=["key"]).map_batches(
             _Encode,
             fn_constructor_args=[config, experiment.ray],
             batch_format="pyarrow",
@@ -42,7 +41,8 @@ def encode_events(experiment: Experiment, files: list[str], columns: list[str]) 
         )
         fs, path = storage.arrow_filesystem(location)
         encoded.write_parquet(path, filesystem=fs)
-    return location, digest, EventVectors.read(location)
+        known = EventVectors.read(location)
+    return location, digest, known
 
 
 @ray.remote

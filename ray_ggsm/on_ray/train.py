@@ -18,6 +18,7 @@ from ray.train.torch import TorchTrainer
 from torch import Tensor
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
@@ -26,7 +27,7 @@ from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.console import console
 from ray_ggsm.on_ray.events import encode_events
 from ray_ggsm.on_ray.stages import timed
-from ray_ggsm.training.loop import Trainer
+from ray_ggsm.training.loop import DivergenceError, Trainer
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.progress import line
 from ray_ggsm.training.workers import ALONE, Workers
@@ -74,6 +75,8 @@ def train(experiment: Experiment) -> str:
             ),
         )
         _fit(trainer)
+        if failure := ray.get(lines.failed.remote()):
+            raise failure
         results["steps"] = experiment.training.steps
     return stage.location
 
@@ -90,7 +93,17 @@ def _fit(trainer: TorchTrainer) -> None:
 
 
 def _worker(shared: dict[str, Any]) -> None:
-    """One training worker."""
+    """One training worker. After a failure that would only repeat itself, Ray's restarted workers return at once."""
+    if ray.get(shared["console"].failed.remote()):
+        return
+    try:
+        _train(shared)
+    except (InputError, DivergenceError) as error:
+        ray.get(shared["console"].fail.remote(error))
+        raise  # Ray ends the other workers
+
+
+def _train(shared: dict[str, Any]) -> None:
     experiment = Experiment.model_validate_json(shared["experiment"])
     workers = _workers()
     trainer = _trainer(experiment, shared, workers)

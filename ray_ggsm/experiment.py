@@ -120,7 +120,8 @@ def stages(experiment: Experiment) -> dict[StageName, Stage]:
         InputError: the input files are not there.
     """
     e = experiment
-    prepare = digest(e.data, fingerprint(e.data))
+    # the limit of bad rows decides whether a run stops, never what it writes
+    prepare = digest(e.data.model_dump(mode="json", exclude={"max_bad_share"}), fingerprint(e.data))
     train = digest(prepare, e.model, e.mask, e.training, e.seed)
     embed = digest(train, e.embedding)
     evaluate = digest(digest(train, e.embedding.model_copy(update={"checkpoint": "final"})), e.evaluation, e.seed)

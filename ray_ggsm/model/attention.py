@@ -160,13 +160,14 @@ def _flex(
 
 
 def _eager(arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor, scale: float | None, dropout: float) -> Tensor:
-    query, key, value = arguments
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    logits_BHLL = (query @ key.transpose(-1, -2)).float() * scale + bias_B1LL
-    share_BHLL = torch.softmax(logits_BHLL, dim=-1).to(value.dtype)
-    return nn.functional.dropout(share_BHLL, dropout) @ value
+    query_BHLd, key_BGLd, value_BGLd = arguments
+    B, H, L, d = query_BHLd.shape
+    G = key_BGLd.shape[1]  # heads of keys and values: the queries of a group are stacked, not the keys copied
+    scale = d**-0.5 if scale is None else scale
+    logits_BHLL = (query_BHLd.reshape(B, G, -1, d) @ key_BGLd.transpose(-1, -2)).reshape(B, H, L, L).float()
+    share_BHLL = torch.softmax(logits_BHLL * scale + bias_B1LL, dim=-1).to(value_BGLd.dtype)
+    share_BHLL = nn.functional.dropout(share_BHLL, dropout)
+    return (share_BHLL.reshape(B, G, -1, L) @ value_BGLd).reshape(B, H, L, d)
 
 
 AttentionInterface.register(NAME, attend)

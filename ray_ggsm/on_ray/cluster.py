@@ -29,9 +29,6 @@ def connected(experiment: Experiment) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # a relative path in the config means the same in a training worker as everywhere else
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # glibc keeps one heap per thread; those of the backward pass would hold on to several GB
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "100000000")
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:

@@ -30,7 +30,7 @@ STAGES = ("pretrain", "probe", "test")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     location = str(tmp_path_factory.mktemp("journey"))
-    values = shipped("journey/data.yaml")
+    values = shipped("journey/quickstart.yaml")
     values["features"] = values["features"][:3]  # the many features are not what is tested
     config = data_config(values)
     fitted = prepare.fit(config, threads=2)

@@ -242,7 +242,7 @@ def test_an_expression_that_fails_on_the_data_is_the_users_error(world):
 
 
 def test_the_shipped_example(tmp_path):
-    values = shipped("own_events/data.yaml")
+    values = shipped("own_events/quickstart.yaml")
     values["source"]["tables"]["clicks"]["files"] = str(CONFIGS / "own_events/clicks.csv")
     summary = run(data_config(values), tmp_path / "out")
     assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 4}

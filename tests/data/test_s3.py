@@ -44,7 +44,7 @@ def test_events_from_and_rows_to_s3(bucket, tmp_path, kind):
     else:
         file.write_bytes(gzip.compress(local.read_bytes()))
     storage.upload(str(tmp_path), f"{bucket}/in")
-    values = shipped("own_events/data.yaml")
+    values = shipped("own_events/quickstart.yaml")
     values["source"]["tables"]["clicks"]["files"] = f"{bucket}/in/*.{kind}"
     config, out = data_config(values), f"{bucket}/out"
     fitted = prepare.fit(config)

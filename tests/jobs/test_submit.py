@@ -18,6 +18,11 @@ from tests.jobs.conftest import ROOT
 
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 RAY = str(Path(sys.executable).with_name("ray"))
+PORTS = (
+    "port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
+    "runtime-env-agent-port", "metrics-export-port",
+)  # fmt: skip
+NO_AGENT = "No available agent to submit job, please try again later"
 Submit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -38,7 +43,8 @@ def answers(address: str) -> bool:
 def head() -> Iterator[str]:
     """The dashboard address of a head node; the node's processes end with the tests."""
     files = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets below it
-    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
+    # every port of its own: agents of clusters that ended roughly may still sit on the default ones
+    ports = {name: free_port() for name in PORTS}
     process = subprocess.Popen(
         [RAY, "start", "--head", "--block", "--num-cpus=4", "--object-store-memory=300000000", f"--temp-dir={files}",
          "--dashboard-host=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())],
@@ -72,10 +78,13 @@ def submit(head: str, place: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def run(name: str, *settings: str) -> "subprocess.CompletedProcess[str]":
         command = ["python", f"jobs/{name}.py", "--config", "config.yaml"]
         command += [argument for setting in settings for argument in ("--set", setting)]
-        return subprocess.run(
-            [RAY, "job", "submit", f"--address={head}", f"--working-dir={directory}", "--", *command],
-            env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        command = [RAY, "job", "submit", f"--address={head}", f"--working-dir={directory}", "--", *command]
+        deadline = time.monotonic() + 60
+        while True:  # the dashboard answers before the node's agent has told it that it is there
+            job = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
+            if NO_AGENT not in job.stderr or time.monotonic() > deadline:
+                return job
+            time.sleep(2)
 
     return run
 

@@ -76,7 +76,7 @@ def submit(head: str, place: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         shutil.copytree(place / name, directory / name)
 
     def run(name: str, *settings: str) -> "subprocess.CompletedProcess[str]":
-        command = ["python", f"jobs/{name}.py", "--config", "config.yaml"]
+        command = [sys.executable, f"jobs/{name}.py", "--config", "config.yaml"]
         command += [argument for setting in settings for argument in ("--set", setting)]
         command = [RAY, "job", "submit", f"--address={head}", f"--working-dir={directory}", "--", *command]
         deadline = time.monotonic() + 60

@@ -24,8 +24,13 @@ def prepare(experiment: Experiment) -> str:
         counts = ray.get(
             [_write_shard.remote(experiment.data, fitted, k, shards, stage.location) for k in range(shards)]
         )
-        results["summary"] = engine.write_summary(experiment.data, fitted, counts, stage.location)
+        summary = results["summary"] = engine.write_summary(experiment.data, fitted, counts, stage.location)
+        print(f"prepare: rows {_listed(summary['rows'])}; rejected {_listed(summary['dead_letters'])}", flush=True)
     return stage.location
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
 @ray.remote(num_cpus=2)

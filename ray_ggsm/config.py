@@ -59,6 +59,8 @@ def load(schema: type[AnyConfig], location: str, overrides: Sequence[str] = ()) 
         text = storage.read_text(location)
     except FileNotFoundError as error:
         raise InputError(f"{location}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{location}: cannot be read as a UTF-8 text file ({error})") from error
     values = _parse(text, location)
     if not isinstance(values, dict):
         raise InputError(f"{location}: expected a mapping of keys to values, found {type(values).__name__}")

@@ -63,6 +63,13 @@ def test_missing_file(tmp_path) -> None:
         load(Outer, str(tmp_path / "no.yaml"))
 
 
+def test_what_is_no_text_file(tmp_path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00a")
+    for place in (tmp_path, tmp_path / "binary.yaml"):
+        with pytest.raises(InputError, match="cannot be read as a UTF-8 text file"):
+            load(Outer, str(place))
+
+
 def test_values_arrive_as_typed(tmp_path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("fruit: {kind: apple, rate: 1e-4}\ninner: {rate: 3}")

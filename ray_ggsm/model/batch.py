@@ -77,9 +77,9 @@ class Collator:
         self.tokenizer = tokenizer
         self.lookup = lookup
 
-    def users(self, rows: pa.Table, events: Events | None = None) -> Batch:
+    def users(self, rows: pa.Table) -> Batch:
         """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order."""
-        events = events or history_events(rows, self.template)
+        events = history_events(rows, self.template)
         queries = rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
         texts = ["Instruction:" + (f" {query}" if query else "") for query in queries]
         ids = self._token_ids(texts)

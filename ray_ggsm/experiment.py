@@ -18,7 +18,7 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.prepare import fingerprint
 from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.evaluation.probes import ProbeConfig
-from ray_ggsm.masks import MaskConfig
+from ray_ggsm.masks import MaskConfig, RecipeConfig
 from ray_ggsm.model.encoder import ModelConfig
 from ray_ggsm.training.loop import TrainingConfig
 
@@ -70,7 +70,7 @@ class Experiment(Config):
     ray: RayConfig = RayConfig()
     """Resources."""
 
-    def resolved_mask(self) -> MaskConfig:
+    def resolved_mask(self) -> RecipeConfig:
         """The mask config with T_total filled in."""
         return masks.with_total_steps(self.mask, self.training.steps)
 

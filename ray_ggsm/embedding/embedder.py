@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 
 from ray_ggsm.config import Config
-from ray_ggsm.model.batch import Collator, Lookup, history_events
+from ray_ggsm.model.batch import Collator, Lookup
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import Trained
 
@@ -23,6 +23,9 @@ class EmbeddingConfig(Config):
     """The trained encoder, or the same encoder at step 0."""
     stages: tuple[str, ...] = ("probe", "test")
     """Stages of prepared rows to embed."""
+    mask: Literal["trained", "inference"] = "trained"
+    """trained: the mask that training ended with, also where it stopped half-way (alpha < 1). inference: the recipe's
+    inference mask in any case."""
     rows_per_batch: int = Field(1024, ge=1)
     """Rows that an actor takes at once, and orders by length."""
     tokens_per_batch: int = Field(16_384, ge=1)
@@ -32,19 +35,19 @@ class EmbeddingConfig(Config):
 class Embedder:
     """Embeds validated user rows."""
 
-    def __init__(self, trained: Trained, lookup: Lookup, tokens_per_batch: int) -> None:
-        self.trained, self.tokens_per_batch = trained, tokens_per_batch
+    def __init__(self, trained: Trained, lookup: Lookup, tokens_per_batch: int, finished_mask: bool = False) -> None:
+        """`finished_mask`: use the recipe's inference mask even where training stopped half-way."""
+        self.trained, self.tokens_per_batch, self.finished_mask = trained, tokens_per_batch, finished_mask
         self.encoder = trained.encoder.eval()
         self.collator = Collator(self.encoder.template, trained.tokenizer, lookup)
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> np.ndarray:
         """(B, D) float32, centred and L2-normalised, in the rows' order."""
-        template = self.encoder.template
-        length_B = history_events(rows, template).count_MB.sum(axis=0) + len(template.tags) + template.tabular_tokens
         vector_BD = np.empty((len(rows), self.encoder.width), dtype=np.float32)
-        for chosen in batches_by_length(length_B, self.tokens_per_batch):
+        for chosen in batches_by_length(self.collator.user_lengths(rows), self.tokens_per_batch):
             batch = self.collator.users(rows.take(pa.array(chosen))).to(self.encoder.device)
-            pooled_BD = self.encoder(batch, self.trained.embedding_weight(batch.layout.tokens))
+            weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
+            pooled_BD = self.encoder(batch, weight)
             vector_BD[chosen] = self.encoder.vectors(pooled_BD, "user").cpu().numpy()
         return vector_BD

@@ -1,17 +1,21 @@
-"""Three charts as inline SVG: dots with intervals, a forest of differences, lines over steps.
+"""Four charts as inline SVG: dots with intervals, a forest of differences, lines, and marks on an axis.
 
-Colours are CSS classes (`s0`, `s1`, ... for series), so that the page decides how they look in light, dark and print.
-Series differ in shape as well as in colour. Lengths are SVG user units, about one CSS pixel.
+Colours are CSS classes (`s0` to `s7` for series), so that the page decides how they look in light, dark and print.
+Series differ in shape or dashes as well as in colour. Lengths are SVG user units, about one CSS pixel.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
 
 Points = Sequence[tuple[float, float]]
+
+KINDS = 8
+"""Series that the page can tell apart; more begin again."""
 
 _WIDTH = 540
 _LEFT, _RIGHT, _TOP, _BOTTOM = 96, 14, 10, 30
@@ -55,6 +59,35 @@ class Axis:
         return f"{tick:,.{decimals}f}".replace("-", "−") if abs(tick) > self.step / 2 else "0"
 
 
+@dataclass(frozen=True)
+class LogAxis:
+    """A logarithmic scale that begins and ends at a tick: 1, 2 or 5 times a power of ten."""
+
+    ticks: tuple[float, ...]
+    start: float
+    end: float
+
+    @classmethod
+    def around(cls, values: Sequence[float], start: float, end: float) -> "LogAxis":
+        """The axis that just holds positive `values`; over three decades, its ticks are powers of ten only."""
+        low, high = min(values) * 1.0001, max(values) * 0.9999
+        factors = (1, 2, 5) if high < 1000 * low else (1,)
+        powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+        ticks = [factor * 10.0**power for power in powers for factor in factors]
+        first = max(n for n, tick in enumerate(ticks) if tick <= low)
+        last = min(n for n, tick in enumerate(ticks) if tick >= high)
+        return cls(tuple(ticks[first : max(last, first + 1) + 1]), start, end)
+
+    def __call__(self, value: float) -> float:
+        """The position of a value."""
+        low, high = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
+        return self.start + (math.log10(value) - low) / (high - low) * (self.end - self.start)
+
+    def text(self, tick: float) -> str:
+        """A tick's label."""
+        return f"{tick:g}"
+
+
 def dots(
     series: Mapping[str, Mapping[str, Estimate]],
     groups: Mapping[str, Sequence[str]],
@@ -91,24 +124,96 @@ def span(series: Iterable[Mapping[str, Estimate]]) -> tuple[float, float]:
     return min(estimate.low for estimate in estimates), max(estimate.high for estimate in estimates)
 
 
-def lines(series: Mapping[str, Points], title: str, band: tuple[Points, Points] | None = None) -> str:
-    """Lines over training steps, with an optional shaded band between two of equal steps."""
-    height, left = 230, 52
+def lines(
+    series: Mapping[str, Points],
+    title: str,
+    band: tuple[Points, Points] | None = None,
+    *,
+    span: tuple[float, float] | None = None,
+    logarithmic: bool = False,
+    names: bool = False,
+    axis_name: str = "",
+    size: tuple[int, int] = (_WIDTH, 230),
+) -> str:
+    """Lines, by default over training steps.
+
+    Args:
+        series: name -> (x, y); every y positive if `logarithmic`.
+        title: accessible description of the picture.
+        band: lower and upper edge, of equal x, of an area to shade.
+        span: lowest and highest value of the y axis; by default what holds all values.
+        logarithmic: whether equal distances are equal ratios on the y axis.
+        names: whether each line's name stands at its end, which spares a legend.
+        axis_name: what x is.
+        size: width and height of the picture.
+    """
+    (width, height), left = size, 52
+    right = width - (max(map(len, series)) * 7.5 + 10 if names else _RIGHT)
+    bottom = height - _BOTTOM - (16 if axis_name else 0)
     every = [point for points in [*series.values(), *(band or ())] for point in points]
-    x = Axis.around([step for step, _ in every], left, _WIDTH - _RIGHT)
-    y = Axis.around([value for _, value in every], height - _BOTTOM, _TOP)
-    parts = [
-        f'<line class="grid" x1="{left}" x2="{_WIDTH - _RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y.ticks
-    ]
+    x = Axis.around([at for at, _ in every], left, right)
+    y = (LogAxis if logarithmic else Axis).around(span or [value for _, value in every], bottom, _TOP)
+
+    def path(points: Points) -> str:
+        return " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
+
+    parts = [f'<line class="grid" x1="{left}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y.ticks]
     parts += [_text("tick", left - 6, y(t) + 4, y.text(t), "end") for t in y.ticks]
-    parts += [_text("tick", x(t), height - 10, x.text(t), "middle") for t in x.ticks]
+    parts += [_text("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
+    if axis_name:
+        parts.append(_text("tick", (left + right) / 2, height - 6, axis_name, "middle"))
     if band:
-        outline = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in [*band[0], *reversed(band[1])])
-        parts.append(f'<polygon class="band" points="{outline}"/>')
-    for number, (name, points) in enumerate(series.items()):
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in points)
-        parts.append(f'<polyline class="line s{number}" points="{path}"><title>{escape(name)}</title></polyline>')
-    return _svg(height, title, parts)
+        parts.append(f'<polygon class="band" points="{path([*band[0], *reversed(band[1])])}"/>')
+    parts += [
+        f'<polyline class="line s{n % KINDS}" points="{path(points)}"><title>{escape(name)}</title></polyline>'
+        for n, (name, points) in enumerate(series.items())
+    ]
+    if names:
+        ends = _apart([y(points[-1][1]) for points in series.values()], 13, _TOP, bottom)
+        placed = enumerate(zip(series, ends, strict=True))
+        parts += [_text(f"end s{n % KINDS}", right + 8, end + 4, name) for n, (name, end) in placed]
+    return _svg(height, title, parts, width)
+
+
+def marks(
+    rows: Mapping[str, Sequence[float]], series: Sequence[str], title: str, span: tuple[float, float], width: int
+) -> str:
+    """One row per name with one mark per series.
+
+    Args:
+        rows: name -> one value per series.
+        series: their names.
+        title: accessible description of the picture.
+        span: lowest and highest value of the axis.
+        width: width of the picture.
+    """
+    left, row_height = max(map(len, rows)) * 6.6 + 10, 20
+    x = Axis.around(span, left + 8, width - _RIGHT)
+    bottom = _TOP + row_height * len(rows)
+    parts = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{bottom}"/>' for t in x.ticks]
+    parts += [_text("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
+    for row, (name, values) in enumerate(rows.items()):
+        y = _TOP + row_height * (row + 0.5)
+        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(_text("name", left - 4, y + 4, name, "end"))
+        parts += [
+            f'<g class="s{number % KINDS}"><title>{escape(f"{name}, {series[number]}: {value:.3f}")}</title>'
+            f"{marker(number, x(value), y)}</g>"
+            for number, value in enumerate(values)
+        ]
+    return _svg(bottom + _BOTTOM, title, parts, width)
+
+
+def _apart(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions in the same order, moved to at least `gap` apart, and between `low` and `high` if there is room."""
+    order = sorted(range(len(positions)), key=lambda n: positions[n])
+    moved = list(positions)
+    for before, after in pairwise(order):
+        moved[after] = max(moved[after], moved[before] + gap)
+    for n in reversed(order):
+        moved[n] = max(min(moved[n], high), low)
+        high = moved[n] - gap
+    return moved
 
 
 def _rows(
@@ -172,6 +277,6 @@ def marker(number: int, x: float, y: float) -> str:
     return shapes[number % len(shapes)]
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+def _svg(height: float, title: str, parts: Sequence[str], width: int = _WIDTH) -> str:
     label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -12,8 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ray_ggsm import storage
-from ray_ggsm.evaluation import charts
+from ray_ggsm.evaluation import charts, mask_pictures
 from ray_ggsm.evaluation.charts import Points
+from ray_ggsm.evaluation.mask_pictures import Opening
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
 from ray_ggsm.evaluation.summary import TITLES
 
@@ -41,8 +42,8 @@ class Report:
     """The shell command that reproduces this page."""
     training: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """Panel ("loss", "in-batch accuracy") -> series ("training", "held-out") -> (step, finite value)."""
-    mask: Mapping[str, Points] = field(default_factory=dict)
-    """Opening of the mask: "alpha", "mean", "p5", "p95" -> (step, value); all four or none."""
+    mask: Opening = field(default_factory=Opening)
+    """Opening of the mask."""
     health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """encoder -> `vector_health`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -75,9 +76,13 @@ def render(report: Report) -> str:
         verdicts=[verdict(report, kind) for kind in kinds],
         best=_best(report, kinds),
         pictures=_pictures(report, kinds),
+        mask_over_steps=mask_pictures.over_steps(report.mask),
+        mask_over_gradients=mask_pictures.over_gradients(report.mask.slots),
+        mask_over_slots=mask_pictures.over_slots(report.mask),
         encoder_names=[title_of(encoder) for encoder in report.auc],
         difference_names=[f"minus {_noun(other)}" for other in report.differences],
         marker=charts.marker,
+        series_kinds=charts.KINDS,
         mean=MEAN,
     )
 
@@ -142,16 +147,12 @@ def _best(report: Report, kinds: list[str]) -> dict[tuple[str, str], str]:
 
 def _pictures(report: Report, kinds: list[str]) -> dict[str, dict[str, str]]:
     """Section -> caption -> SVG."""
-    pictures: dict[str, dict[str, str]] = {"auc": {}, "differences": {}, "training": {}, "mask": {}}
+    pictures: dict[str, dict[str, str]] = {"auc": {}, "differences": {}, "training": {}}
     pictures["auc"] = _per_kind(charts.dots, report.auc, kinds, report.groups, title_of)
     if report.differences:
         pictures["differences"] = _per_kind(charts.forest, report.differences, kinds, report.groups, _noun)
     for panel, series in report.training.items():
         pictures["training"][panel] = charts.lines(series, f"{panel} over training steps")
-    if report.mask:
-        shown = {name: report.mask[name] for name in ("mean", "alpha")}
-        band = (report.mask["p5"], report.mask["p95"])
-        pictures["mask"]["weight of future keys"] = charts.lines(shown, "Mask weight over training steps", band)
     return pictures
 
 

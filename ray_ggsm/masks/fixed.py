@@ -1,16 +1,28 @@
-"""Recipes whose mask never changes: causal, prefix (the Introduction's hybrid), bidirectional. Paper, Appendix A.4."""
+"""Recipes whose mask never changes: oracle, causal, prefix (the Introduction's hybrid), hybrid_gq, bidirectional.
+
+Paper, section 5 (oracle) and Appendix A.4.
+"""
 
 from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor
 
-from ray_ggsm.config import Config
-from ray_ggsm.masks.recipe import Stateless, constant_weight
+from ray_ggsm.masks.recipe import Recipe, RecipeConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
 
-class CausalConfig(Config):
+class OracleConfig(RecipeConfig):
+    """The backbone as it comes, causal and untrained."""
+
+    recipe: Literal["oracle"]
+
+    def build(self) -> "Fixed":
+        """The recipe."""
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0), trains=False)
+
+
+class CausalConfig(RecipeConfig):
     """Every token sees its past only, as in pretraining."""
 
     recipe: Literal["causal"]
@@ -20,7 +32,7 @@ class CausalConfig(Config):
         return Fixed(lambda tokens: constant_weight(tokens, 0.0))
 
 
-class PrefixConfig(Config):
+class PrefixConfig(RecipeConfig):
     """Bidirectional inside the user segment, causal after it."""
 
     recipe: Literal["prefix"]
@@ -30,7 +42,18 @@ class PrefixConfig(Config):
         return Fixed(lambda tokens: tokens.history_BL.float())
 
 
-class BidirectionalConfig(Config):
+class HybridGQConfig(RecipeConfig):
+    """Causal, with one learnable global query after the history: it has the whole history in its past, and its state
+    joins the user vector. Hybrid (c)."""
+
+    recipe: Literal["hybrid_gq"]
+
+    def build(self) -> "Fixed":
+        """The recipe."""
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0), global_query=True)
+
+
+class BidirectionalConfig(RecipeConfig):
     """Every token sees every token, from the first step on."""
 
     recipe: Literal["bidirectional"]
@@ -40,15 +63,11 @@ class BidirectionalConfig(Config):
         return Fixed(lambda tokens: constant_weight(tokens, 1.0))
 
 
-class Fixed(Stateless):
+class Fixed(Recipe):
     """One weight, at every step and at inference."""
 
-    def __init__(self, weight: Callable[[Tokens], Tensor]) -> None:
-        self.weight = weight
-
-    def alpha(self, step: int) -> float:
-        """There is no journey."""
-        return 1.0
+    def __init__(self, weight: Callable[[Tokens], Tensor], trains: bool = True, global_query: bool = False) -> None:
+        self.weight, self.trains, self.global_query = weight, trains, global_query
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
         """(B, L), the same at every step."""

@@ -20,7 +20,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from ray_ggsm.masks.recipe import Clock, Reduce, ScheduledConfig, Timing, WarmupConfig, constant_weight
+from ray_ggsm.masks.recipe import Clock, Recipe, Reduce, ScheduledConfig, Timing, WarmupConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
 
@@ -74,12 +74,12 @@ class HybridMaskConfig(ImportanceConfig):
         return HybridMask(self, Clock(total, total), ramp_in=False)
 
 
-class GGSM:
+class GGSM(Recipe):
     """Slot importances learned from gradients, frozen at T_warm, then ramped to 1."""
 
     def __init__(self, config: ImportanceConfig, clock: Clock, ramp_in: bool) -> None:
         self.config, self.clock, self.ramp_in = config, clock, ramp_in
-        self.grad_site: str | None = config.grad_site
+        self.grad_site = config.grad_site
         self.timing = config.timing
         self.importance_S = torch.zeros(0)
         """Smoothed gradient norm per slot; meaningful where `seen_S`."""
@@ -152,12 +152,12 @@ class GGSM:
     def _calibrated_S(self) -> Tensor:
         if self.config.calibration == "none" or not self.seen_S.any():
             return self.importance_S
-        seen = self.importance_S[self.seen_S]
+        seen = self.importance_S[self.seen_S].double()
         if self.config.calibration == "zscore":
             scores = (seen - seen.mean()) / seen.std(correction=0).clamp(min=torch.finfo(seen.dtype).tiny)
         else:
             scores = torch.special.ndtri((seen.argsort().argsort() + 0.5) / len(seen))
-        return torch.zeros_like(self.importance_S).masked_scatter(self.seen_S, scores)
+        return torch.zeros_like(self.importance_S).masked_scatter(self.seen_S, scores.float())
 
 
 class HybridMask(GGSM):

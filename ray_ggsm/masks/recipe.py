@@ -6,11 +6,11 @@ weigh 1. `ray_ggsm.masks.bias` turns w into an attention bias.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_ggsm.config import Config
 from ray_ggsm.masks.tokens import Tokens
@@ -23,7 +23,17 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all workers and returns the sum on each of them; the identity on one worker."""
 
 
-class ScheduledConfig(Config):
+class RecipeConfig(Config):
+    """Base of every recipe's config: the field `recipe` is a Literal, the recipe's name in YAML."""
+
+    recipe: str
+
+    def build(self) -> "Recipe":
+        """The recipe that this config describes."""
+        raise NotImplementedError
+
+
+class ScheduledConfig(RecipeConfig):
     """Fields of the recipes that change during training."""
 
     total_steps: int | None = None
@@ -63,16 +73,28 @@ class Clock:
 
 
 class Recipe(Protocol):
-    """How far attention is open towards the future, during training and at inference."""
+    """How far attention is open towards the future, during training and at inference.
 
-    grad_site: str | None
+    Recipes subclass this and say what is special about them; the rest stays as it is here.
+    """
+
+    grad_site: str | None = None
     """Where the training loop takes the gradients given to `observe`; None when the recipe needs none."""
-    timing: Timing
+    timing: Timing = "previous_step"
     """In which pass it takes them."""
+    trains: bool = True
+    """Whether the encoder is trained at all."""
+    global_query: bool = False
+    """Whether a learnable token after the history joins the user vector."""
+
+    def opening(self, width: int, layers: int) -> nn.Module | None:
+        """Trained part of the mask, kept with the encoder: called as (layer index, states (B, L, width), weight of
+        `future_weight` or `inference_weight`), it returns that layer's weight; None when there is none."""
+        return None
 
     def alpha(self, step: int) -> float:
         """Progress from the first to the inference mask, in [0, 1]; 1 when the mask never changes."""
-        ...
+        return 1.0
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
         """w at optimiser step `step` (0-based): (B, L) when it depends on the key only, else (B, L, L)."""
@@ -80,15 +102,15 @@ class Recipe(Protocol):
 
     def wants_gradients(self, step: int) -> bool:
         """Whether `observe` would learn from the gradients of this step."""
-        ...
+        return False
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
         """Take note of the loss gradient at the hidden states of one (micro-)batch of step `step`."""
-        ...
+        return
 
     def end_step(self, reduce: Reduce) -> None:
         """Fold what all workers observed in this step into the state; called by every worker after `backward`."""
-        ...
+        return
 
     def inference_weight(self, tokens: Tokens) -> Tensor:
         """w for embedding with the finished encoder; same shapes as `future_weight`."""
@@ -96,35 +118,11 @@ class Recipe(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]:
         """What has to be stored to go on, or to embed, exactly like this."""
-        ...
+        return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict`."""
-        ...
-
-
-class Stateless:
-    """Base of the recipes that neither look at gradients nor learn anything."""
-
-    grad_site: str | None = None
-    timing: Timing = "previous_step"
-
-    def wants_gradients(self, step: int) -> bool:
-        """Gradients do not matter here."""
-        return False
-
-    def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
-        """Gradients do not matter here."""
-
-    def end_step(self, reduce: Reduce) -> None:
-        """There is no state."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """There is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is no state."""
+        return
 
 
 def constant_weight(tokens: Tokens, value: float) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ray_ggsm.masks.recipe import ScheduledConfig, Stateless, WarmupConfig, constant_weight
+from ray_ggsm.masks.recipe import Recipe, ScheduledConfig, WarmupConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
 
@@ -22,7 +22,7 @@ class SchedulerConfig(ScheduledConfig):
         return Scheduler(self.shape, self.require_total_steps())
 
 
-class Scheduler(Stateless):
+class Scheduler(Recipe):
     """Opens the future on a clock."""
 
     def __init__(self, shape: Literal["linear", "cosine", "window"], total_steps: int) -> None:
@@ -57,7 +57,7 @@ class ConstantConfig(WarmupConfig):
         return Constant(self)
 
 
-class Constant(Stateless):
+class Constant(Recipe):
     """w = 0.5 until T_warm, then (1 - alpha) 0.5 + alpha."""
 
     def __init__(self, config: ConstantConfig) -> None:

@@ -32,6 +32,10 @@ class Visibility:
         self.weight, self.valid_BL, self.dtype, self.backend = weight, valid_BL, dtype, backend
         self._masks: dict[int | None, Any] = {}
 
+    def with_weight(self, weight: Tensor) -> "Visibility":
+        """The same with another weight, for one layer."""
+        return Visibility(weight, self.valid_BL, self.dtype, self.backend)
+
     @cached_property
     def plain(self) -> Literal["causal", "open"] | None:
         """`causal` or `open` when no mask is needed: no padding, and all weights are 0, or all are 1."""

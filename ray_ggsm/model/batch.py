@@ -80,11 +80,20 @@ class Collator:
     def users(self, rows: pa.Table) -> Batch:
         """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order."""
         events = history_events(rows, self.template)
-        queries = rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
-        texts = ["Instruction:" + (f" {query}" if query else "") for query in queries]
-        ids = self._token_ids(texts)
+        ids = self._token_ids(_instructions(rows))
         layout = self.template.user_layout(events.count_MB, np.array([len(i) for i in ids]))
         return self._batch(layout, ids, events, tabular_matrix(rows) if self.template.tabular_tokens else None)
+
+    def user_lengths(self, rows: pa.Table) -> np.ndarray:
+        """Tokens of each row in the user tower, (B,)."""
+        t = self.template
+        special = len(t.tags) - 1 + t.tabular_tokens  # all tags but <ANSWER>
+        texts = [len(ids) for ids in self._token_ids(_instructions(rows))]
+        return history_events(rows, t).count_MB.sum(axis=0) + np.array(texts, dtype=np.int64) + special
+
+    def text_lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each answer text, (B,), EOS included."""
+        return np.array([len(ids) + 1 for ids in self._token_ids(texts, reserve=1)], dtype=np.int64)
 
     def answer_events(self, events: Events) -> Batch:
         """The answer tower's batch for sampled future events."""
@@ -98,6 +107,8 @@ class Collator:
 
     def _token_ids(self, texts: Sequence[str], reserve: int = 0) -> list[list[int]]:
         limit = self.template.max_text_tokens - reserve
+        if not len(texts):
+            return []
         encoded: list[list[int]] = self.tokenizer(
             list(texts), add_special_tokens=False, truncation=True, max_length=limit, split_special_tokens=True
         )["input_ids"]
@@ -109,6 +120,11 @@ class Collator:
         counts = tuple(int(n) for n in events.count_MB.sum(axis=1))
         age_E, amount_E = torch.from_numpy(events.age_E), torch.from_numpy(events.amount_E)
         return Batch(layout, torch.from_numpy(flat), vector_EH, age_E, amount_E, counts, tabular_BF)
+
+
+def _instructions(rows: pa.Table) -> list[str]:
+    queries = rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
+    return ["Instruction:" + (f" {query}" if query else "") for query in queries]
 
 
 def history_events(rows: pa.Table, template: Template) -> Events:

@@ -8,7 +8,8 @@ Legend: B rows, L tokens, E events, H width of the event encoder, D width of the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -17,10 +18,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from ray_ggsm.config import Config, InputError
-from ray_ggsm.masks import Tokens
+from ray_ggsm.masks import Recipe, Tokens
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
 from ray_ggsm.model.attention import Backend, Visibility, open_backbone
 from ray_ggsm.model.batch import Batch
@@ -104,12 +106,19 @@ class UserEncoder(nn.Module):
     centre_answer_D: Tensor
 
     def __init__(
-        self, config: ModelConfig, template: Template, features: int, backbone: PreTrainedModel, event_width: int
+        self,
+        config: ModelConfig,
+        template: Template,
+        features: int,
+        backbone: PreTrainedModel,
+        event_width: int,
+        recipe: Recipe,
     ) -> None:
-        """Wrap `backbone` (changed in place); `features` is F, `event_width` is H."""
+        """Wrap `backbone` (changed in place); `features` is F, `event_width` is H; `recipe` may add trained parts."""
         super().__init__()
         open_backbone(backbone, config.backbone.name)
         self.config, self.template = config, template
+        layers = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
         D = backbone.config.get_text_config().hidden_size
         self.width, self.event_width = D, event_width
         self.tags = nn.Embedding(len(template.tags), D)
@@ -120,6 +129,9 @@ class UserEncoder(nn.Module):
             if template.tabular_tokens
             else None
         )
+        self.opening = recipe.opening(D, len(layers))
+        for index, layer in enumerate(layers if self.opening is not None else []):
+            layer.register_forward_pre_hook(partial(self._open, index), with_kwargs=True)
         # injected vectors start at the size of the backbone's own token embeddings
         token_rms = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
         self.input_scale = nn.Parameter(torch.tensor(token_rms))
@@ -166,7 +178,7 @@ class UserEncoder(nn.Module):
         rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
         return torch.cat([row.float() for row in rows])[source_BL]
 
-    def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor, observe: Observe | None = None) -> Tensor:
+    def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
         """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`)."""
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, self.config.attention)
@@ -174,23 +186,27 @@ class UserEncoder(nn.Module):
             inputs_embeds=inputs_BLD,
             visibility=visibility,
             use_cache=False,
-            output_hidden_states=observe is not None and observe.site not in ("input", "last"),
+            output_hidden_states=any(o.site not in ("input", "last") for o in observe),
         )
-        if observe is not None:
-            for state_BLD in observe.states(inputs_BLD, output):
-                state_BLD.register_hook(observe.take)
+        for observer in observe:
+            for state_BLD in observer.states(inputs_BLD, output):
+                state_BLD.register_hook(observer.take)
         states: Tensor = output.last_hidden_state
         return states
 
     def pool(self, hidden_BLD: Tensor, batch: Batch) -> Tensor:
         """One float32 state per row, (B, D), neither centred nor normalised."""
+        rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
-            rows = torch.arange(len(hidden_BLD), device=hidden_BLD.device)
-            return hidden_BLD[rows, batch.layout.last_B].float()
-        valid_BL1 = batch.layout.tokens.valid_BL[:, :, None]
-        return hidden_BLD.float().masked_fill(~valid_BL1, 0).sum(dim=1) / valid_BL1.sum(dim=1)
+            pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
+        else:
+            valid_BL1 = layout.tokens.valid_BL[:, :, None]
+            pooled_BD = hidden_BLD.float().masked_fill(~valid_BL1, 0).sum(dim=1) / valid_BL1.sum(dim=1)
+        if layout.global_B is not None:
+            pooled_BD = (pooled_BD + hidden_BLD[rows_B, layout.global_B].float()) / 2
+        return pooled_BD
 
-    def forward(self, batch: Batch, weight: Tensor, observe: Observe | None = None) -> Tensor:
+    def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
         """Pooled states (B, D) under a given visibility; `observe` gets gradients in the backward pass."""
         with self.autocast():
             return self.pool(self.hidden(self.inputs(batch), batch.layout.tokens, weight, observe), batch)
@@ -210,6 +226,12 @@ class UserEncoder(nn.Module):
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def _open(self, layer: int, module: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Before a layer of the backbone: its own visibility, opened by what the layer is about to read."""
+        visibility: Visibility = keywords["visibility"]
+        assert self.opening is not None
+        return args, {**keywords, "visibility": visibility.with_weight(self.opening(layer, args[0], visibility.weight))}
 
     def _events(self, batch: Batch) -> Tensor:
         """Adapted event vectors with their numbers, (E, D)."""

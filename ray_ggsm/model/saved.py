@@ -6,10 +6,12 @@
     mask.safetensors           the recipe's state (GG-SM: importance per slot)
     tokenizer/                 the tokenizer
 
-Loading refuses what does not fit: another backbone, another template, missing or surplus weights. `encoder.json` is
-written last, so a directory without it is not an encoder.
+Loading refuses what does not fit: another backbone, template or tokenizer, a file that is not the one that was saved, a
+step and mask that do not give the saved alpha. `encoder.json` is written last, so a directory without it is not an
+encoder.
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -25,12 +27,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ray_ggsm import masks, storage
 from ray_ggsm.config import InputError, digest
-from ray_ggsm.masks import MaskConfig, Recipe, Tokens
+from ray_ggsm.masks import MaskConfig, Recipe, RecipeConfig, Tokens
 from ray_ggsm.model.encoder import ModelConfig, UserEncoder
 from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 from ray_ggsm.model.template import Modality, Template
 
-FORMAT = 1
+FORMAT = 2
+FILES = ("adapter_model.safetensors", "modules.safetensors", "mask.safetensors")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Trained:
 
     encoder: UserEncoder
     tokenizer: PreTrainedTokenizerBase
-    mask: MaskConfig
+    mask: RecipeConfig
     recipe: Recipe
     step: int
     """Optimiser steps done."""
@@ -47,16 +50,24 @@ class Trained:
     event_encoder_digest: str
     backbone_digest: str
 
-    def embedding_weight(self, tokens: Tokens) -> Tensor:
-        """Visibility for embedding: the inference mask or, where training stopped at alpha < 1, its last mask."""
-        if self.recipe.alpha(self.step) < 1:
+    @property
+    def half_way(self) -> bool:
+        """Whether training stopped before the mask had reached its inference form."""
+        return self.recipe.alpha(self.step) < 1
+
+    def embedding_weight(self, tokens: Tokens, finished: bool = False) -> Tensor:
+        """Visibility for embedding: the inference mask or, where training stopped at alpha < 1, its last mask.
+
+        `finished` asks for the inference mask in any case.
+        """
+        if self.half_way and not finished:
             return self.recipe.future_weight(tokens, self.step)
         return self.recipe.inference_weight(tokens)
 
 
 def new_encoder(
     config: ModelConfig,
-    mask: MaskConfig,
+    mask: RecipeConfig,
     modalities: tuple[Modality, ...],
     feature_names: tuple[str, ...],
     event_width: int,
@@ -67,12 +78,13 @@ def new_encoder(
     backbone = load_model(config.backbone, config.torch_dtype)
     backbone_digest = weights_digest(backbone)
     tokenizer = load_tokenizer(config.backbone)
-    template = Template(modalities, config.tabular_tokens if feature_names else 0, config.max_text_tokens)
+    recipe = masks.build(mask)
+    tabular_tokens = config.tabular_tokens if feature_names else 0
+    template = Template(modalities, tabular_tokens, config.max_text_tokens, recipe.global_query)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = UserEncoder(config, template, len(feature_names), backbone, event_width)
+        encoder = UserEncoder(config, template, len(feature_names), backbone, event_width, recipe)
     encoder.start_tags_from_words(tokenizer)
-    recipe = masks.build(mask)
     return Trained(encoder, tokenizer, mask, recipe, 0, feature_names, event_encoder_digest, backbone_digest)
 
 
@@ -85,8 +97,9 @@ def save(trained: Trained, location: str) -> None:
         _write(os.path.join(directory, "modules.safetensors"), _modules(encoder))
         _write(os.path.join(directory, "mask.safetensors"), trained.recipe.state_dict())
         trained.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
+        description = {**_description(trained), "files": {name: _file_digest(directory, name) for name in FILES}}
         storage.upload(directory, location)
-    storage.write_json(storage.join(location, "encoder.json"), _description(trained))
+    storage.write_json(storage.join(location, "encoder.json"), description)
 
 
 def load(location: str, device: torch.device) -> Trained:
@@ -102,19 +115,22 @@ def load(location: str, device: torch.device) -> Trained:
     described = storage.read_json(storage.join(location, "encoder.json"))
     _expect(location, "format", FORMAT, described["format"])
     config = ModelConfig.model_validate_json(json.dumps(described["model"]))
-    mask: MaskConfig = TypeAdapter(MaskConfig).validate_json(json.dumps(described["mask"]))
-    template = Template(
-        tuple(Modality(**m) for m in described["modalities"]), described["tabular_tokens"], config.max_text_tokens
-    )
+    mask: RecipeConfig = TypeAdapter(MaskConfig).validate_json(json.dumps(described["mask"]))
+    recipe = masks.build(mask)
+    _expect(location, "alpha", described["alpha"], recipe.alpha(described["step"]))
+    modalities = tuple(Modality(**m) for m in described["modalities"])
+    template = Template(modalities, described["tabular_tokens"], config.max_text_tokens, recipe.global_query)
     backbone = load_model(config.backbone, config.torch_dtype)
     _expect(location, "backbone weights", described["backbone_digest"], weights_digest(backbone))
     _expect(location, "template", described["template_digest"], _template_digest(template))
     features = tuple(described["feature_names"])
-    encoder = UserEncoder(config, template, len(features), backbone, described["event_width"])
-    recipe = masks.build(mask)
+    encoder = UserEncoder(config, template, len(features), backbone, described["event_width"], recipe)
     with storage.local_copy(location) as directory:
+        for name in FILES:
+            _expect(location, name, described["files"][name], _file_digest(directory, name))
         restore(encoder, recipe, directory, location)
         tokenizer = AutoTokenizer.from_pretrained(os.path.join(directory, "tokenizer"), trust_remote_code=False)
+    _expect(location, "tokenizer", described["tokenizer_digest"], _tokenizer_digest(tokenizer))
     digests = described["event_encoder_digest"], described["backbone_digest"]
     return Trained(encoder.to(device).eval(), tokenizer, mask, recipe, described["step"], features, *digests)
 
@@ -145,11 +161,23 @@ def _description(trained: Trained) -> dict[str, Any]:
         "backbone_digest": trained.backbone_digest,
         "event_encoder_digest": trained.event_encoder_digest,
         "template_digest": _template_digest(template),
+        "tokenizer_digest": _tokenizer_digest(trained.tokenizer),
     }
 
 
 def _template_digest(template: Template) -> str:
     return digest(list(template.slot_names), template.max_text_tokens)
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the vocabulary, the special tokens, and how a text is cut."""
+    cut = tokenizer("Instruction: 7 Äpfel, 苹果!", add_special_tokens=False)["input_ids"]
+    return digest(sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, cut)
+
+
+def _file_digest(directory: str, name: str) -> str:
+    with open(os.path.join(directory, name), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _modules(encoder: UserEncoder) -> dict[str, Tensor]:

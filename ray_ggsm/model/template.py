@@ -22,6 +22,7 @@ from ray_ggsm.masks import Tokens
 
 USER_TOKEN = "<USER>"
 ANSWER_TOKEN = "<ANSWER>"
+GLOBAL_TOKEN = "<GLOBAL>"
 TABULAR = "tabular"
 
 
@@ -47,6 +48,8 @@ class Layout:
     """int64: which of the tabular vectors."""
     last_B: torch.Tensor
     """int64: position of the row's last token (<USER>, <ANSWER> or EOS)."""
+    global_B: torch.Tensor | None = None
+    """int64: position of the row's global query; None where the template or the tower has none."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,15 @@ class Template:
     """Vectors that the tabular features become; 0 when there are none."""
     max_text_tokens: int
     """Longest instruction or answer text, in tokens."""
+    global_query: bool = False
+    """A token after the history that joins the user vector (mask recipe hybrid_gq)."""
 
     @cached_property
     def tags(self) -> tuple[str, ...]:
         """The added tokens, in the order of their ids."""
         names = [m.name for m in self.modalities] + ([TABULAR] if self.tabular_tokens else [])
-        return (*(tag for name in names for tag in (f"<{name}>", f"</{name}>")), USER_TOKEN, ANSWER_TOKEN)
+        special = (USER_TOKEN, ANSWER_TOKEN, *([GLOBAL_TOKEN] if self.global_query else []))
+        return (*(tag for name in names for tag in (f"<{name}>", f"</{name}>")), *special)
 
     @cached_property
     def slot_names(self) -> tuple[str, ...]:
@@ -117,8 +123,13 @@ class Template:
                 ),
                 self._tag(f"</{TABULAR}>", one_B),
             ]
+        if self.global_query:
+            segments.append(replace(self._tag(GLOBAL_TOKEN, one_B), history=False))
         segments += [self._text(text_B), replace(self._tag(USER_TOKEN, one_B), history=False)]
-        return self._lay_out(segments)
+        layout = self._lay_out(segments)
+        if self.global_query:
+            return replace(layout, global_B=layout.last_B - torch.from_numpy(text_B) - 1)
+        return layout
 
     def answer_events_layout(self, events_MB: np.ndarray) -> Layout:
         """The answer tower's layout for sampled future events; `events_MB` as in `user_layout`."""

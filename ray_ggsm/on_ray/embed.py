@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.validate import enforce_share, validate
-from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.embedding.embedder import Embedder, EmbeddingConfig
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import history_events
@@ -46,7 +46,10 @@ def embed(experiment: Experiment) -> str:
         for rows in experiment.embedding.stages
         for file in storage.list_files(place["prepare"].path("rows", rows), ".parquet")
     ]
+    described = storage.read_json(storage.join(encoder, "encoder.json"))
     with connected(experiment), timed(stage) as results:
+        if described["alpha"] < 1:
+            print(_half_way(described, experiment.embedding), flush=True)
         storage.remove(location)
         storage.remove(stage.path("dead_letters"))
         _, _, vectors = encode_events(experiment, files, modalities)
@@ -63,9 +66,8 @@ def embed(experiment: Experiment) -> str:
         given = sum(_rows(file) for file in files)
         dead = sum(_rows(file) for file in storage.list_files(stage.path("dead_letters"), ".parquet"))
         enforce_share(dead, given, experiment.data.max_bad_share, stage.path("dead_letters"))
-        manifest = table.publish(
-            location, given - dead, {"encoder": storage.read_json(storage.join(encoder, "encoder.json"))}
-        )
+        origin = {"encoder": described, "embedding": experiment.embedding.model_dump(mode="json")}
+        manifest = table.publish(location, given - dead, origin)
         results.update(rows=manifest["rows"], dead_letters=dead, table=location)
     return location
 
@@ -77,7 +79,9 @@ class _Embed:
         self.experiment = experiment
         trained = saved.load(encoder, device_of(experiment.ray))
         lookup: EventVectors = ray.get(vectors)
-        self.embedder = Embedder(trained, lookup, experiment.embedding.tokens_per_batch)
+        self.embedder = Embedder(
+            trained, lookup, experiment.embedding.tokens_per_batch, experiment.embedding.mask == "inference"
+        )
         self.modalities = [m.name for m in trained.encoder.template.modalities]
         self.features = len(trained.feature_names)
         self.dead_letters = dead_letters
@@ -94,6 +98,13 @@ class _Embed:
             return table.SCHEMA.empty_table()
         events_B = history_events(good, self.embedder.encoder.template).count_MB.sum(axis=0).astype(np.int32)
         return table.rows_to_table(good["user_id"], good["as_of"], events_B, self.embedder(good))
+
+
+def _half_way(described: dict[str, Any], config: EmbeddingConfig) -> str:
+    stands = f"the encoder's mask stands at alpha {described['alpha']:.2f} (step {described['step']})"
+    if config.mask == "inference":
+        return f"embed: {stands}; embedding.mask: inference opens it all the same"
+    return f"embed: {stands}, and it is used as it is; embedding.mask: inference would use the recipe's final mask"
 
 
 def _rows(file: str) -> int:

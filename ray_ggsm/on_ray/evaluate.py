@@ -16,6 +16,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
+from ray_ggsm.evaluation.mask_pictures import curve, opening
 from ray_ggsm.evaluation.metrics import BootstrappedAuc, bootstrap_aucs, paired_difference
 from ray_ggsm.evaluation.probes import Kind, ProbeConfig, ProbeResult, fit_and_score
 from ray_ggsm.evaluation.report import Report, write_report
@@ -113,6 +114,7 @@ def _compare(
     for name, label in experiment.data.labels.items():
         groups.setdefault(label.group, []).append(name)
     log = storage.read_json(place["train"].path("log.json"))
+    slots = place["train"].path("mask.json")
     report = Report(
         title=experiment.name,
         auc=estimates,
@@ -122,10 +124,11 @@ def _compare(
         label_rates=prepared["label_rates"],
         command="python jobs/quickstart.py --config <this configuration>",
         training={
-            "loss": {"training": _curve(log, "loss")},
-            "in-batch accuracy": {"training": _curve(log, "accuracy")},
+            panel: {"training": points}
+            for panel, key in {"loss": "loss", "in-batch accuracy": "accuracy"}.items()
+            if (points := curve(log, key))
         },
-        mask={name: _curve(log, key) for name, key in _MASK_CURVES.items()},
+        mask=opening(log, storage.read_json(slots) if storage.exists(slots) else None),
         health={name: vector_health(each[SCORE].vectors) for name, each in vectors.items() if name != "handcrafted"},
         seconds=_seconds(experiment, place),
         config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -145,13 +148,6 @@ def _compare(
     }
     storage.write_json(place["evaluate"].path("results.json"), results)
     return {"auc": {n: {k: {la: r["auc"] for la, r in p.items()} for k, p in ks.items()} for n, ks in results.items()}}
-
-
-_MASK_CURVES = {"alpha": "alpha", "mean": "w_mean", "p5": "w_p5", "p95": "w_p95"}
-
-
-def _curve(log: list[dict[str, float]], key: str) -> list[tuple[float, float]]:
-    return [(entry["step"], entry[key]) for entry in log]
 
 
 def _seconds(experiment: Experiment, place: Places) -> dict[str, float]:

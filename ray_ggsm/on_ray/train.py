@@ -1,21 +1,20 @@
 """The train stage: contrastive fine-tuning on Ray Train, resumed from its last checkpoint.
 
-The stage directory gets `encoder/` (final), `untrained/` (the same encoder at step 0), `log.json` (one entry per step)
-and `runs/` (Ray Train's checkpoints).
+The stage directory gets `encoder/` (final), `untrained/` (the same encoder at step 0), `log.json` (one entry per step),
+`mask.json` (the mask slot by slot) and `runs/` (Ray Train's checkpoints).
 """
 
 import signal
 import tempfile
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from torch import Tensor
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
@@ -27,10 +26,10 @@ from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.console import console
 from ray_ggsm.on_ray.events import encode_events
 from ray_ggsm.on_ray.stages import timed
-from ray_ggsm.training.loop import DivergenceError, Trainer
+from ray_ggsm.training.loop import HEAD_ROWS, DivergenceError, Trainer
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.progress import line
-from ray_ggsm.training.workers import ALONE, Workers
+from ray_ggsm.training.workers import ALONE, Workers, process_group
 
 
 def train(experiment: Experiment) -> str:
@@ -105,8 +104,9 @@ def _worker(shared: dict[str, Any]) -> None:
 
 def _train(shared: dict[str, Any]) -> None:
     experiment = Experiment.model_validate_json(shared["experiment"])
-    workers = _workers()
-    trainer = _trainer(experiment, shared, workers)
+    workers = process_group() if ray.train.get_context().get_world_size() > 1 else ALONE
+    pairs = Pairs(shared["rows"], experiment.training.batch_size, experiment.seed)
+    trainer = _trainer(experiment, shared, workers, pairs.head(HEAD_ROWS))
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as directory:
@@ -117,7 +117,7 @@ def _train(shared: dict[str, Any]) -> None:
             saved.save(trainer.trained, storage.join(shared["location"], "untrained"))
     every = experiment.training.checkpoint_every
     while not trainer.done:
-        metrics = trainer.step()
+        metrics = trainer.step(pairs.batch(trainer.trained.step, workers.rank, workers.size))
         if workers.rank == 0 and (text := line(metrics, experiment.training.steps)):
             shared["console"].write.remote(text)
         if int(metrics["step"]) % every == 0 and not trainer.done:
@@ -126,9 +126,11 @@ def _train(shared: dict[str, Any]) -> None:
     if workers.rank == 0:
         saved.save(trainer.trained, storage.join(shared["location"], "encoder"))
         storage.write_json(storage.join(shared["location"], "log.json"), trainer.log)
+        mask = trainer.mask_log.describe(trainer.trained.mask.model_dump(mode="json"))
+        storage.write_json(storage.join(shared["location"], "mask.json"), mask)
 
 
-def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -> Trainer:
+def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers, head: pa.Table) -> Trainer:
     if not experiment.ray.gpu:
         torch.set_num_threads(experiment.ray.cpus_per_train_worker)
     trained = saved.new_encoder(
@@ -141,9 +143,8 @@ def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -
         experiment.seed,
     )
     trained.encoder.to(ray.train.torch.get_device())
-    pairs = Pairs(shared["rows"], experiment.training.batch_size, experiment.seed)
     collator = Collator(trained.encoder.template, trained.tokenizer, ray.get(shared["vectors"]))
-    return Trainer(trained, pairs, collator, experiment.training, workers, experiment.seed)
+    return Trainer(trained, head, collator, experiment.training, workers, experiment.seed)
 
 
 def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers) -> None:
@@ -152,30 +153,3 @@ def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers) -> No
         trainer.save(directory)
         checkpoint = Checkpoint.from_directory(directory) if workers.rank == 0 else None
         ray.train.report(metrics, checkpoint=checkpoint)
-
-
-def _workers() -> Workers:
-    context = ray.train.get_context()
-    if context.get_world_size() == 1:
-        return ALONE
-    return Workers(context.get_world_rank(), context.get_world_size(), _gather, _reduce)
-
-
-def _gather(rows: Tensor) -> Tensor:
-    """All workers' rows in rank order; this worker's keep their gradient."""
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    most = int(max(counts))
-    padded = rows.new_zeros(most, *rows.shape[1:])
-    padded[: len(rows)] = rows.detach()
-    parts = [torch.zeros_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    kept = [part[: int(n)] for part, n in zip(parts, counts, strict=True)]
-    kept[dist.get_rank()] = rows
-    return torch.cat(kept)
-
-
-def _reduce(tensor: Tensor) -> Tensor:
-    dist.all_reduce(tensor)
-    return tensor

@@ -6,6 +6,7 @@ Event vectors let both towers speak one language from the first step; rendered t
 
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -24,12 +25,25 @@ class AnswerConfig(Config):
 
 def answer_batch(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Batch:
     """The answer tower's batch for training rows, in their order; `seed` draws the future events."""
-    if config.form == "text" and "answer" in rows.column_names and rows["answer"].null_count == 0:
-        return collator.answer_texts(rows["answer"].to_pylist())
-    events = sample_future_events(rows, collator.template, config.max_events, seed)
     if config.form == "events":
-        return collator.answer_events(events)
-    return collator.answer_texts(render(events, [m.name for m in collator.template.modalities]))
+        return collator.answer_events(sample_future_events(rows, collator.template, config.max_events, seed))
+    return collator.answer_texts(_texts(rows, collator, config, seed))
+
+
+def answer_lengths(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> np.ndarray:
+    """Tokens of each row in `answer_batch`, (B,)."""
+    if config.form == "text":
+        return collator.text_lengths(_texts(rows, collator, config, seed))
+    events = sample_future_events(rows, collator.template, config.max_events, seed)
+    return events.count_MB.sum(axis=0) + 2 * len(collator.template.modalities) + 1  # tags around each, <ANSWER>
+
+
+def _texts(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> list[str]:
+    if "answer" in rows.column_names and rows["answer"].null_count == 0:
+        answers: list[str] = rows["answer"].to_pylist()
+        return answers
+    events = sample_future_events(rows, collator.template, config.max_events, seed)
+    return render(events, [m.name for m in collator.template.modalities])
 
 
 def render(events: Events, modalities: list[str]) -> list[str]:

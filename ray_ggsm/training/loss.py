@@ -9,6 +9,7 @@ user are never each other's negatives.
 Legend: B rows of the global batch, D width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,8 @@ from torch.nn.functional import normalize
 
 Term = Literal["ua", "uu", "aa"]
 SameSide = Literal["literal", "unmasked"]
+Gather = Callable[[Tensor], Tensor]
+"""(b, ...) -> (B, ...): the rows of all workers in rank order, where this worker's own rows keep their gradient."""
 
 
 def info_nce(
@@ -29,18 +32,26 @@ def info_nce(
     margin: float,
     terms: tuple[Term, ...] = ("ua", "uu", "aa"),
     same_side: SameSide = "literal",
+    centre: bool = False,
+    gather: Gather | None = None,
 ) -> Tensor:
-    """Mean loss over the batch (scalar, float32).
+    """Mean loss over the global batch (scalar, float32), the same on every worker.
+
+    Every worker computes the whole loss, with gradients to its own rows. So parameter gradients summed over workers are
+    those of one worker with the whole batch.
 
     Args:
-        user_BD: user states; normalised here, in float32.
+        user_BD: user states; normalised here, in float32. With `gather`, this worker's rows.
         answer_BD: answer states, row by row the positives of `user_BD`.
         user_ids_B: int64, equal for rows of the same user.
         temperature: tau.
         margin: c of eq. 8.
         terms: kinds of negatives: user-answer, user-user, answer-answer.
         same_side: `literal` masks uu and aa negatives as eq. 8 says; `unmasked` keeps all of them.
+        centre: subtract each side's mean over the global batch before normalising.
+        gather: brings the other workers' rows; None: there are none.
     """
+    user_BD, answer_BD, user_ids_B = _whole(user_BD, answer_BD, user_ids_B, centre, gather)
     similarities = _similarities(user_BD, answer_BD, terms)
     kept = _kept(similarities, user_ids_B, margin, same_side)
     positive_B1 = similarities["ua"].diagonal()[:, None]
@@ -74,8 +85,11 @@ def batch_statistics(
     margin: float,
     terms: tuple[Term, ...],
     same_side: SameSide,
+    centre: bool = False,
+    gather: Gather | None = None,
 ) -> BatchStatistics:
-    """Statistics of one batch; arguments as in `info_nce`."""
+    """Statistics of the global batch; arguments as in `info_nce`."""
+    user_BD, answer_BD, user_ids_B = _whole(user_BD, answer_BD, user_ids_B, centre, gather)
     similarities = _similarities(user_BD, answer_BD, terms)
     kept = _kept(similarities, user_ids_B, margin, same_side)
     s_ua = similarities["ua"]
@@ -89,6 +103,17 @@ def batch_statistics(
         negative=(s_ua[other].mean() if other.any() else s_ua.new_zeros(())).item(),
         masked={term: 1 - (kept[term].sum() / n_other).item() for term in terms},
     )
+
+
+def _whole(
+    user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, centre: bool, gather: Gather | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The global batch, centred if asked for."""
+    if gather is not None:
+        user_BD, answer_BD, user_ids_B = gather(user_BD), gather(answer_BD), gather(user_ids_B)
+    if centre:
+        user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
+    return user_BD, answer_BD, user_ids_B
 
 
 def _similarities(user_BD: Tensor, answer_BD: Tensor, terms: tuple[Term, ...]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ gradients, so summing parameter gradients over workers gives exactly the gradien
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -23,3 +25,26 @@ class Workers:
 
 
 ALONE = Workers(rank=0, size=1, gather=lambda rows: rows, reduce=lambda tensor: tensor)
+
+
+def process_group() -> Workers:
+    """The workers of torch's default process group, which must have been set up (gloo, NCCL)."""
+    return Workers(dist.get_rank(), dist.get_world_size(), _gather, _reduce)
+
+
+def _gather(rows: Tensor) -> Tensor:
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    padded = rows.new_zeros(int(max(counts)), *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.zeros_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    kept = [part[: int(n)] for part, n in zip(parts, counts, strict=True)]
+    kept[dist.get_rank()] = rows
+    return torch.cat(kept)
+
+
+def _reduce(tensor: Tensor) -> Tensor:
+    dist.all_reduce(tensor)
+    return tensor

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from ray_ggsm.evaluation import charts
 from ray_ggsm.evaluation.health import vector_health
+from ray_ggsm.evaluation.mask_pictures import opening
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.evaluation.report import Report, duration, headline, render, verdict, write_report
+from tests.evaluation.train_stage import log_json, mask_json
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
 LABELS = ("food", "transit", "achiev", "mean")
@@ -41,7 +43,7 @@ def report(**changes):
 
 FULL = {
     "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
-    "mask": {name: [(0, 0.5), (10, 1.0)] for name in ("alpha", "mean", "p5", "p95")},
+    "mask": opening(log_json(), mask_json()),
     "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
     "seconds": {"train": 100.0, "embed": 10.0},
     "config": "name: x",
@@ -118,6 +120,22 @@ def test_axis_keeps_values_inside_and_ticks_round(values):
     assert all(9.99 <= axis(value) <= 110.01 for value in values)
     assert 1 <= len(axis.ticks) <= 7
     assert f"{axis.step:.0e}"[0] in "125"
+
+
+@given(values=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=5))
+def test_logarithmic_axis_keeps_values_inside_and_ticks_round(values):
+    axis = charts.LogAxis.around(values, 10, 110)
+    assert all(9.9 <= axis(value) <= 110.1 for value in values)
+    assert [axis(tick) for tick in (axis.ticks[0], axis.ticks[-1])] == [10, 110]
+    assert {f"{tick:.0e}"[0] for tick in axis.ticks} <= set("125")
+
+
+def test_names_at_line_ends_do_not_overlap():
+    series = {f"line {n}": [(0, 1.0), (1, 2.0 + n / 1000)] for n in range(7)}
+    root = ElementTree.fromstring(charts.lines(series, "t", names=True))
+    ends = [float(text.get("y")) for text in root.iter("text") if text.get("class").startswith("end")]
+    assert ends == sorted(ends, reverse=True)
+    assert min(-np.diff(ends)) >= 12.9
 
 
 def test_marks_stand_where_their_value_is():

@@ -1,14 +1,23 @@
 """Recipes against numbers worked out from the paper's eq. 5 and Appendix A.4, in float64 and without their code."""
 
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
-from ray_ggsm.masks import Tokens, build, with_total_steps
+from ray_ggsm.masks import MaskConfig, Tokens, build, with_total_steps
 from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, PrefixConfig
 from ray_ggsm.masks.ggsm import GGSM, GGSMConfig, HybridMaskConfig
+from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 
 B, L, D, S = 2, 5, 3, 7
@@ -225,3 +234,84 @@ def test_grad_sites_are_checked() -> None:
     for site in ("layer:0", "layer", "inputs", "layer:-1"):
         with pytest.raises(ValueError, match="expected last, input, mean_layers"):
             ggsm(grad_site=site)
+
+
+def test_learned_opening_against_a_loop_over_pairs() -> None:
+    """sigmoid of a two-layer network of h_i, read at the power of two over j - i; closed outside history."""
+    torch.manual_seed(3)
+    recipe = build(HybridMLPConfig(recipe="hybrid_mlp", rank=2, buckets=3))
+    opening = recipe.opening(D, 2)
+    for parameter in opening.parameters():
+        torch.nn.init.normal_(parameter)
+    history = tokens().valid_BL.clone()
+    history[:, 3:] = False
+    t_ = Tokens(tokens().valid_BL, tokens().slot_BL, history, S, 11)
+    states = torch.randn(B, L, D)
+    weight = opening(1, states, recipe.future_weight(t_, 0))
+    first, second = ({k: v.double().detach().numpy() for k, v in opening.mlps[1][i].named_parameters()} for i in (0, 2))
+    for b in range(B):
+        for i in range(L):
+            h = states[b, i].double().numpy()
+            h = h / math.sqrt(float((h**2).mean()))
+            inner = first["weight"] @ h + first["bias"]
+            logits = second["weight"] @ (inner / (1 + np.exp(-inner))) + second["bias"]
+            for j in range(i + 1, L):
+                bucket = {1: 0, 2: 1, 3: 2, 4: 2}[j - i]
+                expected = 1 / (1 + math.exp(-logits[bucket])) if history[b, j] else 0.0
+                assert weight[b, i, j].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_learned_opening_starts_nearly_causal() -> None:
+    recipe = build(HybridMLPConfig(recipe="hybrid_mlp"))
+    weight = recipe.opening(D, 1)(0, torch.randn(B, L, D), recipe.inference_weight(tokens()))
+    assert weight.max().item() == pytest.approx(1 / (1 + math.exp(3)), abs=1e-6)
+
+
+def test_every_file_of_the_folder_brings_its_recipes() -> None:
+    names = {"oracle", "causal", "prefix", "hybrid_mask", "hybrid_mlp", "hybrid_gq", "bidirectional", "scheduler"}
+    names |= {"constant", "ggsm"}
+    assert set(TypeAdapter(MaskConfig).json_schema()["discriminator"]["mapping"]) == names
+
+
+def test_the_readmes_new_recipe_takes_one_file(tmp_path) -> None:
+    """The README's example, put into a copy of the package, is a valid setting there without any other change."""
+    root = Path(__file__).parents[2]
+    example = (
+        (root / "README.md").read_text().split("## Adding a mask recipe")[1].split("```python\n")[1].split("```")[0]
+    )
+    shutil.copytree(root / "ray_ggsm", tmp_path / "ray_ggsm", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "ray_ggsm" / "masks" / "half.py").write_text(example)
+    code = (
+        "import torch; from pydantic import TypeAdapter; from ray_ggsm.masks import MaskConfig, Tokens, build\n"
+        "yes = torch.ones(1, 3, dtype=torch.bool); tokens = Tokens(yes, yes.long(), yes, 2, 3)\n"
+        "recipe = build(TypeAdapter(MaskConfig).validate_python({'recipe': 'half'}))\n"
+        "print(recipe.future_weight(tokens, 0).tolist(), recipe.inference_weight(tokens).tolist())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[[0.5, 0.5, 0.5]] [[0.5, 0.5, 0.5]]", done.stderr
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    recipe=st.sampled_from(["oracle", "causal", "prefix", "hybrid_mask", "hybrid_mlp", "hybrid_gq", "bidirectional",
+                            "scheduler", "constant", "ggsm"]),
+    calibration=st.sampled_from(["none", "zscore", "rank"]),
+    slot=st.sampled_from(["position", "modality_rank"]),
+    scale=st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e6, 1e15]),
+    steps=st.integers(1, 9),
+)  # fmt: skip
+def test_a_weight_never_leaves_zero_to_one(recipe, calibration, slot, scale, steps) -> None:
+    values: dict = {"recipe": recipe}
+    if recipe in ("scheduler", "constant", "ggsm", "hybrid_mask"):
+        values["total_steps"] = 7
+    if recipe in ("ggsm", "hybrid_mask"):
+        values |= {"calibration": calibration, "slot": slot}
+    built = build(TypeAdapter(MaskConfig).validate_python(values))
+    for t in range(steps):
+        for weight in (built.future_weight(tokens(), t), built.inference_weight(tokens())):
+            assert ((weight >= 0) & (weight <= 1)).all()  # also refuses NaN
+        built.observe(gradients(t, scale), tokens(), t)
+        built.end_step(lambda tensor: tensor)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_ggsm.masks import MaskConfig
+from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.encoder import LoraConfig, ModelConfig
 from ray_ggsm.model.event_encoder import EventEncoderConfig
@@ -24,21 +24,22 @@ def lookup(texts: pa.Array) -> np.ndarray:
     return np.array([np.random.default_rng(s).normal(size=WIDTH) for s in seeds], dtype=np.float32).reshape(-1, WIDTH)
 
 
+def encoder_on(decoder: str, mask: RecipeConfig, **model) -> Trained:
+    """A float32 encoder for the rows of `make_rows`, on the decoder in a directory."""
+    config = ModelConfig(
+        backbone=PretrainedConfig(name=decoder, layers=2),
+        event_encoder=EventEncoderConfig(name="unused"),
+        **{"lora": LoraConfig(r=3, alpha=3), "dtype": "float32", "tabular_tokens": 2, **model},
+    )
+    features = tuple(f"f{i}" for i in range(7))
+    return new_encoder(config, mask, (Modality("bill", 7), Modality("app", 5)), features, WIDTH, "events", 0)
+
+
 @pytest.fixture
 def make_encoder(tiny_decoder: str) -> Callable[..., Trained]:
-    """Builds a float32 encoder for the rows of `make_rows`."""
+    """Builds encoders on the tiny decoder."""
 
-    def make(mask: MaskConfig | None = None, **model) -> Trained:
-        config = ModelConfig(
-            backbone=PretrainedConfig(name=tiny_decoder, layers=2),
-            event_encoder=EventEncoderConfig(name="unused"),
-            lora=LoraConfig(r=3, alpha=3),
-            dtype="float32",
-            tabular_tokens=2,
-            **model,
-        )
-        features = tuple(f"f{i}" for i in range(7))
-        mask = mask or BidirectionalConfig(recipe="bidirectional")
-        return new_encoder(config, mask, (Modality("bill", 7), Modality("app", 5)), features, WIDTH, "events", 0)
+    def make(mask: RecipeConfig | None = None, **model) -> Trained:
+        return encoder_on(tiny_decoder, mask or BidirectionalConfig(recipe="bidirectional"), **model)
 
     return make

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModel
 
 from ray_ggsm.config import InputError
-from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig
-from ray_ggsm.masks.ggsm import GGSMConfig
-from ray_ggsm.masks.scheduler import SchedulerConfig
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, HybridGQConfig, OracleConfig, PrefixConfig
+from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
+from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
+from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
@@ -24,6 +25,13 @@ RECIPES = [
     BidirectionalConfig(recipe="bidirectional"),
     SchedulerConfig(recipe="scheduler", total_steps=10),
     GGSMConfig(recipe="ggsm", total_steps=10),
+    SchedulerConfig(recipe="scheduler", shape="window", total_steps=10),
+    ConstantConfig(recipe="constant", total_steps=10),
+    HybridMaskConfig(recipe="hybrid_mask", total_steps=10),
+    HybridMLPConfig(recipe="hybrid_mlp"),
+    HybridGQConfig(recipe="hybrid_gq"),
+    PrefixConfig(recipe="prefix"),
+    OracleConfig(recipe="oracle"),
 ]
 
 
@@ -86,12 +94,46 @@ def test_bidirectional_sees_the_future_and_causal_does_not(make_encoder, make_ro
         assert torch.equal(first, trained.encoder.hidden(other, tokens, weight)[0, 0]) != changes
 
 
+def test_the_global_query_sees_the_whole_history_and_joins_the_user_vector(make_encoder, make_rows) -> None:
+    trained, rows = make_encoder(HybridGQConfig(recipe="hybrid_gq")), make_rows()
+    template, batch = trained.encoder.template, collator(trained).users(rows)
+    layout = batch.layout
+    is_global = layout.id_BL == template.tags.index("<GLOBAL>")
+    assert (is_global.sum(dim=1) == 1).all()
+    assert torch.equal(is_global.int().argmax(dim=1), layout.global_B)
+    positions = torch.arange(layout.id_BL.shape[1])
+    assert (positions[None] < layout.global_B[:, None])[layout.tokens.history_BL].all()  # all history is in its past
+    states = torch.randn(len(rows), layout.id_BL.shape[1], trained.encoder.width)
+    index = torch.arange(len(rows))
+    expected = (states[index, layout.last_B] + states[index, layout.global_B]) / 2
+    torch.testing.assert_close(trained.encoder.pool(states, batch), expected)
+
+
+def test_the_learned_opening_is_trained_saved_and_opens_the_history_only(make_encoder, make_rows, tmp_path) -> None:
+    trained, rows = make_encoder(HybridMLPConfig(recipe="hybrid_mlp"), pooling="mean"), make_rows()
+    encoder, batch = trained.encoder, collator(trained).users(rows)
+    perturb(trained)
+    weight = trained.recipe.future_weight(batch.layout.tokens, 0)
+    encoder(batch, weight).square().sum().backward()
+    opening = {n: p for n, p in encoder.trainable().items() if n.startswith("opening.")}
+    assert len(opening) == 2 * 4  # two layers of the backbone, two linear layers each with weight and bias
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in opening.values())
+    inputs = encoder.inputs(batch).detach()
+    for changed, seen in ((int(batch.layout.last_B[0]), False), (3, True)):  # <USER>, and an early token
+        other = inputs.clone()
+        other[0, changed] += 1
+        first = encoder.hidden(inputs, batch.layout.tokens, weight)[0, 0]
+        assert torch.equal(first, encoder.hidden(other, batch.layout.tokens, weight)[0, 0]) != seen
+    saved.save(trained, str(tmp_path))
+    assert torch.equal(pooled(trained, rows), pooled(saved.load(str(tmp_path), torch.device("cpu")), rows))
+
+
 def test_observed_gradient_is_the_one_autograd_gives_at_the_input(make_encoder, make_rows) -> None:
     trained, rows = make_encoder(pooling="mean"), make_rows(users=3)
     encoder, batch = trained.encoder.eval(), collator(trained).users(rows)
     weight = trained.recipe.future_weight(batch.layout.tokens, 0)
     seen: list[torch.Tensor] = []
-    encoder(batch, weight, Observe("input", seen.append)).square().sum().backward()
+    encoder(batch, weight, [Observe("input", seen.append)]).square().sum().backward()
     inputs = encoder.inputs(batch).detach().requires_grad_()
     loss = encoder.pool(encoder.hidden(inputs, batch.layout.tokens, weight), batch).square().sum()
     (expected,) = torch.autograd.grad(loss, inputs)
@@ -115,15 +157,41 @@ def test_half_way_encoder_embeds_with_its_own_mask(make_encoder) -> None:
     trained = make_encoder(RECIPES[2])
     tokens = trained.encoder.template.every_slot()
     assert (trained.embedding_weight(tokens) == 0).all()
+    assert (trained.embedding_weight(tokens, finished=True) == 1).all()
     done = Trained(**{**vars(trained), "step": 10})
     assert (done.embedding_weight(tokens) == 1).all()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("backbone_digest", "0"), ("template_digest", "0"), ("format", 9), ("event_width", 13)]
-)
-def test_what_does_not_fit_is_refused(key, value, make_encoder, tmp_path) -> None:
+@pytest.mark.parametrize("name", saved.FILES)
+def test_a_changed_file_is_refused(name, make_encoder, tmp_path) -> None:
+    saved.save(make_encoder(RECIPES[3]), str(tmp_path))
+    data = bytearray((tmp_path / name).read_bytes())
+    data[-1] ^= 1
+    (tmp_path / name).write_bytes(bytes(data))
+    with pytest.raises(InputError, match=name):
+        saved.load(str(tmp_path), torch.device("cpu"))
+
+
+def test_another_tokenizer_is_refused(make_encoder, tmp_path) -> None:
     saved.save(make_encoder(), str(tmp_path))
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    described = json.loads(file.read_text())
+    vocabulary = described["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="tokenizer"):
+        saved.load(str(tmp_path), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone_digest", "0"), ("template_digest", "0"), ("tokenizer_digest", "0"), ("format", 9),
+        ("event_width", 13), ("step", 1), ("alpha", 0.4),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(key, value, make_encoder, tmp_path) -> None:
+    saved.save(make_encoder(RECIPES[2]), str(tmp_path))
     described = json.loads((tmp_path / "encoder.json").read_text())
     (tmp_path / "encoder.json").write_text(json.dumps({**described, key: value}))
     with pytest.raises(InputError, match=str(tmp_path)):
@@ -152,7 +220,7 @@ def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
     tokens = batch.layout.tokens
     weight = trained.recipe.future_weight(tokens, 0)
     seen: list[torch.Tensor] = []
-    encoder(batch, weight, Observe(site, seen.append)).square().sum().backward()
+    encoder(batch, weight, [Observe(site, seen.append)]).square().sum().backward()
     visibility = Visibility(weight, tokens.valid_BL, torch.float32, "sdpa")
     inputs = encoder.inputs(batch).detach().requires_grad_()
     output = encoder.backbone(inputs_embeds=inputs, visibility=visibility, output_hidden_states=True)
@@ -176,4 +244,4 @@ def test_a_layer_the_backbone_does_not_have_is_refused(make_encoder, make_rows) 
     batch = collator(trained).users(make_rows(users=2))
     weight = trained.recipe.future_weight(batch.layout.tokens, 0)
     with pytest.raises(InputError, match="layer:3 is asked for, the backbone has 2 layers"):
-        trained.encoder(batch, weight, Observe("layer:3", print))
+        trained.encoder(batch, weight, [Observe("layer:3", print)])

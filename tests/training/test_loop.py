@@ -1,5 +1,6 @@
 """The loop: micro-batches do not change the step, a restored run goes on bit for bit, collapse is noticed."""
 
+import weakref
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -7,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ray_ggsm.masks.fixed import OracleConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model.batch import Collator, sample_future_events
+from ray_ggsm.model.encoder import LoraConfig
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.training.answers import AnswerConfig, answer_batch, render
 from ray_ggsm.training.loop import DivergenceError, Trainer, TrainingConfig
@@ -30,11 +33,17 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:  
             GGSMConfig(**{"recipe": "ggsm", "total_steps": STEPS, **(mask or {})}), pooling="mean", **(model or {})
         )
         collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
-        trainer = Trainer(trained, Pairs(str(tmp_path), 12, 0), collator, config, ALONE, 0)
+        pairs = Pairs(str(tmp_path), 12, 0)
+        trainer = Trainer(trained, pairs.head(30), collator, config, ALONE, 0)
+        trainer.pairs = pairs
         trainer.prepare()
         return trainer
 
     return make
+
+
+def step(trainer: Trainer) -> dict[str, float]:
+    return trainer.step(trainer.pairs.batch(trainer.trained.step))
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -49,7 +58,7 @@ def comparable(metrics: dict[str, float]) -> dict[str, float]:
 def test_loss_falls_and_everything_trainable_moves(form, make_trainer) -> None:
     trainer = make_trainer(answer=AnswerConfig(form=form), optimizer=OptimizerConfig(learning_rate=3e-3))
     before = weights(trainer)
-    losses = [trainer.step()["loss"] for _ in range(STEPS)]
+    losses = [step(trainer)["loss"] for _ in range(STEPS)]
     assert losses[-1] < losses[0]
     assert trainer.done
     still = {n for n, w in weights(trainer).items() if torch.equal(w, before[n])}
@@ -59,25 +68,85 @@ def test_loss_falls_and_everything_trainable_moves(form, make_trainer) -> None:
 def test_micro_batches_give_the_step_of_the_whole_batch(make_trainer) -> None:
     whole, cut = make_trainer(), make_trainer(tokens_per_micro_batch=40)
     for _ in range(3):
-        first, second = whole.step(), cut.step()
+        first, second = step(whole), step(cut)
         for key, value in comparable(first).items():
             assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
     torch.testing.assert_close(whole.recipe.importance_S, cut.recipe.importance_S, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("graph_tokens", [0, 150])
+def test_gradient_caching_changes_nothing_and_dropout_is_replayed(graph_tokens, make_trainer) -> None:
+    """Without kept graphs, or with some, every bit is as with all graphs kept; GG-SM sees the same gradients."""
+    model = {"tabular_dropout": 0.3, "lora": LoraConfig(r=3, alpha=3, dropout=0.2)}
+    kept, cached = (make_trainer(model, tokens_per_micro_batch=60, graph_tokens=g) for g in (10**6, graph_tokens))
+    for _ in range(3):
+        assert comparable(step(kept)) == comparable(step(cached))
+    for name, weight in weights(kept).items():
+        assert torch.equal(weights(cached)[name], weight), name
+    assert torch.equal(kept.recipe.importance_S, cached.recipe.importance_S)
+
+
+def test_graphs_beyond_the_limit_are_not_kept(make_trainer) -> None:
+    """At no time do more graphs live than `graph_tokens` and one micro-batch take."""
+    trainer = make_trainer(tokens_per_micro_batch=60, graph_tokens=130)
+    alive: list[int] = []
+    forward = trainer.encoder.forward
+
+    def counting(batch, weight, observe=()):
+        states = forward(batch, weight, observe)
+        if states.requires_grad:
+            references.append((weakref.ref(states), batch.layout.tokens.valid_BL.numel()))
+        alive.append(sum(tokens for reference, tokens in references if reference() is not None))
+        return states
+
+    references: list = []
+    trainer.encoder.forward = counting
+    step(trainer)
+    assert len(alive) > 8
+    assert 60 < max(alive) <= 130 + 60
+
+
+def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None:
+    trainer = make_trainer(mask={"calibration": "zscore", "smoothing": 0.0, "warmup_share": 0.5})
+    logs = [step(trainer) for _ in range(STEPS)]
+    assert logs[0]["w_min"] == logs[0]["w_max"] == 0.5
+    assert logs[0]["w_spread"] == 0
+    assert logs[2]["w_min"] < logs[2]["w_p5"] < logs[2]["w_mean"] < logs[2]["w_p95"] < logs[2]["w_max"]
+    assert logs[2]["w_spread"] > 0.05
+    names = {"grad_norm/bill", "grad_norm/app", "grad_norm/tags", "grad_norm/tabular", "grad_norm/text"}
+    assert names <= logs[0].keys()
+    described = trainer.mask_log.describe(trainer.trained.mask.model_dump())
+    slots = described["slots"]
+    assert described["weight"]["1"] == [0.5] * len(slots)
+    assert set(described["weight"]) == {str(i) for i in range(1, STEPS + 1)}
+    importance = trainer.recipe.importance_S
+    for name, value in zip(slots, described["importance"], strict=True):
+        seen = bool(trainer.recipe.seen_S[slots.index(name)])
+        assert value == (pytest.approx(importance[slots.index(name)].item()) if seen else None)
+    bills = [g for name, g in zip(slots, described["importance"], strict=True) if name.startswith("bill[") and g]
+    assert min(bills) < logs[2]["grad_norm/bill"] < max(bills)  # a mean over the same norms
+
+
+def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:  # noqa: F811
+    trained = make_encoder(OracleConfig(recipe="oracle"))
+    template = make_trainer()
+    trainer = Trainer(trained, template.head, template.collator, template.config, ALONE, 0)
+    assert trainer.done
 
 
 def test_a_restored_run_goes_on_bit_for_bit(make_trainer, tmp_path) -> None:
     model = {"tabular_dropout": 0.3}
     straight, first, second = make_trainer(model), make_trainer(model), make_trainer(model)
     for _ in range(STEPS):
-        straight.step()
+        step(straight)
     for _ in range(2):
-        first.step()
+        step(first)
     (tmp_path / "checkpoint").mkdir()
     first.save(str(tmp_path / "checkpoint"))
     torch.manual_seed(99)
     second.restore(str(tmp_path / "checkpoint"))
     while not second.done:
-        second.step()
+        step(second)
     assert [comparable(m) for m in second.log] == [comparable(m) for m in straight.log]
     for name, weight in weights(straight).items():
         assert torch.equal(weights(second)[name], weight), name
@@ -130,23 +199,24 @@ def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None
     mask = {"smoothing": 0.0, "warmup_share": 0.9}
     probing, by_hand = make_trainer(mask={**mask, "timing": timing}), make_trainer(mask=mask)
     start = weights(by_hand)
-    for step in range(3):
+    for index in range(3):
         twin = by_hand if timing == "two_pass" else make_trainer(mask=mask)
         if timing == "frozen_tower":
             assert all(torch.equal(start[name], weight) for name, weight in weights(twin).items())
             twin.recipe.load_state_dict(by_hand.recipe.state_dict())
             twin.trained = by_hand.trained
-        rows = twin.pairs.batch(step)
-        twin._loss(rows, observe=True)[0].backward()
+        rows = twin.pairs.batch(index)
+        for trainer in (twin, by_hand):
+            trainer.encoder.train()
+        twin._backward(twin._towers(rows), rows, twin._observers)
         twin.recipe.end_step(lambda tensor: tensor)
         by_hand.recipe.load_state_dict(twin.recipe.state_dict())
-        loss = by_hand._loss(rows, observe=False)[0]
-        assert probing.step()["loss"] == pytest.approx(loss.item(), rel=1e-5)
-        torch.testing.assert_close(probing.recipe.importance_S, by_hand.recipe.importance_S)
         by_hand.optimizer.zero_grad(set_to_none=True)
-        set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, step, STEPS)
-        loss.backward()
+        loss, _ = by_hand._backward(by_hand._towers(rows), rows, lambda tokens: ())
+        assert step(probing)["loss"] == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(probing.recipe.importance_S, by_hand.recipe.importance_S)
+        set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)
         by_hand._update()
-        by_hand.trained = probing.trained.__class__(**{**vars(by_hand.trained), "step": step + 1})
+        by_hand.trained = probing.trained.__class__(**{**vars(by_hand.trained), "step": index + 1})
         for name, weight in weights(by_hand).items():
             torch.testing.assert_close(weight, weights(probing)[name])

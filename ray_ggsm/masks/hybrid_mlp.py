@@ -1,0 +1,80 @@
+"""A small MLP opens the attention to the future, from what each query knows. Paper, Appendix A.4, hybrid (b).
+
+The paper leaves the MLP's form open. Here every layer has one: w_ij = sigmoid(MLP(h_i)[bucket(j - i)]) for keys j of
+the user segment, 0 for later ones. Distances share a bucket by powers of two, so the MLP's r hidden units are a
+low-rank form of a weight for every (i, j - i). It starts nearly causal, which is what the backbone is used to.
+
+Legend: B rows, L tokens, D width, K buckets of distance, i query position, j key position.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ray_ggsm.masks.recipe import Recipe, RecipeConfig
+from ray_ggsm.masks.tokens import Tokens
+
+START = -3.0
+"""Logit of every weight before training: sigmoid(-3) = 0.05."""
+
+
+class HybridMLPConfig(RecipeConfig):
+    """Keys of the user segment are opened by a learned weight, in training and at inference."""
+
+    recipe: Literal["hybrid_mlp"]
+    rank: int = Field(8, ge=1)
+    """Hidden units of each layer's MLP."""
+    buckets: int = Field(10, ge=1)
+    """Distances told apart: 1, 2, 3-4, 5-8, ...; everything further shares the last bucket."""
+
+    def build(self) -> "HybridMLP":
+        """The recipe."""
+        return HybridMLP(self)
+
+
+class HybridMLP(Recipe):
+    """The same learned mask in training and at inference; its weights are trained and saved with the encoder's."""
+
+    def __init__(self, config: HybridMLPConfig) -> None:
+        self.config = config
+
+    def opening(self, width: int, layers: int) -> "Opening":
+        """One MLP per layer."""
+        return Opening(width, layers, self.config.rank, self.config.buckets)
+
+    def future_weight(self, tokens: Tokens, step: int) -> Tensor:
+        """(B, L): which keys may be opened; `opening` says how far."""
+        return tokens.history_BL.float()
+
+    def inference_weight(self, tokens: Tokens) -> Tensor:
+        """The training mask."""
+        return tokens.history_BL.float()
+
+
+class Opening(nn.Module):
+    """Weights of every layer's future keys from the layer's own states."""
+
+    def __init__(self, width: int, layers: int, rank: int, buckets: int) -> None:
+        super().__init__()
+        self.mlps = nn.ModuleList(_mlp(width, rank, buckets) for _ in range(layers))
+        self.buckets = buckets
+
+    def forward(self, layer: int, states_BLD: Tensor, weight_BL: Tensor) -> Tensor:
+        """(B, L, L) in [0, 1], zero where `weight_BL` is."""
+        states_BLD = nn.functional.rms_norm(states_BLD.float(), states_BLD.shape[-1:])
+        with torch.autocast(states_BLD.device.type, enabled=False):
+            weight_BLK = torch.sigmoid(self.mlps[layer](states_BLD))
+        position_L = torch.arange(states_BLD.shape[1], device=states_BLD.device)
+        ahead_LL = (position_L[None, :] - position_L[:, None]).clamp(min=1)
+        bucket_LL = torch.ceil(torch.log2(ahead_LL.float())).long().clamp(max=self.buckets - 1)
+        weight_BLL = weight_BLK.gather(2, bucket_LL.expand(len(weight_BLK), -1, -1))
+        return weight_BLL * weight_BL[:, None, :]
+
+
+def _mlp(width: int, rank: int, buckets: int) -> nn.Sequential:
+    last = nn.Linear(rank, buckets)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, START)
+    return nn.Sequential(nn.Linear(width, rank), nn.SiLU(), last)

@@ -1,0 +1,87 @@
+"""What the mask did during training: weights per slot over the steps, and gradient norms per modality.
+
+Legend: B rows, L tokens, D width, S slots of the template, G groups of slots.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ray_ggsm.masks import Recipe, Tokens
+from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.template import Template
+from ray_ggsm.training.workers import Workers
+
+SNAPSHOTS = 16
+"""Steps of a run whose weights are kept slot by slot."""
+
+
+class GradientNorms:
+    """Mean norm of the loss gradient at the input embeddings, per modality, of one step."""
+
+    def __init__(self, template: Template) -> None:
+        groups = ["tags" if name in template.tags else name.split("[")[0] for name in template.slot_names]
+        self.names, index = np.unique(groups, return_inverse=True)
+        self.group_S = torch.from_numpy(index)
+        self.sum_count_2G = torch.zeros(2, len(self.names))
+
+    def observer(self, tokens: Tokens) -> Observe:
+        """To be attached to the micro-batch of these tokens."""
+
+        def add(grad_BLD: Tensor) -> None:
+            group = self.group_S.to(grad_BLD.device)[tokens.slot_BL[tokens.valid_BL]].cpu()
+            norms = grad_BLD.detach().float().norm(dim=-1)[tokens.valid_BL].cpu()
+            self.sum_count_2G[0].index_add_(0, group, norms)
+            self.sum_count_2G[1].index_add_(0, group, torch.ones_like(norms))
+
+        return Observe("input", add)
+
+    def means(self, workers: Workers, device: torch.device) -> dict[str, float]:
+        """`grad_norm/<modality>` over all workers' tokens; also for `tags`, `tabular`, `text`. Absent ones are left
+        out."""
+        sums, counts = workers.reduce(self.sum_count_2G.to(device)).tolist()
+        return {f"grad_norm/{n}": s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c}
+
+
+class MaskLog:
+    """Weights of future keys over the steps."""
+
+    def __init__(self, template: Template, recipe: Recipe, steps: int) -> None:
+        self.template, self.recipe, self.every = template, recipe, max(1, steps // SNAPSHOTS)
+        self.weight: dict[str, list[float]] = {}
+        """step (1-based) -> weight per slot"""
+
+    def step(self, step: int) -> dict[str, float]:
+        """alpha and the distribution of w over slots, for step `step` (0-based); keeps some steps slot by slot."""
+        weight = self.recipe.future_weight(self.template.every_slot(), step)[0].float()
+        if weight.dim() == 1:
+            values, per_slot_S = weight, weight
+        else:  # depends on the query, too: over all its future keys
+            future_SS = torch.ones_like(weight, dtype=torch.bool).triu(1)
+            values = weight[future_SS]
+            per_slot_S = weight.masked_fill(~future_SS, 0).sum(dim=0) / future_SS.sum(dim=0).clamp(min=1)
+        if step % self.every == 0:
+            self.weight[str(step + 1)] = [round(w, 6) for w in per_slot_S.tolist()]
+        p5, p95 = torch.quantile(values, torch.tensor([0.05, 0.95])).tolist()
+        return {
+            "alpha": self.recipe.alpha(step), "w_mean": values.mean().item(), "w_p5": p5, "w_p95": p95,
+            "w_min": values.min().item(), "w_max": values.max().item(),
+            "w_spread": values.std(correction=0).item(),
+        }  # fmt: skip
+
+    def describe(self, mask: dict[str, Any]) -> dict[str, Any]:
+        """For mask.json: slots, weights, and GG-SM's importance; `mask` is the recipe's config."""
+        state = self.recipe.state_dict()
+        importance = None
+        if "importance_S" in state and mask["slot"] == "modality_rank" and len(state["importance_S"]):
+            pairs = zip(state["importance_S"].tolist(), state["seen_S"].tolist(), strict=True)
+            importance = [g if seen else None for g, seen in pairs]
+        return {
+            "recipe": mask["recipe"],
+            "slots": list(self.template.slot_names),
+            "weight": self.weight,
+            "importance": importance,
+            "calibration": mask.get("calibration"),
+        }

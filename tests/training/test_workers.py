@@ -1,0 +1,100 @@
+"""Several real gloo processes against one: the same loss and gradients, and for every recipe the same training."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from ray_ggsm.masks import RecipeConfig, build
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.training.loop import Trainer, TrainingConfig
+from ray_ggsm.training.loss import info_nce
+from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.workers import ALONE, Workers, process_group
+from tests.model.conftest import encoder_on, lookup
+from tests.model.test_encoder import RECIPES
+
+ROWS, BATCH, STEPS = 41, 11, 3  # a batch that neither 2 nor 3 workers divide
+WIDTH, OUT = 7, 5
+RECIPES_TRAINED = [mask for mask in RECIPES if build(mask).trains]
+
+
+def contrast(workers: Workers, users: torch.Tensor, answers: torch.Tensor, ids: torch.Tensor, centre: bool):
+    """Loss, and gradient of a linear layer that both sides go through."""
+    layer = torch.nn.Linear(WIDTH, OUT)
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(-1, 1, WIDTH * OUT).reshape(OUT, WIDTH))
+        layer.bias.fill_(0.1)
+    mine = slice(*(round(len(users) * r / workers.size) for r in (workers.rank, workers.rank + 1)))
+    loss = info_nce(
+        layer(users[mine]), layer(answers[mine]), ids[mine],
+        temperature=0.1, margin=0.05, centre=centre, gather=workers.gather,
+    )  # fmt: skip
+    loss.backward()
+    return [loss.detach(), workers.reduce(layer.weight.grad), workers.reduce(layer.bias.grad)]
+
+
+def contrasts(workers: Workers) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    found = []
+    for rows, centre in ((BATCH, False), (BATCH, True), (4, True)):
+        users, answers = (torch.randn(rows, WIDTH, generator=generator) for _ in range(2))
+        found += contrast(workers, users, answers, torch.arange(rows) // 2, centre)
+    return found
+
+
+def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict[str, Any]:
+    trained = encoder_on(decoder, mask, pooling="mean")
+    config = TrainingConfig(steps=STEPS, batch_size=BATCH, centre_rows=20, tokens_per_micro_batch=90, graph_tokens=90)
+    pairs = Pairs(rows, BATCH, 0)
+    collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
+    trainer = Trainer(trained, pairs.head(30), collator, config, workers, 0)
+    trainer.prepare()
+    while not trainer.done:
+        trainer.step(pairs.batch(trainer.trained.step, workers.rank, workers.size))
+    state = {name: p.detach() for name, p in trainer.encoder.trainable().items()}
+    logs = [{k: v for k, v in log.items() if k not in ("tokens", "seconds")} for log in trainer.log]
+    return {"state": state, "recipe": trainer.recipe.state_dict(), "log": logs}
+
+
+def together(rank: int, size: int, folder: str, decoder: str, masks: list[RecipeConfig]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    workers = process_group()
+    found = {"contrasts": contrasts(workers), "runs": [train(workers, decoder, mask, folder) for mask in masks]}
+    torch.save(found, os.path.join(folder, f"{rank}.pt"))
+    dist.destroy_process_group()
+
+
+def run(size: int, folder: Path, decoder: str = "", masks: Sequence[RecipeConfig] = ()) -> list[dict[str, Any]]:
+    mp.spawn(together, (size, str(folder), decoder, list(masks)), nprocs=size)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_loss_and_gradients_are_those_of_one_worker_with_the_whole_batch(size, tmp_path) -> None:
+    expected = contrasts(ALONE)
+    for found in run(size, tmp_path):
+        for one, other in zip(expected, found["contrasts"], strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_every_recipe_trains_on_two_workers_as_on_one(tiny_decoder, make_rows, tmp_path) -> None:
+    pq.write_table(make_rows(users=ROWS), tmp_path / "rows.parquet", row_group_size=9)
+    first, second = run(2, tmp_path, tiny_decoder, RECIPES_TRAINED)
+    for i, mask in enumerate(RECIPES_TRAINED):
+        alone = train(ALONE, tiny_decoder, mask, str(tmp_path))
+        for name, value in first["runs"][i]["recipe"].items():
+            assert torch.equal(value, second["runs"][i]["recipe"][name]), (mask, name)  # identical on every worker
+            torch.testing.assert_close(value, alone["recipe"][name], rtol=1e-3, atol=1e-6)
+        for name, value in first["runs"][i]["state"].items():
+            assert torch.equal(value, second["runs"][i]["state"][name]), (mask, name)
+        for one, other in zip(alone["log"], first["runs"][i]["log"], strict=True):
+            for key, value in one.items():
+                assert other[key] == pytest.approx(value, rel=1e-3, abs=1e-4), (mask, key)

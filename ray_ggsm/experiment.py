@@ -20,7 +20,7 @@ from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.evaluation.probes import ProbeConfig
 from ray_ggsm.masks import MaskConfig, RecipeConfig
 from ray_ggsm.model.encoder import ModelConfig
-from ray_ggsm.training.loop import TrainingConfig
+from ray_ggsm.training.config import TrainingConfig
 
 
 class RayConfig(Config):
@@ -70,9 +70,13 @@ class Experiment(Config):
     ray: RayConfig = RayConfig()
     """Resources."""
 
+    def resolved(self, rows: int) -> "Experiment":
+        """With the number of training steps filled in, for so many training rows."""
+        return self.model_copy(update={"training": self.training.resolved(rows)})
+
     def resolved_mask(self) -> RecipeConfig:
         """The mask config with T_total filled in."""
-        return masks.with_total_steps(self.mask, self.training.steps)
+        return masks.with_total_steps(self.mask, self.training.total_steps)
 
 
 StageName = Literal["prepare", "train", "embed", "evaluate"]

@@ -54,6 +54,13 @@ def list_files(location: str, suffix: str = "") -> list[str]:
     return sorted(fs.unstrip_protocol(f) if "://" in location else f for f in found if f.endswith(suffix))
 
 
+def glob(pattern: str) -> list[str]:
+    """Locations that match a pattern (`*` within a name), sorted."""
+    fs, path = filesystem(pattern)
+    fs.invalidate_cache()
+    return sorted(fs.unstrip_protocol(f) if "://" in pattern else f for f in fs.glob(path))
+
+
 def read_text(location: str) -> str:
     """The UTF-8 text of a file."""
     fs, path = filesystem(location)

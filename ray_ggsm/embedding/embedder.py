@@ -3,6 +3,7 @@
 Legend: B rows, L tokens, D width.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from pydantic import Field
 
 from ray_ggsm.config import Config
-from ray_ggsm.model.batch import Collator, Lookup
+from ray_ggsm.model.batch import Batch, Collator, Lookup
+from ray_ggsm.model.encoder import Tower
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import Trained
 
@@ -36,18 +38,38 @@ class Embedder:
     """Embeds validated user rows."""
 
     def __init__(self, trained: Trained, lookup: Lookup, tokens_per_batch: int, finished_mask: bool = False) -> None:
-        """`finished_mask`: use the recipe's inference mask even where training stopped half-way."""
+        """Takes over the encoder, and folds its LoRA in.
+
+        Args:
+            trained: the encoder.
+            lookup: event texts -> event vectors.
+            tokens_per_batch: padded tokens in one forward pass.
+            finished_mask: use the recipe's inference mask even where training stopped half-way.
+        """
         self.trained, self.tokens_per_batch, self.finished_mask = trained, tokens_per_batch, finished_mask
         self.encoder = trained.encoder.eval()
+        self.encoder.merge_lora()
         self.collator = Collator(self.encoder.template, trained.tokenizer, lookup)
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> np.ndarray:
         """(B, D) float32, centred and L2-normalised, in the rows' order."""
-        vector_BD = np.empty((len(rows), self.encoder.width), dtype=np.float32)
-        for chosen in batches_by_length(self.collator.user_lengths(rows), self.tokens_per_batch):
-            batch = self.collator.users(rows.take(pa.array(chosen))).to(self.encoder.device)
+        return self._vectors(
+            self.collator.user_lengths(rows), lambda chosen: self.collator.users(rows.take(pa.array(chosen))), "user"
+        )
+
+    @torch.inference_mode()
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of the answer tower for texts, to be compared with users': (B, D) float32, in their order."""
+        ids = self.collator.text_ids(texts)
+        return self._vectors(
+            np.array([len(i) for i in ids]), lambda chosen: self.collator.answer_ids([ids[n] for n in chosen]), "answer"
+        )
+
+    def _vectors(self, length_B: np.ndarray, build: Callable[[np.ndarray], Batch], tower: Tower) -> np.ndarray:
+        vector_BD = np.empty((len(length_B), self.encoder.width), dtype=np.float32)
+        for chosen in batches_by_length(length_B, self.tokens_per_batch):
+            batch = build(chosen).to(self.encoder.device)
             weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
-            pooled_BD = self.encoder(batch, weight)
-            vector_BD[chosen] = self.encoder.vectors(pooled_BD, "user").cpu().numpy()
+            vector_BD[chosen] = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
         return vector_BD

@@ -1,9 +1,10 @@
 """One attention function for every decoder: how far each layer sees is an argument, not part of the model.
 
 It is registered with transformers' attention interface, so no model class is copied or patched: a decoder set to it
-hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (additive bias; no mask at all
-where the weights allow), `flex` (FlexAttention, for CUDA: a score modifier from the weights and a block mask for
-padding, no L x L tensor; unverified on CUDA) and `eager` (the reference).
+hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (torch's fused kernels with an
+additive bias), `flex` (FlexAttention, for CUDA: a score modifier from the weights and a block mask for padding, no
+L x L tensor; unverified on CUDA) and `eager` (matrix products; on CPU the fastest). `sdpa` and `eager` use no mask
+where the weights allow.
 
 Legend: B rows, H heads, L tokens, d width of a head.
 """
@@ -101,8 +102,8 @@ def attend(
     L = query_BHLd.shape[2]
     window = sliding_window if sliding_window is not None and sliding_window < L else None
     arguments = query_BHLd, key_BHLd, value_BHLd
+    plain = visibility.plain if window is None else None
     if visibility.backend == "sdpa":
-        plain = visibility.plain if window is None else None
         out_BHLd = scaled_dot_product_attention(
             *arguments,
             attn_mask=None if plain else visibility.bias(window),
@@ -114,7 +115,7 @@ def attend(
     elif visibility.backend == "flex":
         out_BHLd = _flex(arguments, visibility, window, scaling, dropout)
     else:
-        out_BHLd = _eager(arguments, visibility.bias(window), scaling, dropout)
+        out_BHLd = _eager(arguments, None if plain == "open" else visibility.bias(window), scaling, dropout)
     return out_BHLd.transpose(1, 2).contiguous(), None
 
 
@@ -163,15 +164,18 @@ def _flex(
     return result
 
 
-def _eager(arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor, scale: float | None, dropout: float) -> Tensor:
+def _eager(
+    arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor | None, scale: float | None, dropout: float
+) -> Tensor:
     query_BHLd, key_BGLd, value_BGLd = arguments
     B, H, L, d = query_BHLd.shape
     G = key_BGLd.shape[1]  # heads of keys and values: the queries of a group are stacked, not the keys copied
-    scale = d**-0.5 if scale is None else scale
-    logits_BHLL = (query_BHLd.reshape(B, G, -1, d) @ key_BGLd.transpose(-1, -2)).reshape(B, H, L, L).float()
-    share_BHLL = torch.softmax(logits_BHLL * scale + bias_B1LL, dim=-1).to(value_BGLd.dtype)
-    share_BHLL = nn.functional.dropout(share_BHLL, dropout)
-    return (share_BHLL.reshape(B, G, -1, L) @ value_BGLd).reshape(B, H, L, d)
+    scaled_BHLd = query_BHLd * (d**-0.5 if scale is None else scale)
+    logits_BHLL = (scaled_BHLd.reshape(B, G, -1, d) @ key_BGLd.transpose(-1, -2)).view(B, H, L, L)
+    if bias_B1LL is not None:
+        logits_BHLL.add_(bias_B1LL)  # in place: the largest tensor of the model is not made twice
+    share_BHLL = nn.functional.dropout(torch.softmax(logits_BHLL, dim=-1), dropout)
+    return (share_BHLL.view(B, G, -1, L) @ value_BGLd).view(B, H, L, d)
 
 
 AttentionInterface.register(NAME, attend)

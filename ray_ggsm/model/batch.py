@@ -91,19 +91,22 @@ class Collator:
         texts = [len(ids) for ids in self._token_ids(_instructions(rows))]
         return history_events(rows, t).count_MB.sum(axis=0) + np.array(texts, dtype=np.int64) + special
 
-    def text_lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of each answer text, (B,), EOS included."""
-        return np.array([len(ids) + 1 for ids in self._token_ids(texts, reserve=1)], dtype=np.int64)
-
     def answer_events(self, events: Events) -> Batch:
         """The answer tower's batch for sampled future events."""
         return self._batch(self.template.answer_events_layout(events.count_MB), [], events, None)
 
     def answer_texts(self, texts: Sequence[str]) -> Batch:
         """The answer tower's batch for texts; EOS is appended to each."""
-        ids = [[*i, self.tokenizer.eos_token_id] for i in self._token_ids(texts, reserve=1)]
+        return self.answer_ids(self.text_ids(texts))
+
+    def text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of answer texts, EOS included."""
+        return [[*ids, self.tokenizer.eos_token_id] for ids in self._token_ids(texts, reserve=1)]
+
+    def answer_ids(self, ids: list[list[int]]) -> Batch:
+        """The answer tower's batch for what `text_ids` gives."""
         layout = self.template.answer_text_layout(np.array([len(i) for i in ids]))
-        return self._batch(layout, ids, _no_events(len(self.template.modalities), len(texts)), None)
+        return self._batch(layout, ids, _no_events(len(self.template.modalities), len(ids)), None)
 
     def _token_ids(self, texts: Sequence[str], reserve: int = 0) -> list[list[int]]:
         limit = self.template.max_text_tokens - reserve

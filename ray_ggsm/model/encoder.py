@@ -63,9 +63,8 @@ class ModelConfig(Config):
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)
     """Longest instruction or answer text, in tokens; longer ones are cut."""
-    attention: Backend = "sdpa"
-    """How attention is computed; the result is the same. `flex` is for CUDA; on CPU `eager` was faster than `sdpa` for
-    rows of about 70 tokens."""
+    attention: Literal["auto"] | Backend = "auto"
+    """How attention is computed; the result is the same. auto: `eager` on CPU, `sdpa` on CUDA. `flex` is for CUDA."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the frozen backbone and its matrix products; everything trained stays float32."""
 
@@ -143,7 +142,7 @@ class UserEncoder(nn.Module):
             lora_dropout=config.lora.dropout,
             target_modules="all-linear",
         )
-        self.backbone: PeftModel = get_peft_model(backbone, lora)
+        self.backbone: PeftModel | PreTrainedModel = get_peft_model(backbone, lora)
         for module in self.backbone.modules():
             if isinstance(module, BaseTunerLayer):
                 module.cast_input_dtype_enabled = False  # autocast does it, without a float32 copy of every input
@@ -181,7 +180,9 @@ class UserEncoder(nn.Module):
     def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
         """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`)."""
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
-        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, self.config.attention)
+        fastest: Backend = "sdpa" if inputs_BLD.is_cuda else "eager"
+        backend = fastest if self.config.attention == "auto" else self.config.attention
+        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
             visibility=visibility,
@@ -222,6 +223,10 @@ class UserEncoder(nn.Module):
     def centre(self, tower: Tower) -> Tensor:
         """The tower's frozen mean, (D,); zero without centring."""
         return self.centre_user_D if tower == "user" else self.centre_answer_D
+
+    def merge_lora(self) -> None:
+        """Fold LoRA into the backbone's weights (rounded to its dtype): faster to run, and no longer trainable."""
+        self.backbone = self.backbone.merge_and_unload().requires_grad_(False)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """What training changes, by name."""

@@ -1,7 +1,8 @@
 """The train stage: contrastive fine-tuning on Ray Train, resumed from its last checkpoint.
 
-The stage directory gets `encoder/` (final), `untrained/` (the same encoder at step 0), `log.json` (one entry per step),
-`mask.json` (the mask slot by slot) and `runs/` (Ray Train's checkpoints).
+The stage directory gets `encoder/`, `untrained/` (the same encoder at step 0), `log.json`, `log.parquet` and
+`tensorboard/` (one entry per step), `mask.json` (the mask slot by slot), `runs/` (Ray Train's checkpoints) and
+`run.json` (the settings).
 """
 
 import signal
@@ -17,19 +18,24 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.config import InputError, digest
+from ray_ggsm.experiment import Experiment, Stage, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.template import Modality
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.console import console
 from ray_ggsm.on_ray.events import encode_events
-from ray_ggsm.on_ray.stages import timed
+from ray_ggsm.on_ray.pairs import stream
+from ray_ggsm.on_ray.stages import interrupted, timed
+from ray_ggsm.training.logs import write_log
 from ray_ggsm.training.loop import HEAD_ROWS, DivergenceError, Trainer
-from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.pairs import Pairs, head, snapshot
 from ray_ggsm.training.progress import line
 from ray_ggsm.training.workers import ALONE, Workers, process_group
+
+TRAINED = "pretrain"
+"""Stage of prepared rows that the pairs come from."""
 
 
 def train(experiment: Experiment) -> str:
@@ -39,52 +45,88 @@ def train(experiment: Experiment) -> str:
     if stage.result():
         return stage.location
     summary = place["prepare"].require("jobs/prepare.py")["summary"]
-    rows = place["prepare"].path("rows", "pretrain")
-    modalities = experiment.data.modalities
+    rows = place["prepare"].path("rows", TRAINED)
+    experiment = experiment.resolved(summary["rows"][TRAINED])
+    _check(experiment)
     Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
+    settings = experiment.model_dump(mode="json", include={"data", "model", "mask", "training", "seed"})
+    for note in interrupted(stage, settings):
+        print(note, flush=True)
+    held_out = experiment.training.held_out
+    tables = [rows, *([place["prepare"].path("rows", held_out.stage)] if held_out else [])]
     with connected(experiment), timed(stage) as results, console() as lines:
-        files = storage.list_files(rows, ".parquet")
-        _, digest, vectors = encode_events(experiment, files, [*modalities, "future"])
+        files = [file for table in tables for file in storage.list_files(table, ".parquet")]
+        _, encoder_digest, vectors = encode_events(experiment, files, [*experiment.data.modalities, "future"])
         shared = {
             "experiment": experiment.model_dump_json(),
             "rows": rows,
+            "held_out": tables[-1],
             "console": lines,
             "location": stage.location,
+            "prepared": place["prepare"].location,
             "feature_names": summary["features"],
-            "event_encoder_digest": digest,
+            "event_encoder_digest": encoder_digest,
             "vectors": ray.put(vectors),
             "event_width": vectors.vector_NH.shape[1],
         }
-        storage_fs, storage_path = storage.arrow_filesystem(stage.path("runs"))
-        r = experiment.ray
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config=shared,
-            scaling_config=ScalingConfig(
-                num_workers=r.train_workers,
-                use_gpu=r.gpu,
-                resources_per_worker={"CPU": r.cpus_per_train_worker, **({"GPU": 1} if r.gpu else {})},
-            ),
-            run_config=RunConfig(
-                name="train",
-                storage_path=storage_path,
-                storage_filesystem=storage_fs,
-                failure_config=FailureConfig(max_failures=r.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-            ),
-        )
-        _fit(trainer)
+        result = _fit(_ray_trainer(experiment, stage, shared))
         if failure := ray.get(lines.failed.remote()):
             raise failure
-        results["steps"] = experiment.training.steps
+        if held_out and held_out.publish == "best":
+            results["best_step"] = _publish_best(result, stage)
+        results["steps"] = experiment.training.total_steps
     return stage.location
 
 
-def _fit(trainer: TorchTrainer) -> None:
+def _check(experiment: Experiment) -> None:
+    training, workers = experiment.training, experiment.ray.train_workers
+    if training.batch_size < workers:
+        raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
+    if training.held_out and training.held_out.stage not in experiment.data.stages.keys() - {TRAINED}:
+        others = ", ".join(sorted(experiment.data.stages.keys() - {TRAINED}))
+        raise InputError(f"training.held_out.stage: expected one of {others}, found '{training.held_out.stage}'")
+
+
+def _ray_trainer(experiment: Experiment, stage: Stage, shared: dict[str, Any]) -> TorchTrainer:
+    storage_fs, storage_path = storage.arrow_filesystem(stage.path("runs"))
+    r, best = experiment.ray, experiment.training.held_out is not None
+    return TorchTrainer(
+        _worker,
+        train_loop_config=shared,
+        scaling_config=ScalingConfig(
+            num_workers=r.train_workers,
+            use_gpu=r.gpu,
+            resources_per_worker={"CPU": r.cpus_per_train_worker, **({"GPU": 1} if r.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=storage_path,
+            storage_filesystem=storage_fs,
+            failure_config=FailureConfig(max_failures=r.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=experiment.training.keep_checkpoints,
+                checkpoint_score_attribute="held_out_loss" if best else None,
+                checkpoint_score_order="min",
+            ),
+        ),
+    )
+
+
+def _publish_best(result: ray.train.Result, stage: Stage) -> int:
+    """Put the checkpoint with the lowest held-out loss in the place of the final encoder; returns its step."""
+    scored = [(metrics["held_out_loss"], checkpoint) for checkpoint, metrics in result.best_checkpoints or []]
+    _, checkpoint = min(scored, key=lambda pair: pair[0])
+    with checkpoint.as_directory() as directory:
+        storage.remove(stage.path("encoder"))
+        storage.upload(directory, stage.path("encoder"))
+    return int(storage.read_json(stage.path("encoder", "encoder.json"))["step"])
+
+
+def _fit(trainer: TorchTrainer) -> ray.train.Result:
     """`fit`, with Ctrl-C as everywhere else: Ray Train would answer it with exit code 0, and keep its handler after."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit()
+        return trainer.fit()
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
@@ -97,16 +139,24 @@ def _worker(shared: dict[str, Any]) -> None:
         return
     try:
         _train(shared)
-    except (InputError, DivergenceError) as error:
-        ray.get(shared["console"].fail.remote(error))
+    except DivergenceError as error:
+        where = storage.join(shared["location"], f"diverged-{ray.train.get_context().get_world_rank()}.json")
+        if error.rows is not None:
+            storage.write_json(
+                where, error.rows.cast(error.rows.schema.set(1, pa.field("as_of", pa.string()))).to_pylist()
+            )
+        ray.get(shared["console"].fail.remote(DivergenceError(f"{error}; the batch's users are listed in {where}")))
         raise  # Ray ends the other workers
+    except InputError as error:
+        ray.get(shared["console"].fail.remote(error))
+        raise
 
 
 def _train(shared: dict[str, Any]) -> None:
     experiment = Experiment.model_validate_json(shared["experiment"])
+    training, location = experiment.training, shared["location"]
     workers = process_group() if ray.train.get_context().get_world_size() > 1 else ALONE
-    pairs = Pairs(shared["rows"], experiment.training.batch_size, experiment.seed)
-    trainer = _trainer(experiment, shared, workers, pairs.head(HEAD_ROWS))
+    trainer = _trainer(experiment, shared, workers)
     checkpoint = ray.train.get_checkpoint()
     if checkpoint:
         with checkpoint.as_directory() as directory:
@@ -114,23 +164,22 @@ def _train(shared: dict[str, Any]) -> None:
     else:
         trainer.prepare()
         if workers.rank == 0:
-            saved.save(trainer.trained, storage.join(shared["location"], "untrained"))
-    every = experiment.training.checkpoint_every
+            saved.save(trainer.trained, storage.join(location, "untrained"))
+    pairs = Pairs(shared["rows"], training.batch_size, experiment.seed)
+    batches = stream(pairs, trainer.trained.step, training.total_steps, workers)
     while not trainer.done:
-        metrics = trainer.step(pairs.batch(trainer.trained.step, workers.rank, workers.size))
-        if workers.rank == 0 and (text := line(metrics, experiment.training.steps)):
+        metrics = trainer.step(next(batches))
+        if workers.rank == 0 and (text := line(metrics, training.total_steps)):
             shared["console"].write.remote(text)
-        if int(metrics["step"]) % every == 0 and not trainer.done:
-            _report(trainer, metrics, workers)
+        if int(metrics["step"]) % training.checkpoint_every == 0 or (trainer.done and training.held_out):
+            _report(trainer, metrics, workers, location)
     trainer.centre()
     if workers.rank == 0:
-        saved.save(trainer.trained, storage.join(shared["location"], "encoder"))
-        storage.write_json(storage.join(shared["location"], "log.json"), trainer.log)
-        mask = trainer.mask_log.describe(trainer.trained.mask.model_dump(mode="json"))
-        storage.write_json(storage.join(shared["location"], "mask.json"), mask)
+        saved.save(trainer.trained, storage.join(location, "encoder"))
+        _write_logs(trainer, location)
 
 
-def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers, head: pa.Table) -> Trainer:
+def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -> Trainer:
     if not experiment.ray.gpu:
         torch.set_num_threads(experiment.ray.cpus_per_train_worker)
     trained = saved.new_encoder(
@@ -143,13 +192,37 @@ def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers, h
         experiment.seed,
     )
     trained.encoder.to(ray.train.torch.get_device())
-    collator = Collator(trained.encoder.template, trained.tokenizer, ray.get(shared["vectors"]))
-    return Trainer(trained, head, collator, experiment.training, workers, experiment.seed)
+    held_out = experiment.training.held_out
+    return Trainer(
+        trained,
+        Collator(trained.encoder.template, trained.tokenizer, ray.get(shared["vectors"])),
+        experiment.training,
+        workers,
+        experiment.seed,
+        head=head(shared["rows"], HEAD_ROWS),
+        held_out=head(shared["held_out"], held_out.rows) if held_out else None,
+        identity={
+            "model": digest(experiment.model),
+            "mask": digest(experiment.mask),
+            "training": digest(experiment.training, experiment.seed),
+            "data snapshot": digest(shared["prepared"].rsplit("/", 1)[-1], snapshot(shared["rows"])),
+            "backbone": trained.backbone_digest,
+            "event encoder": trained.event_encoder_digest,
+        },
+    )
 
 
-def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers) -> None:
-    """Report to Ray Train, with a checkpoint from the first worker."""
+def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers, location: str) -> None:
+    """Report to Ray Train, with a checkpoint from the first worker, and bring the logs up to date."""
     with tempfile.TemporaryDirectory() as directory:
         trainer.save(directory)
         checkpoint = Checkpoint.from_directory(directory) if workers.rank == 0 else None
         ray.train.report(metrics, checkpoint=checkpoint)
+    if workers.rank == 0:
+        _write_logs(trainer, location)
+
+
+def _write_logs(trainer: Trainer, location: str) -> None:
+    write_log(trainer.log, location)
+    mask = trainer.mask_log.describe(trainer.trained.mask.model_dump(mode="json"))
+    storage.write_json(storage.join(location, "mask.json"), mask)

@@ -33,7 +33,7 @@ def answer_batch(rows: pa.Table, collator: Collator, config: AnswerConfig, seed:
 def answer_lengths(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> np.ndarray:
     """Tokens of each row in `answer_batch`, (B,)."""
     if config.form == "text":
-        return collator.text_lengths(_texts(rows, collator, config, seed))
+        return np.array([len(ids) for ids in collator.text_ids(_texts(rows, collator, config, seed))])
     events = sample_future_events(rows, collator.template, config.max_events, seed)
     return events.count_MB.sum(axis=0) + 2 * len(collator.template.modalities) + 1  # tags around each, <ANSWER>
 

@@ -1,23 +1,37 @@
 """What a training run needs to go on: the encoder's directory, `optimizer.safetensors` and `training.json`.
 
-Data order, dropout and learning rate are functions of the step, so there is no other state to keep.
+Data order, dropout and learning rate are functions of the step, so there is no other state to keep. `identity` says
+what the run is made of, part by part; a run with other parts does not go on from here.
 """
 
 import json
 import os
+from dataclasses import dataclass
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from ray_ggsm.config import InputError
 from ray_ggsm.model import saved
 from ray_ggsm.model.saved import Trained
 
 Log = list[dict[str, float]]
-MaskWeight = dict[str, list[float]]
+Identity = dict[str, str]
+"""Part of a run (settings, data, backbone weights, ...) -> its digest."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come, beside its weights."""
+
+    step: int
+    log: Log
+    mask_weight: dict[str, list[float]]
+    """step -> weight per slot, see `ray_ggsm.training.mask_log`"""
 
 
 def write(
-    directory: str, trained: Trained, optimizer: torch.optim.Optimizer, log: Log, mask_weight: MaskWeight
+    directory: str, trained: Trained, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
 ) -> None:
     """Write a checkpoint into a local directory."""
     saved.save(trained, directory)
@@ -27,17 +41,28 @@ def write(
             tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(tensors, os.path.join(directory, "optimizer.safetensors"))
     with open(os.path.join(directory, "training.json"), "w") as file:
-        json.dump({"step": trained.step, "log": log, "mask_weight": mask_weight}, file)
+        json.dump({**vars(progress), "identity": identity}, file)
 
 
-def read(directory: str, trained: Trained, optimizer: torch.optim.Optimizer) -> tuple[int, Log, MaskWeight]:
-    """Restore encoder, recipe and optimiser in place; returns the steps done, their log, and the weights per slot."""
+def read(directory: str, trained: Trained, optimizer: torch.optim.Optimizer, identity: Identity) -> Progress:
+    """Restore encoder, recipe and optimiser in place.
+
+    Raises:
+        InputError: the checkpoint was written by a run with other parts.
+    """
+    with open(os.path.join(directory, "training.json")) as file:
+        state = json.load(file)
+    theirs = state.pop("identity")
+    changed = sorted(part for part in identity.keys() | theirs.keys() if identity.get(part) != theirs.get(part))
+    if changed:
+        raise InputError(
+            f"{directory}: this run cannot go on from its checkpoint, because it has another"
+            f" {', another '.join(changed)} now; bring back the old one, or start anew with another `output`"
+        )
     saved.restore(trained.encoder, trained.recipe, directory, directory)
     tensors = load_file(os.path.join(directory, "optimizer.safetensors"))
     parameters = trained.encoder.trainable()
     for entry, value in tensors.items():
         key, _, name = entry.partition("/")
         optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)
-    with open(os.path.join(directory, "training.json")) as file:
-        state = json.load(file)
-    return int(state["step"]), state["log"], state["mask_weight"]
+    return Progress(**state)

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ray_ggsm.config import Config
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Collator, tabular_matrix
 from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.saved import Trained
 from ray_ggsm.training import checkpoint
-from ray_ggsm.training.answers import AnswerConfig
-from ray_ggsm.training.loss import BatchStatistics, SameSide, Term, batch_statistics, info_nce
+from ray_ggsm.training.checkpoint import Identity, Progress
+from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.flops import peak_flops, step_flops
+from ray_ggsm.training.loss import BatchStatistics, batch_statistics, info_nce
 from ray_ggsm.training.mask_log import GradientNorms, MaskLog
-from ray_ggsm.training.optimizer import OptimizerConfig, make_optimizer, set_learning_rate
+from ray_ggsm.training.optimizer import make_optimizer, set_learning_rate
 from ray_ggsm.training.towers import Observers, Towers
 from ray_ggsm.training.workers import Workers
 
@@ -38,47 +38,41 @@ HEAD_ROWS = 16_384
 """Training rows that tabular statistics are taken from."""
 
 
-class TrainingConfig(Config):
-    """The run: how long, on what, with which objective."""
-
-    steps: int = Field(ge=1)
-    """Optimiser steps; T_total of the mask recipes."""
-    batch_size: int = Field(ge=2)
-    """Pairs in the global batch, over all workers."""
-    temperature: float = Field(0.05, gt=0)
-    """tau of eq. 6-7."""
-    margin: float = Field(0.1, ge=0)
-    """c of eq. 8, the false-negative mask."""
-    terms: tuple[Term, ...] = ("ua", "uu", "aa")
-    """Kinds of negatives: user-answer, user-user, answer-answer."""
-    same_side: SameSide = "literal"
-    """Whether eq. 8 masks uu and aa negatives too (`literal`), or only ua ones (`unmasked`)."""
-    answer: AnswerConfig = AnswerConfig()
-    """The answer tower's input."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW and its schedule."""
-    tokens_per_micro_batch: int = Field(16_384, ge=1)
-    """Padded tokens that one forward pass takes; less needs less memory."""
-    graph_tokens: int = Field(65_536, ge=0)
-    """Padded tokens of a worker's batch whose graphs are kept for the backward pass; the rest runs forward twice, with
-    the same result (gradient caching), so that memory does not grow with `batch_size`."""
-    checkpoint_every: int = Field(500, ge=1)
-    """Steps between checkpoints."""
-    centre_rows: int = Field(1024, ge=2)
-    """Training rows that the towers' centres are taken from when an encoder is saved."""
-
-
 class DivergenceError(RuntimeError):
     """Training cannot go on; the message says what was seen and what to try."""
+
+    rows: pa.Table | None = None
+    """user_id and as_of of the worker's part of the batch where it happened"""
 
 
 class Trainer:
     """One worker of a training run."""
 
     def __init__(
-        self, trained: Trained, head: pa.Table, collator: Collator, config: TrainingConfig, workers: Workers, seed: int
+        self,
+        trained: Trained,
+        collator: Collator,
+        config: TrainingConfig,
+        workers: Workers,
+        seed: int,
+        *,
+        head: pa.Table,
+        held_out: pa.Table | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        """`head`: training rows, the same on every worker, that statistics and centres are taken from."""
+        """Both tables are the same on every worker.
+
+        Args:
+            trained: the encoder to train.
+            collator: builds its batches.
+            config: resolved settings.
+            workers: this worker's place among all.
+            seed: of dropout and of the answers that are drawn.
+            head: training rows that statistics and centres are taken from.
+            held_out: rows for the held-out loss.
+            identity: what the run is made of, for its checkpoints.
+        """
+        self.held_out, self.identity = held_out, identity or {}
         self.trained, self.head, self.collator, self.config = trained, head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = trained.encoder, trained.recipe
@@ -89,12 +83,19 @@ class Trainer:
             self.frozen = {name: p.detach().clone() for name, p in self.encoder.trainable().items()}
         self.log: list[dict[str, float]] = []
         """what each step looked like"""
-        self.mask_log = MaskLog(self.encoder.template, self.recipe, config.steps)
+        self.mask_log = MaskLog(self.encoder.template, self.recipe, config.total_steps)
+        self.peak = peak_flops(self.encoder.device, self.encoder.config.torch_dtype)
+        if config.activation_checkpointing:
+            self.encoder.backbone.activation_checkpointing_enable({"use_reentrant": False})
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken."""
-        return not self.recipe.trains or self.trained.step >= self.config.steps
+        """Whether all steps are taken, or the held-out loss has not improved for too long."""
+        if not self.recipe.trains or self.trained.step >= self.config.total_steps:
+            return True
+        patience = self.config.held_out.patience if self.config.held_out else None
+        losses = [entry["held_out_loss"] for entry in self.log if "held_out_loss" in entry]
+        return patience is not None and len(losses) - 1 - losses.index(min(losses)) >= patience if losses else False
 
     def prepare(self) -> None:
         """Before the first step: tabular statistics and the untrained towers' centres, from training rows."""
@@ -110,7 +111,7 @@ class Trainer:
         """
         started, step = time.perf_counter(), self.trained.step
         self.encoder.train()
-        rate = set_learning_rate(self.optimizer, self.config.optimizer, step, self.config.steps)
+        rate = set_learning_rate(self.optimizer, self.config.optimizer, step, self.config.total_steps)
         towers = self._towers(rows)
         observe = self.recipe.wants_gradients(step)
         if observe and self.recipe.timing != "previous_step":
@@ -123,15 +124,20 @@ class Trainer:
         )
         mask = self.mask_log.step(step)
         self.recipe.end_step(self.workers.reduce)
-        norm = self._update()
+        norm = self._update(rows)
+        seconds = time.perf_counter() - started
+        utilisation = step_flops(self.encoder, towers.length_N) / seconds / self.peak
         self.trained = replace(self.trained, step=step + 1)
         metrics = {
             "step": step + 1, "loss": loss, "accuracy": seen.accuracy, "mean_rank": seen.mean_rank,
             "cos_positive": seen.positive, "cos_negative": seen.negative,
             **{f"masked_{term}": share for term, share in seen.masked.items()},
             "learning_rate": rate, "grad_norm": norm, **norms.means(self.workers, self.encoder.device), **mask,
-            "tokens": float(towers.n_tokens), "seconds": time.perf_counter() - started,
+            "temperature": self.config.temperature, "tokens": float(towers.length_N.sum()), "seconds": seconds,
+            "utilisation": utilisation,
         }  # fmt: skip
+        if self.held_out is not None and ((step + 1) % self.config.checkpoint_every == 0 or self.done):
+            metrics |= self._look(self.held_out)
         self.log.append(metrics)
         return metrics
 
@@ -147,41 +153,61 @@ class Trainer:
     def save(self, directory: str) -> None:
         """Write a checkpoint into a local directory; it is a saved encoder, too."""
         self.centre()
-        checkpoint.write(directory, self.trained, self.optimizer, self.log, self.mask_log.weight)
+        progress = Progress(self.trained.step, self.log, self.mask_log.weight)
+        checkpoint.write(directory, self.trained, self.optimizer, progress, self.identity)
 
     def restore(self, directory: str) -> None:
-        """Go on from a checkpoint."""
-        step, self.log, self.mask_log.weight = checkpoint.read(directory, self.trained, self.optimizer)
-        self.trained = replace(self.trained, step=step)
+        """Go on from a checkpoint; errors as `ray_ggsm.training.checkpoint.read`."""
+        progress = checkpoint.read(directory, self.trained, self.optimizer, self.identity)
+        self.log, self.mask_log.weight = progress.log, progress.mask_weight
+        self.trained = replace(self.trained, step=progress.step)
 
-    def _towers(self, rows: pa.Table) -> Towers:
+    def _towers(self, rows: pa.Table, answer_seed: int | None = None) -> Towers:
         step = self.trained.step
         return Towers(
             self.encoder, self.collator, rows,
             answer=self.config.answer, tokens_per_micro_batch=self.config.tokens_per_micro_batch,
             seed=((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003,
-            answer_seed=self.seed + step,
+            answer_seed=self.seed + step if answer_seed is None else answer_seed,
         )  # fmt: skip
 
     def _backward(self, towers: Towers, rows: pa.Table, observers: Observers) -> tuple[float, BatchStatistics]:
         """Loss and gradients of the global batch; returns the loss, and what the batch looks like."""
-        step, c = self.trained.step, self.config
-        ids_b = user_ids(rows).to(self.encoder.device)
+        results: list[tuple[float, BatchStatistics]] = []
+
+        def loss_of(user_bD: Tensor, answer_bD: Tensor) -> Tensor:
+            loss, seen = self._contrast(user_bD, answer_bD, rows)
+            self._check(loss.item(), seen.positive, seen.negative, rows)
+            results.append((loss.item(), seen))
+            return loss
+
+        towers.backward(self._weight, loss_of, self.config.graph_tokens, observers)
+        return results[0]
+
+    def _contrast(self, user_bD: Tensor, answer_bD: Tensor, rows: pa.Table) -> tuple[Tensor, BatchStatistics]:
+        """Loss of the global batch, with its graph, and what the batch looks like."""
+        ids_b, c = user_ids(rows).to(self.encoder.device), self.config
         arguments: dict[str, Any] = {
             "margin": c.margin, "terms": c.terms, "same_side": c.same_side,
             "centre": self.encoder.config.centre, "gather": self.workers.gather,
         }  # fmt: skip
-        results: list[tuple[float, BatchStatistics]] = []
+        loss = info_nce(user_bD, answer_bD, ids_b, temperature=c.temperature, **arguments)
+        return loss, batch_statistics(user_bD, answer_bD, ids_b, **arguments)
 
-        def loss_of(user_bD: Tensor, answer_bD: Tensor) -> Tensor:
-            loss = info_nce(user_bD, answer_bD, ids_b, temperature=c.temperature, **arguments)
-            seen = batch_statistics(user_bD, answer_bD, ids_b, **arguments)
-            self._check(loss.item(), seen.positive, seen.negative)
-            results.append((loss.item(), seen))
-            return loss
+    def _look(self, held_out: pa.Table) -> dict[str, float]:
+        """The held-out pairs under the mask of the next step, as one batch of all workers."""
+        self.encoder.eval()
+        rows = held_out.slice(*self.workers.share(len(held_out)))
+        states = self._towers(rows, answer_seed=self.seed).states(self._weight)
+        loss, seen = self._contrast(states["user"], states["answer"], rows)
+        return {
+            "held_out_loss": loss.item(),
+            "held_out_accuracy": seen.accuracy,
+            "held_out_mean_rank": seen.mean_rank,
+        }
 
-        towers.backward(lambda tokens: self.recipe.future_weight(tokens, step), loss_of, c.graph_tokens, observers)
-        return results[0]
+    def _weight(self, tokens: Tokens) -> Tensor:
+        return self.recipe.future_weight(tokens, self.trained.step)
 
     def _probe(self, towers: Towers, rows: pa.Table) -> None:
         """A forward and backward pass that only feeds `observe`, by the encoder as it is or as it was at step 0."""
@@ -198,7 +224,7 @@ class Trainer:
         assert self.recipe.grad_site is not None
         return [Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.trained.step))]
 
-    def _update(self) -> float:
+    def _update(self, rows: pa.Table) -> float:
         """Sum gradients over workers, clip, step; returns the gradient norm before clipping."""
         parameters = list(self.encoder.trainable().values())
         for parameter in parameters:
@@ -206,19 +232,26 @@ class Trainer:
                 parameter.grad = torch.zeros_like(parameter)
             if self.workers.size > 1:
                 parameter.grad = self.workers.reduce(parameter.grad)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm))
+        if not math.isfinite(norm):
+            self._stop(f"the gradient's norm is {norm}; try a lower training.optimizer.learning_rate", rows)
         self.optimizer.step()
-        return float(norm)
+        return norm
 
-    def _check(self, loss: float, positive: float, negative: float) -> None:
-        step = self.trained.step
+    def _check(self, loss: float, positive: float, negative: float, rows: pa.Table) -> None:
         if not math.isfinite(loss):
-            raise DivergenceError(f"step {step}: the loss is {loss}; try a lower training.optimizer.learning_rate")
+            self._stop(f"the loss is {loss}; try a lower training.optimizer.learning_rate", rows)
         if min(positive, negative) > 0.9999:
-            raise DivergenceError(
-                f"step {step}: both towers collapsed to one point (all cosines are 1, loss {loss:.4f}); try a lower"
-                " training.optimizer.learning_rate, or model.centre: true"
+            self._stop(
+                f"both towers collapsed to one point (all cosines are 1, loss {loss:.4f}); try a lower"
+                " training.optimizer.learning_rate, or model.centre: true",
+                rows,
             )
+
+    def _stop(self, sentence: str, rows: pa.Table) -> None:
+        error = DivergenceError(f"step {self.trained.step}: {sentence}")
+        error.rows = rows.select(["user_id", "as_of"])
+        raise error
 
 
 def user_ids(rows: pa.Table) -> Tensor:

@@ -1,11 +1,14 @@
 """Training pairs from Parquet, in a shuffled order that is a function of the seed alone.
 
-Row groups are permuted anew each epoch and read in windows; the rows of a window are shuffled together. So any step's
-batch can be found without reading what came before it (resume), every worker takes its slice of the same global batch
-(elastic), and no more than two windows are in memory.
+Row groups are dealt out to lanes, and every global batch takes its share of each lane; so a worker, whose slice of the
+batch is a few lanes, reads those only, and the batches are the same for any number of workers. Within a lane, row
+groups are permuted anew each epoch and read in windows; the rows of a window are shuffled together. So any step's batch
+can be found without reading what came before it (resume), and a few windows are all that is in memory.
+
+An epoch ends when the shortest lane has no whole share left; the rows left over differ from epoch to epoch.
 """
 
-from functools import lru_cache
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -14,77 +17,124 @@ import pyarrow.parquet as pq
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 
+Group = tuple[str, int, int]
+"""File, index of the row group in it, its rows."""
+
 
 class Pairs:
     """Random access to the global batch of any step."""
 
-    def __init__(self, location: str, batch_size: int, seed: int, window_groups: int = 8) -> None:
+    def __init__(
+        self, location: str, batch_size: int, seed: int, window_groups: int = 8, lane_groups: int = 32, lanes: int = 16
+    ) -> None:
         """Read the footers of the Parquet files below `location`.
+
+        Args:
+            location: directory of Parquet files.
+            batch_size: rows of the global batch.
+            seed: of the order.
+            window_groups: row groups that are shuffled together.
+            lane_groups: a lane has at least this many row groups, so that lanes are about equally long.
+            lanes: at most this many.
 
         Raises:
             InputError: there are fewer rows than one batch needs.
         """
         self.location, self.batch_size, self.seed, self.window_groups = location, batch_size, seed, window_groups
-        self.groups: list[tuple[str, int, int]] = []
-        for file in storage.list_files(location, ".parquet"):
-            with self._open(file) as parquet:
-                sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-            self.groups += [(file, i, rows) for i, rows in enumerate(sizes)]
+        self.groups = _groups(location)
         self.rows = sum(rows for _, _, rows in self.groups)
         if self.rows < batch_size:
             raise InputError(
                 f"{location}: {self.rows} training rows, less than a batch of {batch_size}; lower training.batch_size"
             )
-        self._window = lru_cache(maxsize=2)(self._read_window)
+        n = max(1, min(lanes, batch_size, len(self.groups) // lane_groups))
+        largest_first = sorted(self.groups, key=lambda group: -group[2])
+        self.lanes = [largest_first[lane::n] for lane in range(n)]
+        self.bounds = [round(batch_size * lane / n) for lane in range(n + 1)]
+        """where each lane's share of the global batch begins, and the end"""
+        self._windows: dict[tuple[int, int, int], pa.Table] = {}
+        """the windows used last, at most two a lane"""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass; the rows left over differ from epoch to epoch."""
-        return self.rows // self.batch_size
+        """Whole batches in one pass."""
+        shares = np.diff(self.bounds).tolist()
+        return min(sum(g[2] for g in lane) // share for lane, share in zip(self.lanes, shares, strict=True))
 
     def batch(self, step: int, rank: int = 0, workers: int = 1) -> pa.Table:
         """Worker `rank`'s rows of the global batch of `step`; the workers' slices differ by one row at most."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        bounds = [round(self.batch_size * r / workers) for r in (rank, rank + 1)]
-        start, stop = (index * self.batch_size + b for b in bounds)
-        parts = []
-        for window, (first, last) in enumerate(self._bounds(epoch)):
-            if first < stop and start < last:
-                table = self._window(epoch, window)
-                parts.append(table.slice(max(start - first, 0), min(stop, last) - max(start, first)))
+        first, last = (round(self.batch_size * r / workers) for r in (rank, rank + 1))
+        parts: list[pa.Table] = []
+        for lane, (low, high) in enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True)):
+            start, stop = max(first, low), min(last, high)
+            if start < stop:
+                offset = index * (high - low) - low
+                parts += self._lane_rows(epoch, lane, offset + start, offset + stop)
         return pa.concat_tables(parts).combine_chunks()
 
-    def head(self, n: int) -> pa.Table:
-        """The first rows as they are stored, at most `n`; the same on every worker."""
-        tables, rows = [], 0
-        for file, group, size in self.groups:
-            if rows >= n:
-                break
-            with self._open(file) as parquet:
-                tables.append(parquet.read_row_group(group))
-            rows += size
-        return pa.concat_tables(tables).slice(0, n).combine_chunks()
+    @property
+    def steps_per_window(self) -> int:
+        """About how many consecutive steps the windows hold that one step touches."""
+        rows = min(sum(g[2] for g in lane[: self.window_groups]) for lane in self.lanes)
+        return max(1, rows * len(self.lanes) // self.batch_size)
 
-    def _order(self, epoch: int) -> list[tuple[str, int, int]]:
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.groups))
-        return [self.groups[i] for i in order]
+    def _lane_rows(self, epoch: int, lane: int, start: int, stop: int) -> Iterator[pa.Table]:
+        """Rows [start, stop) of a lane in this epoch's order."""
+        order, begin = self._order(epoch, lane), 0
+        for window in range(0, len(order), self.window_groups):
+            end = begin + sum(rows for _, _, rows in order[window : window + self.window_groups])
+            if begin < stop and start < end:
+                table = self._window(epoch, lane, window)
+                yield table.slice(max(start - begin, 0), min(stop, end) - max(start, begin))
+            begin = end
 
-    def _bounds(self, epoch: int) -> list[tuple[int, int]]:
-        order = self._order(epoch)
-        ends = np.cumsum([rows for _, _, rows in order]).tolist()
-        starts = [0, *ends[:-1]]
-        cuts = range(0, len(order), self.window_groups)
-        return [(starts[c], ends[min(c + self.window_groups, len(order)) - 1]) for c in cuts]
+    def _order(self, epoch: int, lane: int) -> list[Group]:
+        groups = self.lanes[lane]
+        return [groups[i] for i in np.random.default_rng((self.seed, epoch, lane)).permutation(len(groups))]
 
-    def _read_window(self, epoch: int, window: int) -> pa.Table:
-        chosen = self._order(epoch)[window * self.window_groups : (window + 1) * self.window_groups]
+    def _window(self, epoch: int, lane: int, window: int) -> pa.Table:
+        key = epoch, lane, window
+        if key not in self._windows:
+            if len(self._windows) == 2 * len(self.lanes):
+                del self._windows[next(iter(self._windows))]
+            self._windows[key] = self._read_window(*key)
+        return self._windows[key]
+
+    def _read_window(self, epoch: int, lane: int, window: int) -> pa.Table:
         tables = []
-        for file, group, _ in chosen:
-            with self._open(file) as parquet:
+        for file, group, _ in self._order(epoch, lane)[window : window + self.window_groups]:
+            with _open(file) as parquet:
                 tables.append(parquet.read_row_group(group))
         table = pa.concat_tables(tables)
-        return table.take(pa.array(np.random.default_rng((self.seed, epoch, window)).permutation(len(table))))
+        return table.take(pa.array(np.random.default_rng((self.seed, epoch, lane, window)).permutation(len(table))))
 
-    def _open(self, file: str) -> pq.ParquetFile:
-        fs, path = storage.arrow_filesystem(file)
-        return pq.ParquetFile(path, filesystem=fs)
+
+def head(location: str, n: int) -> pa.Table:
+    """The first rows below `location` as they are stored, at most `n`."""
+    tables, rows = [], 0
+    for file, group, size in _groups(location):
+        if rows >= n:
+            break
+        with _open(file) as parquet:
+            tables.append(parquet.read_row_group(group))
+        rows += size
+    return pa.concat_tables(tables).slice(0, n).combine_chunks()
+
+
+def snapshot(location: str) -> list[tuple[str, int, int]]:
+    """What the pairs below `location` are: file names, row groups and their rows."""
+    return [(file.rsplit("/", 1)[-1], group, rows) for file, group, rows in _groups(location)]
+
+
+def _groups(location: str) -> list[Group]:
+    groups: list[Group] = []
+    for file in storage.list_files(location, ".parquet"):
+        with _open(file) as parquet:
+            groups += [(file, i, parquet.metadata.row_group(i).num_rows) for i in range(parquet.num_row_groups)]
+    return groups
+
+
+def _open(file: str) -> pq.ParquetFile:
+    fs, path = storage.arrow_filesystem(file)
+    return pq.ParquetFile(path, filesystem=fs)

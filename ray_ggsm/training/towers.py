@@ -2,8 +2,8 @@
 
 The loss needs all states of the batch at once, but their graphs do not fit in memory at once. Gradient caching (Gao et
 al., 2021): run every micro-batch without a graph, take the loss's gradient at the states, then run each micro-batch
-again with a graph and hand it that gradient. The result is exactly the gradient of the whole batch; dropout is replayed
-from a seed per micro-batch. Graphs of up to `graph_tokens` tokens are kept from the first run, which saves their second.
+again with a graph and hand it that gradient. The result is exactly the gradient of the whole batch; a seed per
+micro-batch replays dropout. Graphs of up to `graph_tokens` tokens are kept, which saves their second run.
 
 Legend: b rows of this worker, n rows of a micro-batch, D width.
 """
@@ -61,8 +61,8 @@ class Towers:
             "user": collator.user_lengths(rows),
             "answer": answer_lengths(rows, collator, answer, answer_seed),
         }
-        self.n_tokens = int(sum(length_b.sum() for length_b in lengths.values()))
-        """real tokens of both towers"""
+        self.length_N = np.concatenate(list(lengths.values()))
+        """tokens of every sequence of both towers"""
         plans = [
             (tower, index_n, int(length_b[index_n].max()) * len(index_n))
             for tower, length_b in lengths.items()

@@ -23,6 +23,11 @@ class Workers:
     reduce: Callable[[Tensor], Tensor]
     """The sum over workers, on each of them."""
 
+    def share(self, rows: int) -> tuple[int, int]:
+        """Offset and length of this worker's part of so many rows."""
+        first, last = (round(rows * r / self.size) for r in (self.rank, self.rank + 1))
+        return first, last - first
+
 
 ALONE = Workers(rank=0, size=1, gather=lambda rows: rows, reduce=lambda tensor: tensor)
 

@@ -8,15 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ray_ggsm.config import InputError
 from ray_ggsm.masks.fixed import OracleConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model.batch import Collator, sample_future_events
 from ray_ggsm.model.encoder import LoraConfig
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.training.answers import AnswerConfig, answer_batch, render
-from ray_ggsm.training.loop import DivergenceError, Trainer, TrainingConfig
+from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
+from ray_ggsm.training.loop import DivergenceError, Trainer
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
-from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE
 from tests.model.conftest import lookup, make_encoder  # noqa: F401
 
@@ -34,7 +36,8 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:  
         )
         collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
         pairs = Pairs(str(tmp_path), 12, 0)
-        trainer = Trainer(trained, pairs.head(30), collator, config, ALONE, 0)
+        held_out = make_rows(users=9, seed=5) if config.held_out else None
+        trainer = Trainer(trained, collator, config, ALONE, 0, head=head(str(tmp_path), 30), held_out=held_out)
         trainer.pairs = pairs
         trainer.prepare()
         return trainer
@@ -51,7 +54,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key not in ("seconds", "tokens")}
+    return {key: value for key, value in metrics.items() if key not in ("seconds", "tokens", "utilisation")}
 
 
 @pytest.mark.parametrize("form", ["events", "text"])
@@ -130,7 +133,7 @@ def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None
 def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:  # noqa: F811
     trained = make_encoder(OracleConfig(recipe="oracle"))
     template = make_trainer()
-    trainer = Trainer(trained, template.head, template.collator, template.config, ALONE, 0)
+    trainer = Trainer(trained, template.collator, template.config, ALONE, 0, head=template.head)
     assert trainer.done
 
 
@@ -152,13 +155,75 @@ def test_a_restored_run_goes_on_bit_for_bit(make_trainer, tmp_path) -> None:
         assert torch.equal(weights(second)[name], weight), name
 
 
-def test_collapse_stops_with_a_sentence(make_trainer) -> None:
+def test_collapse_and_divergence_stop_with_a_sentence_and_the_users(make_trainer, make_rows) -> None:
+    trainer, rows = make_trainer(), make_rows(users=3)
+    trainer._check(1.0, 0.5, 0.1, rows)
+    for values, sentence in (
+        ((3.6, 1.0, 1.0), "collapsed to one point"),
+        ((float("nan"), 0.0, 0.0), "the loss is nan"),
+    ):
+        with pytest.raises(DivergenceError, match=sentence) as error:
+            trainer._check(*values, rows)
+        assert error.value.rows["user_id"].to_pylist() == rows["user_id"].to_pylist()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(make_trainer) -> None:
     trainer = make_trainer()
-    trainer._check(1.0, 0.5, 0.1)
-    with pytest.raises(DivergenceError, match="collapsed to one point"):
-        trainer._check(3.6, 1.0, 1.0)
-    with pytest.raises(DivergenceError, match="the loss is nan"):
-        trainer._check(float("nan"), 0.0, 0.0)
+    before = weights(trainer)
+    next(iter(trainer.encoder.trainable().values())).register_hook(lambda grad: grad * float("inf"))
+    with pytest.raises(DivergenceError, match="gradient"):
+        step(trainer)
+    assert all(torch.equal(weights(trainer)[name], weight) for name, weight in before.items())
+
+
+def test_held_out_pairs_are_looked_at_with_every_checkpoint_and_can_stop_the_run(make_trainer) -> None:
+    held_out = HeldOutConfig(stage="probe", patience=1)
+    rising = OptimizerConfig(learning_rate=1e-30)  # nothing is learned
+    trainer = make_trainer(held_out=held_out, checkpoint_every=2, optimizer=rising, mask={"warmup_share": 0.9})
+    while not trainer.done:
+        step(trainer)
+    assert [e["step"] for e in trainer.log if "held_out_loss" in e] == list(range(2, trainer.trained.step + 1, 2))
+    patient = make_trainer(held_out=HeldOutConfig(stage="probe"), checkpoint_every=4)
+    while not patient.done:
+        step(patient)
+    seen = [e for e in patient.log if "held_out_loss" in e]
+    assert [e["step"] for e in seen] == [4, STEPS]
+    assert all(1 <= e["held_out_mean_rank"] <= 9 and 0 <= e["held_out_accuracy"] <= 1 for e in seen)
+    for loss in (3.0, 2.0, 2.5):  # the second look is the best; one more without a better one ends the run
+        trainer.log.append({"step": 0, "held_out_loss": loss})
+    trainer.trained = patient.trained.__class__(**{**vars(trainer.trained), "step": 1})
+    assert trainer.done
+
+
+def test_looking_at_held_out_pairs_changes_no_weight(make_trainer) -> None:
+    with_, without = make_trainer(held_out=HeldOutConfig(stage="probe"), checkpoint_every=1), make_trainer()
+    for _ in range(3):
+        assert step(with_).items() >= comparable(step(without)).items()
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_name(make_trainer, tmp_path) -> None:
+    first, second = make_trainer(), make_trainer()
+    first.identity = {"backbone": "1", "data snapshot": "2"}
+    (tmp_path / "checkpoint").mkdir()
+    first.save(str(tmp_path / "checkpoint"))
+    second.identity = {"backbone": "1", "data snapshot": "3"}
+    with pytest.raises(InputError, match="it has another data snapshot now"):
+        second.restore(str(tmp_path / "checkpoint"))
+
+
+def test_activation_checkpointing_changes_nothing(make_trainer) -> None:
+    model = {"lora": LoraConfig(r=3, alpha=3, dropout=0.2)}
+    plain, frugal = make_trainer(model), make_trainer(model, activation_checkpointing=True)
+    for _ in range(2):
+        assert comparable(step(plain)) == pytest.approx(comparable(step(frugal)), rel=1e-5)
+
+
+def test_steps_follow_from_epochs_data_and_batch() -> None:
+    config = TrainingConfig(epochs=2.5, batch_size=10)
+    assert config.resolved(rows=109).total_steps == 25
+    for wrong in ({}, {"steps": 3, "epochs": 1.0}):
+        with pytest.raises(ValueError, match="either steps or epochs"):
+            TrainingConfig(batch_size=10, **wrong)
 
 
 def test_learning_rate_rises_and_falls_and_ends_near_zero() -> None:
@@ -216,7 +281,7 @@ def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None
         assert step(probing)["loss"] == pytest.approx(loss, rel=1e-5)
         torch.testing.assert_close(probing.recipe.importance_S, by_hand.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)
-        by_hand._update()
+        by_hand._update(rows)
         by_hand.trained = probing.trained.__class__(**{**vars(by_hand.trained), "step": index + 1})
         for name, weight in weights(by_hand).items():
             torch.testing.assert_close(weight, weights(probing)[name])

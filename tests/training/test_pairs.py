@@ -52,3 +52,30 @@ def test_workers_share_the_same_global_batch(location, workers) -> None:
 def test_too_few_rows_are_refused(location) -> None:
     with pytest.raises(InputError, match=r"211 training rows, .* lower training\.batch_size"):
         Pairs(location, 212, 0)
+
+
+@pytest.mark.parametrize("lanes", [2, 3])
+def test_with_lanes_batches_stay_the_same_for_any_workers_and_rows_are_not_repeated(location, lanes) -> None:
+    pairs = Pairs(location, 19, 0, window_groups=2, lane_groups=1, lanes=lanes)
+    assert len(pairs.lanes) == lanes
+    epoch = [i for s in range(pairs.steps_per_epoch) for i in ids(pairs, s)]
+    assert len(set(epoch)) == len(epoch) == pairs.steps_per_epoch * 19
+    assert len(epoch) > 0.8 * ROWS
+    for step in (0, 3, pairs.steps_per_epoch + 1):
+        for workers in (2, 5, 7):
+            slices = [ids(pairs, step, rank, workers) for rank in range(workers)]
+            assert [i for part in slices for i in part] == ids(pairs, step)
+
+
+def test_with_lanes_a_worker_reads_its_own_lanes_only(location) -> None:
+    pairs = Pairs(location, 18, 0, lane_groups=1, lanes=3)
+    for step in range(pairs.steps_per_epoch):
+        ids(pairs, step, 1, 3)
+    assert {lane for _, lane, _ in pairs._windows} == {1}
+
+
+def test_no_more_than_two_windows_a_lane_are_held(location) -> None:
+    pairs = Pairs(location, 19, 0, window_groups=1)
+    for step in range(2 * pairs.steps_per_epoch):
+        ids(pairs, step)
+        assert len(pairs._windows) <= 2

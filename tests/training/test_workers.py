@@ -13,9 +13,10 @@ import torch.multiprocessing as mp
 
 from ray_ggsm.masks import RecipeConfig, build
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.training.loop import Trainer, TrainingConfig
+from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import info_nce
-from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE, Workers, process_group
 from tests.model.conftest import encoder_on, lookup
 from tests.model.test_encoder import RECIPES
@@ -54,12 +55,12 @@ def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict
     config = TrainingConfig(steps=STEPS, batch_size=BATCH, centre_rows=20, tokens_per_micro_batch=90, graph_tokens=90)
     pairs = Pairs(rows, BATCH, 0)
     collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
-    trainer = Trainer(trained, pairs.head(30), collator, config, workers, 0)
+    trainer = Trainer(trained, collator, config, workers, 0, head=head(rows, 30))
     trainer.prepare()
     while not trainer.done:
         trainer.step(pairs.batch(trainer.trained.step, workers.rank, workers.size))
     state = {name: p.detach() for name, p in trainer.encoder.trainable().items()}
-    logs = [{k: v for k, v in log.items() if k not in ("tokens", "seconds")} for log in trainer.log]
+    logs = [{k: v for k, v in log.items() if k not in ("tokens", "seconds", "utilisation")} for log in trainer.log]
     return {"state": state, "recipe": trainer.recipe.state_dict(), "log": logs}
 
 

@@ -1,0 +1,36 @@
+"""Model floating-point operations of a training step, and what the device's matrix products could do in that time.
+
+Counted: the backbone's linear layers and attention products, once forward and once backward (frozen weights get no
+gradient of their own, LoRA weights do). Not counted: forward passes that gradient caching repeats, adapters, norms.
+"""
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from ray_ggsm.model.encoder import UserEncoder
+
+
+def step_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
+    """Of forward and backward passes over sequences of these lengths (tokens)."""
+    linears = [m for m in encoder.backbone.modules() if isinstance(m, nn.Linear)]
+    trained = sum(m.weight.numel() for m in linears if m.weight.requires_grad)
+    frozen = sum(m.weight.numel() for m in linears) - trained
+    tokens, pairs = float(length_b.sum()), float((length_b.astype(np.float64) ** 2).sum())
+    config = encoder.backbone.config.get_text_config()
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return (4 * frozen + 6 * trained) * tokens + 3 * 4 * width * config.num_hidden_layers * pairs
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """FLOP/s of a square matrix product on this device, best of three."""
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,15 +1,22 @@
-"""The quickstart's model and made-up rows of a given length, for the benchmarks that need no data."""
+"""What the benchmarks share: the quickstart's model on made-up rows of a given length, or on Journey's."""
 
 import datetime as dt
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import RecipeConfig, with_total_steps
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.event_encoder import EventEncoder
+from ray_ggsm.model.event_vectors import EventVectors, keys
 from ray_ggsm.model.saved import Trained, new_encoder
 from ray_ggsm.model.template import Modality
+from ray_ggsm.training.loop import Trainer
+from ray_ggsm.training.workers import ALONE
 
 CONFIG = "configs/journey/quickstart.yaml"
 EVENT_WIDTH = 384
@@ -57,3 +64,26 @@ def lookup(texts: pa.Array) -> np.ndarray:
     """Random event vectors, the same for the same text."""
     table = np.random.default_rng(1).normal(size=(500, EVENT_WIDTH)).astype(np.float32)
     return table[[int(text.removeprefix("item ")) for text in texts.to_pylist()]]
+
+
+def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
+    """Event vectors of all texts in the rows."""
+    columns = [rows[name].combine_chunks() for name in (*experiment.data.modalities, "future")]
+    texts = pc.unique(pa.chunked_array([pc.list_flatten(c).field("text") for c in columns], pa.string()))
+    order = np.argsort(keys(texts))
+    encoded = EventEncoder(experiment.model.event_encoder, torch.device("cpu")).encode(texts.to_pylist())
+    return EventVectors(keys(texts)[order], encoded[order])
+
+
+def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Trainer:
+    """The quickstart's trainer on real rows, whose event texts are encoded here."""
+    modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
+    features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
+    lookup = vectors_of(experiment, rows)
+    trained = new_encoder(experiment.model, mask, modalities, features, lookup.vector_NH.shape[1], "none", 0)
+    collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
+    changes = {"batch_size": len(rows), "graph_tokens": graph_tokens, "centre_rows": 64}
+    config = experiment.training.model_copy(update=changes)
+    trainer = Trainer(trained, collator, config, ALONE, 0, head=rows)
+    trainer.prepare()
+    return trainer

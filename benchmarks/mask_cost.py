@@ -1,19 +1,18 @@
 """What each mask recipe costs: a full training step over the plain bidirectional one, side by side, and peak memory.
 
-    python benchmarks/mask_cost.py [--rounds 7] [--layers 4] [--no-memory]
+    python benchmarks/mask_cost.py [--rounds 7] [--layers 4] [--lengths 64 256 1024]
 
 Rows are equally long, so that the bidirectional step needs no mask at all: the hardest comparison. Each round takes one
 step of every recipe; the ratio is the median over rounds of the recipe's time over the same round's bidirectional time.
-Peak memory is that of a process that takes two steps, over one that runs the bidirectional recipe.
+Memory is what one step needs at its peak beyond what the process held before, over the same for bidirectional.
 """
 
 import argparse
-import json
-import resource
+import ctypes
+import gc
 import statistics
-import subprocess
-import sys
 import time
+from pathlib import Path
 
 import torch
 from journey_model import encoder, lookup, rows
@@ -42,7 +41,6 @@ RECIPES = {
 }
 BASE = "bidirectional"
 TOKENS = 4096
-LENGTHS = (64, 256, 1024)
 
 
 def trainer(name: str, length: int, layers: int) -> Trainer:
@@ -62,9 +60,8 @@ def trainer(name: str, length: int, layers: int) -> Trainer:
     return made
 
 
-def measure(length: int, rounds: int, layers: int) -> dict[str, float]:
+def measure(trainers: dict[str, Trainer], rounds: int) -> dict[str, float]:
     """Recipe -> time over the bidirectional step's."""
-    trainers = {name: trainer(name, length, layers) for name in RECIPES}
     seconds: dict[str, list[float]] = {name: [] for name in RECIPES}
     for round_ in range(rounds + 1):
         for name, made in trainers.items():
@@ -78,10 +75,19 @@ def measure(length: int, rounds: int, layers: int) -> dict[str, float]:
     }
 
 
-def memory(name: str, length: int, layers: int) -> int:
-    """Peak resident kB of a process that takes two steps."""
-    command = [sys.executable, __file__, "--one", name, "--length", str(length), "--layers", str(layers)]
-    return int(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]))
+def step_memory(made: Trainer) -> int:
+    """kB that one step needs at its peak, beyond what the process holds before it (Linux)."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    before = _status("VmRSS")
+    made.step(made.batch)
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def main() -> None:
@@ -89,23 +95,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--lengths", type=int, nargs="+", default=(64, 256, 1024))
     arguments = parser.parse_args()
     torch.set_num_threads(2)
-    if arguments.one:
-        made = trainer(arguments.one, arguments.length, arguments.layers)
-        for _ in range(2):
-            made.step(made.batch)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return
-    for length in LENGTHS:
-        times = measure(length, arguments.rounds, arguments.layers)
-        base = 0 if arguments.no_memory else memory(BASE, length, arguments.layers)
+    for length in arguments.lengths:
+        trainers = {name: trainer(name, length, arguments.layers) for name in RECIPES}
+        times = measure(trainers, arguments.rounds)
+        memory = {name: step_memory(made) for name, made in trainers.items()}
         for name, ratio in times.items():
-            peak = f"  memory {memory(name, length, arguments.layers) / base:.3f}" if base else ""
-            print(f"L {length:5d}  {name:18s} time {ratio:.3f}{peak}", flush=True)
+            peak = memory[name] / memory[BASE]
+            print(f"L {length:5d}  {name:18s} time {ratio:.3f}  memory {peak:.3f}", flush=True)
 
 
 if __name__ == "__main__":

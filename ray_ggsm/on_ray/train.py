@@ -161,6 +161,8 @@ def _train(shared: dict[str, Any]) -> None:
     if checkpoint:
         with checkpoint.as_directory() as directory:
             trainer.restore(directory)
+        if workers.rank == 0:
+            shared["console"].write.remote(f"train: goes on from step {trainer.trained.step}")
     else:
         trainer.prepare()
         if workers.rank == 0:

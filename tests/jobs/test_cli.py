@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from ray_ggsm.cli import run
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.masks import MaskConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
@@ -82,7 +84,9 @@ def test_shipped_configs_load(file: Path) -> None:
     load(Experiment, str(file))
 
 
-def test_recipes_differ_in_mask_and_name_only() -> None:
-    files = ROOT.glob("configs/journey/masks/*.yaml")
-    experiments = [load(Experiment, str(file)).model_dump(exclude={"mask", "name"}) for file in files]
-    assert all(experiment == experiments[0] for experiment in experiments)
+def test_every_recipe_has_a_config_that_differs_in_mask_and_name_only() -> None:
+    files = [*ROOT.glob("configs/journey/masks/*.yaml"), ROOT / "configs/journey/quickstart.yaml"]
+    loaded = [load(Experiment, str(file)) for file in files]
+    settings = [experiment.model_dump(exclude={"mask", "name", "output"}) for experiment in loaded]
+    assert all(values == settings[0] for values in settings)
+    assert {e.mask.recipe for e in loaded} == set(TypeAdapter(MaskConfig).json_schema()["discriminator"]["mapping"])

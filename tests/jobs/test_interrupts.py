@@ -8,8 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+
+from ray_ggsm.config import load
+from ray_ggsm.experiment import Experiment
+from tests.undisturbed import undisturbed, weights
 
 CONFIG = ("--config", "config.yaml")
 RAY_AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")
@@ -83,11 +88,18 @@ def test_killed_driver(training: "subprocess.Popen[str]") -> None:
     assert wait_until(lambda: not in_session(training.pid, RAY_AGENTS), 30), in_session(training.pid, RAY_AGENTS)
 
 
-def test_the_run_goes_on(start: Start, place: Path) -> None:
+def test_the_run_goes_on_and_ends_bit_for_bit_like_an_undisturbed_one(
+    start: Start, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     process = start("train", *CONFIG)
     output, error = process.communicate(timeout=200)
     assert process.returncode == 0, error
+    assert "train: goes on from step" in output
     assert "] step 1/300" not in output
     (log,) = place.glob("out/train-*/log.json")
     assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, 301))
     assert not in_session(process.pid)
+    monkeypatch.chdir(place)
+    found = weights(log.parent / "encoder")
+    for key, expected in undisturbed(load(Experiment, "config.yaml"), place / "undisturbed")[0].items():
+        np.testing.assert_array_equal(found[key], expected, err_msg=key)

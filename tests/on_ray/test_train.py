@@ -1,6 +1,7 @@
 """Training on several workers, and training that is interrupted, ends where one undisturbed worker ends."""
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -8,20 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
 
 from ray_ggsm.cli import run
+from ray_ggsm.experiment import Stage, stages
+from ray_ggsm.on_ray.pairs import stream
+from ray_ggsm.on_ray.stages import interrupted
 from ray_ggsm.on_ray.train import train
+from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.workers import Workers
+from tests.undisturbed import undisturbed, weights
 
 
 def log(location: str) -> list[dict[str, float]]:
     return json.loads(Path(location, "log.json").read_text())
-
-
-def weights(location: str) -> dict[str, np.ndarray]:
-    names = ("adapter_model", "modules", "mask")
-    return {f"{n}/{key}": t for n in names for key, t in load_file(f"{location}/encoder/{n}.safetensors").items()}
 
 
 def test_two_workers_train_as_one(experiment: Callable, finished, beside: Callable) -> None:
@@ -29,36 +32,95 @@ def test_two_workers_train_as_one(experiment: Callable, finished, beside: Callab
     both = train(experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2))
     for key in ("loss", "accuracy", "grad_norm", "w_mean", "w_p5", "w_p95"):
         np.testing.assert_allclose([e[key] for e in log(both)], [e[key] for e in log(alone)], rtol=1e-4, err_msg=key)
-    for key, tensor in weights(alone).items():
-        np.testing.assert_allclose(weights(both)[key], tensor, rtol=1e-3, atol=1e-5, err_msg=key)
+    found = weights(Path(both, "encoder"))
+    for key, tensor in weights(Path(alone, "encoder")).items():
+        np.testing.assert_allclose(found[key], tensor, rtol=1e-3, atol=1e-5, err_msg=key)
 
 
-def kill_worker_after_checkpoint(location: Path) -> None:
-    """Wait until Ray Train has registered a checkpoint, then kill the training worker with SIGKILL."""
-    while not (location / "runs/train/checkpoint_manager_snapshot.json").exists():
-        time.sleep(0.02)
-    for process in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in " ".join(process.cmdline()):
+def is_training_worker(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def kill_workers(location: Path, steps: list[int], kills: list[int]) -> None:
+    """SIGKILL every training worker whenever the log, which is written with each checkpoint, has passed a step."""
+    for step in steps:
+        while True:
+            workers = [p for p in psutil.Process().children(recursive=True) if is_training_worker(p)]
+            written = location / "log.json"
+            if workers and written.exists() and len(json.loads(written.read_text() or "[]")) >= step:
+                break
+            time.sleep(0.02)
+        for process in workers:
             process.kill()
+        psutil.wait_procs(workers)
+        kills.append(step)
 
 
-def test_a_killed_worker_changes_nothing(experiment: Callable, finished, beside: Callable, tmp_path: Path) -> None:
-    output = beside("prepare-", "event_vectors")
-    settings = {"training__steps": 80, "training__checkpoint_every": 4}
-    undisturbed = train(experiment(**settings))
-    killer = threading.Thread(
-        target=kill_worker_after_checkpoint, args=(tmp_path / Path(undisturbed).name,), daemon=True
-    )
+def test_a_worker_killed_at_random_steps_changes_no_bit(
+    experiment: Callable, finished, beside: Callable, tmp_path: Path, capsys
+) -> None:
+    """Dropout, mask importance, optimiser and data order are those of an undisturbed run after every restart."""
+    mine = experiment(
+        output=beside("prepare-", "event_vectors"), training__steps=60, training__checkpoint_every=6,
+        model__tabular_dropout=0.2, mask__smoothing=0.5,
+    )  # fmt: skip
+    expected, expected_log = undisturbed(mine, tmp_path / "undisturbed")
+    steps = sorted(random.Random(time.time_ns()).sample(range(6, 54), 2))
+    kills: list[int] = []
+    place = Path(stages(mine)["train"].location)
+    killer = threading.Thread(target=kill_workers, args=(place, steps, kills), daemon=True)
     killer.start()
-    disturbed = train(experiment(output=output, **settings))
+    capsys.readouterr()
+    location = train(mine)
     killer.join(timeout=1)
-    assert not killer.is_alive(), "nothing was killed"
-    steps = [entry["step"] for entry in log(disturbed)]
-    assert steps == list(range(1, 81))
-    assert [e["loss"] for e in log(disturbed)] == [e["loss"] for e in log(undisturbed)]
-    expected, found = weights(undisturbed), weights(disturbed)
-    for key in expected:
-        np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+    said = capsys.readouterr().out
+    assert kills, f"nothing was killed; {steps}"
+    assert said.count("goes on from step") >= len(kills), said  # from a checkpoint, not from the start
+    assert [entry["step"] for entry in log(location)] == list(range(1, 61))
+    for key in ("loss", "grad_norm", "w_spread", "grad_norm/bill"):
+        assert [e.get(key) for e in log(location)] == [e.get(key) for e in expected_log], (key, steps)
+    for key, tensor in weights(Path(location, "encoder")).items():
+        np.testing.assert_array_equal(tensor, expected[key], err_msg=f"{key}, killed at {steps}")
+
+
+def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, finished, beside: Callable) -> None:
+    mine = experiment(
+        output=beside("prepare-", "event_vectors"),
+        training__held_out={"stage": "probe", "rows": 24, "publish": "best"},
+        training__optimizer={"learning_rate": 0.03},
+        training__checkpoint_every=1,
+    )
+    location = train(mine)
+    losses = {int(e["step"]): e["held_out_loss"] for e in log(location)}
+    step = json.loads(Path(location, "stage.json").read_text())["best_step"]
+    assert list(losses) == list(range(1, 7))
+    assert losses[step] == min(losses.values())
+    assert json.loads(Path(location, "encoder", "encoder.json").read_text())["step"] == step
+    assert set(pq.read_table(f"{location}/log.parquet").column_names) >= {"loss", "held_out_loss", "utilisation"}
+    assert list(Path(location, "tensorboard").glob("events*"))
+
+
+def test_an_interrupted_run_of_other_settings_is_named(finished, capsys, tmp_path: Path) -> None:
+    first, second = Stage("train", str(tmp_path / "train-1")), Stage("train", str(tmp_path / "train-2"))
+    assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []
+    assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []  # it goes on
+    (sentence,) = interrupted(second, {"training": {"steps": 5, "batch_size": 4}, "seed": 0})
+    assert f"{tmp_path}/train-1 does not go on, because of another training.steps (3 -> 5)" in sentence
+    first.finish()
+    assert interrupted(second, {"training": {"steps": 5, "batch_size": 4}, "seed": 0}) == []
+
+
+@pytest.mark.parametrize("first", [0, 7])
+def test_pairs_stream_through_ray_data_in_the_order_of_the_steps(first: int, tmp_path: Path) -> None:
+    rows = pa.table({"user_id": [str(i) for i in range(300)]})
+    pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=20)
+    pairs = Pairs(str(tmp_path), 17, 0, window_groups=2)
+    workers = Workers(1, 2, lambda rows: rows, lambda tensor: tensor)
+    found = [table["user_id"].to_pylist() for table in stream(pairs, first, 41, workers)]
+    assert found == [pairs.batch(step, 1, 2)["user_id"].to_pylist() for step in range(first, 41)]
 
 
 def test_a_model_that_is_not_there(experiment: Callable, finished, tmp_path: Path, capsys) -> None:
@@ -75,5 +137,7 @@ def test_a_model_that_is_not_there(experiment: Callable, finished, tmp_path: Pat
 
 def test_a_run_that_diverges_says_what_to_try(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(output=beside("prepare-", "event_vectors"), training__optimizer={"learning_rate": 1e30})
-    with pytest.raises(Exception, match=r"try a lower training\.optimizer\.learning_rate"):
+    with pytest.raises(Exception, match=r"try a lower training\.optimizer\.learning_rate; .* users are listed in"):
         train(mine)
+    (listed,) = Path(mine.output).glob("train-*/diverged-0.json")
+    assert len(json.loads(listed.read_text())) == mine.training.batch_size

@@ -1,0 +1,48 @@
+"""The published warm-up weight on Journey: how far from the constant 0.5 does it ever get?
+
+    python benchmarks/literal_ggsm.py [--steps 10]
+
+Takes warm-up steps of configs/journey/masks/ggsm_literal.yaml and prints, over all slots of all steps that have seen a
+gradient, mean, least and greatest weight; and the same for the calibrated recipe, from the same start.
+"""
+
+import argparse
+
+import torch
+from journey_model import CONFIG, journey_trainer
+
+from ray_ggsm.config import load
+from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.training.pairs import head
+
+
+def main() -> None:
+    """Print one line per recipe."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--steps", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    quickstart = load(Experiment, CONFIG)
+    prepare(quickstart)
+    size = quickstart.training.batch_size
+    rows = head(stages(quickstart)["prepare"].path("rows", "pretrain"), arguments.steps * size)
+    for name in ("ggsm_literal", "ggsm"):
+        experiment = load(Experiment, f"configs/journey/masks/{name}.yaml")
+        trainer = journey_trainer(experiment, rows, experiment.resolved_mask(), 65_536)
+        seen = []
+        for step in range(arguments.steps):
+            trainer.step(rows.slice(step * size, size))
+            weight_S = trainer.recipe.future_weight(trainer.encoder.template.every_slot(), step + 1)[0]
+            seen.append(weight_S[trainer.recipe.seen_S])
+        w = torch.cat(seen)
+        norms = trainer.recipe.importance_S[trainer.recipe.seen_S]
+        print(
+            f"{name}: w mean {w.mean():.5f}, least {w.min():.5f}, greatest {w.max():.5f};"
+            f" gradient norms {norms.min():.2e} to {norms.max():.2e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

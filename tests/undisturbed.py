@@ -1,0 +1,51 @@
+"""The training stage as one plain loop in this process: what interrupted and distributed runs must end like."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from ray_ggsm import storage
+from ray_ggsm.experiment import Experiment, event_vectors, stages
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.saved import new_encoder
+from ray_ggsm.model.template import Modality
+from ray_ggsm.training.loop import HEAD_ROWS, Trainer
+from ray_ggsm.training.pairs import Pairs, head
+from ray_ggsm.training.workers import ALONE
+
+Weights = dict[str, np.ndarray]
+
+
+def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[dict[str, float]]]:
+    """Final weights and log of a run over prepared rows and stored event vectors; writes its encoder to `directory`."""
+    prepared = stages(experiment)["prepare"]
+    (store,) = {file.rsplit("/", 1)[0] for file in storage.list_files(event_vectors(experiment), ".parquet")}
+    vectors = EventVectors.read(store)
+    trained = new_encoder(
+        experiment.model,
+        experiment.resolved_mask(),
+        tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items()),
+        tuple(prepared.require("")["summary"]["features"]),
+        vectors.vector_NH.shape[1],
+        store.rsplit("/", 1)[1],
+        experiment.seed,
+    )
+    rows = prepared.path("rows", "pretrain")
+    pairs = Pairs(rows, experiment.training.batch_size, experiment.seed)
+    collator = Collator(trained.encoder.template, trained.tokenizer, vectors)
+    first = head(rows, HEAD_ROWS)
+    trainer = Trainer(trained, collator, experiment.training, ALONE, experiment.seed, head=first)
+    trainer.prepare()
+    while not trainer.done:
+        trainer.step(pairs.batch(trainer.trained.step))
+    trainer.centre()
+    saved.save(trainer.trained, str(directory))
+    return weights(directory), trainer.log
+
+
+def weights(encoder: Path) -> Weights:
+    """All tensors of a saved encoder."""
+    return {f"{name}/{key}": t for name in saved.FILES for key, t in load_file(encoder / name).items()}

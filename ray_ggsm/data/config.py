@@ -210,6 +210,8 @@ class StageConfig(Config):
     users: Literal["train", "test", "all"]
     cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Positions in the list of cutoffs, from 0."""
+    future: bool = False
+    """Write what comes next, too, for held-out pairs; `pretrain` always does."""
 
 
 class DataConfig(Config):
@@ -223,7 +225,7 @@ class DataConfig(Config):
     snapshots: SnapshotsConfig
     users: UsersConfig = UsersConfig()
     stages: dict[Name, StageConfig]
-    """By name; `pretrain` also fits vocabularies and thresholds and carries the future."""
+    """By name; `pretrain` also fits vocabularies and thresholds, and its pairs are trained on."""
     labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
     """Parts that users are prepared in, independently of each other; more need less memory each."""
@@ -231,6 +233,11 @@ class DataConfig(Config):
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)
     """Longest event text in characters; events with a longer one are rejected."""
+
+    @property
+    def stages_with_future(self) -> list[str]:
+        """Stages whose rows are pairs of history and future."""
+        return [name for name, stage in self.stages.items() if name == "pretrain" or stage.future]
 
     @model_validator(mode="after")
     def _feature_names_differ(self) -> "DataConfig":

@@ -41,7 +41,7 @@ def create_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> 
 def create_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> dict[str, int]:
     """Create the table `sequences` (row, one list per modality, future) and return how many events each modality lost.
 
-    `future` is NULL but for pretrain rows.
+    `future` is NULL but for the rows of `config.stages_with_future`.
     """
     cut, columns, joins = {}, [], []
     for position, (name, modality) in enumerate(config.modalities.items()):
@@ -112,9 +112,10 @@ def _joined(window: Window) -> str:
 
 def _future(config: DataConfig) -> str:
     days = config.snapshots.future_days
+    stages = ", ".join(text(stage) for stage in config.stages_with_future)
     parts = [
         f"SELECT {text(name)} AS modality, * FROM ({_joined(Window(f'event:{name}', 'future', days))}) "
-        "WHERE stage = 'pretrain'"
+        f"WHERE stage IN ({stages})"
         for name, modality in config.modalities.items()
         if modality.future
     ]

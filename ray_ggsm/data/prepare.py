@@ -66,7 +66,7 @@ def write_shard(
         rejected = [_fetch(connection, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
         names = [feature.name for feature in features(config, fitted)]
         for stage in config.stages:
-            schema = user_row_schema(list(config.modalities), names, stage == "pretrain")
+            schema = user_row_schema(list(config.modalities), names, stage in config.stages_with_future)
             rows, labels = _stage_tables(connection, config, stage, schema)
             good, bad = validate(rows, list(config.modalities), size, config.max_text_length, stage=stage)
             labels = labels.filter(pc.is_in(rows["row"], value_set=good["row"].combine_chunks()))

@@ -82,9 +82,12 @@ def _check(experiment: Experiment) -> None:
     training, workers = experiment.training, experiment.ray.train_workers
     if training.batch_size < workers:
         raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
-    if training.held_out and training.held_out.stage not in experiment.data.stages.keys() - {TRAINED}:
-        others = ", ".join(sorted(experiment.data.stages.keys() - {TRAINED}))
-        raise InputError(f"training.held_out.stage: expected one of {others}, found '{training.held_out.stage}'")
+    others = [name for name in experiment.data.stages_with_future if name != TRAINED]
+    if training.held_out and training.held_out.stage not in others:
+        raise InputError(
+            f"training.held_out.stage: '{training.held_out.stage}' carries no future to compare with; expected one of"
+            f" the stages with `future: true` ({', '.join(others) or 'none yet'}), other than '{TRAINED}'"
+        )
 
 
 def _ray_trainer(experiment: Experiment, stage: Stage, shared: dict[str, Any]) -> TorchTrainer:

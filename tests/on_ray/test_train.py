@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm.cli import run
+from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Stage, stages
 from ray_ggsm.on_ray.pairs import stream
+from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.stages import interrupted
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.training.pairs import Pairs
@@ -88,11 +90,13 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
 
 def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(
-        output=beside("prepare-", "event_vectors"),
+        output=beside("event_vectors"),
+        data__stages__probe__future=True,
         training__held_out={"stage": "probe", "rows": 24, "publish": "best"},
         training__optimizer={"learning_rate": 0.03},
         training__checkpoint_every=1,
     )
+    prepare(mine)
     location = train(mine)
     losses = {int(e["step"]): e["held_out_loss"] for e in log(location)}
     step = json.loads(Path(location, "stage.json").read_text())["best_step"]
@@ -101,6 +105,11 @@ def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, fin
     assert json.loads(Path(location, "encoder", "encoder.json").read_text())["step"] == step
     assert set(pq.read_table(f"{location}/log.parquet").column_names) >= {"loss", "held_out_loss", "utilisation"}
     assert list(Path(location, "tensorboard").glob("events*"))
+
+
+def test_held_out_pairs_need_a_stage_with_a_future(experiment: Callable, finished) -> None:
+    with pytest.raises(InputError, match=r"'probe' carries no future .* `future: true` \(none yet\)"):
+        train(experiment(training__held_out={"stage": "probe"}))
 
 
 def test_an_interrupted_run_of_other_settings_is_named(finished, capsys, tmp_path: Path) -> None:

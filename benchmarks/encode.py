@@ -129,7 +129,9 @@ def main() -> None:
                 delattr(plain, attribute)
         plain.config.__dict__.pop("quantization_config", None)
         plain.save_pretrained(directory)
-        load_tokenizer(model_config).save_pretrained(directory)
+        tokenizer = load_tokenizer(model_config)
+        tokenizer.chat_template = None  # else sentence-transformers puts every text into a chat of its own
+        tokenizer.save_pretrained(directory)
         transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
         transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
         theirs = SentenceTransformer(modules=[transformer, Pooling(plain.config.hidden_size, "mean")], device="cpu")

@@ -122,6 +122,7 @@ def sentence_transformers(experiment: Experiment, trainer: Trainer, rows: pa.Tab
         plain.config.__dict__.pop("quantization_config", None)
         plain.save_pretrained(directory)
         tokenizer = load_tokenizer(experiment.model.backbone)
+        tokenizer.chat_template = None  # else sentence-transformers puts every text into a chat of its own
         tokenizer.save_pretrained(directory)
         transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
     transformer.tokenizer.pad_token = transformer.tokenizer.eos_token

@@ -7,6 +7,8 @@ before it, and the input files. So a finished stage is reused as long as nothing
 setting never overwrites or mixes with older results. `stage.json` is written last: without it a stage is not finished.
 """
 
+import os
+import tempfile
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -40,8 +42,16 @@ class RayConfig(Config):
     """Also its number of threads on CPU."""
     gpu: bool = False
     """One GPU per training worker and per encoder actor."""
+    cache: str | None = None
+    """Local directory of each machine for merged event vectors; null: one of this user's in the system's temporary
+    directory. It can be deleted at any time between jobs."""
     max_failures: int = Field(3, ge=0)
     """How often a training run is restarted from its last checkpoint before it is given up."""
+
+    @property
+    def cache_directory(self) -> str:
+        """`cache`, or its default."""
+        return self.cache or os.path.join(tempfile.gettempdir(), f"ray_ggsm-{os.getuid()}")
 
 
 class Experiment(Config):

@@ -9,7 +9,7 @@ from ray_ggsm import storage
 from ray_ggsm.experiment import Experiment, event_vectors, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.saved import new_encoder
 from ray_ggsm.model.template import Modality
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
@@ -23,7 +23,7 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
     """Final weights and log of a run over prepared rows and stored event vectors; writes its encoder to `directory`."""
     prepared = stages(experiment)["prepare"]
     (store,) = {file.rsplit("/", 1)[0] for file in storage.list_files(event_vectors(experiment), ".parquet")}
-    vectors = EventVectors.read(store)
+    vectors = find(store, experiment.ray.cache_directory).open()
     trained = new_encoder(
         experiment.model,
         experiment.resolved_mask(),

@@ -1,19 +1,25 @@
 """The store of event vectors: every distinct event text is encoded once per event encoder, and found by its hash.
 
 A store is a directory of Parquet parts (key, vector) below `<location>/<event encoder digest>/`. Parts are only ever
-added, so training, embedding and other recipes share one store.
+added, so training, embedding and other recipes share one store. Each machine keeps one merged copy on its disk, sorted
+by key and mapped into memory: its processes share the pages they touch, and a store may be larger than memory.
 
 Legend: N stored texts, H width of the event encoder.
 """
 
 import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, digest
 
 SCHEMA = pa.schema([("key", pa.uint64()), ("vector", pa.list_(pa.float16()))])
 
@@ -31,29 +37,39 @@ def part(texts: pa.Array, vectors_NH: np.ndarray) -> pa.Table:
     return pa.Table.from_arrays([pa.array(keys(texts)), vectors], schema=SCHEMA)
 
 
+@dataclass(frozen=True)
+class Store:
+    """One state of a store; small enough to be sent to every worker, which opens its machine's copy."""
+
+    files: tuple[str, ...]
+    """the parts"""
+    cache: str
+    """local directory for copies"""
+
+    def open(self) -> "EventVectors":
+        """The vectors; the first process of a machine that asks makes the copy."""
+        return _opened(self)
+
+
+def find(location: str, cache: str) -> Store:
+    """The store below `location` as it is now; empty when there is none."""
+    return Store(tuple(storage.list_files(location, ".parquet")), cache)
+
+
 class EventVectors:
-    """All vectors of a store in memory: sorted keys and one matrix, which worker processes can share."""
+    """All vectors of a store: sorted keys and one matrix, both usually mapped from disk."""
 
     def __init__(self, key_N: np.ndarray, vector_NH: np.ndarray) -> None:
         self.key_N, self.vector_NH = key_N, vector_NH
 
-    @classmethod
-    def read(cls, location: str) -> "EventVectors":
-        """Read all parts below `location`; an empty store when there is none."""
-        tables = []
-        for file in storage.list_files(location, ".parquet"):
-            fs, path = storage.arrow_filesystem(file)
-            tables.append(pq.read_table(path, schema=SCHEMA, filesystem=fs))
-        if not tables:
-            return cls(np.zeros(0, dtype=np.uint64), np.zeros((0, 0), dtype=np.float16))
-        table = pa.concat_tables(tables).combine_chunks()
-        key_N, first = np.unique(table["key"].to_numpy(), return_index=True)
-        flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return cls(key_N, flat.reshape(len(table), -1)[first])
+    @property
+    def width(self) -> int:
+        """H."""
+        return int(self.vector_NH.shape[1])
 
-    def missing(self, texts: pa.Array) -> pa.Array:
-        """The texts that are not in the store."""
-        return texts.filter(pa.array(self._find(keys(texts)) < 0))
+    def has(self, texts: pa.Array) -> np.ndarray:
+        """Whether the store has each text, bool."""
+        return self._find(keys(texts)) >= 0
 
     def __call__(self, texts: pa.Array) -> np.ndarray:
         """Vectors of texts, (E, H) float16.
@@ -74,3 +90,56 @@ class EventVectors:
             return np.full(len(key_E), -1)
         row_E = np.minimum(np.searchsorted(self.key_N, key_E), len(self.key_N) - 1)
         return np.where(self.key_N[row_E] == key_E, row_E, -1)
+
+
+@lru_cache(maxsize=2)
+def _opened(store: Store) -> EventVectors:
+    if not store.files:
+        return EventVectors(np.zeros(0, dtype=np.uint64), np.zeros((0, 0), dtype=np.float16))
+    parent = os.path.join(store.cache, digest(os.path.dirname(store.files[0])))
+    directory = os.path.join(parent, digest(store.files))
+    if not os.path.exists(directory):
+        os.makedirs(parent, mode=0o700, exist_ok=True)
+        older = [entry.path for entry in os.scandir(parent)]
+        building = tempfile.mkdtemp(dir=parent)
+        try:
+            _merge(store.files, building)
+            os.rename(building, directory)
+        except OSError:
+            if not os.path.exists(directory):  # else another process was faster
+                raise
+            older = []
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        for path in older:  # processes that have it open keep it
+            shutil.rmtree(path, ignore_errors=True)
+    load = [np.load(os.path.join(directory, name), mmap_mode="r") for name in ("keys.npy", "vectors.npy")]
+    return EventVectors(*load)
+
+
+def _merge(files: tuple[str, ...], directory: str) -> None:
+    """Write `keys.npy`, sorted and distinct, and `vectors.npy` in their order, holding one part at a time."""
+    key_parts = [_read(file, "key").to_numpy() for file in files]
+    key_N, first = np.unique(np.concatenate(key_parts), return_index=True)
+    np.save(os.path.join(directory, "keys.npy"), key_N)
+    wanted = np.zeros(sum(map(len, key_parts)), dtype=bool)
+    wanted[first] = True
+    vectors, start = None, 0
+    for file, key_P in zip(files, key_parts, strict=True):
+        mine = wanted[start : start + len(key_P)]
+        start += len(key_P)
+        if not mine.any():
+            continue
+        flat = _read(file, "vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vector_PH = flat.reshape(len(key_P), -1)
+        if vectors is None:
+            shape = len(key_N), vector_PH.shape[1]
+            vectors = np.lib.format.open_memmap(os.path.join(directory, "vectors.npy"), "w+", np.float16, shape)
+        vectors[np.searchsorted(key_N, key_P[mine])] = vector_PH[mine]
+    assert vectors is not None
+    vectors.flush()
+
+
+def _read(file: str, column: str) -> pa.ChunkedArray:
+    fs, path = storage.arrow_filesystem(file)
+    return pq.read_table(path, columns=[column], filesystem=fs)[column]

@@ -17,7 +17,7 @@ from ray_ggsm.embedding.embedder import Embedder, EmbeddingConfig
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import history_events
-from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.event_vectors import Store
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.devices import actor_resources, device_of
 from ray_ggsm.on_ray.events import encode_events
@@ -52,12 +52,12 @@ def embed(experiment: Experiment) -> str:
             print(_half_way(described, experiment.embedding), flush=True)
         storage.remove(location)
         storage.remove(stage.path("dead_letters"))
-        _, _, vectors = encode_events(experiment, files, modalities)
+        events = encode_events(experiment, files, modalities)
         rows = ray.data.read_parquet(files).select_columns(["user_id", "as_of", *modalities, "tabular"])
         fs, path = storage.arrow_filesystem(location)
         rows.repartition(target_num_rows_per_block=experiment.embedding.rows_per_batch).map_batches(
             _Embed,
-            fn_constructor_args=[experiment, encoder, ray.put(vectors), stage.path("dead_letters")],
+            fn_constructor_args=[experiment, encoder, events.store, stage.path("dead_letters")],
             batch_format="pyarrow",
             batch_size=experiment.embedding.rows_per_batch,
             compute=ActorPoolStrategy(size=experiment.ray.embed_workers),
@@ -68,19 +68,18 @@ def embed(experiment: Experiment) -> str:
         enforce_share(dead, given, experiment.data.max_bad_share, stage.path("dead_letters"))
         origin = {"encoder": described, "embedding": experiment.embedding.model_dump(mode="json")}
         manifest = table.publish(location, given - dead, origin)
-        results.update(rows=manifest["rows"], dead_letters=dead, table=location)
+        results.update(rows=manifest["rows"], dead_letters=dead, table=location, **events.counts())
     return location
 
 
 class _Embed:
     """Actor: user rows -> rows of the embedding table; rejected rows -> dead letters."""
 
-    def __init__(self, experiment: Experiment, encoder: str, vectors: Any, dead_letters: str) -> None:
+    def __init__(self, experiment: Experiment, encoder: str, store: Store, dead_letters: str) -> None:
         self.experiment = experiment
         trained = saved.load(encoder, device_of(experiment.ray))
-        lookup: EventVectors = ray.get(vectors)
         self.embedder = Embedder(
-            trained, lookup, experiment.embedding.tokens_per_batch, experiment.embedding.mask == "inference"
+            trained, store.open(), experiment.embedding.tokens_per_batch, experiment.embedding.mask == "inference"
         )
         self.modalities = [m.name for m in trained.encoder.template.modalities]
         self.features = len(trained.feature_names)

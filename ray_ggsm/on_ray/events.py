@@ -1,5 +1,7 @@
 """Encode every distinct event text once: rows -> distinct texts -> vectors in the shared store, on Ray Data."""
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -10,26 +12,44 @@ from ray_ggsm import storage
 from ray_ggsm.experiment import Experiment, RayConfig, event_vectors
 from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
-from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.event_vectors import Store
 from ray_ggsm.on_ray.devices import actor_resources, device_of
 
 TEXTS_PER_BATCH = 2048
 
 
-def encode_events(experiment: Experiment, files: list[str], columns: list[str]) -> tuple[str, str, EventVectors]:
-    """Bring the store up to date with all event texts in `columns` of the Parquet `files`.
+@dataclass(frozen=True)
+class EncodedEvents:
+    """A store that knows all events of a job's rows."""
 
-    Returns:
-        The store's location, the event encoder's digest, and all vectors.
-    """
+    digest: str
+    """of the event encoder"""
+    store: Store
+    events: int
+    """events of the rows"""
+    found: int
+    """of these, events whose text the store knew before"""
+    encoded: int
+    """distinct texts that had to be encoded"""
+
+    def counts(self) -> dict[str, int]:
+        """For the stage's results."""
+        return {"events": self.events, "events_found_in_store": self.found, "event_texts_encoded": self.encoded}
+
+
+def encode_events(experiment: Experiment, files: list[str], columns: list[str]) -> EncodedEvents:
+    """Bring the store up to date with all event texts in `columns` of the Parquet `files`, and say what it knew."""
     config = experiment.model.event_encoder
     digest = ray.get(_digest.remote(config))
     location = storage.join(event_vectors(experiment), digest)
-    known = EventVectors.read(location)
-    reference = ray.put(known)
+    known = store.find(location, experiment.ray.cache_directory)
     rows = ray.data.read_parquet(files).select_columns(columns)
-    texts = rows.map_batches(_distinct, batch_format="pyarrow", batch_size=4096, fn_args=[reference]).materialize()
-    if texts.count():
+    counted = rows.map_batches(_distinct, batch_format="pyarrow", batch_size=4096, fn_args=[known]).materialize()
+    sums = counted.sum(["events", "found"])
+    events, found = (int(sums[f"sum({column})"] or 0) for column in ("events", "found"))
+    before = len(known.open().key_N)
+    if found < events:
+        texts = counted.map_batches(_unknown, batch_format="pyarrow")
         # equal texts have equal keys, so after this shuffle each text is in one block only
         encoded = texts.repartition(experiment.ray.embed_workers * 2, keys=["key"]).map_batches(
             _Encode,
@@ -41,8 +61,14 @@ def encode_events(experiment: Experiment, files: list[str], columns: list[str]) 
         )
         fs, path = storage.arrow_filesystem(location)
         encoded.write_parquet(path, filesystem=fs)
-        known = EventVectors.read(location)
-    return location, digest, known
+        known = store.find(location, experiment.ray.cache_directory)
+    encoded_texts = len(known.open().key_N) - before
+    share = found / events if events else 1.0
+    print(
+        f"events: {events:,}, {share:.1%} of them found in the store; {encoded_texts:,} texts encoded; {location}",
+        flush=True,
+    )
+    return EncodedEvents(digest, known, events, found, encoded_texts)
 
 
 @ray.remote
@@ -52,12 +78,24 @@ def _digest(config: EventEncoderConfig) -> str:
     return EventEncoder(config, torch.device("cpu")).digest
 
 
-def _distinct(rows: pa.Table, known: "ray.ObjectRef[EventVectors]") -> pa.Table:
-    """Texts that the store does not have, each once per batch, with their keys."""
+def _distinct(rows: pa.Table, known: Store) -> pa.Table:
+    """Each text of the batch once, with its key and how many events have it; known texts are left out by name."""
     texts = [pc.list_flatten(column.combine_chunks()).field("text") for column in rows.columns]
-    distinct = pc.unique(pa.chunked_array(texts, pa.string())).drop_null()
-    new = ray.get(known).missing(distinct)
-    return pa.table({"key": pa.array(store.keys(new)), "text": new})
+    counts = pc.value_counts(pa.chunked_array(texts, pa.string()).drop_null())
+    distinct, events = counts.field("values"), counts.field("counts")
+    is_known = pa.array(known.open().has(distinct))
+    return pa.table(
+        {
+            "key": pa.array(store.keys(distinct)),
+            "text": pc.if_else(is_known, pa.scalar(None, pa.string()), distinct),
+            "events": events,
+            "found": pc.if_else(is_known, events, 0),
+        }
+    )
+
+
+def _unknown(counted: pa.Table) -> pa.Table:
+    return counted.select(["key", "text"]).filter(pc.is_valid(counted["text"]))
 
 
 class _Encode:

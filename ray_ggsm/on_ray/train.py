@@ -56,7 +56,7 @@ def train(experiment: Experiment) -> str:
     tables = [rows, *([place["prepare"].path("rows", held_out.stage)] if held_out else [])]
     with connected(experiment), timed(stage) as results, console() as lines:
         files = [file for table in tables for file in storage.list_files(table, ".parquet")]
-        _, encoder_digest, vectors = encode_events(experiment, files, [*experiment.data.modalities, "future"])
+        events = encode_events(experiment, files, [*experiment.data.modalities, "future"])
         shared = {
             "experiment": experiment.model_dump_json(),
             "rows": rows,
@@ -65,15 +65,16 @@ def train(experiment: Experiment) -> str:
             "location": stage.location,
             "prepared": place["prepare"].location,
             "feature_names": summary["features"],
-            "event_encoder_digest": encoder_digest,
-            "vectors": ray.put(vectors),
-            "event_width": vectors.vector_NH.shape[1],
+            "event_encoder_digest": events.digest,
+            "store": events.store,
+            "event_width": events.store.open().width,
         }
         result = _fit(_ray_trainer(experiment, stage, shared))
         if failure := ray.get(lines.failed.remote()):
             raise failure
         if held_out and held_out.publish == "best":
             results["best_step"] = _publish_best(result, stage)
+        results.update(events.counts())
         results["steps"] = experiment.training.total_steps
     return stage.location
 
@@ -200,7 +201,7 @@ def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -
     held_out = experiment.training.held_out
     return Trainer(
         trained,
-        Collator(trained.encoder.template, trained.tokenizer, ray.get(shared["vectors"])),
+        Collator(trained.encoder.template, trained.tokenizer, shared["store"].open()),
         experiment.training,
         workers,
         experiment.seed,

@@ -91,11 +91,14 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether all steps are taken, or the held-out loss has not improved for too long."""
-        if not self.recipe.trains or self.trained.step >= self.config.total_steps:
-            return True
+        return not self.recipe.trains or self.trained.step >= self.config.total_steps or self._stalled()
+
+    def _stalled(self) -> bool:
         patience = self.config.held_out.patience if self.config.held_out else None
         losses = [entry["held_out_loss"] for entry in self.log if "held_out_loss" in entry]
-        return patience is not None and len(losses) - 1 - losses.index(min(losses)) >= patience if losses else False
+        if patience is None or not losses:
+            return False
+        return len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def prepare(self) -> None:
         """Before the first step: tabular statistics and the untrained towers' centres, from training rows."""

@@ -31,8 +31,10 @@ class GradientNorms:
         """To be attached to the micro-batch of these tokens."""
 
         def add(grad_BLD: Tensor) -> None:
-            group = self.group_S.to(grad_BLD.device)[tokens.slot_BL[tokens.valid_BL]].cpu()
-            norms = grad_BLD.detach().float().norm(dim=-1)[tokens.valid_BL].cpu()
+            self.group_S = self.group_S.to(grad_BLD.device)
+            self.sum_count_2G = self.sum_count_2G.to(grad_BLD.device)
+            group = self.group_S[tokens.slot_BL[tokens.valid_BL]]
+            norms = grad_BLD.detach().float().norm(dim=-1)[tokens.valid_BL]
             self.sum_count_2G[0].index_add_(0, group, norms)
             self.sum_count_2G[1].index_add_(0, group, torch.ones_like(norms))
 

@@ -1,5 +1,7 @@
 """Event texts are encoded once, and found again."""
 
+import stat
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,6 @@ import torch
 from ray_ggsm.config import InputError
 from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
-from ray_ggsm.model.event_vectors import EventVectors
 
 
 def test_store_finds_what_was_written_and_names_what_was_not(tmp_path) -> None:
@@ -17,16 +18,34 @@ def test_store_finds_what_was_written_and_names_what_was_not(tmp_path) -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float16)
     pq.write_table(store.part(texts.slice(0, 2), vectors[:2]), tmp_path / "a.parquet")
     pq.write_table(store.part(texts.slice(1), vectors[1:]), tmp_path / "b.parquet")  # one text twice
-    found = EventVectors.read(str(tmp_path))
+    found = store.find(str(tmp_path), str(tmp_path / "cache")).open()
     asked = pa.array(["", "milk", "milk", "süß"])
     np.testing.assert_array_equal(found(asked), vectors[[2, 0, 0, 1]])
-    assert found.missing(pa.array(["milk", "bread"])).to_pylist() == ["bread"]
+    assert found.has(pa.array(["milk", "bread"])).tolist() == [True, False]
     with pytest.raises(InputError, match="'bread' has no vector"):
         found(pa.array(["bread", "milk"]))
 
 
 def test_empty_store(tmp_path) -> None:
-    assert EventVectors.read(str(tmp_path / "nothing")).missing(pa.array(["a"])).to_pylist() == ["a"]
+    assert store.find(str(tmp_path / "nothing"), str(tmp_path)).open().has(pa.array(["a"])).tolist() == [False]
+
+
+def test_a_machine_keeps_one_copy_of_the_newest_state(tmp_path) -> None:
+    """Memory-mapped, made once, readable by its owner only; older states give way, and open ones go on working."""
+    vectors = np.arange(6, dtype=np.float16).reshape(3, 2)
+    pq.write_table(store.part(pa.array(["a", "b"]), vectors[:2]), tmp_path / "1.parquet")
+    old = store.find(str(tmp_path), str(tmp_path / "cache"))
+    opened = old.open()
+    assert isinstance(opened.vector_NH, np.memmap)
+    pq.write_table(store.part(pa.array(["c"]), vectors[2:]), tmp_path / "2.parquet")
+    new = store.find(str(tmp_path), str(tmp_path / "cache"))
+    np.testing.assert_array_equal(new.open()(pa.array(["c", "a"])), vectors[[2, 0]])
+    (mine,) = (tmp_path / "cache").iterdir()
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o700
+    assert len(list(mine.iterdir())) == 1
+    np.testing.assert_array_equal(opened(pa.array(["b"])), vectors[[1]])
+    store._opened.cache_clear()
+    np.testing.assert_array_equal(old.open()(pa.array(["b"])), vectors[[1]])  # made anew from its parts
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])

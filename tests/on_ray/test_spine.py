@@ -60,6 +60,22 @@ def test_training_moved_the_encoder(finished) -> None:
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
+def test_event_texts_are_encoded_once_and_found_again(finished) -> None:
+    """What training encoded, embedding finds; the counts are those of the rows."""
+    place = stages(finished)
+    trained, embedded = place["train"].require(""), place["embed"].require("")
+    rows = pq.read_table(place["prepare"].path("rows", "pretrain"))
+    columns = [*finished.data.modalities, "future"]
+    texts = [e["text"] for name in columns for row in rows[name].to_pylist() for e in row or []]
+    assert trained["events"] == len(texts)
+    assert trained["event_texts_encoded"] == len(set(texts))
+    assert trained["events_found_in_store"] == 0
+    assert 0 < embedded["events_found_in_store"] <= embedded["events"]
+    again = stages(untrained(finished))["embed"].require("")
+    assert again["events_found_in_store"] == again["events"] == embedded["events"]
+    assert again["event_texts_encoded"] == 0
+
+
 def test_nothing_that_is_saved_can_run_code(finished) -> None:
     """No pickle, whatever its name: only text, safetensors and Parquet."""
     allowed = {".json", ".safetensors", ".parquet", ".html", ".jinja", ".txt", ".md"}

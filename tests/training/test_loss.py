@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ray_ggsm.training.loss import batch_statistics, info_nce
@@ -47,20 +47,41 @@ def test_equals_reference(B, D, seed, tau, margin, literal, terms) -> None:
     assert got.item() == pytest.approx(reference(u, a, ids, tau, margin, terms, literal), rel=2e-4, abs=2e-4)
 
 
-def test_gradient_equals_finite_differences_of_the_reference() -> None:
-    rng = np.random.default_rng(3)
-    u, a, ids = rng.normal(size=(5, 3)), rng.normal(size=(5, 3)), np.array([0, 1, 2, 3, 3])
-    tensor = torch.tensor(u, requires_grad=True)
-    info_nce(tensor, torch.tensor(a), torch.tensor(ids), temperature=0.5, margin=0.2).backward()
-    for i in range(5):
-        for d in range(3):
-            up, down = u.copy(), u.copy()
-            up[i, d] += 1e-5
-            down[i, d] -= 1e-5
-            slope = (
-                reference(up, a, ids, 0.5, 0.2, TERMS, True) - reference(down, a, ids, 0.5, 0.2, TERMS, True)
-            ) / 2e-5
-            assert tensor.grad[i, d].item() == pytest.approx(slope, abs=2e-5)
+@settings(deadline=None)
+@given(
+    B=st.integers(2, 6), D=st.integers(2, 5), seed=st.integers(0, 10**6), tau=st.sampled_from([0.05, 0.5]),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]), repeated=st.booleans(), centre=st.booleans(),
+)  # fmt: skip
+def test_slope_in_any_direction_equals_that_of_the_reference(B, D, seed, tau, scale, repeated, centre) -> None:
+    """Gradients of both sides at once, also for tiny and huge vectors and for two rows with the same vectors."""
+    rng = np.random.default_rng(seed)
+    both = rng.normal(size=(2, B, D)) * scale
+    if repeated:
+        both[:, 1] = both[:, 0]
+    ids, direction = np.arange(B), rng.normal(size=(2, B, D)) * scale
+
+    def loss(x: np.ndarray) -> float:
+        x = x - x.mean(axis=1, keepdims=True) if centre else x
+        return reference(x[0], x[1], ids, tau, 100.0, TERMS, True)  # a margin that masks nothing: no jumps
+
+    lengths = np.linalg.norm(both - both.mean(axis=1, keepdims=True) if centre else both, axis=2)
+    assume(lengths.min() > 0.2 * scale)
+    tensor = torch.tensor(both, requires_grad=True)
+    got = info_nce(tensor[0], tensor[1], torch.tensor(ids), temperature=tau, margin=100.0, centre=centre)
+    got.backward()
+    assert got.item() == pytest.approx(loss(both), rel=2e-4, abs=2e-4)
+    expected = (loss(both + 1e-5 * direction) - loss(both - 1e-5 * direction)) / 2e-5
+    size = np.linalg.norm(tensor.grad.numpy()) * np.linalg.norm(direction)
+    assert float((tensor.grad.numpy() * direction).sum()) == pytest.approx(expected, abs=1e-3 * size + 1e-4)
+
+
+def test_masked_negatives_push_nothing() -> None:
+    """The answer of row 1 is closer to user 0 than its own by more than the margin: eq. 8 takes it out."""
+    user, answer = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.1]])
+    kept = info_nce(user, answer, torch.arange(2), temperature=0.1, margin=1.0, terms=("ua",))
+    masked = info_nce(user, answer, torch.arange(2), temperature=0.1, margin=0.05, terms=("ua",))
+    assert masked < kept
+    assert masked.item() == pytest.approx(reference(*map(np.asarray, (user, answer, [0, 1])), 0.1, 0.05, ("ua",), True))
 
 
 def test_stable_for_identical_vectors_and_low_temperature() -> None:

@@ -1,6 +1,6 @@
 """What each mask recipe costs: a full training step over the plain bidirectional one, side by side, and peak memory.
 
-    python benchmarks/mask_cost.py [--rounds 7] [--layers 4] [--lengths 64 256 1024]
+    python benchmarks/mask_cost.py [--rounds 7] [--layers 4] [--lengths 64 256 1024] [--recipes ggsm constant]
 
 Rows are equally long, so that the bidirectional step needs no mask at all: the hardest comparison. Each round takes one
 step of every recipe; the ratio is the median over rounds of the recipe's time over the same round's bidirectional time.
@@ -62,7 +62,7 @@ def trainer(name: str, length: int, layers: int) -> Trainer:
 
 def measure(trainers: dict[str, Trainer], rounds: int) -> dict[str, float]:
     """Recipe -> time over the bidirectional step's."""
-    seconds: dict[str, list[float]] = {name: [] for name in RECIPES}
+    seconds: dict[str, list[float]] = {name: [] for name in trainers}
     for round_ in range(rounds + 1):
         for name, made in trainers.items():
             started = time.perf_counter()
@@ -96,10 +96,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--lengths", type=int, nargs="+", default=(64, 256, 1024))
+    parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     for length in arguments.lengths:
-        trainers = {name: trainer(name, length, arguments.layers) for name in RECIPES}
+        trainers = {name: trainer(name, length, arguments.layers) for name in dict.fromkeys([BASE, *arguments.recipes])}
         times = measure(trainers, arguments.rounds)
         memory = {name: step_memory(made) for name, made in trainers.items()}
         for name, ratio in times.items():

@@ -3,7 +3,7 @@
 It is registered with transformers' attention interface, so no model class is copied or patched: a decoder set to it
 hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (torch's fused kernels with an
 additive bias), `flex` (FlexAttention, for CUDA: a score modifier from the weights and a block mask for padding, no
-L x L tensor; unverified on CUDA) and `eager` (matrix products; on CPU the fastest). `sdpa` and `eager` use no mask
+L x L tensor; unverified on CUDA) and `eager` (matrix products). `sdpa` and `eager` use no mask
 where the weights allow.
 
 Legend: B rows, H heads, L tokens, d width of a head.

@@ -89,7 +89,7 @@ class Collator:
         t = self.template
         special = len(t.tags) - 1 + t.tabular_tokens  # all tags but <ANSWER>
         texts = [len(ids) for ids in self._token_ids(_instructions(rows))]
-        return history_events(rows, t).count_MB.sum(axis=0) + np.array(texts, dtype=np.int64) + special
+        return kept_events(rows, t).sum(axis=0) + np.array(texts, dtype=np.int64) + special
 
     def answer_events(self, events: Events) -> Batch:
         """The answer tower's batch for sampled future events."""
@@ -128,6 +128,13 @@ class Collator:
 def _instructions(rows: pa.Table) -> list[str]:
     queries = rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
     return ["Instruction:" + (f" {query}" if query else "") for query in queries]
+
+
+def kept_events(rows: pa.Table, template: Template) -> np.ndarray:
+    """How many events per modality and row the template keeps, int64 (M, B)."""
+    counts = [pc.fill_null(pc.list_value_length(rows[m.name].combine_chunks()), 0) for m in template.modalities]
+    keep_M1 = np.array([[m.keep] for m in template.modalities])
+    return np.minimum(np.stack([c.to_numpy(zero_copy_only=False).astype(np.int64) for c in counts]), keep_M1)
 
 
 def history_events(rows: pa.Table, template: Template) -> Events:

@@ -99,6 +99,7 @@ def _opened(store: Store) -> EventVectors:
     parent = os.path.join(store.cache, digest(os.path.dirname(store.files[0])))
     directory = os.path.join(parent, digest(store.files))
     if not os.path.exists(directory):
+        _make_private(store.cache)
         os.makedirs(parent, mode=0o700, exist_ok=True)
         older = [entry.path for entry in os.scandir(parent)]
         building = tempfile.mkdtemp(dir=parent)
@@ -115,6 +116,16 @@ def _opened(store: Store) -> EventVectors:
             shutil.rmtree(path, ignore_errors=True)
     load = [np.load(os.path.join(directory, name), mmap_mode="r") for name in ("keys.npy", "vectors.npy")]
     return EventVectors(*load)
+
+
+def _make_private(cache: str) -> None:
+    try:
+        os.makedirs(cache, mode=0o700, exist_ok=True)
+        mine = os.stat(cache).st_uid == os.getuid() and os.access(cache, os.W_OK)
+    except OSError:
+        mine = False
+    if not mine:
+        raise InputError(f"ray.cache: {cache} must be a directory that belongs to you and can be written; give another")
 
 
 def _merge(files: tuple[str, ...], directory: str) -> None:

@@ -16,7 +16,7 @@ from ray_ggsm.data.validate import enforce_share, validate
 from ray_ggsm.embedding.embedder import Embedder, EmbeddingConfig
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.model import saved
-from ray_ggsm.model.batch import history_events
+from ray_ggsm.model.batch import kept_events
 from ray_ggsm.model.event_vectors import Store
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.devices import actor_resources, device_of
@@ -95,7 +95,7 @@ class _Embed:
             pq.write_table(dead, path, filesystem=fs)
         if not len(good):
             return table.SCHEMA.empty_table()
-        events_B = history_events(good, self.embedder.encoder.template).count_MB.sum(axis=0).astype(np.int32)
+        events_B = kept_events(good, self.embedder.encoder.template).sum(axis=0).astype(np.int32)
         return table.rows_to_table(good["user_id"], good["as_of"], events_B, self.embedder(good))
 
 

@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.experiment import Experiment, Stage, stages
+from ray_ggsm.masks import build
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.template import Modality
@@ -47,7 +48,7 @@ def train(experiment: Experiment) -> str:
     summary = place["prepare"].require("jobs/prepare.py")["summary"]
     rows = place["prepare"].path("rows", TRAINED)
     experiment = experiment.resolved(summary["rows"][TRAINED])
-    _check(experiment)
+    _check(experiment, summary["rows"])
     Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
     settings = experiment.model_dump(mode="json", include={"data", "model", "mask", "training", "seed"})
     for note in interrupted(stage, settings):
@@ -72,14 +73,14 @@ def train(experiment: Experiment) -> str:
         result = _fit(_ray_trainer(experiment, stage, shared))
         if failure := ray.get(lines.failed.remote()):
             raise failure
-        if held_out and held_out.publish == "best":
+        if held_out and held_out.publish == "best" and build(experiment.resolved_mask()).trains:
             results["best_step"] = _publish_best(result, stage)
         results.update(events.counts())
         results["steps"] = experiment.training.total_steps
     return stage.location
 
 
-def _check(experiment: Experiment) -> None:
+def _check(experiment: Experiment, rows: dict[str, int]) -> None:
     training, workers = experiment.training, experiment.ray.train_workers
     if training.batch_size < workers:
         raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
@@ -88,6 +89,12 @@ def _check(experiment: Experiment) -> None:
         raise InputError(
             f"training.held_out.stage: '{training.held_out.stage}' carries no future to compare with; expected one of"
             f" the stages with `future: true` ({', '.join(others) or 'none yet'}), other than '{TRAINED}'"
+        )
+
+    if training.held_out and (n := min(training.held_out.rows, rows[training.held_out.stage])) < max(workers, 2):
+        raise InputError(
+            f"training.held_out: {n} rows of '{training.held_out.stage}' are too few; two are needed, and one for each"
+            f" of the {workers} training workers"
         )
 
 
@@ -121,9 +128,9 @@ def _publish_best(result: ray.train.Result, stage: Stage) -> int:
     scored = [(metrics["held_out_loss"], checkpoint) for checkpoint, metrics in result.best_checkpoints or []]
     _, checkpoint = min(scored, key=lambda pair: pair[0])
     with checkpoint.as_directory() as directory:
-        storage.remove(stage.path("encoder"))
-        storage.upload(directory, stage.path("encoder"))
-    return int(storage.read_json(stage.path("encoder", "encoder.json"))["step"])
+        best = saved.load(directory, torch.device("cpu"))
+    saved.save(best, stage.path("encoder"))
+    return best.step
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:

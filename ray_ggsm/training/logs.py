@@ -27,11 +27,10 @@ def write_log(log: Log, location: str) -> None:
 
 
 def _tag(key: str) -> str:
-    """Scalars in groups: loss, mask, held_out, grad_norm, speed."""
+    """Scalars in groups: loss, mask, held_out, grad_norm, run."""
     if "/" in key:
         return key
-    groups = {"w_": "mask", "alpha": "mask", "masked_": "loss", "held_out_": "held_out", "grad_norm": "grad_norm"}
-    speed = ("tokens", "seconds", "tokens_per_second", "utilisation", "learning_rate")
-    if key in speed:
+    groups = {"w_": "mask", "alpha": "mask", "held_out_": "held_out", "grad_norm": "grad_norm"}
+    if key in ("tokens", "seconds", "utilisation", "learning_rate", "temperature"):
         return f"run/{key}"
     return f"{next((group for start, group in groups.items() if key.startswith(start)), 'loss')}/{key}"

@@ -48,6 +48,13 @@ def test_a_machine_keeps_one_copy_of_the_newest_state(tmp_path) -> None:
     np.testing.assert_array_equal(old.open()(pa.array(["b"])), vectors[[1]])  # made anew from its parts
 
 
+def test_a_cache_that_is_not_ones_own_is_refused(tmp_path) -> None:
+    pq.write_table(store.part(pa.array(["a"]), np.ones((1, 2), np.float16)), tmp_path / "1.parquet")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"ray\.cache: .*/file must be a directory"):
+        store.find(str(tmp_path), str(tmp_path / "file")).open()
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_vectors_do_not_depend_on_the_batch(pooling, tiny_event_encoder) -> None:
     config = EventEncoderConfig(name=tiny_event_encoder, pooling=pooling, dtype="float32", max_tokens=16)

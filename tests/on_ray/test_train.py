@@ -112,6 +112,24 @@ def test_held_out_pairs_need_a_stage_with_a_future(experiment: Callable, finishe
         train(experiment(training__held_out={"stage": "probe"}))
 
 
+def test_held_out_pairs_must_be_enough_for_all_workers(experiment: Callable, finished, beside: Callable) -> None:
+    mine = experiment(
+        output=beside("event_vectors"), data__stages__probe__future=True, ray__train_workers=3,
+        training__held_out={"stage": "probe", "rows": 2},
+    )  # fmt: skip
+    prepare(mine)
+    with pytest.raises(InputError, match="2 rows of 'probe' are too few"):
+        train(mine)
+
+
+def test_the_oracle_goes_through_all_stages_untrained(experiment: Callable, finished, beside: Callable) -> None:
+    mine = experiment(output=beside("prepare-", "event_vectors"), mask={"recipe": "oracle"})
+    location = train(mine)
+    assert log(location) == []
+    final, start = weights(Path(location, "encoder")), weights(Path(location, "untrained"))
+    assert all(np.array_equal(final[key], tensor) for key, tensor in start.items())
+
+
 def test_an_interrupted_run_of_other_settings_is_named(finished, capsys, tmp_path: Path) -> None:
     first, second = Stage("train", str(tmp_path / "train-1")), Stage("train", str(tmp_path / "train-2"))
     assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []

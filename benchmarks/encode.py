@@ -29,6 +29,7 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.masks.fixed import CausalConfig
 from ray_ggsm.model.batch import history_events
+from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.source import load_model, load_tokenizer, resolve
 from ray_ggsm.model.template import Modality, Template
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    use_cpu(2)
     texts = histories(arguments.texts)
     trained = encoder(
         CausalConfig(recipe="causal"), attention="auto", keep=1, layers=arguments.layers, steps=1, max_text_tokens=512

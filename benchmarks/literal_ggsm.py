@@ -13,6 +13,7 @@ from journey_model import CONFIG, journey_trainer
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.training.pairs import head
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=10)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    use_cpu(2)
     quickstart = load(Experiment, CONFIG)
     prepare(quickstart)
     size = quickstart.training.batch_size

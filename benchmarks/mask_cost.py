@@ -14,12 +14,12 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 from journey_model import encoder, lookup, rows
 from pydantic import TypeAdapter
 
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.workers import ALONE
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=(64, 256, 1024))
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES))
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    use_cpu(2)
     for length in arguments.lengths:
         trainers = {name: trainer(name, length, arguments.layers) for name in dict.fromkeys([BASE, *arguments.recipes])}
         times = measure(trainers, arguments.rounds)

@@ -33,6 +33,7 @@ from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.batch import history_events
+from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.source import load_model, load_tokenizer
 from ray_ggsm.on_ray.prepare import prepare
@@ -170,7 +171,7 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    use_cpu(2)
     experiment = load(Experiment, CONFIG)
     prepare(experiment)
     rows = head(stages(experiment)["prepare"].path("rows", "pretrain"), arguments.pairs)

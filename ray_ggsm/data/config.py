@@ -210,6 +210,8 @@ class StageConfig(Config):
     users: Literal["train", "test", "all"]
     cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Positions in the list of cutoffs, from 0."""
+    learn_from: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """For `pretrain`: those of its cutoffs that vocabularies and thresholds are learned from; null: all of them."""
     future: bool = False
     """Write what comes next, too, for held-out pairs; `pretrain` always does."""
 
@@ -257,6 +259,8 @@ class DataConfig(Config):
                 raise ValueError(
                     f"stages.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
                 )
+            if stage.learn_from is not None and (name != "pretrain" or set(stage.learn_from) - set(stage.cutoffs)):
+                raise ValueError(f"stages.{name}.learn_from: only for 'pretrain', and only positions in its cutoffs")
         names = list(self.stages)
         for position, first in enumerate(names):
             for second in names[position + 1 :]:

@@ -58,7 +58,7 @@ def write_shard(
     part = f"part-{shard:05d}-of-{shards:05d}.parquet"
     with opened(config, shard, shards, threads=threads) as connection:
         create_events(connection, config)
-        create_snapshots(connection, config, list(config.stages))
+        create_snapshots(connection, config, config.stages)
         size = create_features(connection, config, fitted)
         create_labels(connection, config, fitted)
         counts: dict[str, Any] = {"cut": create_sequences(connection, config), "rows": {}, "labels": {}}

@@ -1,5 +1,7 @@
 """Which users are looked at when: the table `snapshots`, one row per user row of all stages."""
 
+from collections.abc import Mapping
+
 import duckdb
 
 from ray_ggsm.data.aggregates import Window
@@ -10,7 +12,9 @@ from ray_ggsm.data.sql import quote, text
 USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 
 
-def create_snapshots(connection: duckdb.DuckDBPyConnection, config: DataConfig, stages: list[str]) -> None:
+def create_snapshots(
+    connection: duckdb.DuckDBPyConnection, config: DataConfig, stages: Mapping[str, StageConfig]
+) -> None:
     """Create the table `snapshots` (row, stage, user_id, as_of) of these stages.
 
     A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window.
@@ -19,7 +23,7 @@ def create_snapshots(connection: duckdb.DuckDBPyConnection, config: DataConfig, 
     least = config.snapshots.minimum_events
     user, time = table_keys(config)[least.table]
     window = Window(least.table, "history", config.snapshots.history_days)
-    wanted = " UNION ALL ".join(_stage(name, config.stages[name]) for name in stages)
+    wanted = " UNION ALL ".join(_stage(name, stage) for name, stage in stages.items())
     dates = ", ".join(
         f"({k}, timestamptz {text(day.isoformat() + ' 00:00:00')})" for k, day in enumerate(config.snapshots.dates)
     )

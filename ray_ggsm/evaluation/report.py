@@ -126,7 +126,12 @@ def _sentence(text: str) -> str:
 
 
 def _noun(encoder: str) -> str:
-    return {"untrained": "untrained encoder", "handcrafted": "hand-crafted features"}.get(encoder, encoder)
+    nouns = {
+        "untrained": "untrained encoder",
+        "handcrafted": "hand-crafted features",
+        "joined": "encoder joined with the hand-crafted features",
+    }
+    return nouns.get(encoder, encoder)
 
 
 def _standing(gap: Estimate) -> str:

@@ -12,6 +12,7 @@ TITLES = {
     "encoder": "encoder",
     "untrained": "untrained",
     "handcrafted": "hand-crafted",
+    "joined": "both",
     "linear": "linear probe",
     "lightgbm": "LightGBM probe",
 }

@@ -21,14 +21,16 @@ def attention_bias(weight: Tensor, valid_BL: Tensor, dtype: torch.dtype) -> Tens
         (B, 1, L, L) of `dtype`, broadcast over heads.
     """
     B, L = valid_BL.shape
-    weight_BLL = weight[:, None, :].expand(B, L, L) if weight.dim() == 2 else weight
-    if weight_BLL.shape != (B, L, L):
+    if weight.shape not in ((B, L), (B, L, L)):
         raise ValueError(f"weight: expected {(B, L)} or {(B, L, L)}, found {tuple(weight.shape)}")
+    weight_BXL = weight[:, None, :] if weight.dim() == 2 else weight  # X is 1 or L: a key's weight needs one log only
+    # the smallest number instead of 0 keeps the gradient of a learned weight finite
+    log_BXL = torch.log(weight_BXL.clamp(min=torch.finfo(weight.dtype).tiny)).to(dtype)
+    log_BXL = log_BXL.masked_fill(weight_BXL <= 0, -torch.inf)
     future_LL = torch.ones(L, L, dtype=torch.bool, device=valid_BL.device).triu(1)
-    open_BLL = future_LL & (weight_BLL > 0)
-    # log of 1 where the bias does not depend on the weight keeps the gradient of a learned weight finite
-    log_BLL = torch.log(torch.where(open_BLL, weight_BLL.float(), 1.0))
-    hidden_BLL = future_LL & ~open_BLL | ~valid_BL[:, None, :]
-    itself_LL = torch.eye(L, dtype=torch.bool, device=valid_BL.device)
-    hidden_BLL = torch.where(valid_BL[:, :, None], hidden_BLL, ~itself_LL)
-    return log_BLL.masked_fill(hidden_BLL, -torch.inf).to(dtype)[:, None]
+    bias_BLL = torch.where(future_LL, log_BXL, torch.zeros((), dtype=dtype, device=valid_BL.device))
+    if not valid_BL.all():
+        itself_LL = torch.eye(L, dtype=torch.bool, device=valid_BL.device)
+        hidden_BLL = torch.where(valid_BL[:, :, None], ~valid_BL[:, None, :], ~itself_LL)
+        bias_BLL = bias_BLL.masked_fill(hidden_BLL, -torch.inf)
+    return bias_BLL[:, None]

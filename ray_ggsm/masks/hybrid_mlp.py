@@ -62,15 +62,16 @@ class Opening(nn.Module):
         self.buckets = buckets
 
     def forward(self, layer: int, states_BLD: Tensor, weight_BL: Tensor) -> Tensor:
-        """(B, L, L) in [0, 1], zero where `weight_BL` is."""
-        states_BLD = nn.functional.rms_norm(states_BLD.float(), states_BLD.shape[-1:])
-        with torch.autocast(states_BLD.device.type, enabled=False):
-            weight_BLK = torch.sigmoid(self.mlps[layer](states_BLD))
-        position_L = torch.arange(states_BLD.shape[1], device=states_BLD.device)
-        ahead_LL = (position_L[None, :] - position_L[:, None]).clamp(min=1)
-        bucket_LL = torch.ceil(torch.log2(ahead_LL.float())).long().clamp(max=self.buckets - 1)
-        weight_BLL = weight_BLK.gather(2, bucket_LL.expand(len(weight_BLK), -1, -1))
-        return weight_BLL * weight_BL[:, None, :]
+        """(B, L, L) in [0, 1], zero where `weight_BL` is; meaningless for past keys."""
+        B, L, D = states_BLD.shape
+        weight_BLK = torch.sigmoid(self.mlps[layer](nn.functional.rms_norm(states_BLD, (D,))))
+        ahead_L = torch.arange(L, device=states_BLD.device).clamp(min=1)
+        bucket_L = torch.ceil(torch.log2(ahead_L.float())).long().clamp(max=self.buckets - 1)
+        in_bucket_KL = nn.functional.one_hot(bucket_L, self.buckets).T.to(states_BLD.dtype)
+        by_distance_BLL = weight_BLK.to(states_BLD.dtype) @ in_bucket_KL
+        # rows one element too long, read as rows of L: row i moves i to the right, and distance j - i comes to lie at j
+        weight_BLL = nn.functional.pad(by_distance_BLL, (0, 1)).view(B, -1)[:, : L * L].view(B, L, L)
+        return weight_BLL * weight_BL[:, None, :].to(states_BLD.dtype)
 
 
 def _mlp(width: int, rank: int, buckets: int) -> nn.Sequential:

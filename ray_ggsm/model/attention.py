@@ -6,7 +6,7 @@ additive bias), `flex` (FlexAttention, for CUDA: a score modifier from the weigh
 L x L tensor; unverified on CUDA) and `eager` (matrix products). `sdpa` and `eager` use no mask
 where the weights allow.
 
-Legend: B rows, H heads, L tokens, d width of a head.
+Legend: B rows, H heads, G heads of keys and values, L tokens, M = L H / G stacked queries, d width of a head.
 """
 
 from functools import cached_property
@@ -170,12 +170,12 @@ def _eager(
     query_BHLd, key_BGLd, value_BGLd = arguments
     B, H, L, d = query_BHLd.shape
     G = key_BGLd.shape[1]  # heads of keys and values: the queries of a group are stacked, not the keys copied
-    scaled_BHLd = query_BHLd * (d**-0.5 if scale is None else scale)
-    logits_BHLL = (scaled_BHLd.reshape(B, G, -1, d) @ key_BGLd.transpose(-1, -2)).view(B, H, L, L)
-    if bias_B1LL is not None:
-        logits_BHLL.add_(bias_B1LL)  # in place: the largest tensor of the model is not made twice
-    share_BHLL = nn.functional.dropout(torch.softmax(logits_BHLL, dim=-1), dropout)
-    return (share_BHLL.view(B, G, -1, L) @ value_BGLd).view(B, H, L, d)
+    stacked_BGMd = (query_BHLd * (d**-0.5 if scale is None else scale)).reshape(B, G, -1, d)
+    logits_BGML = stacked_BGMd @ key_BGLd.transpose(-1, -2)
+    if bias_B1LL is not None:  # in place, and not into a view, whose backward pass would copy the largest tensor
+        logits_BGML.add_(bias_B1LL.repeat(1, 1, H // G, 1))
+    share_BGML = nn.functional.dropout(torch.softmax(logits_BGML, dim=-1), dropout)
+    return (share_BGML @ value_BGLd).view(B, H, L, d)
 
 
 AttentionInterface.register(NAME, attend)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.model.cpu import use_cpu
 
 
 def actor_resources(config: RayConfig) -> dict[str, Any]:
@@ -18,5 +19,4 @@ def device_of(config: RayConfig) -> torch.device:
     """The actor's device; on CPU it also takes as many threads as it has CPUs."""
     if config.gpu:
         return torch.device("cuda")
-    torch.set_num_threads(config.cpus_per_embed_worker)
-    return torch.device("cpu")
+    return use_cpu(config.cpus_per_embed_worker)

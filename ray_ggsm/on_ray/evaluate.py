@@ -1,9 +1,11 @@
 """The evaluate stage: probes on frozen vectors as Ray tasks, paired intervals, report and summary.
 
-Compared on the same rows: the trained encoder, the same encoder at step 0, and the hand-crafted tabular features.
+Compared on the same rows: the trained encoder, the same encoder at step 0, the hand-crafted tabular features, and the
+trained encoder's vectors joined with them.
 """
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ Places = dict[StageName, Stage]
 
 
 def evaluate(experiment: Experiment) -> dict[str, Any]:
-    """Compare encoder, untrained encoder and hand-crafted features; prints and returns the summary."""
+    """Compare encoder, untrained encoder, hand-crafted features and both joined; prints and returns the summary."""
     if experiment.embedding.checkpoint != "final":
         raise InputError("embedding.checkpoint: evaluation compares both encoders itself; leave it at 'final'")
     place = stages(experiment)
@@ -84,6 +86,11 @@ def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict
     aligned = {
         name: {s: align(labels[s], rows, column, s) for s in (FIT, SCORE)} for name, (rows, column) in tables.items()
     }
+    if features:  # all have the rows of the label tables, in their order
+        aligned["joined"] = {
+            s: replace(both, vectors=np.hstack([both.vectors, aligned["handcrafted"][s].vectors]))
+            for s, both in aligned["encoder"].items()
+        }
     check_disjoint(aligned["encoder"][FIT], aligned["encoder"][SCORE], FIT, SCORE)
     return aligned
 
@@ -129,7 +136,7 @@ def _compare(
             if (points := curve(log, key))
         },
         mask=opening(log, storage.read_json(slots) if storage.exists(slots) else None),
-        health={name: vector_health(each[SCORE].vectors) for name, each in vectors.items() if name != "handcrafted"},
+        health={name: vector_health(vectors[name][SCORE].vectors) for name in ("encoder", "untrained")},
         seconds=_seconds(experiment, place),
         config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         digests={s.name: s.location for s in place.values()},

@@ -23,6 +23,7 @@ from ray_ggsm.experiment import Experiment, Stage, stages
 from ray_ggsm.masks import build
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.template import Modality
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.console import console
@@ -194,7 +195,7 @@ def _train(shared: dict[str, Any]) -> None:
 
 def _trainer(experiment: Experiment, shared: dict[str, Any], workers: Workers) -> Trainer:
     if not experiment.ray.gpu:
-        torch.set_num_threads(experiment.ray.cpus_per_train_worker)
+        use_cpu(experiment.ray.cpus_per_train_worker)
     trained = saved.new_encoder(
         experiment.model,
         experiment.resolved_mask(),

@@ -1,0 +1,68 @@
+"""Tune on Journey without looking at its test rows: one run of the real jobs per variant, scored on the probe rows.
+
+    python benchmarks/tune.py --set training.temperature=0.1 [--set ...]
+
+Trains and embeds as `configs/journey/train.yaml` says, with the given changes, and prints the mean over labels of the
+linear probe's AUC on held-out folds of the probe rows (no household is on both sides), for the encoder's vectors, for
+the hand-crafted features, and for both joined. Finished stages are reused.
+"""
+
+import argparse
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from joblib import Parallel, delayed
+
+from ray_ggsm import storage
+from ray_ggsm.config import load
+from ray_ggsm.evaluation.labels import Aligned, align, read_labels
+from ray_ggsm.evaluation.probes import ProbeConfig, fit_and_score
+from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.embed import embed
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.on_ray.train import train
+from ray_ggsm.tables import table
+
+CONFIG = "configs/journey/train.yaml"
+
+
+def cv_auc(rows: Aligned, vectors: np.ndarray, label: str, seed: int) -> float:
+    """AUC on held-out folds of the probe rows; scoring the first rows again is only because a probe must score."""
+    arguments = vectors, rows.labels[label], rows.users, vectors, rows.labels[label]
+    return fit_and_score("linear", *arguments, ProbeConfig(), seed, 1, label=label).cv_auc
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default=CONFIG)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
+    options = parser.parse_args()
+    experiment = load(Experiment, options.config, [*options.set, "embedding.stages=[probe]"])
+    with connected(experiment):
+        prepare(experiment)
+        train(experiment)
+        embedded = table.read(embed(experiment))
+    ray.shutdown()
+    place = stages(experiment)
+    labels = read_labels(place["prepare"].path("labels", "probe"))
+    tabular = pq.read_table(place["prepare"].path("rows", "probe"), columns=["user_id", "as_of", "tabular"])
+    rows, features = align(labels, embedded, "embedding", "probe"), align(labels, pa.table(tabular), "tabular", "probe")
+    kinds = {
+        "encoder": rows.vectors,
+        "hand-crafted": features.vectors,
+        "both": np.hstack([rows.vectors, features.vectors]),
+    }
+    jobs = [(kind, label) for kind in kinds for label in rows.labels]
+    scores = Parallel(n_jobs=2)(delayed(cv_auc)(rows, kinds[kind], label, 0) for kind, label in jobs)
+    means = {kind: np.mean([s for s, job in zip(scores, jobs, strict=True) if job[0] == kind]) for kind in kinds}
+    seconds = storage.read_json(place["train"].path("stage.json"))["seconds"]
+    scored = ", ".join(f"{kind} {mean:.4f}" for kind, mean in means.items())
+    print(f"{' '.join(options.set) or 'as it is'} | {scored} | training {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.train import train
-from ray_ggsm.tables import table
+from ray_ggsm.tables import open_table
 
 CONFIG = "configs/journey/train.yaml"
 
@@ -45,7 +45,7 @@ def main() -> None:
     with connected(experiment):
         prepare(experiment)
         train(experiment)
-        embedded = table.read(embed(experiment))
+        embedded = open_table(embed(experiment)).read()
     ray.shutdown()
     place = stages(experiment)
     labels = read_labels(place["prepare"].path("labels", "probe"))

@@ -1,4 +1,6 @@
-"""What all jobs share: arguments, --dry-run, and exit codes (0 done, 2 the user's input is wrong, 1 anything else)."""
+"""What all jobs share: arguments, --dry-run, and exit codes (0 done, 2 the user's input is wrong, 3 a publish gate
+failed, 1 anything else).
+"""
 
 import argparse
 import sys
@@ -10,15 +12,18 @@ import yaml
 from ray_ggsm.config import InputError, load
 from ray_ggsm.data.prepare import check
 from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.tables.gates import GateError
 
 
 def run(
     description: str,
-    job: Callable[[Experiment], object],
+    job: Callable[..., object],
     default_config: str | None = None,
     arguments: Sequence[str] | None = None,
+    *,
+    publishes: bool = False,
 ) -> int:
-    """Parse arguments, load the config, do the job; returns the exit code."""
+    """Parse arguments, load the config, do the job; returns the exit code. `publishes`: the job has publish gates."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config", required=default_config is None, default=default_config, help="YAML file, local or s3://"
@@ -31,14 +36,23 @@ def run(
         action="store_true",
         help="check config, files, columns and SQL; print the resolved config and the stages; change nothing",
     )
+    if publishes:
+        parser.add_argument(
+            "--publish-anyway", metavar="REASON", help="publish even if gates fail; the reason stands in the version"
+        )
     options = parser.parse_args(arguments)
     try:
         experiment = load(Experiment, options.config, options.set)
         if options.dry_run:
             check(experiment.data)
             print(_plan(experiment))
+        elif publishes:
+            job(experiment, options.publish_anyway)
         else:
             job(experiment)
+    except GateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
         return 1
@@ -51,9 +65,11 @@ def run(
     return 0
 
 
-def main(description: str, job: Callable[[Experiment], object], default_config: str | None = None) -> None:
+def main(
+    description: str, job: Callable[..., object], default_config: str | None = None, *, publishes: bool = False
+) -> None:
     """Run a job and exit the process with its code."""
-    code = run(description, job, default_config)
+    code = run(description, job, default_config, publishes=publishes)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)

@@ -22,6 +22,7 @@ from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.evaluation.probes import ProbeConfig
 from ray_ggsm.masks import MaskConfig, RecipeConfig
 from ray_ggsm.model.encoder import ModelConfig
+from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.training.config import TrainingConfig
 
 
@@ -54,6 +55,17 @@ class RayConfig(Config):
         return self.cache or os.path.join(tempfile.gettempdir(), f"ray_ggsm-{os.getuid()}")
 
 
+class RefreshConfig(Config):
+    """The scheduled refresh of a long-lived table (jobs/refresh.py)."""
+
+    rows: str
+    """User rows: Parquet files, local or s3://, a pattern (`*` within a name); one row per user."""
+    encoder: str
+    """A saved encoder: the directory `encoder` that training wrote."""
+    table: str
+    """The table; its first refresh creates it."""
+
+
 class Experiment(Config):
     """Everything a job reads."""
 
@@ -75,6 +87,10 @@ class Experiment(Config):
     """Contrastive training."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """Which rows are embedded, and how."""
+    publishing: PublishingConfig = PublishingConfig()
+    """The embedding table."""
+    refresh: RefreshConfig | None = None
+    """null: nothing is refreshed."""
     evaluation: ProbeConfig = ProbeConfig()
     """Probes on the frozen vectors."""
     ray: RayConfig = RayConfig()
@@ -137,8 +153,11 @@ def stages(experiment: Experiment) -> dict[StageName, Stage]:
     # the limit of bad rows decides whether a run stops, never what it writes
     prepare = digest(e.data.model_dump(mode="json", exclude={"max_bad_share"}), fingerprint(e.data))
     train = digest(prepare, e.model, e.mask, e.training, e.seed)
-    embed = digest(train, e.embedding)
-    evaluate = digest(digest(train, e.embedding.model_copy(update={"checkpoint": "final"})), e.evaluation, e.seed)
+    # the limits of the gates decide whether a version is published, never what it holds
+    table = e.publishing.model_dump(mode="json", exclude={"gates"})
+    embed = digest(train, e.embedding, table)
+    final = digest(train, e.embedding.model_copy(update={"checkpoint": "final"}), table)
+    evaluate = digest(final, e.evaluation, e.seed)
     digests: dict[StageName, str] = {"prepare": prepare, "train": train, "embed": embed, "evaluate": evaluate}
     return {
         name: Stage(name, storage.join(storage.absolute(e.output), f"{name}-{value}"))

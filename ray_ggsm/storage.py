@@ -70,15 +70,20 @@ def read_text(location: str) -> str:
 
 
 def write_text(location: str, text: str) -> None:
-    """Write a UTF-8 file whole or not at all: S3 puts are atomic, local files are renamed into place."""
+    """Write a UTF-8 file, whole or not at all."""
+    write_bytes(location, text.encode())
+
+
+def write_bytes(location: str, data: bytes) -> None:
+    """Write a file whole or not at all: S3 puts are atomic, local files are renamed into place."""
     fs, path = filesystem(location)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, text.encode())
+        fs.pipe_file(path, data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -25,11 +25,13 @@ class EmbeddingConfig(Config):
     """The trained encoder, or the same encoder at step 0."""
     stages: tuple[str, ...] = ("probe", "test")
     """Stages of prepared rows to embed."""
+    instructions: dict[str, str] = Field({"default": ""}, min_length=1)
+    """Name -> text. Every user gets one vector per instruction; an empty text leaves the rows' own `query`, if any."""
     mask: Literal["trained", "inference"] = "trained"
     """trained: the mask that training ended with, also where it stopped half-way (alpha < 1). inference: the recipe's
     inference mask in any case."""
     rows_per_batch: int = Field(1024, ge=1)
-    """Rows that an actor takes at once, and orders by length."""
+    """Rows that are ordered by length together."""
     tokens_per_batch: int = Field(16_384, ge=1)
     """Padded tokens in one forward pass."""
 
@@ -53,7 +55,10 @@ class Embedder:
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> np.ndarray:
-        """(B, D) float32, centred and L2-normalised, in the rows' order."""
+        """(B, D) float32, centred and L2-normalised, in the rows' order; NaN for a row too large for the memory.
+
+        A batch that does not fit is halved until its rows fit, or one row alone does not.
+        """
         return self._vectors(
             self.collator.user_lengths(rows), lambda chosen: self.collator.users(rows.take(pa.array(chosen))), "user"
         )
@@ -67,9 +72,22 @@ class Embedder:
         )
 
     def _vectors(self, length_B: np.ndarray, build: Callable[[np.ndarray], Batch], tower: Tower) -> np.ndarray:
-        vector_BD = np.empty((len(length_B), self.encoder.width), dtype=np.float32)
-        for chosen in batches_by_length(length_B, self.tokens_per_batch):
-            batch = build(chosen).to(self.encoder.device)
-            weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
-            vector_BD[chosen] = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
+        vector_BD = np.full((len(length_B), self.encoder.width), np.nan, dtype=np.float32)
+        waiting = sorted(batches_by_length(length_B, self.tokens_per_batch), key=lambda batch: length_B[batch].max())
+        while waiting:
+            chosen = waiting.pop()  # the longest first: what does not fit shows at once
+            try:
+                batch = build(chosen).to(self.encoder.device)
+                weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
+                vector_BD[chosen] = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(chosen) > 1:
+                    waiting += np.array_split(chosen, 2)
         return vector_BD
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """On CPU, torch tells it in words only."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 POLL_SECONDS = 1.0
 
@@ -36,8 +37,12 @@ class _Lines:
 
 @contextmanager
 def console() -> Iterator[Any]:
-    """An actor handle; what workers `write.remote(line)` is printed by this process until the block ends."""
-    lines = ray.remote(num_cpus=0)(_Lines).remote()
+    """An actor handle; what workers `write.remote(line)` is printed by this process until the block ends.
+
+    The actor lives on this process's node, so that no other node's loss takes it away.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lines = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()
     stop = threading.Event()
 
     def show() -> None:

@@ -1,109 +1,141 @@
-"""The embed stage: Ray Data maps the encoder over user rows and publishes an embedding table."""
+"""The embed stage: user rows -> staged vectors -> gates -> one version of the stage's embedding table.
 
-import uuid
+The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file per finished row group of the input) and
+`staging/dead_letters/` (rejected rows, with reasons). Staged blocks are removed when the version is published.
+"""
+
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data
-from ray.data import ActorPoolStrategy
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
-from ray_ggsm.data.validate import enforce_share, validate
-from ray_ggsm.embedding.embedder import Embedder, EmbeddingConfig
+from ray_ggsm.config import InputError, digest
+from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.model import saved
-from ray_ggsm.model.batch import kept_events
-from ray_ggsm.model.event_vectors import Store
+from ray_ggsm.on_ray.blocks import Job, embed_blocks, plan
+from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import connected
-from ray_ggsm.on_ray.devices import actor_resources, device_of
-from ray_ggsm.on_ray.events import encode_events
+from ray_ggsm.on_ray.events import EncodedEvents, encode_events
 from ray_ggsm.on_ray.stages import timed
-from ray_ggsm.tables import table
+from ray_ggsm.tables import open_table, publish
 
 
-def embed(experiment: Experiment) -> str:
-    """Embed the configured stages' rows; returns the table's location. A finished stage is reused."""
+def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
+    """Publish an embedding table; returns its location. A finished stage is reused, an interrupted one goes on.
+
+    Raises:
+        GateError: a gate failed, and there is no reason to publish anyway.
+    """
     place = stages(experiment)
     stage = place["embed"]
     location = stage.path("table")
     if stage.result():
         return location
+    files = _input(experiment)
+    place["train"].require("jobs/train.py")
+    encoder = place["train"].path("encoder" if experiment.embedding.checkpoint == "final" else "untrained")
+    described = describe_encoder(encoder, experiment.embedding)
+    run = stage.location.rsplit("/", 1)[-1]
+    with connected(experiment), timed(stage) as results:
+        blocks = plan(files)
+        rows = sum(block.rows for block in blocks)
+        events = encode_events(experiment, files, list(experiment.data.modalities))
+        job = new_job(
+            experiment, encoder, described, events,
+            run=run, staging=stage.path("staging"), buckets=buckets_for(experiment, rows),
+        )  # fmt: skip
+        if publish.published_version(location, run) is None:
+            encoded = embed_blocks(job, blocks)
+            print(f"embed: {encoded} of {len(blocks)} blocks were to do", flush=True)
+            filled = fill_buckets(job, blocks, location, experiment.publishing, None)
+            judge_and_publish(
+                location, filled, job=job, config=experiment.publishing, previous=None,
+                expected_rows=rows * len(experiment.embedding.instructions), dead_letters=dead_letters(job),
+                metadata=said(experiment, described), anyway=publish_anyway,
+            )  # fmt: skip
+        storage.remove(storage.join(job.staging, "blocks"))
+        counts = open_table(location).metadata()["counts"]
+        print(f"embed: {counts['written']:,} rows published, {counts['dead_letters']:,} dead letters", flush=True)
+        results.update(rows=counts["written"], dead_letters=counts["dead_letters"], table=location, **events.counts())
+    return location
+
+
+def describe_encoder(encoder: str, config: EmbeddingConfig) -> dict[str, Any]:
+    """What the saved encoder says about itself; prints a sentence when its mask stopped half-way.
+
+    Raises:
+        InputError: no encoder is there.
+    """
+    file = storage.join(encoder, "encoder.json")
+    if not storage.exists(file):
+        raise InputError(f"{encoder}: no saved encoder here (encoder.json is missing); run jobs/train.py first")
+    described: dict[str, Any] = storage.read_json(file)
+    if described["alpha"] < 1:
+        stands = f"the encoder's mask stands at alpha {described['alpha']:.2f} (step {described['step']})"
+        used = "it is used as it is; embedding.mask: inference would use the recipe's final mask"
+        opened = "embedding.mask: inference opens it all the same"
+        print(f"embed: {stands}, and {used}" if config.mask == "trained" else f"embed: {stands}; {opened}", flush=True)
+    return described
+
+
+def new_job(
+    experiment: Experiment,
+    encoder: str,
+    described: dict[str, Any],
+    events: EncodedEvents,
+    *,
+    run: str,
+    staging: str,
+    buckets: int,
+    known: Any = None,
+) -> Job:
+    """Everything that blocks need.
+
+    Raises:
+        InputError: the encoder was trained with another event encoder.
+    """
+    if described["event_encoder_digest"] != events.digest:
+        raise InputError(
+            f"{encoder}: it was trained with the event encoder {described['event_encoder_digest']}, and "
+            f"model.event_encoder is {events.digest}; name the one that it was trained with"
+        )
+    return Job(
+        experiment, encoder, digest(described), run, staging, buckets,
+        tuple(modality["name"] for modality in described["modalities"]), len(described["feature_names"]),
+        events.store, known,
+    )  # fmt: skip
+
+
+def buckets_for(experiment: Experiment, rows: int) -> int:
+    """Buckets of a new table."""
+    return max(1, -(-rows * len(experiment.embedding.instructions) // experiment.publishing.rows_per_bucket))
+
+
+def dead_letters(job: Job) -> int:
+    """Vectors that are missing for rejected rows, which count once per instruction."""
+    files = storage.list_files(storage.join(job.staging, "dead_letters"), ".parquet")
+    times = {file: len(job.experiment.embedding.instructions) if "-invalid" in file else 1 for file in files}
+    return sum(_rows(file) * n for file, n in times.items())
+
+
+def said(experiment: Experiment, described: dict[str, Any]) -> dict[str, Any]:
+    """What a version's metadata tell of how it was made."""
+    return {
+        "config": experiment.embedding.model_dump(mode="json"),
+        "encoder_description": {key: described[key] for key in ("mask", "step", "alpha", "template_digest")},
+    }
+
+
+def _input(experiment: Experiment) -> list[str]:
+    place, files = stages(experiment)["prepare"], []
     for name in experiment.embedding.stages:
         if name not in experiment.data.stages:
             known = ", ".join(experiment.data.stages)
             raise InputError(f"embedding.stages: there is no stage '{name}' in data.stages; it has {known}")
-    place["prepare"].require("jobs/prepare.py")
-    place["train"].require("jobs/train.py")
-    name = "encoder" if experiment.embedding.checkpoint == "final" else "untrained"
-    encoder = place["train"].path(name)
-    modalities = list(experiment.data.modalities)
-    files = [
-        file
-        for rows in experiment.embedding.stages
-        for file in storage.list_files(place["prepare"].path("rows", rows), ".parquet")
-    ]
-    described = storage.read_json(storage.join(encoder, "encoder.json"))
-    with connected(experiment), timed(stage) as results:
-        if described["alpha"] < 1:
-            print(_half_way(described, experiment.embedding), flush=True)
-        storage.remove(location)
-        storage.remove(stage.path("dead_letters"))
-        events = encode_events(experiment, files, modalities)
-        rows = ray.data.read_parquet(files).select_columns(["user_id", "as_of", *modalities, "tabular"])
-        fs, path = storage.arrow_filesystem(location)
-        rows.repartition(target_num_rows_per_block=experiment.embedding.rows_per_batch).map_batches(
-            _Embed,
-            fn_constructor_args=[experiment, encoder, events.store, stage.path("dead_letters")],
-            batch_format="pyarrow",
-            batch_size=experiment.embedding.rows_per_batch,
-            compute=ActorPoolStrategy(size=experiment.ray.embed_workers),
-            **actor_resources(experiment.ray),
-        ).write_parquet(path, filesystem=fs)
-        given = sum(_rows(file) for file in files)
-        dead = sum(_rows(file) for file in storage.list_files(stage.path("dead_letters"), ".parquet"))
-        enforce_share(dead, given, experiment.data.max_bad_share, stage.path("dead_letters"))
-        origin = {"encoder": described, "embedding": experiment.embedding.model_dump(mode="json")}
-        manifest = table.publish(location, given - dead, origin)
-        results.update(rows=manifest["rows"], dead_letters=dead, table=location, **events.counts())
-    return location
-
-
-class _Embed:
-    """Actor: user rows -> rows of the embedding table; rejected rows -> dead letters."""
-
-    def __init__(self, experiment: Experiment, encoder: str, store: Store, dead_letters: str) -> None:
-        self.experiment = experiment
-        trained = saved.load(encoder, device_of(experiment.ray))
-        self.embedder = Embedder(
-            trained, store.open(), experiment.embedding.tokens_per_batch, experiment.embedding.mask == "inference"
-        )
-        self.modalities = [m.name for m in trained.encoder.template.modalities]
-        self.features = len(trained.feature_names)
-        self.dead_letters = dead_letters
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        good, dead = validate(
-            rows, self.modalities, self.features, max_text_length=self.experiment.data.max_text_length, stage="embed"
-        )
-        if len(dead):
-            fs, path = storage.arrow_filesystem(storage.join(self.dead_letters, f"part-{uuid.uuid4().hex}.parquet"))
-            fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-            pq.write_table(dead, path, filesystem=fs)
-        if not len(good):
-            return table.SCHEMA.empty_table()
-        events_B = kept_events(good, self.embedder.encoder.template).sum(axis=0).astype(np.int32)
-        return table.rows_to_table(good["user_id"], good["as_of"], events_B, self.embedder(good))
-
-
-def _half_way(described: dict[str, Any], config: EmbeddingConfig) -> str:
-    stands = f"the encoder's mask stands at alpha {described['alpha']:.2f} (step {described['step']})"
-    if config.mask == "inference":
-        return f"embed: {stands}; embedding.mask: inference opens it all the same"
-    return f"embed: {stands}, and it is used as it is; embedding.mask: inference would use the recipe's final mask"
+    place.require("jobs/prepare.py")
+    for name in experiment.embedding.stages:
+        files += storage.list_files(place.path("rows", name), ".parquet")
+    return files
 
 
 def _rows(file: str) -> int:

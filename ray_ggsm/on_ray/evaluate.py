@@ -26,7 +26,7 @@ from ray_ggsm.evaluation.summary import summary, terminal_summary
 from ray_ggsm.experiment import Experiment, Stage, StageName, stages, untrained
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
-from ray_ggsm.tables import table
+from ray_ggsm.tables import open_table
 from ray_ggsm.training.progress import bar
 
 FIT, SCORE = "probe", "test"
@@ -78,7 +78,7 @@ def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict
         result = stages(variant)["embed"].require(
             "jobs/embed.py" + (" (with --set embedding.checkpoint=untrained)" if name == "untrained" else "")
         )
-        tables[name] = (table.read(result["table"]), "embedding")
+        tables[name] = (open_table(result["table"]).read(columns=["user_id", "as_of", "embedding"]), "embedding")
     if features:
         rows = [_tabular(place["prepare"].path("rows", s)) for s in (FIT, SCORE)]
         tables["handcrafted"] = (pa.concat_tables(rows), "tabular")

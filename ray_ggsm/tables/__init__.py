@@ -1,0 +1,3 @@
+from ray_ggsm.tables.reader import open_table
+
+__all__ = ["open_table"]

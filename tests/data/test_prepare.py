@@ -197,6 +197,7 @@ SECRETS = "SELECT 1 FROM read_text('/etc/hostname')"
         ("snapshots.minimum_events.table", "x", r"data\.snapshots\.minimum_events\.table"),
         ("stages.test.cutoffs", [7], r"there are 3 cutoffs"),
         ("stages.test", {"users": "train", "cutoffs": [1]}, r"the same future"),
+        ("stages.pretrain.learn_from", [1], r"stages\.pretrain\.learn_from: only .* positions in its cutoffs"),
         ("modalities.as_of", {"table": "clicks", "text": "{item}", "keep": 1}, r"reserved names"),
     ],
 )
@@ -247,3 +248,16 @@ def test_the_shipped_example(tmp_path):
     summary = run(data_config(values), tmp_path / "out")
     assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 4}
     assert summary["dead_letters"] == {}
+
+
+def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_stages_as_they_are(world, tmp_path):
+    values, _ = world
+    values["labels"]["many"] = {"group": "g", "table": "clicks", "sql": "count(*)", "at_least_quantile": 0.6}
+    few = run(data_config(values), tmp_path / "few")
+    values["stages"]["pretrain"] |= {"cutoffs": [0, 3], "learn_from": [0]}
+    values["snapshots"]["cutoffs"] = [*values["snapshots"]["cutoffs"], "2024-02-28"]
+    more = run(data_config(values), tmp_path / "more")
+    assert more["rows"]["pretrain"] > few["rows"]["pretrain"]
+    for stage in ("probe", "test"):
+        assert rows_of(tmp_path / "more", stage) == rows_of(tmp_path / "few", stage)
+        assert labels_of(tmp_path / "more", stage) == labels_of(tmp_path / "few", stage)

@@ -1,0 +1,118 @@
+"""What is measured on a version before it is published: per file, where the file is, and merged to one.
+
+Anchors are the rows of the users with the smallest hashes: the same people in every version, however the rows are
+split into files. They are what drift is measured on. Legend: N rows, D width.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_ggsm.model.event_vectors import keys
+from ray_ggsm.tables.reader import EmbeddingTable
+from ray_ggsm.tables.schema import KEY, SCHEMA, matrix
+
+ANCHORS = 256
+"""users"""
+_ANCHOR = pa.schema([SCHEMA.field(name) for name in [*KEY, "content", "embedding"]])
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """Statistics of the rows of some files. No user is in two of the files that are merged (they are buckets)."""
+
+    rows: int = 0
+    keys: int = 0
+    """distinct (user_id, as_of, instruction)"""
+    widths: tuple[int, ...] = ()
+    """distinct lengths of vectors, sorted; the statistics below leave a file out when it has more than one"""
+    not_finite: int = 0
+    """vectors with NaN or infinite values; the statistics below leave them out"""
+    zero: int = 0
+    constant: int = 0
+    """vectors whose values are all the same, and not zero"""
+    measured: int = 0
+    """vectors that the three norms are about"""
+    norm_min: float = float("inf")
+    norm_max: float = 0.0
+    norm_sum: float = 0.0
+    anchors: pa.Table = field(default_factory=_ANCHOR.empty_table)
+    """user_id, as_of, instruction, content, embedding"""
+
+
+def check_file(table: pa.Table) -> FileCheck:
+    """Check the rows of one file (or of any set of whole users)."""
+    lengths = pc.list_value_length(table["embedding"]).fill_null(0)
+    found = FileCheck(
+        rows=table.num_rows,
+        keys=table.select(KEY).group_by(KEY).aggregate([]).num_rows,
+        widths=tuple(sorted(lengths.unique().to_pylist())),
+    )
+    if len(found.widths) != 1:
+        return found
+    vector_ND = matrix(table["embedding"])
+    finite_N = np.isfinite(vector_ND).all(axis=1)
+    anchors = _anchors(table.select(_ANCHOR.names).filter(pa.array(finite_N)).cast(_ANCHOR))
+    vector_ND = vector_ND if finite_N.all() else vector_ND[finite_N]
+    found = replace(found, not_finite=int((~finite_N).sum()), anchors=anchors)
+    if not vector_ND.size:
+        return found
+    norm_N = np.sqrt(np.einsum("nd,nd->n", vector_ND, vector_ND))
+    same_N = vector_ND.min(axis=1) == vector_ND.max(axis=1)
+    return replace(
+        found,
+        zero=int((norm_N == 0).sum()),
+        constant=int((same_N & (norm_N > 0)).sum()) if vector_ND.shape[1] > 1 else 0,
+        measured=len(norm_N),
+        norm_min=float(norm_N.min()),
+        norm_max=float(norm_N.max()),
+        norm_sum=float(norm_N.sum(dtype=np.float64)),
+    )
+
+
+def carried(rows: int) -> FileCheck:
+    """Rows in files that an earlier version has published and this one keeps: counted, not read again."""
+    return FileCheck(rows=rows, keys=rows)
+
+
+def published(table: EmbeddingTable, found: FileCheck) -> FileCheck:
+    """What `judge` asks about an earlier version: its rows, and its vectors of the anchor users of `found`."""
+    users = found.anchors["user_id"].unique().to_pylist()
+    anchors = table.read(user_ids=users, columns=_ANCHOR.names)
+    rows = sum(file.rows for file in table.data_files())
+    return replace(carried(rows), anchors=anchors)
+
+
+def merge(checks: Iterable[FileCheck]) -> FileCheck:
+    """One check for all; merge as the checks come in, each brings its own anchors."""
+    total = FileCheck()
+    for check in checks:
+        total = FileCheck(
+            rows=total.rows + check.rows,
+            keys=total.keys + check.keys,
+            widths=tuple(sorted({*total.widths, *check.widths})),
+            not_finite=total.not_finite + check.not_finite,
+            zero=total.zero + check.zero,
+            constant=total.constant + check.constant,
+            measured=total.measured + check.measured,
+            norm_min=min(total.norm_min, check.norm_min),
+            norm_max=max(total.norm_max, check.norm_max),
+            norm_sum=total.norm_sum + check.norm_sum,
+            anchors=_anchors(pa.concat_tables([total.anchors, check.anchors])),
+        )
+    return total
+
+
+def _anchors(table: pa.Table) -> pa.Table:
+    """The rows of the users with the smallest hashes."""
+    if not table.num_rows:
+        return table
+    encoded = table["user_id"].combine_chunks().dictionary_encode()
+    key_U = keys(encoded.dictionary)
+    if len(key_U) <= ANCHORS:
+        return table
+    largest = np.partition(key_U, ANCHORS - 1)[ANCHORS - 1]
+    return table.filter(pa.array((key_U <= largest)[encoded.indices.to_numpy()])).combine_chunks()

@@ -1,0 +1,18 @@
+"""Settings of what is published."""
+
+from pydantic import Field
+
+from ray_ggsm.config import Config
+from ray_ggsm.tables.files import TableConfig
+from ray_ggsm.tables.gates import GatesConfig
+
+
+class PublishingConfig(Config):
+    """The embedding table, and what must hold before a version is published."""
+
+    rows_per_bucket: int = Field(250_000, ge=1)
+    """Rows that a table is made for per bucket (a bucket is one file); fixed with the table's first version."""
+    files: TableConfig = TableConfig()
+    """How vectors are stored."""
+    gates: GatesConfig = GatesConfig()
+    """Limits."""

@@ -1,0 +1,53 @@
+"""How far two sets of vectors of the same users have moved apart.
+
+Cosine compares vectors where they stand. Procrustes distance and neighbour overlap do not change when all vectors are
+rotated together: they tell a new coordinate system (harmless to most models that are trained again) from a new opinion
+about who resembles whom. Legend: N users, D width; width A of the old and B of the new vectors may differ where said.
+"""
+
+import numpy as np
+
+
+def cosines(old_ND: np.ndarray, new_ND: np.ndarray) -> np.ndarray:
+    """Cosine of each user's two vectors, (N,) float64; 0 where one of them is zero."""
+    return np.einsum("nd,nd->n", _unit(old_ND), _unit(new_ND))
+
+
+def procrustes(old_NA: np.ndarray, new_NB: np.ndarray) -> float:
+    """Distance that the best rotation and scaling leaves: 0 the same shape, 1 nothing in common.
+
+    With both sets scaled to Frobenius norm 1 and s the singular values of old' new, it is sqrt(1 - (sum s)^2). It says
+    little when there are not several times as many users as dimensions: then a rotation fits almost anything.
+    """
+    old, new = (np.asarray(x, dtype=np.float64) / max(float(np.linalg.norm(x)), 1e-30) for x in (old_NA, new_NB))
+    fit = float(np.linalg.svd(old.T @ new, compute_uv=False).sum())
+    return float(np.sqrt(max(0.0, 1.0 - fit * fit)))
+
+
+def neighbour_overlap(old_NA: np.ndarray, new_NB: np.ndarray, k: int = 10) -> float:
+    """Mean share of each user's k nearest users (by cosine) that are the same in both sets; k is at most N - 1."""
+    k = min(k, len(old_NA) - 1)
+    if k < 1:
+        return 1.0
+    old_Nk, new_Nk = _neighbours(old_NA, k), _neighbours(new_NB, k)
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(old_Nk, new_Nk, strict=True)]))
+
+
+def mean_similarity(vector_ND: np.ndarray) -> float:
+    """Mean cosine of all pairs of different users; 1: all vectors point the same way."""
+    N = len(vector_ND)
+    unit = _unit(vector_ND)
+    total = float(np.square(unit.sum(axis=0)).sum()) - float(np.square(unit).sum())
+    return total / (N * (N - 1)) if N > 1 else 0.0
+
+
+def _unit(vector_ND: np.ndarray) -> np.ndarray:
+    wide = np.asarray(vector_ND, dtype=np.float64)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+
+
+def _neighbours(vector_ND: np.ndarray, k: int) -> np.ndarray:
+    unit = _unit(vector_ND)
+    similarity_NN = unit @ unit.T
+    np.fill_diagonal(similarity_NN, -np.inf)
+    return np.argpartition(-similarity_NN, k - 1, axis=1)[:, :k]

@@ -1,0 +1,167 @@
+"""Readers of embedding tables: rows, matrices and the history of any version.
+
+Legend: N rows, D width.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.tables import delta, scan
+from ray_ggsm.tables.files import DataFile, describe
+from ray_ggsm.tables.schema import SCHEMA, bucket_of, matrix
+
+Moment = dt.datetime | dt.date | str
+
+
+def open_table(uri: str) -> "EmbeddingTable":
+    """Open the embedding table at a local path or s3:// location.
+
+    Raises:
+        InputError: there is no embedding table, or it cannot be reached.
+    """
+    return EmbeddingTable(storage.absolute(uri), delta.load(uri))
+
+
+class EmbeddingTable:
+    """An embedding table as it was when it was opened: newer versions are seen by opening it again."""
+
+    def __init__(self, location: str, table: DeltaTable) -> None:
+        self.location, self._table = location, table
+
+    @property
+    def version(self) -> int:
+        """The newest version."""
+        return self._table.version()
+
+    @property
+    def buckets(self) -> int:
+        """Number of buckets."""
+        return delta.buckets(self._table)
+
+    def read(
+        self,
+        *,
+        version: int | None = None,
+        as_of: Moment | None = None,
+        user_ids: Sequence[str] | pa.Array | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Rows, sorted by bucket, user, as_of and instruction.
+
+        Args:
+            version: an earlier version; None: the newest.
+            as_of: only rows of this moment: a datetime, a date or an ISO string, in UTC unless it says otherwise.
+            user_ids: only rows of these users; reads little more than their rows. Users without rows are left out.
+            columns: names out of SCHEMA, in this order; None: all.
+
+        Raises:
+            InputError: no such version or column, or a file of the version is missing or damaged.
+        """
+        names = SCHEMA.names if columns is None else list(columns)
+        if unknown := [name for name in names if name not in SCHEMA.names]:
+            raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
+        files, users = self.data_files(version), None
+        if user_ids is not None:
+            of_bucket = _by_bucket(_strings(user_ids), self.buckets)
+            files = [file for file in files if file.bucket in of_bucket]
+            users = [of_bucket[file.bucket] for file in files]
+        locations = [storage.join(self.location, file.path) for file in files]
+        return scan.read_files(locations, names, users, None if as_of is None else _utc(as_of))
+
+    def matrix(
+        self,
+        *,
+        version: int | None = None,
+        as_of: Moment | None = None,
+        user_ids: Sequence[str] | pa.Array | None = None,
+        instruction: str | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """User ids, (N,) strings, and vectors, (N, D) float32, in the order of `read`.
+
+        `instruction` keeps the rows of one instruction. A user with several rows (as_of, instruction) is repeated.
+        """
+        rows = self.read(
+            version=version, as_of=as_of, user_ids=user_ids, columns=["user_id", "instruction", "embedding"]
+        )
+        if instruction is not None:
+            rows = rows.filter(pc.equal(rows["instruction"], instruction))
+        return rows["user_id"].to_numpy(), matrix(rows["embedding"])
+
+    def history(self) -> list[dict[str, Any]]:
+        """All commits, newest first: version, timestamp, operation, run, encoder, rows, metadata."""
+        return delta.history(self.location, 0, self.version)
+
+    def metadata(self, version: int | None = None) -> dict[str, Any]:
+        """What the version's publisher said about it."""
+        return delta.metadata(self.location, self._at(version).version())
+
+    def files(self, version: int | None = None) -> list[str]:
+        """Full locations of the version's files, for any Parquet reader."""
+        return [storage.join(self.location, file.path) for file in self.data_files(version)]
+
+    def data_files(self, version: int | None = None) -> list[DataFile]:
+        """The version's files as the log describes them, by bucket."""
+        return delta.files(self._at(version))
+
+    def verify(self, *, deep: bool = False) -> list[str]:
+        """Problems of the newest version, one sentence each; none: every file is there with its size and rows.
+
+        `deep` also reads every page and compares its checksum.
+        """
+        problems = []
+        for expected in self.data_files():
+            file = storage.join(self.location, expected.path)
+            try:
+                found = describe(self.location, expected.path)
+                if found != expected:
+                    problems.append(
+                        f"{file}: the log says {expected.rows} rows and {expected.size} bytes, the file has "
+                        f"{found.rows} and {found.size}"
+                    )
+                elif deep:
+                    scan.read_files([file], SCHEMA.names)
+            except InputError as error:
+                problems.append(str(error))
+        return problems
+
+    def _at(self, version: int | None) -> DeltaTable:
+        return self._table if version in (None, self.version) else delta.load(self.location, version)
+
+
+def _strings(user_ids: Sequence[str] | pa.Array) -> pa.Array:
+    try:
+        users = user_ids.cast(pa.string()) if isinstance(user_ids, pa.Array | pa.ChunkedArray) else None
+        users = pa.array(user_ids, pa.string()) if users is None else users
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InputError(f"user_ids: expected strings ({error})") from error
+    if users.null_count:
+        raise InputError(f"user_ids: expected strings, {users.null_count} of them are null")
+    return users
+
+
+def _by_bucket(users: pa.Array, buckets: int) -> dict[int, list[str]]:
+    """Distinct users of each bucket, sorted."""
+    distinct = users.unique()
+    found: dict[int, list[str]] = {}
+    for user, bucket in sorted(zip(distinct.to_pylist(), bucket_of(distinct, buckets).tolist(), strict=True)):
+        found.setdefault(bucket, []).append(user)
+    return found
+
+
+def _utc(moment: Moment) -> dt.datetime:
+    if isinstance(moment, str):
+        try:
+            moment = dt.datetime.fromisoformat(moment)
+        except ValueError as error:
+            raise InputError(f"as_of: expected an ISO date or time such as 2024-03-01, found '{moment}'") from error
+    if not isinstance(moment, dt.datetime):
+        moment = dt.datetime.combine(moment, dt.time())
+    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)

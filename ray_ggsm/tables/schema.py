@@ -1,0 +1,64 @@
+"""Rows of an embedding table, and the bucket a user belongs to.
+
+Legend: N rows, D width.
+"""
+
+import numpy as np
+import pyarrow as pa
+
+from ray_ggsm.model.event_vectors import keys
+
+SCHEMA = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("as_of", pa.timestamp("us", "UTC")),
+        ("instruction", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
+        ("events", pa.int32()),
+        ("content", pa.int64()),
+        ("encoder", pa.string()),
+        ("run", pa.string()),
+    ]
+)
+"""Columns of the data files. One row per user, as_of and instruction; `events` counts the history events that the
+encoder saw, `content` is a hash of the user's row, `encoder` the encoder's digest, `run` the run that embedded the row.
+Readers see one column more: `bucket` (int32), the partition, which stands in the log and not in the files."""
+
+KEY = ["user_id", "as_of", "instruction"]
+
+
+def bucket_of(user_ids: pa.Array | pa.ChunkedArray, buckets: int) -> np.ndarray:
+    """Bucket of each user, (N,) int32 in [0, buckets); the same on every machine."""
+    if not len(user_ids):
+        return np.zeros(0, dtype=np.int32)
+    return (keys(user_ids) % np.uint64(buckets)).astype(np.int32)
+
+
+def rows_to_table(
+    user_id: pa.Array | pa.ChunkedArray,
+    as_of: pa.Array | pa.ChunkedArray,
+    instruction: str,
+    events_N: np.ndarray,
+    content_N: np.ndarray,
+    vector_ND: np.ndarray,
+    encoder: str,
+    run: str,
+) -> pa.Table:
+    """Rows of one instruction, in the given order."""
+    N, D = vector_ND.shape
+    assert N * D < 2**31, "a list column counts its numbers in 32 bits; convert fewer rows at once"
+    offsets = pa.array(np.arange(N + 1, dtype=np.int32) * D)
+    vectors = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(vector_ND).reshape(-1), pa.float32()))
+    columns = [
+        *(user_id.cast(pa.string()), as_of.cast(SCHEMA.field("as_of").type), pa.repeat(instruction, N), vectors),
+        *(pa.array(events_N, pa.int32()), pa.array(content_N, pa.int64()), pa.repeat(encoder, N), pa.repeat(run, N)),
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def matrix(embedding: pa.ChunkedArray) -> np.ndarray:
+    """The embedding column as (N, D) float32; (0, 0) when there are no rows. All vectors must have one width."""
+    chunks = [chunk for chunk in embedding.chunks if len(chunk)]
+    if not chunks:
+        return np.zeros((0, 0), dtype=np.float32)
+    return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks])

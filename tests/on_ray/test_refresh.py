@@ -1,0 +1,169 @@
+"""Refreshing a long-lived table: only changed users are encoded, every version is whole, and faults change nothing."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.on_ray import refresh as job
+from ray_ggsm.on_ray.lock import held
+from ray_ggsm.on_ray.refresh import refresh
+from ray_ggsm.tables import open_table
+
+HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC"}
+
+
+@pytest.fixture
+def rows(finished: Experiment) -> pa.Table:
+    """One row per user."""
+    (*_, file) = storage.list_files(stages(finished)["prepare"].path("rows", "pretrain"), ".parquet")
+    table = pq.read_table(file)
+    first = [table["user_id"].to_pylist().index(user) for user in dict.fromkeys(table["user_id"].to_pylist())]
+    return table.take(first)
+
+
+@pytest.fixture
+def mine(experiment: Callable, finished: Experiment, beside: Callable, tmp_path: Path) -> Experiment:
+    return experiment(
+        output=beside("event_vectors"),
+        refresh={
+            "rows": f"{tmp_path}/rows/*.parquet",
+            "encoder": stages(finished)["train"].path("encoder"),
+            "table": f"{tmp_path}/users",
+        },
+        publishing={"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5}},
+    )
+
+
+@pytest.fixture
+def give(tmp_path: Path) -> Callable[[pa.Table], None]:
+    """Makes a table the input, in two files of several row groups."""
+
+    def write(table: pa.Table) -> None:
+        (tmp_path / "rows").mkdir(exist_ok=True)
+        half = len(table) // 2
+        for name, part in (("a", table.slice(0, half)), ("b", table.slice(half))):
+            pq.write_table(part, tmp_path / "rows" / f"{name}.parquet", row_group_size=3)
+
+    return write
+
+
+def with_another_text(table: pa.Table, user: str) -> pa.Table:
+    values = table.to_pylist()
+    for row in values:
+        if row["user_id"] == user:
+            row["view"] = [{**event, "text": "page 1 item 1"} for event in row["view"]] + row["view"][-1:]
+    return pa.Table.from_pylist(values, table.schema)
+
+
+def vectors(table: str, version: int) -> dict[str, np.ndarray]:
+    users, vector_ND = open_table(table).matrix(version=version)
+    return dict(zip(users.tolist(), vector_ND, strict=True))
+
+
+def crash(monkeypatch: pytest.MonkeyPatch, step: str, experiment: Experiment) -> None:
+    """Run a refresh that ends where `step` would begin."""
+    with monkeypatch.context() as patch:
+        patch.setattr(job, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            refresh(experiment)
+
+
+def written(location: str) -> dict[str, int]:
+    """When each file was written."""
+    return {file: Path(file).stat().st_mtime_ns for file in storage.list_files(location, ".parquet")}
+
+
+def test_the_life_of_a_table(
+    mine: Experiment, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """One test, since every refresh takes a while."""
+    table = mine.refresh.table
+    users = rows["user_id"].to_pylist()
+    give(rows.slice(0, len(rows) - 1))
+
+    # a run that ends in the middle, twice: what is there is not written again
+    crash(monkeypatch, "fill_buckets", mine)
+    blocks = storage.list_files(f"{table}/staging", ".parquet")
+    for file in blocks[::2]:
+        os.remove(file)
+    before = written(f"{table}/staging")
+    crash(monkeypatch, "judge_and_publish", mine)
+    after = written(f"{table}/staging")
+    assert sorted(after) == blocks
+    assert {file: after[file] for file in before} == before
+    assert not Path(table, "_delta_log").exists()
+    staged = written(f"{table}/data")
+    assert refresh(mine) == 0
+    assert written(f"{table}/data") == staged
+    first = vectors(table, 0)
+    assert sorted(first) == sorted(users[:-1])
+
+    # nothing changed; the lock of a process that was killed does not count
+    lock = Path(table, "refresh.lock")
+    lock.write_text(json.dumps({**HOLDER, "renewed": time.time() - 1000}))
+    assert refresh(mine) == 0
+    assert "nothing changed" in capsys.readouterr().out
+    assert not lock.exists()
+
+    # one user changed, one new, one departed
+    give(with_another_text(rows.slice(1), users[3]))
+    assert refresh(mine) == 1
+    second, metadata = vectors(table, 1), open_table(table).metadata()
+    assert sorted(second) == sorted(users[1:])
+    assert metadata["counts"] == {
+        "expected": len(users) - 1, "written": len(users) - 1, "dead_letters": 0, "encoded": 2, "departed": 1,
+    }  # fmt: skip
+    changed = [user for user in second if user in first and not np.array_equal(first[user], second[user])]
+    assert changed == [users[3]]
+    kept = set(open_table(table).files(0)) & set(open_table(table).files(1))
+    assert kept, "buckets without a change keep their file"
+    assert open_table(table).verify() == []
+    assert vectors(table, 0).keys() == first.keys(), "the version before is still there"
+
+    # a user twice
+    give(pa.concat_tables([rows, rows.slice(2, 1)]))
+    with pytest.raises(Exception, match=f"user '{users[2]}' stands in the input 2 times"):
+        refresh(mine)
+    assert open_table(table).version == 1
+
+
+def test_another_refresh_is_named(tmp_path: Path) -> None:
+    lock = tmp_path / "refresh.lock"
+    lock.write_text(json.dumps({**HOLDER, "renewed": time.time()}))
+    with pytest.raises(InputError, match="process 17 on elsewhere since 2024-03-01 02:00:00 UTC"), held(str(lock)):
+        pass
+    lock.write_text(json.dumps({**HOLDER, "renewed": time.time(), "host": socket.gethostname(), "pid": 2**22 - 1}))
+    with held(str(lock)):  # there is no such process
+        assert json.loads(lock.read_text())["pid"] == os.getpid()
+    assert not lock.exists()
+
+
+def test_a_truncated_input_file(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
+    give(rows)
+    file = tmp_path / "rows" / "b.parquet"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"b\.parquet: expected a readable Parquet file"):
+        refresh(mine)
+    assert not Path(mine.refresh.table, "_delta_log").exists()
+
+
+def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
+    give(rows)
+    encoder = tmp_path / "other"
+    storage.upload(mine.refresh.encoder, str(encoder))
+    described = json.loads((encoder / "encoder.json").read_text())
+    (encoder / "encoder.json").write_text(json.dumps({**described, "event_encoder_digest": "0123"}))
+    changed = mine.model_copy(update={"refresh": mine.refresh.model_copy(update={"encoder": str(encoder)})})
+    with pytest.raises(InputError, match="it was trained with the event encoder 0123"):
+        refresh(changed)

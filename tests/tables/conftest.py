@@ -1,0 +1,92 @@
+import contextlib
+import datetime as dt
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import s3fs
+
+from ray_ggsm.tables.files import DataFile, TableConfig, write_bucket
+from ray_ggsm.tables.publish import publish
+from ray_ggsm.tables.schema import bucket_of, rows_to_table
+
+BUCKETS = 5
+WIDTH = 7
+AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
+
+
+def rows(
+    users: int | list[str], *, run: str = "r0", seed: int = 0, width: int = WIDTH, instruction: str = ""
+) -> pa.Table:
+    """Unit vectors of users u0, u1, ..."""
+    names = [f"u{i}" for i in range(users)] if isinstance(users, int) else users
+    vector_ND = np.random.default_rng(seed).normal(size=(len(names), width)).astype(np.float32)
+    vector_ND /= np.linalg.norm(vector_ND, axis=1, keepdims=True)
+    N = np.arange(len(names))
+    as_of = pa.array([AS_OF] * len(names), pa.timestamp("us", "UTC"))
+    return rows_to_table(pa.array(names, pa.string()), as_of, instruction, N, N + 100, vector_ND, "enc1", run)
+
+
+def stage(
+    location: str, table: pa.Table, run: str, buckets: int = BUCKETS, config: TableConfig | None = None
+) -> list[DataFile]:
+    """Write all buckets of a table's rows."""
+    bucket_N = bucket_of(table["user_id"], buckets)
+    return [
+        write_bucket(table.filter(pa.array(bucket_N == k)), location, run, k, config or TableConfig())
+        for k in sorted(set(bucket_N.tolist()))
+    ]
+
+
+def put(location: str, table: pa.Table, run: str, **options) -> int:
+    """Stage and publish a whole version."""
+    options = {"replaced": None, "metadata": {"encoder": "enc1"}, "buckets": BUCKETS, **options}
+    return publish(location, stage(location, table, run, options["buckets"]), run=run, **options)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """An S3 server in a process of its own: delta-rs holds the interpreter's lock in some requests."""
+    pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> Iterator[str]:
+    """A table's location in a new bucket."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(bucket)
+    yield f"s3://{bucket}/users"
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(params=["local", "s3"])
+def location(request, tmp_path) -> str:
+    """A table's location, on disk and in an object store."""
+    return request.getfixturevalue("s3") if request.param == "s3" else str(tmp_path / "users")

@@ -1,0 +1,185 @@
+"""Rolling back, forgetting, vacuum, and the commands of jobs/tables.py."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.tables import maintenance, open_table
+from ray_ggsm.tables.maintenance import Forgotten, forget, rollback, vacuum
+from ray_ggsm.tables.schema import bucket_of
+from tests.tables.conftest import BUCKETS, put, rows, stage
+
+JOB = Path(__file__).parents[2] / "jobs" / "tables.py"
+
+
+def job(*arguments: str) -> int:
+    before = sys.argv
+    sys.argv = ["tables.py", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(JOB), run_name="__main__")
+    finally:
+        sys.argv = before
+    return end.value.code
+
+
+def users(location: str, version: int | None = None) -> set[str]:
+    return set(open_table(location).read(version=version, columns=["user_id"])["user_id"].to_pylist())
+
+
+def test_rollback(location):
+    put(location, rows(20), "r0", metadata={"encoder": "enc0", "gates": "fine"})
+    put(location, rows(31), "r1")
+    old = open_table(location).files(0)
+    assert rollback(location, 0) == 2
+    table = open_table(location)
+    assert table.files() == old
+    assert table.read().equals(table.read(version=0))
+    assert table.metadata() == {**table.metadata(0), "operation": "rollback", "rolled_back_to": 0}
+    assert [e["operation"] for e in table.history()] == ["rollback", "publish", "publish"]
+    assert rollback(location, 1) == 3
+    assert len(users(location)) == 31
+    with pytest.raises(InputError, match="version 3 is the newest one"):
+        rollback(location, 3)
+    with pytest.raises(InputError, match="no version 9; there are versions 0 to 3"):
+        rollback(location, 9)
+
+
+def test_rollback_meets_another_publisher(tmp_path, monkeypatch):
+    location = str(tmp_path / "users")
+    put(location, rows(20), "r0")
+    put(location, rows(21), "r1")
+    load = maintenance.delta.load
+
+    def late(location: str, version: int):
+        log = load(location, version)
+        monkeypatch.undo()
+        put(location, rows(22), "r2")
+        return log
+
+    monkeypatch.setattr(maintenance.delta, "load", late)
+    table = open_table_before(location, monkeypatch, load)
+    monkeypatch.setattr(maintenance, "open_table", lambda _: table)
+    with pytest.raises(InputError, match="cannot roll back to version 0"):
+        rollback(location, 0)
+    assert len(users(location)) == 22
+
+
+def open_table_before(location: str, monkeypatch, load):
+    with monkeypatch.context() as context:
+        context.setattr(maintenance.delta, "load", load)
+        return open_table(location)
+
+
+def test_forget_then_vacuum(location):
+    table = rows(60)
+    put(location, table, "r0", metadata={"encoder": "enc1", "width": 7})
+    before = {file.bucket: file for file in open_table(location).data_files()}
+    gone = ["u3", "u14", "u15"]
+    touched = set(
+        bucket_of(table["user_id"].filter([u in gone for u in table["user_id"].to_pylist()]), BUCKETS).tolist()
+    )
+    assert forget(location, [*gone, "u3", "nobody"]) == Forgotten(version=1, users=3, rows=3, absent=1)
+    opened = open_table(location)
+    assert users(location) == users(location, 0) - set(gone)
+    assert {f.bucket for f in opened.data_files() if f != before[f.bucket]} == touched  # only these were written again
+    assert opened.read(user_ids=["u9"]).equals(opened.read(user_ids=["u9"], version=0))
+    said = opened.metadata()
+    assert (said["forgotten"], said["width"], said["rows"]) == ({"users": 3, "rows": 3}, 7, 57)
+    assert opened.history()[0]["operation"] == "forget"
+    assert forget(location, gone) == Forgotten(version=1, users=0, rows=0, absent=3)
+    with pytest.raises(InputError, match="version 1 has forgotten users who are still in version 0"):
+        rollback(location, 0)
+    assert vacuum(location, 24, dry_run=False) == []
+    removed = vacuum(location, 0, dry_run=True)
+    assert sorted(removed) == sorted(before[bucket].path for bucket in touched)
+    assert len(users(location, 0)) == 60  # a dry run
+    assert vacuum(location, 0, dry_run=False) == removed
+    assert len(users(location)) == 57
+    with pytest.raises(InputError, match="this data file is gone"):
+        users(location, 0)
+    assert open_table(location).verify(deep=True) == []
+    for log in storage.list_files(f"{location}/_delta_log", ".json"):
+        assert not any(f'"{user}"' in storage.read_text(log) for user in gone)  # nor does the log remember them
+
+
+def test_rollback_can_bring_back(tmp_path):
+    location = str(tmp_path / "users")
+    put(location, rows(20), "r0")
+    forget(location, ["u3"])
+    assert rollback(location, 0, bring_back_forgotten=True) == 2
+    assert "u3" in users(location)
+    assert forget(location, ["u3"]).version == 3
+
+
+def test_forget_everybody(tmp_path):
+    location = str(tmp_path / "users")
+    put(location, rows(20), "r0")
+    assert forget(location, [f"u{i}" for i in range(20)]).rows == 20
+    assert open_table(location).read().num_rows == 0
+    assert open_table(location).matrix()[1].shape == (0, 0)
+
+
+def test_vacuum_keeps_what_is_young(tmp_path):
+    """By the commit that removed a file, and by the age of a file that no commit names."""
+    location = str(tmp_path / "users")
+    put(location, rows(20), "r0")
+    put(location, rows(21), "r1")
+    young, old = stage(location, rows(9), "young"), stage(location, rows(9), "old")
+    past = Path(location).stat().st_mtime - 48 * 3600
+    for path in [file.path for file in old] + [file.path for file in open_table(location).data_files(0)]:
+        os.utime(f"{location}/{path}", (past, past))
+    assert vacuum(location, 24, dry_run=True) == sorted(file.path for file in old)
+    assert vacuum(location, 24, dry_run=False) == sorted(file.path for file in old)
+    assert all(storage.exists(f"{location}/{file.path}") for file in young)
+    assert len(users(location, 0)) == 20
+    with pytest.raises(InputError, match="found -1"):
+        vacuum(location, -1, dry_run=True)
+    vacuum(location, 0, dry_run=False)
+    with pytest.raises(InputError, match="cannot roll back to version 0; its files are gone"):
+        rollback(location, 0)
+
+
+def test_commands(tmp_path, capsys):
+    location = str(tmp_path / "users")
+    put(location, rows(1200), "r0")
+    put(location, rows(31), "r1")
+    assert job("history", location) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[0] == "1"
+    assert lines[1].split()[3:] == ["publish", "31", "enc1", "r1"]
+    assert job("verify", location, "--deep") == 0
+    assert f"version 1: all {BUCKETS} files are as the log says" in capsys.readouterr().out
+    (tmp_path / "gone.txt").write_text("u3\r\nnobody\n\nu4")
+    assert job("forget", location, "--users-file", tmp_path / "gone.txt") == 0
+    assert "version 2: 2 users with 2 rows forgotten, 1 users were not there" in capsys.readouterr().out
+    assert job("rollback", location, 1, "--bring-back-forgotten") == 0
+    assert "version 3 has the rows of version 1" in capsys.readouterr().out
+    assert job("vacuum", location, "--retention-hours", 0, "--dry-run") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("files would be removed")
+    Path(open_table(location).files()[0]).unlink()
+    assert job("verify", location) == 1
+    assert "version 3: 1 of 5 files have problems" in capsys.readouterr().out
+
+
+def test_wrong_input_to_commands(tmp_path, capsys):
+    location = str(tmp_path / "users")
+    put(location, rows(5), "r0")
+    (tmp_path / "empty.txt").write_text("\n")
+    for arguments, sentence in [
+        (["history", tmp_path / "nothing"], "no embedding table here"),
+        (["rollback", location, 7], "no version 7"),
+        (["forget", location, "--users-file", tmp_path / "none.txt"], "expected a text file with one user_id per line"),
+        (["forget", location, "--users-file", tmp_path / "empty.txt"], "there is no user_id in this file"),
+    ]:
+        assert job(*arguments) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert sentence in told
+        assert told.count("\n") == 1
+    assert job("vacuum", location) == 2  # the retention is never guessed

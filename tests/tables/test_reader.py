@@ -1,0 +1,213 @@
+"""Reading: versions, look-ups by user, damaged files, and other people's readers as docs/tables.md shows them."""
+
+import datetime as dt
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_ggsm.config import InputError
+from ray_ggsm.tables import files as data_files
+from ray_ggsm.tables import open_table, scan
+from ray_ggsm.tables.files import TableConfig, describe, write_bucket
+from ray_ggsm.tables.publish import publish
+from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, rows_to_table
+from tests.tables.conftest import AS_OF, BUCKETS, WIDTH, put, rows, stage
+
+DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
+
+
+@pytest.fixture
+def table(tmp_path):
+    location = str(tmp_path / "users")
+    put(location, rows(40), "r0")
+    put(location, rows(50, seed=1, run="r1"), "r1")
+    return open_table(location)
+
+
+def test_time_travel(table):
+    assert table.read(version=0).num_rows == 40
+    assert table.read(version=1).num_rows == table.read().num_rows == 50
+    assert table.metadata(0)["run"] == "r0"
+    assert len(table.files(0)) == len(table.files()) == BUCKETS
+    assert set(table.read(version=0)["run"].to_pylist()) == {"r0"}
+    with pytest.raises(InputError, match="no version 2; there are versions 0 to 1"):
+        table.read(version=2)
+    with pytest.raises(InputError, match="no version -1"):
+        table.read(version=-1)
+
+
+def test_an_opened_table_does_not_move(table):
+    put(table.location, rows(10), "r2")
+    assert table.read().num_rows == 50
+    assert [entry["run"] for entry in table.history()] == ["r1", "r0"]
+    assert open_table(table.location).read().num_rows == 10
+
+
+def test_no_table(tmp_path):
+    with pytest.raises(InputError, match="no embedding table here"):
+        open_table(str(tmp_path / "nothing"))
+    from deltalake import write_deltalake
+
+    write_deltalake(str(tmp_path / "other"), pa.table({"a": [1]}))
+    with pytest.raises(InputError, match="is no embedding table"):
+        open_table(str(tmp_path / "other"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.text(st.characters(codec="utf-8"), max_size=9), max_size=40), st.data())
+def test_look_up_equals_filter(tmp_path_factory, names, data):
+    """Any user ids, also empty ones and those that sort oddly."""
+    location = str(tmp_path_factory.mktemp("t") / "users")
+    table = rows(sorted(names))
+    files = stage(location, table, "r0", config=TableConfig(rows_per_group=3))
+    publish(location, files, run="r0", buckets=BUCKETS, replaced=None, metadata={})
+    asked = data.draw(st.lists(st.sampled_from([*sorted(names), "nobody"])))
+    found = open_table(location).read(user_ids=asked)
+    assert sorted(found["user_id"].to_pylist()) == sorted(set(asked) & names)
+    wanted = {row["user_id"]: row for row in table.to_pylist()}
+    assert all(wanted[row["user_id"]] == row for row in found.to_pylist())
+
+
+def test_look_up_reads_few_bytes(tmp_path, monkeypatch):
+    """One user per 10,000, as 1,000 out of 10 million; every byte counts, footers too."""
+    location, N = str(tmp_path / "users"), 60_000
+    names = [f"customer-{i * 7919 % 1_000_003:09d}" for i in range(N)]
+    files = stage(location, rows(names, width=64), "r0", buckets=2)
+    publish(location, files, run="r0", buckets=2, replaced=None, metadata={})
+    read = []
+
+    class Counting:
+        def __init__(self, location: str) -> None:
+            self.file = open(location, "rb")  # noqa: SIM115
+            self.seek, self.tell, self.close = self.file.seek, self.file.tell, self.file.close
+            self.readable, self.seekable, self.writable = lambda: True, lambda: True, lambda: False
+
+        def read(self, size: int = -1) -> bytes:
+            found = self.file.read(size)
+            read.append(len(found))
+            return found
+
+        @property
+        def closed(self) -> bool:
+            return self.file.closed
+
+    monkeypatch.setattr(scan, "open_file", lambda location: pa.PythonFile(Counting(location), mode="r"))
+    asked = names[:: N // 6]
+    found = open_table(location).read(user_ids=asked)
+    assert sorted(found["user_id"].to_pylist()) == sorted(asked)
+    share = sum(read) / sum(file.size for file in files)
+    print(f"{share:.2%} of the bytes for {len(asked)} of {N} users")
+    assert 0 < share < 0.05
+
+
+def test_columns_as_of_and_matrix(tmp_path):
+    location = str(tmp_path / "users")
+    one, other = rows(11), rows(11, seed=1, instruction="churn")
+    later = one.set_column(1, "as_of", pa.array([AS_OF + dt.timedelta(days=30)] * 11, pa.timestamp("us", "UTC")))
+    put(location, pa.concat_tables([one, other, later]), "r0")
+    table = open_table(location)
+    assert table.read(columns=["embedding", "user_id"]).column_names == ["embedding", "user_id"]
+    for moment in (AS_OF, AS_OF.date(), "2024-03-01", "2024-03-01T01:00:00+01:00"):
+        assert table.read(as_of=moment, columns=["user_id"]).num_rows == 22
+    assert table.read(as_of="1999-01-01").num_rows == 0
+    assert table.read(user_ids=[]).schema == SCHEMA
+    users_N, vector_ND = table.matrix(as_of=AS_OF, instruction="churn")
+    assert vector_ND.shape == (11, WIDTH)
+    assert vector_ND.dtype == np.float32
+    wanted = dict(zip(other["user_id"].to_pylist(), other["embedding"].to_pylist(), strict=True))
+    assert {u: v.tolist() for u, v in zip(users_N, vector_ND, strict=True)} == wanted
+    sorted_keys = [tuple(row.values()) for file in table.files() for row in pq.read_table(file).select(KEY).to_pylist()]
+    assert [key for key in sorted_keys if key[0] == "u3"] == sorted(key for key in sorted_keys if key[0] == "u3")
+    for wrong, sentence in [
+        ({"columns": ["vector"]}, "no column 'vector'; there are user_id"),
+        ({"as_of": "March"}, "expected an ISO date"),
+        ({"user_ids": [3]}, "user_ids: expected strings"),
+        ({"user_ids": [None]}, "1 of them are null"),
+    ]:
+        with pytest.raises(InputError, match=sentence):
+            table.read(**wrong)
+
+
+def test_damage_is_found(location):
+    put(location, rows(2000, width=31), "r0")
+    table = open_table(location)
+    fs, paths = data_files.storage.filesystem(location)[0], [file.path for file in table.data_files()]
+    full = [data_files.storage.filesystem(f"{location}/{path}")[1] for path in paths]
+    whole = fs.cat_file(full[0])
+    fs.pipe_file(full[0], whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"bucket=0/part-00000\.parquet: damaged, \d+ bytes without a readable"):
+        describe(location, paths[0])
+    with pytest.raises(InputError, match=r"bucket=0.* cannot be read"):
+        table.read()
+    fs.rm_file(full[1])
+    with pytest.raises(InputError, match=r"bucket=1.* missing"):
+        describe(location, paths[1])
+    small = rows(3, width=31)
+    write_bucket(small, location, "r0", 2, TableConfig())
+    flipped = bytearray(fs.cat_file(full[3]))
+    flipped[len(flipped) // 3] ^= 255
+    fs.pipe_file(full[3], bytes(flipped))
+    problems = table.verify()
+    assert len(problems) == 3
+    for problem, expected in zip(problems, ["damaged", "missing", "the file has 3 and"], strict=True):
+        assert expected in problem
+    assert "bucket=3" in table.verify(deep=True)[3]  # a flipped byte shows in the page's checksum
+    with pytest.raises(InputError, match=r"bucket=1.* is gone"):
+        table.read(user_ids=_users_of(1))
+
+
+def _users_of(bucket: int) -> list[str]:
+    names = rows(2000)["user_id"]
+    return names.filter(pa.array(bucket_of(names, BUCKETS) == bucket)).to_pylist()
+
+
+def test_a_crash_while_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
+    location = str(tmp_path / "users")
+    first = write_bucket(rows(9), location, "r0", 0, TableConfig())
+    monkeypatch.setattr(data_files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    with pytest.raises(OSError, match="power cut"):
+        write_bucket(rows(90), location, "r0", 0, TableConfig())
+    assert describe(location, first.path) == first
+
+
+def test_precision(tmp_path):
+    table = rows(5000, width=64)
+    sizes = {}
+    for precision in ("float32", "float16"):
+        file = write_bucket(table, str(tmp_path), precision, 0, TableConfig(precision=precision))
+        found = pq.read_table(tmp_path / file.path).sort_by("user_id")["embedding"].combine_chunks().flatten()
+        wanted = table.sort_by("user_id")["embedding"].combine_chunks().flatten().to_numpy()
+        kind = np.float16 if precision == "float16" else np.float32
+        assert (found.to_numpy() == wanted.astype(kind)).all()
+        assert describe(str(tmp_path), file.path) == file
+        sizes[precision] = file.size
+    assert sizes["float16"] < 0.7 * sizes["float32"]
+    huge = rows_to_table(
+        table["user_id"], table["as_of"], "", *([np.arange(5000)] * 2), np.full((5000, 1), 1e6), "", ""
+    )
+    with pytest.raises(InputError, match="beyond 65504"):
+        write_bucket(huge, str(tmp_path), "r", 0, TableConfig(precision="float16"))
+    nulls = table.set_column(5, "content", pa.nulls(5000, pa.int64()))
+    with pytest.raises(InputError, match="5000 rows without content"):
+        write_bucket(nulls, str(tmp_path), "r", 0, TableConfig())
+
+
+def test_buckets_are_the_same_everywhere():
+    ids = pa.array([f"u{i}" for i in range(20)])
+    assert bucket_of(ids, 7).tolist() == [bucket_of(ids[i : i + 1], 7)[0] for i in range(20)]
+    assert bucket_of(pa.array(["ada", "böll", ""]), 97).tolist() == [16, 11, 80]
+    assert bucket_of(ids[:0], 7).dtype == np.int32
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL))
+def test_the_lines_in_the_docs_run(code, table, monkeypatch):
+    monkeypatch.chdir(Path(table.location).parent)
+    names: dict = {}
+    exec(code, names)
+    assert len(names["result"]), "each block leaves something in `result`"

@@ -10,16 +10,24 @@ import ray
 import ray.data
 
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import Experiment
+from ray_ggsm.experiment import Experiment, RayConfig
 
 
 @contextmanager
 def connected(experiment: Experiment) -> Iterator[None]:
-    """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens.
+    """A connection to Ray for a job, as `started` with the experiment's resources.
 
     Raises:
         InputError: `output` would lie in the copy of the working directory that a submitted job runs in.
     """
+    with started(experiment.ray):
+        _check_output(experiment.output)
+        yield
+
+
+@contextmanager
+def started(config: RayConfig) -> Iterator[None]:
+    """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens."""
     if ray.is_initialized():
         yield
         return
@@ -34,15 +42,14 @@ def connected(experiment: Experiment) -> Iterator[None]:
     else:
         ray.init(
             address="local",
-            num_cpus=experiment.ray.local_cpus,
-            object_store_memory=int(experiment.ray.local_object_store_gb * 1e9),
+            num_cpus=config.local_cpus,
+            object_store_memory=int(config.local_object_store_gb * 1e9),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
     _quieten()
     try:
-        _check_output(experiment.output)
         yield
     finally:
         ray.shutdown()

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import yaml
 
 from ray_ggsm import storage
 from ray_ggsm.cli import run
 from ray_ggsm.on_ray.quickstart import quickstart
+from ray_ggsm.tables import open_table
 from tests.clicks import changed
 from tests.on_ray.conftest import BUCKET
 
@@ -24,9 +23,9 @@ def test_quickstart_on_s3(values, capsys) -> None:
     summary = storage.read_json(f"{BUCKET}/out/summary.json")
     assert summary["table"].startswith(f"{BUCKET}/out/embed-")
     assert "<html" in storage.read_text(summary["report"])[:200]
-    fs, path = storage.arrow_filesystem(summary["table"])
-    files = [f.path for f in fs.get_file_info(pafs.FileSelector(path)) if f.path.endswith(".parquet")]
-    assert len(pq.read_table(files, filesystem=fs)) == summary["rows"]["probe"] + summary["rows"]["test"]
+    table = open_table(summary["table"])
+    assert len(table.read()) == summary["rows"]["probe"] + summary["rows"]["test"]
+    assert table.verify() == []
 
     capsys.readouterr()
     assert run("", quickstart, None, arguments) == 0

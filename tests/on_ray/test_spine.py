@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from ray_ggsm.experiment import stages, untrained
 from ray_ggsm.on_ray.quickstart import quickstart
 
 LABELS = {"buys", "busy"}
-TABLES, PROBES = ("encoder", "untrained", "handcrafted"), ("linear", "lightgbm")
+TABLES, PROBES = ("encoder", "untrained", "handcrafted", "joined"), ("linear", "lightgbm")
 
 
 def keys(files) -> list[tuple]:
@@ -44,12 +45,10 @@ def test_summary_has_what_the_user_was_promised(finished) -> None:
 def test_plain_readers_find_every_row_once(finished) -> None:
     for variant in (finished, untrained(finished)):
         place = stages(variant)
-        table = pq.read_table([str(f) for f in Path(place["embed"].path("table")).glob("*.parquet")])
-        assert keys([str(f) for f in Path(place["embed"].path("table")).glob("*.parquet")]) == keys(
-            rows_of(place["prepare"].location, "probe", "test")
-        )
-        vectors = np.array(table["embedding"].to_pylist())
-        assert vectors.shape == (len(table), 24)
+        files = DeltaTable(place["embed"].path("table")).file_uris()
+        assert keys(files) == keys(rows_of(place["prepare"].location, "probe", "test"))
+        vectors = np.array(pq.read_table(files, columns=["embedding"])["embedding"].to_pylist())
+        assert vectors.shape[1] == 24
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 

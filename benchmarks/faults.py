@@ -98,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     draw, lost, extra, other, total, rounds = random.Random(options.seed), 0, 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        settings = {"publishing": {"rows_per_bucket": 400}, "embedding": {"tokens_per_batch": 4096}}
+        settings = {"publishing": {"rows_per_bucket": 400}, "embedding": {"tokens_per_batch": 4096, "rows_per_block": 200}}
         world = World(Path(first), options.users, 200, **settings)
         quiet = World(Path(second), options.users, 200, **settings)
         reader = Reader(world.table, options.users)

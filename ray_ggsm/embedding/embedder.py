@@ -30,6 +30,8 @@ class EmbeddingConfig(Config):
     mask: Literal["trained", "inference"] = "trained"
     """trained: the mask that training ended with, also where it stopped half-way (alpha < 1). inference: the recipe's
     inference mask in any case."""
+    rows_per_block: int = Field(16_384, ge=1)
+    """Rows that are done, or done again after a failure, as one: row groups of the input join up to this number."""
     rows_per_batch: int = Field(1024, ge=1)
     """Rows that are ordered by length together."""
     tokens_per_batch: int = Field(16_384, ge=1)

@@ -1,4 +1,4 @@
-"""User rows -> staged vectors, block by block. A block is one row group of an input file, and one staged file.
+"""User rows -> staged vectors, block by block. A block is a few row groups of an input file, and one staged file.
 
 A staged file gets its name when it is complete, and its name depends on its block only. So whatever is killed, the next
 run does the blocks that have no file yet: nothing is lost, nothing is done twice, and there is no list of ids to keep
@@ -43,11 +43,13 @@ OUT_OF_MEMORY = "out_of_memory"
 
 @dataclass(frozen=True)
 class Block:
-    """One row group of the input."""
+    """Consecutive row groups of an input file."""
 
     number: int
     file: str
-    row_group: int
+    first: int
+    """row group"""
+    groups: int
     rows: int
 
 
@@ -79,21 +81,29 @@ class Job:
         return storage.join(self.staging, "dead_letters", f"{block.number:08d}-{why}.parquet")
 
 
-def plan(files: Sequence[str]) -> list[Block]:
-    """All blocks of the input files, in order.
+def plan(files: Sequence[str], rows_per_block: int) -> list[Block]:
+    """All blocks of the input files, in order: row groups join while they have no more rows than `rows_per_block`.
 
     Raises:
         InputError: a file is no readable Parquet file.
     """
 
-    def groups(file: str) -> list[int]:
+    def sizes(file: str) -> list[int]:
         footer = _footer(file)
         return [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
 
+    blocks: list[Block] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        found = [(file, g, n) for file, sizes in zip(files, pool.map(groups, files), strict=True)
-                 for g, n in enumerate(sizes)]  # fmt: skip
-    return [Block(i, *block) for i, block in enumerate(found)]
+        for file, rows_G in zip(files, pool.map(sizes, files), strict=True):
+            first = 0
+            for group, rows in enumerate(rows_G):
+                waiting = sum(rows_G[first:group])
+                if waiting and waiting + rows > rows_per_block:
+                    blocks.append(Block(len(blocks), file, first, group - first, waiting))
+                    first = group
+            if rows_G:
+                blocks.append(Block(len(blocks), file, first, len(rows_G) - first, sum(rows_G[first:])))
+    return blocks
 
 
 def embed_blocks(job: Job, blocks: Sequence[Block]) -> int:
@@ -139,13 +149,13 @@ def _read(described: pa.Table, job: Job) -> pa.Table:
     with pq.ParquetFile(path, filesystem=fs) as parquet:
         wanted = ["user_id", "as_of", *job.modalities, "tabular", "query"]
         columns = [name for name in wanted if name in parquet.schema_arrow.names]
-        rows = parquet.read_row_group(block.row_group, columns=columns)
+        rows = parquet.read_row_groups(list(range(block.first, block.first + block.groups)), columns=columns)
     good, dead = validate(
         rows,
         job.modalities,
         job.features,
         job.experiment.data.max_text_length,
-        source=f"{block.file}, row group {block.row_group}",
+        source=block.file,
         stage="embed",
     )
     if len(dead):
@@ -158,10 +168,8 @@ def _read(described: pa.Table, job: Job) -> pa.Table:
 
 
 def _instructed(rows: pa.Table, job: Job, name: str, text: str) -> pa.Table:
-    if text:
-        query = pa.repeat(text, len(rows))
-        at = rows.column_names.index("query") if "query" in rows.column_names else -1
-        rows = rows.append_column("query", query) if at < 0 else rows.set_column(at, "query", query)
+    if any(job.experiment.embedding.instructions.values()):
+        rows = _with_query(rows, text)
     said = [column for column in (*job.modalities, "tabular", "query") if column in rows.column_names]
     content_N = content_hashes(rows, said)
     instruction = pa.repeat(name, len(rows))
@@ -175,6 +183,14 @@ def _instructed(rows: pa.Table, job: Job, name: str, text: str) -> pa.Table:
     for column, values in columns.items():
         rows = rows.append_column(column, values)
     return rows
+
+
+def _with_query(rows: pa.Table, text: str) -> pa.Table:
+    """The rows with `text` as their query; an empty text leaves the rows' own, if they have any."""
+    at = rows.column_names.index("query") if "query" in rows.column_names else -1
+    if at >= 0:
+        return rows if not text else rows.set_column(at, "query", pa.repeat(text, len(rows)))
+    return rows.append_column("query", pa.repeat(text, len(rows)) if text else pa.nulls(len(rows), pa.string()))
 
 
 class _Encode:
@@ -220,8 +236,8 @@ def _write(rows: pa.Table, job: Job) -> pa.Table:
             columns = {"user_id": lost["user_id"], "as_of": lost["as_of"], "source": pa.nulls(len(lost), pa.string())}
             columns |= {name: pa.repeat(value, len(lost)) for name, value in why.items()}
             _put(pa.table({name: columns[name] for name in DEAD_LETTER.names}).cast(DEAD_LETTER),
-                 job.dead(Block(number, "", 0, 0), "memory"))  # fmt: skip
-        _stage(rows.filter(pa.array(~lost_N)), job, Block(number, "", 0, 0))
+                 job.dead(Block(number, "", 0, 0, 0), "memory"))  # fmt: skip
+        _stage(rows.filter(pa.array(~lost_N)), job, Block(number, "", 0, 0, 0))
     return pa.table({"rows": pa.array([len(rows)], pa.int64())})
 
 

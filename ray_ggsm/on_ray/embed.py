@@ -1,6 +1,6 @@
 """The embed stage: user rows -> staged vectors -> gates -> one version of the stage's embedding table.
 
-The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file per finished row group of the input) and
+The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file per finished block of the input) and
 `staging/dead_letters/` (rejected rows, with reasons). Staged blocks are removed when the version is published.
 """
 
@@ -37,7 +37,7 @@ def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
     described = describe_encoder(encoder, experiment.embedding)
     run = stage.location.rsplit("/", 1)[-1]
     with connected(experiment), timed(stage) as results:
-        blocks = plan(files)
+        blocks = plan(files, experiment.embedding.rows_per_block)
         rows = sum(block.rows for block in blocks)
         events = encode_events(experiment, files, list(experiment.data.modalities))
         job = new_job(

@@ -48,7 +48,7 @@ def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], ta
     snapshot = [(file, *_state(file)) for file in files]
     fingerprint = digest(described, experiment.embedding, snapshot, previous.version if previous else -1)
     run = f"refresh-{fingerprint}"
-    blocks = plan(files)
+    blocks = plan(files, experiment.embedding.rows_per_block)
     rows = sum(block.rows for block in blocks)
     events = encode_events(experiment, files, [m["name"] for m in described["modalities"]])
     job = new_job(

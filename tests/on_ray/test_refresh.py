@@ -41,6 +41,7 @@ def mine(experiment: Callable, finished: Experiment, beside: Callable, tmp_path:
             "encoder": stages(finished)["train"].path("encoder"),
             "table": f"{tmp_path}/users",
         },
+        embedding__rows_per_block=7,  # two row groups, the last one alone
         publishing={"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5}},
     )
 

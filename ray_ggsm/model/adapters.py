@@ -53,14 +53,18 @@ class NumberEmbedding(nn.Module):
 
 
 class TabularAdapter(nn.Module):
-    """Tabular features -> a few vectors: signed log, z-score over the training rows, small MLP. (B, F) -> (B, K, D)."""
+    """Tabular features -> a few vectors: signed log, z-score over the training rows, small MLP. (B, F) -> (B, K, D).
+
+    `residual` is a linear map of the same z-scores for the pooled state, past the backbone.
+    """
 
     mean_F: Tensor
     scale_F: Tensor
 
-    def __init__(self, F: int, D: int, tokens: int, dropout: float) -> None:
+    def __init__(self, F: int, D: int, tokens: int, dropout: float, residual: bool) -> None:
         super().__init__()
         self.tokens = tokens
+        self.residual = nn.Sequential(nn.Dropout(dropout), nn.Linear(F, D, bias=False)) if residual else None
         self.mlp = nn.Sequential(nn.Dropout(dropout), nn.Linear(F, D), nn.GELU(), nn.Linear(D, tokens * D))
         self.register_buffer("mean_F", torch.zeros(F))
         self.register_buffer("scale_F", torch.ones(F))
@@ -74,6 +78,9 @@ class TabularAdapter(nn.Module):
 
     def forward(self, tabular_BF: Tensor) -> Tensor:
         """(B, K, D), K the number of tabular tokens."""
-        z_BF = ((signed_log(tabular_BF) - self.mean_F) / self.scale_F).clamp(-5, 5)
-        vectors: Tensor = self.mlp(z_BF).unflatten(1, (self.tokens, -1))
+        vectors: Tensor = self.mlp(self.z_scores(tabular_BF)).unflatten(1, (self.tokens, -1))
         return vectors
+
+    def z_scores(self, tabular_BF: Tensor) -> Tensor:
+        """(B, F), within [-5, 5]."""
+        return ((signed_log(tabular_BF) - self.mean_F) / self.scale_F).clamp(-5, 5)

@@ -59,6 +59,8 @@ class ModelConfig(Config):
     """Subtract the tower's mean from the pooled state before normalising; false: the paper's form."""
     tabular_tokens: int = Field(4, ge=1)
     """Vectors that the tabular features become (none when the rows have no features)."""
+    tabular_residual: bool = False
+    """Add a linear map of the tabular features to the user's pooled state, past the backbone; false: the paper's form."""
     tabular_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)
@@ -124,7 +126,7 @@ class UserEncoder(nn.Module):
         self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
         self.numbers = NumberEmbedding(D)
         self.tabular = (
-            TabularAdapter(features, D, template.tabular_tokens, config.tabular_dropout)
+            TabularAdapter(features, D, template.tabular_tokens, config.tabular_dropout, config.tabular_residual)
             if template.tabular_tokens
             else None
         )
@@ -205,6 +207,8 @@ class UserEncoder(nn.Module):
             pooled_BD = hidden_BLD.float().masked_fill(~valid_BL1, 0).sum(dim=1) / valid_BL1.sum(dim=1)
         if layout.global_B is not None:
             pooled_BD = (pooled_BD + hidden_BLD[rows_B, layout.global_B].float()) / 2
+        if batch.tabular_BF is not None and self.tabular is not None and self.tabular.residual is not None:
+            pooled_BD = pooled_BD + self.tabular.residual(self.tabular.z_scores(batch.tabular_BF)).float()
         return pooled_BD
 
     def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:

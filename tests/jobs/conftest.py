@@ -22,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: str, tiny_even
     os.symlink(tiny_decoder, directory / "decoder")
     os.symlink(tiny_event_encoder, directory / "event_encoder")
     values = click_config("clicks.csv", "out", "decoder", "event_encoder")
-    write_config(directory / "config.yaml", changed(values, training__steps=300, training__checkpoint_every=5))
+    write_config(directory / "config.yaml", changed(values, training__steps=150, training__checkpoint_every=5))
     return directory
 
 

@@ -95,9 +95,9 @@ def test_the_run_goes_on_and_ends_bit_for_bit_like_an_undisturbed_one(
     output, error = process.communicate(timeout=200)
     assert process.returncode == 0, error
     assert "train: goes on from step" in output
-    assert "] step 1/300" not in output
+    assert "] step 1/150" not in output
     (log,) = place.glob("out/train-*/log.json")
-    assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, 301))
+    assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, 151))
     assert not in_session(process.pid)
     monkeypatch.chdir(place)
     found = weights(log.parent / "encoder")

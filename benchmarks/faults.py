@@ -40,8 +40,11 @@ class Reader(threading.Thread):
             try:
                 seen = open_table(self.table).read(columns=["user_id"])["user_id"]
             except InputError:
-                if Path(self.table, "_delta_log").exists():
-                    self.wrong += 1
+                self.wrong += Path(self.table, "_delta_log").exists()
+                continue
+            except Exception as error:
+                print(f"the reader failed: {error!r}", flush=True)
+                self.wrong += 1
                 continue
             self.polls += 1
             self.wrong += not len(seen) == len(seen.unique()) == self.users
@@ -98,7 +101,10 @@ def main() -> None:
     options = parser.parse_args()
     draw, lost, extra, other, total, rounds = random.Random(options.seed), 0, 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        settings = {"publishing": {"rows_per_bucket": 400}, "embedding": {"tokens_per_batch": 4096, "rows_per_block": 200}}
+        settings = {
+            "publishing": {"rows_per_bucket": 400},
+            "embedding": {"tokens_per_batch": 4096, "rows_per_block": 200},
+        }
         world = World(Path(first), options.users, 200, **settings)
         quiet = World(Path(second), options.users, 200, **settings)
         reader = Reader(world.table, options.users)

@@ -3,6 +3,7 @@ failed, 1 anything else).
 """
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,6 +14,9 @@ from ray_ggsm.config import InputError, load
 from ray_ggsm.data.prepare import check
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.tables.gates import GateError
+
+STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the user has to mend: rights, read-only or full storage."""
 
 
 def run(
@@ -95,6 +99,8 @@ def _input_error(error: BaseException) -> str | None:
         if isinstance(current, InputError):
             cause = getattr(current, "cause", None)
             return str(cause if isinstance(cause, InputError) else current)
+        if isinstance(current, OSError) and current.errno in STORAGE_ERRORS:
+            return str(current)
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []

@@ -151,7 +151,7 @@ def _fits(given: pa.DataType, expected: pa.DataType) -> bool:
 def _findings(table: pa.Table, modalities: Sequence[str], tabular_size: int, max_text_length: int) -> Iterator[Finding]:
     yield MISSING_KEY, _mask(pc.or_(pc.is_null(table["user_id"]), pc.is_null(table["as_of"]))), "user_id, as_of"
     yield MISSING_KEY, _mask(pc.equal(pc.binary_length(table["user_id"]), 0)), "user_id"
-    yield INVALID_UTF8, _invalid_utf8(_array(table["user_id"])), "user_id"
+    yield INVALID_UTF8, invalid_utf8(_array(table["user_id"])), "user_id"
     yield DUPLICATE_KEY, _repeated(table), "user_id, as_of"
     as_of_B = table["as_of"].cast(pa.int64()).fill_null(0).to_numpy()
     columns = [*modalities, *(["future"] if "future" in table.column_names else [])]
@@ -194,7 +194,7 @@ def _event_findings(
 
 
 def _text_findings(text: pa.Array, row_E: np.ndarray, B: int, max_text_length: int, where: str) -> Iterator[Finding]:
-    invalid_E = _invalid_utf8(text)
+    invalid_E = invalid_utf8(text)
     yield INVALID_UTF8, _rows(invalid_E, row_E, B), where
     # bytes first: counting characters needs valid text
     long_E = _mask(pc.greater(pc.binary_length(text), max_text_length)) & ~invalid_E
@@ -204,8 +204,8 @@ def _text_findings(text: pa.Array, row_E: np.ndarray, B: int, max_text_length: i
     yield TEXT_TOO_LONG, _rows(long_E, row_E, B), f"{where} (more than {max_text_length} characters)"
 
 
-def _invalid_utf8(text: pa.Array) -> np.ndarray:
-    """Which strings are no UTF-8 (E, bool): one pass for the whole array, and one per value only when that fails."""
+def invalid_utf8(text: pa.Array) -> np.ndarray:
+    """Which strings or bytes are no UTF-8 (E, bool): one pass, and one per value only when that fails."""
     try:
         text.cast(pa.binary()).cast(pa.string())
     except pa.ArrowInvalid:

@@ -57,7 +57,7 @@ class Embedder:
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> np.ndarray:
-        """(B, D) float32, centred and L2-normalised, in the rows' order; NaN for a row too large for the memory.
+        """(B, D) float32, centred and L2-normalised, in the rows' order; -inf for a row too large for the memory.
 
         A batch that does not fit is halved until its rows fit, or one row alone does not.
         """
@@ -74,7 +74,7 @@ class Embedder:
         )
 
     def _vectors(self, length_B: np.ndarray, build: Callable[[np.ndarray], Batch], tower: Tower) -> np.ndarray:
-        vector_BD = np.full((len(length_B), self.encoder.width), np.nan, dtype=np.float32)
+        vector_BD = np.full((len(length_B), self.encoder.width), -np.inf, dtype=np.float32)
         waiting = sorted(batches_by_length(length_B, self.tokens_per_batch), key=lambda batch: length_B[batch].max())
         while waiting:
             chosen = waiting.pop()  # the longest first: what does not fit shows at once

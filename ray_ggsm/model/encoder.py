@@ -60,7 +60,7 @@ class ModelConfig(Config):
     tabular_tokens: int = Field(4, ge=1)
     """Vectors that the tabular features become (none when the rows have no features)."""
     tabular_residual: bool = False
-    """Add a linear map of the tabular features to the user's pooled state, past the backbone; false: the paper's form."""
+    """Add a linear map of the tabular features to the pooled state, past the backbone; false: the paper's form."""
     tabular_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)

@@ -1,14 +1,14 @@
-"""User rows -> staged vectors, block by block. A block is a few row groups of an input file, and one staged file.
+"""User rows -> staged vectors, block by block. A block is some rows of an input file, and one staged file.
 
 A staged file gets its name when it is complete, and its name depends on its block only. So whatever is killed, the next
 run does the blocks that have no file yet: nothing is lost, nothing is done twice, and there is no list of ids to keep
-or to load. A staged file has one row group per bucket of the table, in which `bucket.py` finds its rows.
+or to load. A staged file has one row group per bucket of the table, in which `buckets.py` finds its rows.
 
     read (CPU tasks: columns, validation, content hashes) -> encode (actors) -> write (CPU tasks)
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,6 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
 from ray_ggsm.data.content import content_hashes
 from ray_ggsm.data.schema import DEAD_LETTER
 from ray_ggsm.data.validate import validate
@@ -32,25 +31,12 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.batch import kept_events
 from ray_ggsm.model.event_vectors import Store, keys
 from ray_ggsm.on_ray.devices import actor_resources, device_of
+from ray_ggsm.on_ray.plan import Block
 from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, rows_to_table
 
-THREADS = 16
-"""Footers of Parquet files that are read at a time."""
 STAGED = SCHEMA.append(pa.field("bucket", pa.int32()))
 """Columns of staged files; `embedding` is null where the table already has the vector."""
 OUT_OF_MEMORY = "out_of_memory"
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive row groups of an input file."""
-
-    number: int
-    file: str
-    first: int
-    """row group"""
-    groups: int
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -70,51 +56,24 @@ class Job:
     features: int
     store: Store
     known: Any = None
-    """reference to (key, content), two sorted int64 arrays: rows that the table already has"""
+    """reference to what `known_rows` gives: rows that the table already has"""
 
-    def staged(self, block: Block) -> str:
-        """The block's staged file."""
-        return storage.join(self.staging, "blocks", f"{block.number:08d}.parquet")
+    def staged(self, block: int) -> str:
+        """The staged file of a block, by number."""
+        return storage.join(self.staging, "blocks", f"{block:08d}.parquet")
 
-    def dead(self, block: Block, why: str) -> str:
-        """The block's rejected rows."""
-        return storage.join(self.staging, "dead_letters", f"{block.number:08d}-{why}.parquet")
-
-
-def plan(files: Sequence[str], rows_per_block: int) -> list[Block]:
-    """All blocks of the input files, in order: row groups join while they have no more rows than `rows_per_block`.
-
-    Raises:
-        InputError: a file is no readable Parquet file.
-    """
-
-    def sizes(file: str) -> list[int]:
-        footer = _footer(file)
-        return [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
-
-    blocks: list[Block] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for file, rows_G in zip(files, pool.map(sizes, files), strict=True):
-            first = 0
-            for group, rows in enumerate(rows_G):
-                waiting = sum(rows_G[first:group])
-                if waiting and waiting + rows > rows_per_block:
-                    blocks.append(Block(len(blocks), file, first, group - first, waiting))
-                    first = group
-            if rows_G:
-                blocks.append(Block(len(blocks), file, first, len(rows_G) - first, sum(rows_G[first:])))
-    return blocks
+    def dead(self, block: int, why: str) -> str:
+        """The rejected rows of a block, by number."""
+        return storage.join(self.staging, "dead_letters", f"{block:08d}-{why}.parquet")
 
 
 def embed_blocks(job: Job, blocks: Sequence[Block]) -> int:
     """Stage all blocks that have no staged file yet; returns how many those were."""
     there = set(storage.list_files(storage.join(job.staging, "blocks"), ".parquet"))
-    waiting = [block for block in blocks if job.staged(block) not in there]
+    waiting = [block for block in blocks if job.staged(block.number) not in there]
     if not waiting:
         return 0
-    context = DataContext.get_current()
-    limit, context.target_max_block_size = context.target_max_block_size, None  # a block stays whole
-    try:
+    with _whole_blocks():
         written = (
             ray.data.from_items([asdict(block) for block in waiting], override_num_blocks=len(waiting))
             .map_batches(partial(_read, job=job), batch_format="pyarrow", batch_size=None)
@@ -129,20 +88,37 @@ def embed_blocks(job: Job, blocks: Sequence[Block]) -> int:
             .map_batches(partial(_write, job=job), batch_format="pyarrow", batch_size=None)
         )
         written.materialize()
-    finally:
-        context.target_max_block_size = limit
     return len(waiting)
 
 
-def known_rows(user_id: pa.Array, instruction: pa.Array, content_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys (of user and instruction), sorted, and the content hashes that stand beside them."""
-    key_N = row_keys(user_id, instruction)
+@contextmanager
+def _whole_blocks() -> Iterator[None]:
+    """Ray Data neither splits a block, nor gives up on one that takes long, nor on actors killed while they start."""
+    context = DataContext.get_current()
+    changes = {
+        "target_max_block_size": None,
+        "execution_no_progress_timeout_s": -1,
+        "max_consecutive_actor_init_deaths": 3,
+    }
+    before = {name: getattr(context, name) for name in changes}
+    for name, value in changes.items():
+        setattr(context, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+
+
+def known_rows(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows of a table (user_id, instruction, content): uint64 keys, sorted, and their content hashes."""
+    key_N = user_keys(rows["user_id"], rows["instruction"])
     order = np.argsort(key_N)
-    return key_N[order], content_N[order]
+    return key_N[order], rows["content"].to_numpy()[order]
 
 
 def _read(described: pa.Table, job: Job) -> pa.Table:
-    """A block's good rows, once per instruction, with `instruction`, `content`, `is_known` and the block's fields."""
+    """A block's good rows, once per instruction, and columns `row.*` of our own (no modality has such a name)."""
     assert len(described) == 1
     block = Block(**described.to_pylist()[0])
     fs, path = storage.arrow_filesystem(block.file)
@@ -150,6 +126,7 @@ def _read(described: pa.Table, job: Job) -> pa.Table:
         wanted = ["user_id", "as_of", *job.modalities, "tabular", "query"]
         columns = [name for name in wanted if name in parquet.schema_arrow.names]
         rows = parquet.read_row_groups(list(range(block.first, block.first + block.groups)), columns=columns)
+        rows = rows.slice(block.start, block.rows)
     good, dead = validate(
         rows,
         job.modalities,
@@ -159,12 +136,12 @@ def _read(described: pa.Table, job: Job) -> pa.Table:
         stage="embed",
     )
     if len(dead):
-        _put(dead, job.dead(block, "invalid"))
+        _put(dead, job.dead(block.number, "invalid"))
     parts = [_instructed(good, job, name, text) for name, text in job.experiment.embedding.instructions.items()]
     table = pa.concat_tables(parts)
     if not len(table):
-        _stage(STAGED.empty_table(), job, block)
-    return table.append_column("block", pa.array([block.number] * len(table), pa.int64()))
+        _stage(STAGED.empty_table(), job, block.number)
+    return table.append_column("row.block", pa.array([block.number] * len(table), pa.int64()))
 
 
 def _instructed(rows: pa.Table, job: Job, name: str, text: str) -> pa.Table:
@@ -176,12 +153,12 @@ def _instructed(rows: pa.Table, job: Job, name: str, text: str) -> pa.Table:
     known_N = np.zeros(len(rows), dtype=bool)
     if job.known is not None:
         key_K, content_K = ray.get(job.known)
-        key_N = row_keys(rows["user_id"], instruction)
+        key_N = user_keys(rows["user_id"], instruction)
         at_N = np.minimum(np.searchsorted(key_K, key_N), max(len(key_K) - 1, 0))
         known_N = (key_K[at_N] == key_N) & (content_K[at_N] == content_N) if len(key_K) else known_N
     columns = {"instruction": instruction, "content": pa.array(content_N), "is_known": pa.array(known_N)}
     for column, values in columns.items():
-        rows = rows.append_column(column, values)
+        rows = rows.append_column(f"row.{column}", values)
     return rows
 
 
@@ -205,51 +182,52 @@ class _Encode:
     def __call__(self, rows: pa.Table) -> pa.Table:
         size = self.job.experiment.embedding.rows_per_batch
         parts = [self._staged(rows.slice(start, size)) for start in range(0, len(rows), size)]
-        schema = STAGED.append(pa.field("block", pa.int64()))
+        schema = STAGED.append(pa.field("row.block", pa.int64()))
         return pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
 
     def _staged(self, rows: pa.Table) -> pa.Table:
-        fresh_N = ~rows["is_known"].to_numpy()
+        fresh_N = ~rows["row.is_known"].to_numpy()
         template = self.embedder.encoder.template
         vector_ND = np.zeros((len(rows), self.embedder.encoder.width), dtype=np.float32)
         if fresh_N.any():
             vector_ND[fresh_N] = self.embedder(rows.filter(pa.array(fresh_N)))
         events_N = kept_events(rows, template).sum(axis=0).astype(np.int32)
-        content_N, keys_ = rows["content"].to_numpy(), (rows["user_id"], rows["as_of"])
+        content_N, keys_ = rows["row.content"].to_numpy(), (rows["user_id"], rows["as_of"])
         table = rows_to_table(*keys_, "", events_N, content_N, vector_ND, self.job.digest, self.job.run)
         vectors = pc.if_else(pa.array(fresh_N), table["embedding"], pa.scalar(None, STAGED.field("embedding").type))
         table = table.set_column(table.column_names.index("embedding"), STAGED.field("embedding"), vectors)
-        table = table.set_column(table.column_names.index("instruction"), "instruction", rows["instruction"])
+        table = table.set_column(table.column_names.index("instruction"), "instruction", rows["row.instruction"])
         table = table.append_column("bucket", pa.array(bucket_of(rows["user_id"], self.job.buckets)))
-        return table.append_column("block", rows["block"])
+        return table.append_column("row.block", rows["row.block"])
 
 
 def _write(rows: pa.Table, job: Job) -> pa.Table:
     """Write a block's staged file; the result only says that it is there."""
     if len(rows):
-        (number,) = pc.unique(rows["block"]).to_pylist()
-        rows = rows.drop_columns("block")
-        lost_N = _not_a_number(rows)
+        (number,) = pc.unique(rows["row.block"]).to_pylist()
+        rows = rows.drop_columns("row.block")
+        lost_N, memory = _given_up(rows), job.dead(number, "memory")
         if lost_N.any():
             lost = rows.filter(pa.array(lost_N))
             why = {"reason": OUT_OF_MEMORY, "detail": "too large for the memory, alone in its batch", "stage": "embed"}
             columns = {"user_id": lost["user_id"], "as_of": lost["as_of"], "source": pa.nulls(len(lost), pa.string())}
             columns |= {name: pa.repeat(value, len(lost)) for name, value in why.items()}
-            _put(pa.table({name: columns[name] for name in DEAD_LETTER.names}).cast(DEAD_LETTER),
-                 job.dead(Block(number, "", 0, 0, 0), "memory"))  # fmt: skip
-        _stage(rows.filter(pa.array(~lost_N)), job, Block(number, "", 0, 0, 0))
+            _put(pa.table({name: columns[name] for name in DEAD_LETTER.names}).cast(DEAD_LETTER), memory)
+        else:
+            storage.remove(memory)  # of an earlier attempt
+        _stage(rows.filter(pa.array(~lost_N)), job, number)
     return pa.table({"rows": pa.array([len(rows)], pa.int64())})
 
 
-def _not_a_number(rows: pa.Table) -> np.ndarray:
-    """Rows whose vector starts with NaN: the encoder gave them up."""
+def _given_up(rows: pa.Table) -> np.ndarray:
+    """Rows that the embedder had no memory for."""
     lost_N, has_vector = np.zeros(len(rows), dtype=bool), pc.is_valid(rows["embedding"])
     first = pc.list_element(rows["embedding"].filter(has_vector), 0)
-    lost_N[has_vector.to_numpy()] = np.isnan(first.to_numpy())
+    lost_N[has_vector.to_numpy()] = np.isneginf(first.to_numpy())
     return lost_N
 
 
-def _stage(rows: pa.Table, job: Job, block: Block) -> None:
+def _stage(rows: pa.Table, job: Job, block: int) -> None:
     rows = rows.sort_by([("bucket", "ascending"), *((name, "ascending") for name in KEY)])
     bucket_N = rows["bucket"].to_numpy()
     sink = pa.BufferOutputStream()
@@ -267,15 +245,7 @@ def _put(table: pa.Table, location: str) -> None:
     storage.write_bytes(location, sink.getvalue().to_pybytes())
 
 
-def row_keys(user_id: pa.Array | pa.ChunkedArray, instruction: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def user_keys(user_id: pa.Array | pa.ChunkedArray, instruction: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """One number for a user and instruction, uint64 (N,)."""
     joined = pc.binary_join_element_wise(user_id, instruction, "\x00")
     return keys(joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined)
-
-
-def _footer(file: str) -> pq.FileMetaData:
-    fs, path = storage.arrow_filesystem(file)
-    try:
-        return pq.read_metadata(path, filesystem=fs)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file}: expected a readable Parquet file ({' '.join(str(error).split())[:200]})") from error

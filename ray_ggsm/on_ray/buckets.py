@@ -19,7 +19,8 @@ import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.on_ray.blocks import THREADS, Block, Job, row_keys
+from ray_ggsm.on_ray.blocks import Job, user_keys
+from ray_ggsm.on_ray.plan import THREADS, Block
 from ray_ggsm.tables import gates, publish, scan
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.files import DataFile, describe, write_bucket
@@ -40,53 +41,80 @@ class Filled:
     """None: the bucket has no rows now, or it keeps its file"""
     kept: bool
     """nothing changed, and the file of the version before stays"""
-    check: FileCheck
     encoded: int
     """rows with a vector of this run"""
     departed: int
-    """rows of the version before whose users the input no longer has"""
+    """rows of the version before whose users have no vector now: they left the input, or their row is rejected"""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A version that is written, and not published."""
+
+    buckets: tuple[Filled, ...]
+    check: FileCheck
+    """of all of them"""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it equals the version before."""
+        return all(bucket.kept for bucket in self.buckets)
 
 
 def fill_buckets(
-    job: Job, blocks: Sequence[Block], location: str, config: PublishingConfig, previous: EmbeddingTable | None
-) -> list[Filled]:
+    job: Job,
+    blocks: Sequence[Block],
+    location: str,
+    config: PublishingConfig,
+    previous: EmbeddingTable | None = None,
+    *,
+    one_row_each: bool = False,
+) -> Staged:
     """Write the data files of a new version of the table at `location`; `previous` is the version it goes on from.
 
     Raises:
-        InputError: with `previous`, a user stands in the input more than once.
+        InputError: with `one_row_each`, a user stands in the input more than once.
     """
-    parts = _parts_of_buckets([job.staged(block) for block in blocks])
-    before: dict[int, list[str]] = defaultdict(list)
+    parts = _parts_of_buckets([job.staged(block.number) for block in blocks])
+    before: dict[int, list[DataFile]] = defaultdict(list)
     if previous:
         for file in previous.data_files():
-            before[file.bucket].append(storage.join(previous.location, file.path))
-    wanted = sorted({*parts, *before})
-    tasks = [_fill.remote(job, bucket, parts[bucket], before.get(bucket), location, config, previous is not None)
-             for bucket in wanted]  # fmt: skip
-    filled: list[Filled] = ray.get(tasks)
-    return filled
+            before[file.bucket].append(file)
+    tasks = [
+        _fill.remote(job, k, parts[k], before[k] if previous else None, location, config, one_row_each)
+        for k in sorted({*parts, *before})
+    ]
+    filled, check = [], FileCheck()
+    while tasks:  # anchors are merged as they come, so that only the smallest stay in memory
+        (done,), tasks = ray.wait(tasks)
+        bucket, mine = ray.get(done)
+        filled.append(bucket)
+        check = gates.merge([check, mine])
+    return Staged(tuple(sorted(filled, key=lambda f: f.bucket)), check)
 
 
 def judge_and_publish(
     location: str,
-    filled: Sequence[Filled],
+    staged: Staged,
     *,
     job: Job,
     config: PublishingConfig,
     previous: EmbeddingTable | None,
+    comparable: bool,
     expected_rows: int,
     dead_letters: int,
     metadata: dict[str, Any],
     anyway: str | None,
-) -> tuple[int, list[gates.Verdict]]:
-    """Ask the gates, and commit; returns the version and the verdicts.
+) -> int:
+    """Ask the gates, and commit; returns the version.
 
     Args:
         location: the table.
-        filled: its buckets.
+        staged: what is written.
         job: the run.
         config: limits.
         previous: the version that the run was built on.
+        comparable: whether equal rows should have the same vectors as in `previous`.
         expected_rows: rows that the input asks for, dead letters included.
         dead_letters: of these, rows without a vector.
         metadata: recorded with the version.
@@ -95,7 +123,7 @@ def judge_and_publish(
     Raises:
         GateError: a gate failed; nothing is published, and everything written stays.
     """
-    found = gates.merge(f.check for f in filled)
+    found, before = staged.check, previous.metadata() if previous else {}
     verdicts = gates.judge(
         config.gates,
         found,
@@ -103,37 +131,37 @@ def judge_and_publish(
         dead_letters=dead_letters,
         encoder=job.digest,
         previous=gates.published(previous, found) if previous else None,
-        previous_encoder=previous.metadata().get("encoder") if previous else None,
+        previous_encoder=job.digest if comparable else None,
     )
     if anyway is None:
         gates.enforce(verdicts)
     failed = [verdict.gate for verdict in verdicts if not verdict.passed]
+    counts = {
+        "expected": expected_rows,
+        "written": found.rows,
+        "dead_letters": dead_letters,
+        "encoded": sum(f.encoded for f in staged.buckets),
+        "departed": sum(f.departed for f in staged.buckets),
+    }
     said = {
         **metadata,
         "encoder": job.digest,
-        "width": found.widths[0] if found.widths else 0,
+        "width": found.widths[0] if found.widths else before.get("width", 0),
         "normalised": True,
-        "counts": {
-            "expected": expected_rows,
-            "written": found.rows,
-            "dead_letters": dead_letters,
-            "encoded": sum(f.encoded for f in filled),
-            "departed": sum(f.departed for f in filled),
-        },
+        "counts": counts,
         "gates": {verdict.gate: verdict.sentence for verdict in verdicts},
         "failed_gates": failed,
         "published_anyway": anyway if failed else None,
     }
-    version = publish.publish(
+    return publish.publish(
         location,
-        [f.file for f in filled if f.file is not None],
+        [f.file for f in staged.buckets if f.file is not None],
         run=job.run,
         buckets=job.buckets,
-        replaced=[f.bucket for f in filled if not f.kept] if previous else None,
+        replaced=[f.bucket for f in staged.buckets if not f.kept] if previous else None,
         metadata=said,
         expected_version=previous.version if previous else publish.NO_TABLE,
     )
-    return version, verdicts
 
 
 def _parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
@@ -159,28 +187,30 @@ def _fill(
     job: Job,
     bucket: int,
     parts: list[Part],
-    before: list[str] | None,
+    before: list[DataFile] | None,
     location: str,
     config: PublishingConfig,
-    goes_on: bool,
-) -> Filled:
+    one_row_each: bool,
+) -> tuple[Filled, FileCheck]:
     rows, departed = _staged(parts), 0
-    fresh = pc.sum(pc.is_valid(rows["embedding"])).as_py() or 0
-    if goes_on:
-        old = scan.read_files(before or [], SCHEMA.names, None, None)
+    if one_row_each:
         _one_row_per_user(rows)
-        if not fresh and len(rows) == len(old):
-            return Filled(bucket, None, True, gates.carried(len(old)), 0, 0)
-        rows, departed = _carry(rows, old)
+    fresh = len(rows) - rows["embedding"].null_count
+    if before is not None:
+        there = sum(file.rows for file in before)
+        if not fresh and len(rows) == there:
+            return Filled(bucket, None, True, 0, 0), gates.carried(there)
+        files = [storage.join(location, file.path) for file in before]
+        rows, departed = _carry(rows, scan.read_files(files, SCHEMA.names))
     path = f"data/{job.run}/bucket={bucket}/part-00000.parquet"
     if not len(rows):
-        return Filled(bucket, None, False, FileCheck(), 0, departed)
+        return Filled(bucket, None, False, 0, departed), FileCheck()
     if storage.exists(storage.join(location, path)):
         file = describe(location, path)
-        rows = scan.read_files([storage.join(location, path)], SCHEMA.names, None, None)
+        rows = scan.read_files([storage.join(location, path)], SCHEMA.names)
     else:
         file = write_bucket(rows, location, job.run, bucket, config.files)
-    return Filled(bucket, file, False, gates.check_file(rows), fresh, departed)
+    return Filled(bucket, file, False, fresh, departed), gates.check_file(rows)
 
 
 def _staged(parts: Sequence[Part]) -> pa.Table:
@@ -206,7 +236,7 @@ def _one_row_per_user(rows: pa.Table) -> None:
 
 def _carry(rows: pa.Table, old: pa.Table) -> tuple[pa.Table, int]:
     """Fresh rows, and for the others the row that the table has; and how many rows of the table nobody asks for."""
-    asked_N, key_K = row_keys(rows["user_id"], rows["instruction"]), row_keys(old["user_id"], old["instruction"])
+    asked_N, key_K = user_keys(rows["user_id"], rows["instruction"]), user_keys(old["user_id"], old["instruction"])
     carried_N = pc.is_null(rows["embedding"]).to_numpy()
     wanted_K = np.isin(key_K, asked_N[carried_N])
     kept = pa.concat_tables([rows.filter(pa.array(~carried_N)), old.filter(pa.array(wanted_K))])

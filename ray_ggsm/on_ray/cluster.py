@@ -21,7 +21,7 @@ def connected(experiment: Experiment) -> Iterator[None]:
         InputError: `output` would lie in the copy of the working directory that a submitted job runs in.
     """
     with started(experiment.ray):
-        _check_output(experiment.output)
+        check_place("output", experiment.output)
         yield
 
 
@@ -32,8 +32,6 @@ def started(config: RayConfig) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # a plan that cannot get its resources ends with a readable error instead of waiting for ever
-    os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "600")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # a relative path in the config means the same in a training worker as everywhere else
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -55,11 +53,16 @@ def started(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_output(output: str) -> None:
-    if ray.get_runtime_context().runtime_env.get("working_dir") and "://" not in output and not os.path.isabs(output):
+def check_place(key: str, location: str) -> None:
+    """Refuse a place that would lie in the copy of the working directory that a submitted job runs in."""
+    if (
+        ray.get_runtime_context().runtime_env.get("working_dir")
+        and "://" not in location
+        and not os.path.isabs(location)
+    ):
         raise InputError(
-            f"output: '{output}' is relative, and this job runs in a copy of the working directory, which Ray deletes; "
-            "use an absolute path that all nodes share, or an s3:// location"
+            f"{key}: '{location}' is relative, and this job runs in a copy of the working directory, which Ray deletes;"
+            " use an absolute path that all nodes share, or an s3:// location"
         )
 
 
@@ -69,3 +72,5 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     context = ray.data.DataContext.get_current()
     context.enable_operator_progress_bars = False
+    # a plan that cannot get its resources ends with a readable error instead of waiting for ever
+    context.execution_no_progress_timeout_s = 600

@@ -4,6 +4,7 @@ The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file p
 `staging/dead_letters/` (rejected rows, with reasons). Staged blocks are removed when the version is published.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,10 +13,11 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.on_ray.blocks import Job, embed_blocks, plan
+from ray_ggsm.on_ray.blocks import Job, embed_blocks
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.events import EncodedEvents, encode_events
+from ray_ggsm.on_ray.plan import THREADS, plan
 from ray_ggsm.on_ray.stages import timed
 from ray_ggsm.tables import open_table, publish
 
@@ -37,9 +39,10 @@ def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
     described = describe_encoder(encoder, experiment.embedding)
     run = stage.location.rsplit("/", 1)[-1]
     with connected(experiment), timed(stage) as results:
-        blocks = plan(files, experiment.embedding.rows_per_block)
+        names = modalities(described)
+        blocks = plan(files, experiment.embedding.rows_per_block, names, len(described["feature_names"]))
         rows = sum(block.rows for block in blocks)
-        events = encode_events(experiment, files, list(experiment.data.modalities))
+        events = encode_events(experiment, files, names)
         job = new_job(
             experiment, encoder, described, events,
             run=run, staging=stage.path("staging"), buckets=buckets_for(experiment, rows),
@@ -47,9 +50,9 @@ def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
         if publish.published_version(location, run) is None:
             encoded = embed_blocks(job, blocks)
             print(f"embed: {encoded} of {len(blocks)} blocks were to do", flush=True)
-            filled = fill_buckets(job, blocks, location, experiment.publishing, None)
+            staged = fill_buckets(job, blocks, location, experiment.publishing)
             judge_and_publish(
-                location, filled, job=job, config=experiment.publishing, previous=None,
+                location, staged, job=job, config=experiment.publishing, previous=None, comparable=False,
                 expected_rows=rows * len(experiment.embedding.instructions), dead_letters=dead_letters(job),
                 metadata=said(experiment, described), anyway=publish_anyway,
             )  # fmt: skip
@@ -78,6 +81,11 @@ def describe_encoder(encoder: str, config: EmbeddingConfig) -> dict[str, Any]:
     return described
 
 
+def modalities(described: dict[str, Any]) -> list[str]:
+    """The columns of events that an encoder reads."""
+    return [modality["name"] for modality in described["modalities"]]
+
+
 def new_job(
     experiment: Experiment,
     encoder: str,
@@ -101,7 +109,7 @@ def new_job(
         )
     return Job(
         experiment, encoder, digest(described), run, staging, buckets,
-        tuple(modality["name"] for modality in described["modalities"]), len(described["feature_names"]),
+        tuple(modalities(described)), len(described["feature_names"]),
         events.store, known,
     )  # fmt: skip
 
@@ -114,8 +122,10 @@ def buckets_for(experiment: Experiment, rows: int) -> int:
 def dead_letters(job: Job) -> int:
     """Vectors that are missing for rejected rows, which count once per instruction."""
     files = storage.list_files(storage.join(job.staging, "dead_letters"), ".parquet")
-    times = {file: len(job.experiment.embedding.instructions) if "-invalid" in file else 1 for file in files}
-    return sum(_rows(file) * n for file, n in times.items())
+    each = len(job.experiment.embedding.instructions)
+    with ThreadPoolExecutor(THREADS) as pool:
+        counts = list(pool.map(_rows, files))
+    return sum(n * (each if f.endswith("-invalid.parquet") else 1) for f, n in zip(files, counts, strict=True))
 
 
 def said(experiment: Experiment, described: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from ray_ggsm import storage
+from ray_ggsm.data.validate import invalid_utf8
 from ray_ggsm.experiment import Experiment, RayConfig, event_vectors
 from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
@@ -80,9 +81,10 @@ def _digest(config: EventEncoderConfig) -> str:
 
 def _distinct(rows: pa.Table, known: Store) -> pa.Table:
     """Each text of the batch once, with its key and how many events have it; known texts are left out by name."""
-    texts = [pc.list_flatten(column.combine_chunks()).field("text") for column in rows.columns]
-    counts = pc.value_counts(pa.chunked_array(texts, pa.string()).drop_null())
-    distinct, events = counts.field("values"), counts.field("counts")
+    texts = [pc.list_flatten(column.combine_chunks()).field("text").cast(pa.binary()) for column in rows.columns]
+    counts = pc.value_counts(pa.chunked_array(texts, pa.binary()).drop_null())
+    valid = pa.array(~invalid_utf8(counts.field("values")))  # rows with such a text become dead letters
+    distinct, events = counts.field("values").filter(valid).cast(pa.string()), counts.field("counts").filter(valid)
     is_known = pa.array(known.open().has(distinct))
     return pa.table(
         {

@@ -1,22 +1,25 @@
 """One refresh of a table at a time: a small file beside the table says who is at work.
 
-The holder renews it; one that was killed does not, and after a while its file no longer counts. The lock only saves
-work: should two runs meet in spite of it, the table's own commit lets one of them through.
+The holder writes it again every few seconds, so whoever finds one waits and sees whether it changes: no clocks are
+compared, and the file of a run that was killed holds nobody up for long. The lock only saves work: should two runs
+meet in spite of it, the table's own commit lets one of them through.
 """
 
-import json
+import logging
 import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 
-RENEW_SECONDS = 20.0
-STALE_SECONDS = 120.0
+RENEW_SECONDS = 4.0
+WAIT_SECONDS = 3 * RENEW_SECONDS
 
 
 @contextmanager
@@ -26,49 +29,58 @@ def held(location: str) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the sentence says which, since when and where.
     """
-    mine = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-    }
-    if storage.exists(location):
-        other = json.loads(storage.read_text(location))
-        age = time.time() - other["renewed"]
-        gone = other["host"] == mine["host"] and not _runs(other["pid"])
-        if age < STALE_SECONDS and not gone and (other["host"], other["pid"]) != (mine["host"], mine["pid"]):
-            raise InputError(
-                f"{location}: a refresh of this table is running: process {other['pid']} on {other['host']} since "
-                f"{other['since']}; wait for it, or end it and try again after {STALE_SECONDS:.0f} s"
-            )
-    _renew(location, mine)
-    if storage.read_json(location)["pid"] != mine["pid"]:
-        raise InputError(f"{location}: another refresh of this table has just begun; wait for it")
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "token": uuid.uuid4().hex}
+    other = _read(location)
+    if other and not _ended(other):
+        print(f"refresh: {_name(other)} left {location}; looking whether it is still at work", flush=True)
+        time.sleep(WAIT_SECONDS)
+        again = _read(location)
+        if again and again != other:
+            raise InputError(f"{location}: a refresh of this table is running: {_name(again)}; wait for it, or end it")
+    storage.write_json(location, {**mine, "renewed": 0})
     stop = threading.Event()
-
-    def renew() -> None:
-        while not stop.wait(RENEW_SECONDS):
-            _renew(location, mine)
-
-    thread = threading.Thread(target=renew, daemon=True)
+    thread = threading.Thread(target=_renew, args=(location, mine, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        storage.remove(location)
+        if (_read(location) or {}).get("token") == mine["token"]:
+            storage.remove(location)
 
 
-def _renew(location: str, mine: dict[str, object]) -> None:
-    storage.write_json(location, {**mine, "renewed": time.time()})
+def _renew(location: str, mine: dict[str, Any], stop: threading.Event) -> None:
+    count = 0
+    while not stop.wait(RENEW_SECONDS):
+        count += 1
+        try:
+            storage.write_json(location, {**mine, "renewed": count})
+        except Exception as error:  # the next time may do
+            logging.getLogger(__name__).warning("%s: not renewed (%s)", location, error)
 
 
-def _runs(pid: int) -> bool:
-    """Whether a process of this machine has the number."""
+def _read(location: str) -> dict[str, Any] | None:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        found: dict[str, Any] = storage.read_json(location)
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+
+
+def _ended(holder: dict[str, Any]) -> bool:
+    """Whether the holder ran on this machine and runs no more."""
+    if holder["host"] != socket.gethostname():
         return False
+    try:
+        os.kill(holder["pid"], 0)
+    except ProcessLookupError:
+        return True
     except PermissionError:
         pass
-    return True
+    return False

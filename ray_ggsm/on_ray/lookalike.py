@@ -1,8 +1,8 @@
 """Look-alike audiences: the users of a table whose vectors are nearest to some seed users, or to one sentence.
 
-Exact and streaming: every data file is scored where it is read and gives its own k best, so memory holds k rows per
-file, however large the table is. The score is the cosine to the mean of the seeds' directions, or to the sentence's
-vector from the encoder's answer tower.
+Exact and streaming: every data file is scored where it is read and gives its own k best, and the best of all are kept
+as they come, so memory holds 2 k rows, however large the table is. The score is the cosine to the mean of the seeds'
+directions, or to the sentence's vector from the encoder's answer tower.
 
 Legend: S seed rows, N rows of a file, D width.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 import ray.data
 import torch
 
@@ -107,8 +106,10 @@ def lookalike(
         batch_format="pyarrow",
         batch_size=1,
     )
-    tables = [block for block in ray.get(scored.to_arrow_refs()) if len(block)]
-    return _best(pa.concat_tables(tables), k) if tables else _RESULT.empty_table()
+    best = _RESULT.empty_table()
+    for found in scored.iter_batches(batch_format="pyarrow", batch_size=None):
+        best = _best(pa.concat_tables([best, found.cast(_RESULT)]), k)
+    return best
 
 
 _RESULT = pa.schema([("user_id", pa.string()), ("as_of", pa.timestamp("us", "UTC")), ("score", pa.float32())])

@@ -8,18 +8,21 @@ another encoder everybody is encoded again.
 import time
 from typing import Any
 
+import numpy as np
 import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
+from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, RefreshConfig
-from ray_ggsm.on_ray.blocks import embed_blocks, known_rows, plan
+from ray_ggsm.on_ray.blocks import embed_blocks, known_rows
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
-from ray_ggsm.on_ray.cluster import connected
-from ray_ggsm.on_ray.embed import buckets_for, dead_letters, describe_encoder, new_job, said
+from ray_ggsm.on_ray.cluster import check_place, connected
+from ray_ggsm.on_ray.embed import buckets_for, dead_letters, describe_encoder, modalities, new_job, said
 from ray_ggsm.on_ray.events import encode_events
 from ray_ggsm.on_ray.lock import held
-from ray_ggsm.tables import delta, open_table
+from ray_ggsm.on_ray.plan import plan
+from ray_ggsm.tables import delta, open_table, scan
 from ray_ggsm.tables.reader import EmbeddingTable
 
 
@@ -37,35 +40,47 @@ def refresh(experiment: Experiment, publish_anyway: str | None = None) -> int:
     if not files:
         raise InputError(f"refresh.rows: no file matches '{config.rows}'")
     table = storage.absolute(config.table)
-    with connected(experiment), held(storage.join(table, "refresh.lock")):
-        return _refresh(experiment, config, files, table, publish_anyway)
+    with connected(experiment):
+        check_place("refresh.table", config.table)
+        with held(storage.join(table, "refresh.lock")):
+            return _refresh(experiment, config, files, table, publish_anyway)
 
 
 def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], table: str, anyway: str | None) -> int:
     started = time.monotonic()
-    described = describe_encoder(config.encoder, experiment.embedding)
+    encoder = storage.absolute(config.encoder)
+    described = describe_encoder(encoder, experiment.embedding)
     previous = open_table(table) if delta.exists(table) else None
-    snapshot = [(file, *_state(file)) for file in files]
-    fingerprint = digest(described, experiment.embedding, snapshot, previous.version if previous else -1)
-    run = f"refresh-{fingerprint}"
-    blocks = plan(files, experiment.embedding.rows_per_block)
+    names, snapshot = modalities(described), _snapshot(files)
+    blocks = plan(files, experiment.embedding.rows_per_block, names, len(described["feature_names"]))
     rows = sum(block.rows for block in blocks)
-    events = encode_events(experiment, files, [m["name"] for m in described["modalities"]])
-    job = new_job(
-        experiment, config.encoder, described, events,
-        run=run, staging=storage.join(table, "staging", run),
-        buckets=previous.buckets if previous else buckets_for(experiment, rows), known=_known(previous, described),
+    buckets = previous.buckets if previous else buckets_for(experiment, rows)
+    # everything that staged blocks and data files depend on
+    run = "refresh-" + digest(
+        described, experiment.embedding, experiment.publishing.files, experiment.data.max_text_length, buckets,
+        snapshot, previous.version if previous else -1,
     )  # fmt: skip
-    print(f"refresh: {rows:,} rows in {len(blocks)} blocks; {table} is at {_version(previous)}; run {run}", flush=True)
+    comparable = previous is not None and _comparable(previous, described, experiment.embedding)
+    events = encode_events(experiment, files, names)
+    job = new_job(
+        experiment, encoder, described, events, run=run, staging=storage.join(table, "staging", run),
+        buckets=buckets, known=_known(previous) if previous and comparable else None,
+    )  # fmt: skip
+    at = f"version {previous.version}" if previous else "no version yet"
+    print(f"refresh: {rows:,} rows in {len(blocks)} blocks; {table} is at {at}; run {run}", flush=True)
     embed_blocks(job, blocks)
-    filled = fill_buckets(job, blocks, table, experiment.publishing, previous)
-    dead = dead_letters(job)
-    if previous and all(f.kept for f in filled) and not dead:
+    staged, dead = (
+        fill_buckets(job, blocks, table, experiment.publishing, previous, one_row_each=True),
+        dead_letters(job),
+    )
+    if _snapshot(files) != snapshot:
+        raise InputError(f"refresh.rows: {config.rows} changed while it was read; nothing was published; start again")
+    if previous and staged.unchanged and dead == previous.metadata()["counts"]["dead_letters"]:
         print("refresh: nothing changed; no new version", flush=True)
         storage.remove(job.staging)
         return previous.version
-    version, _ = judge_and_publish(
-        table, filled, job=job, config=experiment.publishing, previous=previous,
+    version = judge_and_publish(
+        table, staged, job=job, config=experiment.publishing, previous=previous, comparable=comparable,
         expected_rows=rows * len(experiment.embedding.instructions), dead_letters=dead,
         metadata={**said(experiment, described), "input": {"rows": config.rows, "digest": digest(snapshot)}},
         anyway=anyway,
@@ -74,27 +89,41 @@ def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], ta
     counts = open_table(table).metadata(version)["counts"]
     print(
         f"refresh: version {version}: {counts['written']:,} rows, {counts['encoded']:,} of them encoded now, "
-        f"{counts['departed']:,} departed, {dead:,} dead letters, {sum(f.kept for f in filled)} of {len(filled)} files "
-        f"kept; {time.monotonic() - started:.0f} s",
+        f"{counts['departed']:,} departed, {dead:,} dead letters, {sum(f.kept for f in staged.buckets)} of "
+        f"{len(staged.buckets)} files kept; {time.monotonic() - started:.0f} s",
         flush=True,
     )
     return version
 
 
-def _known(previous: EmbeddingTable | None, described: dict[str, Any]) -> Any:
-    """What the table has from this encoder; None when nothing can be kept."""
-    if previous is None or previous.metadata().get("encoder") != digest(described):
-        return None
-    rows = previous.read(columns=["user_id", "instruction", "content"])
-    return ray.put(known_rows(rows["user_id"], rows["instruction"], rows["content"].to_numpy()))
+def _comparable(previous: EmbeddingTable, described: dict[str, Any], config: EmbeddingConfig) -> bool:
+    """Whether an unchanged row would get the vector that the table has."""
+    said = previous.metadata()
+    return said["encoder"] == digest(described) and said["config"]["mask"] == config.mask
 
 
-def _version(previous: EmbeddingTable | None) -> str:
-    return f"version {previous.version}" if previous else "no version yet"
+def _known(previous: EmbeddingTable) -> Any:
+    """Keys and contents of the rows that the table has, in shared memory."""
+    parts = ray.get([_known_of_file.remote(file) for file in previous.files()])
+    key_N, content_N = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    order = np.argsort(key_N)
+    return ray.put((key_N[order], content_N[order]))
 
 
-def _state(file: str) -> tuple[int, str]:
-    """Size, and when or as what it was written."""
-    fs, path = storage.filesystem(file)
-    info = fs.info(path)
-    return info["size"], str(info.get("ETag") or info.get("mtime"))
+@ray.remote(num_cpus=1)
+def _known_of_file(file: str) -> tuple[np.ndarray, np.ndarray]:
+    return known_rows(scan.read_files([file], ["user_id", "instruction", "content"]))
+
+
+def _snapshot(files: list[str]) -> list[tuple[str, int, str]]:
+    """Of each file its size, and when or as what it was written."""
+    states = []
+    for file in files:
+        fs, path = storage.filesystem(file)
+        fs.invalidate_cache()
+        try:
+            info = fs.info(path)
+        except FileNotFoundError:
+            raise InputError(f"refresh.rows: {file} was removed while it was read; nothing was published") from None
+        states.append((file, info["size"], str(info.get("ETag") or info.get("mtime"))))
+    return states

@@ -245,3 +245,22 @@ def test_a_layer_the_backbone_does_not_have_is_refused(make_encoder, make_rows) 
     weight = trained.recipe.future_weight(batch.layout.tokens, 0)
     with pytest.raises(InputError, match="layer:3 is asked for, the backbone has 2 layers"):
         trained.encoder(batch, weight, [Observe("layer:3", print)])
+
+
+def test_the_tabular_residual_is_linear_in_the_z_scores_and_the_users_only(make_encoder, make_rows, tmp_path) -> None:
+    trained, rows = make_encoder(tabular_residual=True, tabular_dropout=0.5), make_rows()
+    tabular_BF = torch.tensor(rows["tabular"].to_pylist())
+    trained.encoder.tabular.fit(tabular_BF)
+    whole_BD, weight_DF = pooled(trained, rows), trained.encoder.tabular.residual[1].weight
+    saved.save(trained, str(tmp_path))
+    torch.testing.assert_close(pooled(saved.load(str(tmp_path), torch.device("cpu")), rows), whole_BD)
+    signed_log = tabular_BF.sign() * (1 + tabular_BF.abs()).log()
+    z_BF = (signed_log - signed_log.mean(dim=0)) / signed_log.std(dim=0, correction=0)
+    expected_BD = z_BF.clamp(-5, 5) @ weight_DF.detach().T
+    answers = collator(trained).answer_texts(["milk", "bread"])
+    open_ = torch.ones_like(answers.layout.tokens.valid_BL, dtype=torch.float32)
+    before_BD = trained.encoder(answers, open_)
+    with torch.no_grad():
+        weight_DF.zero_()
+    torch.testing.assert_close(whole_BD - pooled(trained, rows), expected_BD, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(trained.encoder(answers, open_), before_BD)

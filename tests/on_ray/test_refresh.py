@@ -1,26 +1,27 @@
 """Refreshing a long-lived table: only changed users are encoded, every version is whole, and faults change nothing."""
 
+import datetime as dt
 import json
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.on_ray import lock
 from ray_ggsm.on_ray import refresh as job
-from ray_ggsm.on_ray.lock import held
 from ray_ggsm.on_ray.refresh import refresh
 from ray_ggsm.tables import open_table
 
-HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC"}
+HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
 
 
 @pytest.fixture
@@ -111,11 +112,11 @@ def test_the_life_of_a_table(
     assert sorted(first) == sorted(users[:-1])
 
     # nothing changed; the lock of a process that was killed does not count
-    lock = Path(table, "refresh.lock")
-    lock.write_text(json.dumps({**HOLDER, "renewed": time.time() - 1000}))
+    left = Path(table, "refresh.lock")
+    left.write_text(json.dumps({**HOLDER, "host": socket.gethostname(), "pid": 2**22 - 1}))
     assert refresh(mine) == 0
     assert "nothing changed" in capsys.readouterr().out
-    assert not lock.exists()
+    assert not left.exists()
 
     # one user changed, one new, one departed
     give(with_another_text(rows.slice(1), users[3]))
@@ -139,15 +140,32 @@ def test_the_life_of_a_table(
     assert open_table(table).version == 1
 
 
-def test_another_refresh_is_named(tmp_path: Path) -> None:
-    lock = tmp_path / "refresh.lock"
-    lock.write_text(json.dumps({**HOLDER, "renewed": time.time()}))
-    with pytest.raises(InputError, match="process 17 on elsewhere since 2024-03-01 02:00:00 UTC"), held(str(lock)):
-        pass
-    lock.write_text(json.dumps({**HOLDER, "renewed": time.time(), "host": socket.gethostname(), "pid": 2**22 - 1}))
-    with held(str(lock)):  # there is no such process
-        assert json.loads(lock.read_text())["pid"] == os.getpid()
-    assert not lock.exists()
+def test_another_refresh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.4)
+    file = tmp_path / "refresh.lock"
+    with lock.held(str(file)):
+        sentence = f"process {os.getpid()} on {socket.gethostname()} since"
+        with pytest.raises(InputError, match=sentence), lock.held(str(file)):
+            pass
+        assert file.exists()
+    assert not file.exists()
+    file.write_text(json.dumps(HOLDER))  # it is not renewed: its process was killed, somewhere
+    with lock.held(str(file)):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+        file.write_text(json.dumps(HOLDER))  # somebody took it all the same
+        monkeypatch.setattr(lock.storage, "write_json", lambda *_: None)
+    assert file.exists(), "and keeps it"
+
+
+def test_a_user_twice_in_the_first_input(mine: Experiment, rows: pa.Table, give: Callable) -> None:
+    at = rows.column_names.index("as_of")
+    earlier = pc.subtract(rows["as_of"], pa.scalar(dt.timedelta(days=0, hours=1)))
+    give(pa.concat_tables([rows, rows.set_column(at, rows.schema.field("as_of"), earlier).slice(2, 1)]))
+    user = rows["user_id"][2].as_py()
+    with pytest.raises(Exception, match=f"user '{user}' stands in the input 2 times"):
+        refresh(mine)
+    assert not Path(mine.refresh.table, "_delta_log").exists()
 
 
 def test_a_truncated_input_file(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:

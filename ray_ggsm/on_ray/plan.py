@@ -1,0 +1,68 @@
+"""Input files of user rows -> blocks: the parts that are embedded, staged, and done again after a failure as one."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.data.validate import conform
+
+THREADS = 16
+"""Footers of Parquet files that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some whole row groups of an input file, or a part of one that is too large."""
+
+    number: int
+    file: str
+    first: int
+    """row group"""
+    groups: int
+    start: int
+    """row in them"""
+    rows: int
+
+
+def plan(files: Sequence[str], rows_per_block: int, modalities: Sequence[str], features: int) -> list[Block]:
+    """All blocks of the input files, in order, of at most `rows_per_block` rows.
+
+    Small row groups join. A row group that is larger gives several blocks, each of which reads all of it: files with
+    row groups of `rows_per_block` or less are read once.
+
+    Raises:
+        InputError: a file is no readable Parquet file, or has not the columns of user rows.
+    """
+
+    def group_rows(file: str) -> list[int]:
+        footer = _footer(file)
+        conform(footer.schema.to_arrow_schema().empty_table(), modalities, features, file)
+        return [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
+
+    blocks: list[Block] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for file, rows_G in zip(files, pool.map(group_rows, files), strict=True):
+            first = 0
+            while first < len(rows_G):
+                end = first + 1
+                while end < len(rows_G) and sum(rows_G[first : end + 1]) <= rows_per_block:
+                    end += 1
+                rows = sum(rows_G[first:end])
+                for start in range(0, rows, rows_per_block):
+                    part = min(rows_per_block, rows - start)
+                    blocks.append(Block(len(blocks), file, first, end - first, start, part))
+                first = end
+    return blocks
+
+
+def _footer(file: str) -> pq.FileMetaData:
+    fs, path = storage.arrow_filesystem(file)
+    try:
+        return pq.read_metadata(path, filesystem=fs)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{file}: expected a readable Parquet file ({' '.join(str(error).split())[:200]})") from error

@@ -20,8 +20,13 @@ from ray_ggsm.on_ray import lock
 from ray_ggsm.on_ray import refresh as job
 from ray_ggsm.on_ray.refresh import refresh
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.config import PublishingConfig
+from ray_ggsm.tables.gates import GatesConfig
+from tests.on_ray.conftest import BUCKET
 
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
+
+LENIENT = PublishingConfig(gates=GatesConfig(min_previous_share=0.5))
 
 
 @pytest.fixture
@@ -186,3 +191,22 @@ def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, g
     changed = mine.model_copy(update={"refresh": mine.refresh.model_copy(update={"encoder": str(encoder)})})
     with pytest.raises(InputError, match="it was trained with the event encoder 0123"):
         refresh(changed)
+
+
+def test_everything_on_s3(experiment: Callable, finished: Experiment, rows: pa.Table) -> None:
+    encoder, place = stages(finished)["train"].path("encoder"), f"{BUCKET}/refresh"
+    storage.upload(encoder, f"{place}/encoder")
+    mine = experiment(
+        output=f"{place}/out",
+        refresh={"rows": f"{place}/rows/*.parquet", "encoder": f"{place}/encoder", "table": f"{place}/users"},
+    )
+    for version, given in enumerate([rows.slice(0, 9), rows.slice(2, 9)]):
+        sink = pa.BufferOutputStream()
+        pq.write_table(given, sink)
+        storage.write_bytes(f"{place}/rows/part.parquet", sink.getvalue().to_pybytes())
+        assert refresh(mine.model_copy(update={"publishing": LENIENT})) == version
+    table = open_table(f"{place}/users")
+    assert sorted(table.read()["user_id"].to_pylist()) == sorted(rows["user_id"].to_pylist()[2:11])
+    assert table.metadata()["counts"]["encoded"] == 2
+    assert table.verify() == []
+    assert not storage.exists(f"{place}/users/refresh.lock")

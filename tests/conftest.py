@@ -5,10 +5,13 @@ from collections.abc import Callable
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.tiny import user_rows, write_decoder, write_event_encoder
 
 torch.set_num_threads(1)  # tiny models; leaves the cores to Ray workers
+settings.register_profile("untimed", deadline=None)  # a busy machine decides no test
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.tables import files as data_files
 from ray_ggsm.tables import open_table, scan
 from ray_ggsm.tables.files import TableConfig, describe, write_bucket
 from ray_ggsm.tables.publish import publish
@@ -137,8 +137,8 @@ def test_columns_as_of_and_matrix(tmp_path):
 def test_damage_is_found(location):
     put(location, rows(2000, width=31), "r0")
     table = open_table(location)
-    fs, paths = data_files.storage.filesystem(location)[0], [file.path for file in table.data_files()]
-    full = [data_files.storage.filesystem(f"{location}/{path}")[1] for path in paths]
+    fs, paths = storage.filesystem(location)[0], [file.path for file in table.data_files()]
+    full = [storage.filesystem(f"{location}/{path}")[1] for path in paths]
     whole = fs.cat_file(full[0])
     fs.pipe_file(full[0], whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"bucket=0/part-00000\.parquet: damaged, \d+ bytes without a readable"):
@@ -170,7 +170,7 @@ def _users_of(bucket: int) -> list[str]:
 def test_a_crash_while_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
     location = str(tmp_path / "users")
     first = write_bucket(rows(9), location, "r0", 0, TableConfig())
-    monkeypatch.setattr(data_files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
+    monkeypatch.setattr(storage.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(OSError, match="power cut"):
         write_bucket(rows(90), location, "r0", 0, TableConfig())
     assert describe(location, first.path) == first

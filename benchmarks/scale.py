@@ -67,7 +67,12 @@ def main() -> None:
     add("--peak", type=float, default=312, help="TFLOP/s of one GPU in bf16 (data sheet of an A100)")
     add("--utilisation", type=float, default=0.35, help="share of it that is reached: an assumption, not measured")
     add("--bytes-per-row", type=float, default=5000, help="Parquet bytes of one user row (Journey: 731 at 57 tokens)")
-    add("--bytes-per-value", type=float, default=3.7, help="of a stored float32 value (measured; float16: 2.1)")
+    add(
+        "--bytes-per-value",
+        type=float,
+        default=3.7,
+        help="of a stored value (found once, width 128; float16: 2.1)",
+    )
     add("--bandwidth", type=float, default=2.0, help="GB/s between one node of 8 GPUs and the object store")
     add("--rows-per-block", type=float, default=65_536, help="embedding.rows_per_block")
     add("--rows-per-bucket", type=float, default=250_000, help="publishing.rows_per_bucket")

@@ -61,7 +61,7 @@ def run(
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
         return 1
     except Exception as error:
-        if sentence := _input_error(error):
+        if sentence := user_error(error):
             print(f"error: {sentence}", file=sys.stderr)
             return 2
         traceback.print_exc()
@@ -87,7 +87,7 @@ def _plan(experiment: Experiment) -> str:
     return "\n".join([resolved, "stages:", *lines])
 
 
-def _input_error(error: BaseException) -> str | None:
+def user_error(error: BaseException) -> str | None:
     """The user's mistake behind an exception, however deep a remote worker wrapped it."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]

@@ -56,7 +56,7 @@ class Job:
     features: int
     store: Store
     known: Any = None
-    """reference to what `known_rows` gives: rows that the table already has"""
+    """reference to rows that the table already has: `user_keys`, sorted, and their content hashes"""
 
     def staged(self, block: int) -> str:
         """The staged file of a block, by number."""
@@ -108,13 +108,6 @@ def _whole_blocks() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def known_rows(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Of rows of a table (user_id, instruction, content): uint64 keys, sorted, and their content hashes."""
-    key_N = user_keys(rows["user_id"], rows["instruction"])
-    order = np.argsort(key_N)
-    return key_N[order], rows["content"].to_numpy()[order]
 
 
 def _read(described: pa.Table, job: Job) -> pa.Table:

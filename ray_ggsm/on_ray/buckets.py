@@ -20,10 +20,10 @@ import ray
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.on_ray.blocks import Job, user_keys
-from ray_ggsm.on_ray.plan import THREADS, Block
+from ray_ggsm.on_ray.plan import THREADS, Block, read_footer
 from ray_ggsm.tables import gates, publish, scan
 from ray_ggsm.tables.config import PublishingConfig
-from ray_ggsm.tables.files import DataFile, describe, write_bucket
+from ray_ggsm.tables.files import DataFile, bucket_path, describe, write_bucket
 from ray_ggsm.tables.gates import FileCheck
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import SCHEMA
@@ -168,8 +168,7 @@ def _parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
     """Bucket -> where its rows are staged."""
 
     def read(file: str) -> list[tuple[int, Part]]:
-        fs, path = storage.arrow_filesystem(file)
-        footer = pq.read_metadata(path, filesystem=fs)
+        footer = read_footer(file)
         column = footer.schema.names.index("bucket")
         groups = range(footer.num_row_groups)
         return [(int(footer.row_group(g).column(column).statistics.min), (file, g)) for g in groups]
@@ -202,7 +201,7 @@ def _fill(
             return Filled(bucket, None, True, 0, 0), gates.carried(there)
         files = [storage.join(location, file.path) for file in before]
         rows, departed = _carry(rows, scan.read_files(files, SCHEMA.names))
-    path = f"data/{job.run}/bucket={bucket}/part-00000.parquet"
+    path = bucket_path(job.run, bucket)
     if not len(rows):
         return Filled(bucket, None, False, 0, departed), FileCheck()
     if storage.exists(storage.join(location, path)):

@@ -7,8 +7,6 @@ The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file p
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.embedding.embedder import EmbeddingConfig
@@ -17,7 +15,7 @@ from ray_ggsm.on_ray.blocks import Job, embed_blocks
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.events import EncodedEvents, encode_events
-from ray_ggsm.on_ray.plan import THREADS, plan
+from ray_ggsm.on_ray.plan import THREADS, plan, read_footer
 from ray_ggsm.on_ray.stages import timed
 from ray_ggsm.tables import open_table, publish
 
@@ -124,7 +122,7 @@ def dead_letters(job: Job) -> int:
     files = storage.list_files(storage.join(job.staging, "dead_letters"), ".parquet")
     each = len(job.experiment.embedding.instructions)
     with ThreadPoolExecutor(THREADS) as pool:
-        counts = list(pool.map(_rows, files))
+        counts = [footer.num_rows for footer in pool.map(read_footer, files)]
     return sum(n * (each if f.endswith("-invalid.parquet") else 1) for f, n in zip(files, counts, strict=True))
 
 
@@ -146,9 +144,3 @@ def _input(experiment: Experiment) -> list[str]:
     for name in experiment.embedding.stages:
         files += storage.list_files(place.path("rows", name), ".parquet")
     return files
-
-
-def _rows(file: str) -> int:
-    fs, path = storage.arrow_filesystem(file)
-    with pq.ParquetFile(path, filesystem=fs) as parquet:
-        return int(parquet.metadata.num_rows)

@@ -19,12 +19,14 @@ import ray.data
 import torch
 
 from ray_ggsm import storage
+from ray_ggsm.cli import user_error
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import saved
-from ray_ggsm.on_ray.cluster import started
+from ray_ggsm.on_ray.cluster import check_place, started
 from ray_ggsm.tables import open_table, scan
+from ray_ggsm.tables.commands import read_users
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import matrix
 
@@ -44,20 +46,25 @@ def run(description: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, help="Parquet file to write, local or s3://")
     options = parser.parse_args(arguments)
     try:
+        if options.k < 1:
+            raise InputError(f"--k: expected 1 or more users, found {options.k}")
         table = open_table(options.table)
         if options.users_file:
-            users = [line for line in storage.read_text(options.users_file).splitlines() if line]
+            users = read_users(options.users_file)
             target_D = seed_direction(table, users, options.instruction)
         else:
             users, target_D = [], sentence_direction(table, options.text, options.encoder)
         with started(RayConfig()):
+            check_place("--output", options.output)
             found = lookalike(table, target_D, options.k, users, options.instruction)
-    except (InputError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        sink = pa.BufferOutputStream()
+        pq.write_table(found, sink)
+        storage.write_bytes(storage.absolute(options.output), sink.getvalue().to_pybytes())
+    except Exception as error:
+        if (sentence := user_error(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
-    sink = pa.BufferOutputStream()
-    pq.write_table(found, sink)
-    storage.write_bytes(storage.absolute(options.output), sink.getvalue().to_pybytes())
     print(f"lookalike: {len(found):,} users of version {table.version} in {options.output}")
     return 0
 

@@ -40,7 +40,7 @@ def plan(files: Sequence[str], rows_per_block: int, modalities: Sequence[str], f
     """
 
     def group_rows(file: str) -> list[int]:
-        footer = _footer(file)
+        footer = read_footer(file)
         conform(footer.schema.to_arrow_schema().empty_table(), modalities, features, file)
         return [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
 
@@ -60,7 +60,12 @@ def plan(files: Sequence[str], rows_per_block: int, modalities: Sequence[str], f
     return blocks
 
 
-def _footer(file: str) -> pq.FileMetaData:
+def read_footer(file: str) -> pq.FileMetaData:
+    """A Parquet file's footer.
+
+    Raises:
+        InputError: the file is no readable Parquet file.
+    """
     fs, path = storage.arrow_filesystem(file)
     try:
         return pq.read_metadata(path, filesystem=fs)

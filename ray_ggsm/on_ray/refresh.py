@@ -15,7 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, RefreshConfig
-from ray_ggsm.on_ray.blocks import embed_blocks, known_rows
+from ray_ggsm.on_ray.blocks import embed_blocks, user_keys
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import check_place, connected
 from ray_ggsm.on_ray.embed import buckets_for, dead_letters, describe_encoder, modalities, new_job, said
@@ -69,13 +69,11 @@ def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], ta
     at = f"version {previous.version}" if previous else "no version yet"
     print(f"refresh: {rows:,} rows in {len(blocks)} blocks; {table} is at {at}; run {run}", flush=True)
     embed_blocks(job, blocks)
-    staged, dead = (
-        fill_buckets(job, blocks, table, experiment.publishing, previous, one_row_each=True),
-        dead_letters(job),
-    )
+    staged = fill_buckets(job, blocks, table, experiment.publishing, previous, one_row_each=True)
+    dead = dead_letters(job)
     if _snapshot(files) != snapshot:
         raise InputError(f"refresh.rows: {config.rows} changed while it was read; nothing was published; start again")
-    if previous and staged.unchanged and dead == previous.metadata()["counts"]["dead_letters"]:
+    if previous and staged.unchanged and dead == previous.metadata().get("counts", {}).get("dead_letters"):
         print("refresh: nothing changed; no new version", flush=True)
         storage.remove(job.staging)
         return previous.version
@@ -99,11 +97,13 @@ def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], ta
 def _comparable(previous: EmbeddingTable, described: dict[str, Any], config: EmbeddingConfig) -> bool:
     """Whether an unchanged row would get the vector that the table has."""
     said = previous.metadata()
-    return said["encoder"] == digest(described) and said["config"]["mask"] == config.mask
+    return said.get("encoder") == digest(described) and said.get("config", {}).get("mask") == config.mask
 
 
 def _known(previous: EmbeddingTable) -> Any:
-    """Keys and contents of the rows that the table has, in shared memory."""
+    """Keys, sorted, and contents of the rows that the table has, in shared memory; None: it has none."""
+    if not previous.files():
+        return None
     parts = ray.get([_known_of_file.remote(file) for file in previous.files()])
     key_N, content_N = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     order = np.argsort(key_N)
@@ -112,7 +112,8 @@ def _known(previous: EmbeddingTable) -> Any:
 
 @ray.remote(num_cpus=1)
 def _known_of_file(file: str) -> tuple[np.ndarray, np.ndarray]:
-    return known_rows(scan.read_files([file], ["user_id", "instruction", "content"]))
+    rows = scan.read_files([file], ["user_id", "instruction", "content"])
+    return user_keys(rows["user_id"], rows["instruction"]), rows["content"].to_numpy()
 
 
 def _snapshot(files: list[str]) -> list[tuple[str, int, str]]:

@@ -20,6 +20,22 @@ def run(description: str, arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def read_users(file: str) -> list[str]:
+    """The user ids of a text file, one per line.
+
+    Raises:
+        InputError: no such text file, or no user in it.
+    """
+    try:
+        text = storage.read_text(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: expected a text file with one user_id per line ({error})") from error
+    users = [line for line in text.splitlines() if line]
+    if not users:
+        raise InputError(f"{file}: there is no user_id in this file")
+    return users
+
+
 def _parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -82,14 +98,7 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    try:
-        text = storage.read_text(options.users_file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{options.users_file}: expected a text file with one user_id per line ({error})") from error
-    users = [line for line in text.splitlines() if line]
-    if not users:
-        raise InputError(f"{options.users_file}: there is no user_id in this file")
-    done = maintenance.forget(options.table, users)
+    done = maintenance.forget(options.table, read_users(options.users_file))
     print(
         f"version {done.version}: {done.users:,} users with {done.rows:,} rows forgotten, "
         f"{done.absent:,} users were not there"

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError
@@ -24,7 +25,7 @@ class TableConfig(Config):
 
     precision: Literal["float32", "float16"] = "float32"
     """float16: values are rounded to half precision before they are stored as float32, which halves the files."""
-    rows_per_group: int = 256
+    rows_per_group: int = Field(256, ge=1)
     """Rows that a look-up of one user reads; larger groups make full scans a little cheaper."""
 
 
@@ -46,6 +47,11 @@ def check_run(run: str) -> None:
         raise InputError(f"run '{run}': expected letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
+def bucket_path(run: str, bucket: int) -> str:
+    """Where a run writes a bucket's file, below the table's location."""
+    return f"data/{run}/bucket={bucket}/part-00000.parquet"
+
+
 def write_bucket(table: pa.Table, location: str, run: str, bucket: int, config: TableConfig) -> DataFile:
     """Write one bucket's rows, sorted, over what an earlier attempt of the run left; held in memory until complete.
 
@@ -55,7 +61,7 @@ def write_bucket(table: pa.Table, location: str, run: str, bucket: int, config: 
         InputError: a value is null, or a vector does not fit the precision.
     """
     check_run(run)
-    path = f"data/{run}/bucket={bucket}/part-00000.parquet"
+    path = bucket_path(run, bucket)
     table = table.select(SCHEMA.names).cast(SCHEMA)
     for name in SCHEMA.names:
         if table[name].null_count:

@@ -12,6 +12,7 @@ from ray_ggsm import storage
 from ray_ggsm.data import prepare
 from ray_ggsm.data.validate import duplicate_keys
 from tests.data.conftest import CONFIGS, data_config, shipped
+from tests.s3 import environment
 
 
 @pytest.fixture
@@ -21,12 +22,7 @@ def bucket(monkeypatch):
     )
     server.start()
     host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in environment(f"http://{host}:{port}").items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     s3fs.S3FileSystem().mkdir(f"bucket-{port}")  # moto keeps its buckets for the whole process

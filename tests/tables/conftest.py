@@ -15,6 +15,7 @@ import s3fs
 from ray_ggsm.tables.files import DataFile, TableConfig, write_bucket
 from ray_ggsm.tables.publish import publish
 from ray_ggsm.tables.schema import bucket_of, rows_to_table
+from tests.s3 import environment
 
 BUCKETS = 5
 WIDTH = 7
@@ -72,12 +73,7 @@ def s3_server() -> Iterator[str]:
 @pytest.fixture
 def s3(s3_server, monkeypatch) -> Iterator[str]:
     """A table's location in a new bucket."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in environment(s3_server).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
     bucket = f"bucket-{uuid.uuid4().hex}"

@@ -6,7 +6,7 @@
 m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. Two rows of one
 user are never each other's negatives.
 
-Legend: B rows of the global batch, D width.
+Legend: B rows of the global batch, n of them at a time, D width.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 Term = Literal["ua", "uu", "aa"]
 SameSide = Literal["literal", "unmasked"]
 Gather = Callable[[Tensor], Tensor]
 """(b, ...) -> (B, ...): the rows of all workers in rank order, where this worker's own rows keep their gradient."""
+
+ROWS_AT_A_TIME = 256
+"""Rows whose similarities with the whole batch are in memory at once; the backward pass computes them again."""
 
 
 def info_nce(
@@ -51,13 +55,29 @@ def info_nce(
         centre: subtract each side's mean over the global batch before normalising.
         gather: brings the other workers' rows; None: there are none.
     """
-    user_BD, answer_BD, user_ids_B = _whole(user_BD, answer_BD, user_ids_B, centre, gather)
-    similarities = _similarities(user_BD, answer_BD, terms)
-    kept = _kept(similarities, user_ids_B, margin, same_side)
-    positive_B1 = similarities["ua"].diagonal()[:, None]
-    negatives = [similarities[term].masked_fill(~kept[term], -torch.inf) for term in terms]
-    logits = torch.cat([positive_B1, *negatives], dim=1) / temperature
-    return (torch.logsumexp(logits, dim=1) - logits[:, 0]).mean()
+    sides = _sides(user_BD, answer_BD, user_ids_B, centre, gather)
+    sums = [
+        checkpoint(_loss_of_rows, *sides, start, temperature, margin, terms, same_side, use_reentrant=False)
+        for start in range(0, len(sides[0]), ROWS_AT_A_TIME)
+    ]
+    return torch.stack(sums).sum() / len(sides[0])
+
+
+def _loss_of_rows(
+    user_BD: Tensor,
+    answer_BD: Tensor,
+    user_ids_B: Tensor,
+    start: int,
+    temperature: float,
+    margin: float,
+    terms: tuple[Term, ...],
+    same_side: SameSide,
+) -> Tensor:
+    """Sum of eq. 6 over the rows from `start` on (n of them), against the whole batch."""
+    similarity, kept, positive_n = _rows(user_BD, answer_BD, user_ids_B, start, margin, terms, same_side)
+    negatives = [similarity[term].masked_fill(~kept[term], -torch.inf) for term in terms]
+    logits = torch.cat([positive_n[:, None], *negatives], dim=1) / temperature
+    return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
 
 
 @dataclass(frozen=True)
@@ -89,46 +109,64 @@ def batch_statistics(
     gather: Gather | None = None,
 ) -> BatchStatistics:
     """Statistics of the global batch; arguments as in `info_nce`."""
-    user_BD, answer_BD, user_ids_B = _whole(user_BD, answer_BD, user_ids_B, centre, gather)
-    similarities = _similarities(user_BD, answer_BD, terms)
-    kept = _kept(similarities, user_ids_B, margin, same_side)
-    s_ua = similarities["ua"]
-    other = user_ids_B[:, None] != user_ids_B[None, :]
-    rank_B = 1 + ((s_ua > s_ua.diagonal()[:, None]) & other).sum(dim=1)
-    n_other = other.sum().clamp(min=1)
+    sides = _sides(user_BD, answer_BD, user_ids_B, centre, gather)
+    first, rank, positive, negative, n_other = (torch.zeros((), dtype=torch.float64) for _ in range(5))
+    masked = {term: torch.zeros((), dtype=torch.float64) for term in terms}
+    for start in range(0, len(sides[0]), ROWS_AT_A_TIME):
+        similarity, kept, positive_n = _rows(*sides, start, margin, terms, same_side)
+        other = sides[2][start : start + ROWS_AT_A_TIME, None] != sides[2]
+        rank_n = 1 + ((similarity["ua"] > positive_n[:, None]) & other).sum(dim=1)
+        first += (rank_n == 1).sum().cpu()
+        rank += rank_n.sum().cpu()
+        positive += positive_n.sum().cpu()
+        negative += similarity["ua"][other].sum().cpu()
+        n_other += other.sum().cpu()
+        for term in terms:
+            masked[term] += (other & ~kept[term]).sum().cpu()
+    rows, pairs = len(sides[0]), n_other.clamp(min=1)
     return BatchStatistics(
-        accuracy=(rank_B == 1).float().mean().item(),
-        mean_rank=rank_B.float().mean().item(),
-        positive=s_ua.diagonal().mean().item(),
-        negative=(s_ua[other].mean() if other.any() else s_ua.new_zeros(())).item(),
-        masked={term: 1 - (kept[term].sum() / n_other).item() for term in terms},
+        accuracy=first.item() / rows,
+        mean_rank=rank.item() / rows,
+        positive=positive.item() / rows,
+        negative=(negative / pairs).item(),
+        masked={term: (count / pairs).item() for term, count in masked.items()},
     )
 
 
-def _whole(
+def _sides(
     user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, centre: bool, gather: Gather | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The global batch, centred if asked for."""
+    """The global batch, centred if asked for, normalised in float32; and whose the rows are."""
     if gather is not None:
         user_BD, answer_BD, user_ids_B = gather(user_BD), gather(answer_BD), gather(user_ids_B)
     if centre:
         user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
-    return user_BD, answer_BD, user_ids_B
+    return normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1), user_ids_B
 
 
-def _similarities(user_BD: Tensor, answer_BD: Tensor, terms: tuple[Term, ...]) -> dict[str, Tensor]:
-    """Cosines in float32, (B, B) per term; `ua` is always there, for the positives."""
+def _rows(
+    user_BD: Tensor,
+    answer_BD: Tensor,
+    user_ids_B: Tensor,
+    start: int,
+    margin: float,
+    terms: tuple[Term, ...],
+    same_side: SameSide,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Of n rows from `start` on: cosines (n, B) per term; which count as negatives; their positives' cosines (n).
+
+    A negative is another user's row that m of eq. 8 leaves in.
+    """
+    end = start + ROWS_AT_A_TIME
     with torch.autocast(user_BD.device.type, enabled=False):
-        u, a = normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1)
-        pairs = {"ua": (u, a), "uu": (u, u), "aa": (a, a)}
-        return {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in terms}
-
-
-def _kept(similarities: dict[str, Tensor], user_ids_B: Tensor, margin: float, same_side: SameSide) -> dict[str, Tensor]:
-    """Which entries count as negatives, (B, B) bool per term: m of eq. 8 without the user's own rows."""
-    other = user_ids_B[:, None] != user_ids_B[None, :]
-    limit_B1 = similarities["ua"].detach().diagonal()[:, None] + margin
-    return {
-        name: other if name != "ua" and same_side == "unmasked" else other & (s <= limit_B1)
-        for name, s in similarities.items()
+        u_nD, a_nD = user_BD[start:end], answer_BD[start:end]
+        pairs = {"ua": (u_nD, answer_BD), "uu": (u_nD, user_BD), "aa": (a_nD, answer_BD)}
+        similarity = {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in terms}
+    positive_n = similarity["ua"].diagonal(offset=start)
+    other = user_ids_B[start:end, None] != user_ids_B
+    limit_n1 = positive_n.detach()[:, None] + margin
+    kept = {
+        name: other if name != "ua" and same_side == "unmasked" else other & (s <= limit_n1)
+        for name, s in similarity.items()
     }
+    return similarity, kept, positive_n

@@ -1,6 +1,7 @@
 """InfoNCE against eq. 6-8 written out with loops in float64."""
 
 import math
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ray_ggsm.training import loss
 from ray_ggsm.training.loss import batch_statistics, info_nce
 
 TERMS = ("ua", "uu", "aa")
@@ -35,15 +37,17 @@ def reference(u: np.ndarray, a: np.ndarray, ids: np.ndarray, tau: float, margin:
 @given(
     B=st.integers(1, 7), D=st.integers(2, 5), seed=st.integers(0, 10**6), tau=st.sampled_from([0.02, 0.07, 1.0]),
     margin=st.sampled_from([0.05, 0.3]), literal=st.booleans(), terms=st.sampled_from([("ua",), ("ua", "aa"), TERMS]),
+    rows_at_a_time=st.integers(1, 4),
 )  # fmt: skip
-def test_equals_reference(B, D, seed, tau, margin, literal, terms) -> None:
+def test_equals_reference(B, D, seed, tau, margin, literal, terms, rows_at_a_time) -> None:
     rng = np.random.default_rng(seed)
     u, a = rng.normal(size=(2, B, D))
     ids = rng.integers(0, max(2, B), size=B)
-    got = info_nce(
-        torch.tensor(u), torch.tensor(a), torch.tensor(ids), temperature=tau, margin=margin, terms=terms,
-        same_side="literal" if literal else "unmasked",
-    )  # fmt: skip
+    with patch.object(loss, "ROWS_AT_A_TIME", rows_at_a_time):
+        got = info_nce(
+            torch.tensor(u), torch.tensor(a), torch.tensor(ids), temperature=tau, margin=margin, terms=terms,
+            same_side="literal" if literal else "unmasked",
+        )  # fmt: skip
     assert got.item() == pytest.approx(reference(u, a, ids, tau, margin, terms, literal), rel=2e-4, abs=2e-4)
 
 

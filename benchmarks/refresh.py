@@ -1,0 +1,216 @@
+"""A refresh against the bare encode loop, against the script a user would write, and against itself at other sizes.
+
+    pip install sentence-transformers
+    python benchmarks/refresh.py [--users 6000] [--sizes 10000 100000 1000000] [--only bare plain sizes changed workers]
+
+    bare      users/s of a first refresh over those of one process that encodes the same rows in a loop
+    plain     users/s over those of sentence-transformers on rendered histories in Ray Data's map_batches
+    changed   time of a refresh where 5 % of the users changed, over that of the first one
+    workers   users/s of two encoder actors over those of one, one thread each
+    sizes     time per user of the whole job, and peak memory of its driver, for made-up users and a tiny encoder
+
+The first four have Journey's rows (copied under other names up to `--users`) and the quickstart's encoder at step 0, on
+a Ray cluster that is up already; event vectors are in the store before anything is timed.
+"""
+
+import argparse
+import itertools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+from journey_model import CONFIG
+from refresh_world import World
+
+from ray_ggsm import storage
+from ray_ggsm.config import load
+from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.experiment import Experiment, RefreshConfig, event_vectors, stages
+from ray_ggsm.masks.fixed import BidirectionalConfig
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import history_events
+from ray_ggsm.model.cpu import use_cpu
+from ray_ggsm.model.event_encoder import EventEncoder
+from ray_ggsm.model.event_vectors import find
+from ray_ggsm.model.source import load_model, load_tokenizer
+from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.on_ray.cluster import started
+from ray_ggsm.on_ray.events import encode_events
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.on_ray.refresh import refresh
+from ray_ggsm.training.answers import render
+
+ROWS_PER_GROUP = 500
+
+
+class Journey:
+    """A long-lived table over Journey's users, in a temporary directory."""
+
+    def __init__(self, directory: str, users: int) -> None:
+        experiment = load(Experiment, CONFIG, ["ray.embed_workers=2", "ray.cpus_per_embed_worker=1"])
+        prepare(experiment)
+        place = stages(experiment)["prepare"]
+        found = [pq.read_table(file) for s in ("probe", "test") for file in storage.list_files(place.path("rows", s))]
+        rows = pa.concat_tables(found)
+        rows = rows.select([name for name in rows.column_names if name != "future"])
+        copies = [
+            rows.set_column(0, "user_id", pa.array([f"{i}-{n}" for i in range(len(rows))]))
+            for n in range(-(-users // len(rows)))
+        ]
+        self.directory, self.rows = directory, pa.concat_tables(copies).slice(0, users).combine_chunks()
+        names = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
+        self.template = Template(names, 0, 8)
+        events = EventEncoder(experiment.model.event_encoder, torch.device("cpu"))
+        features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
+        mask = BidirectionalConfig(recipe="bidirectional")
+        new = saved.new_encoder(experiment.model, mask, names, features, events.width, events.digest, 0)
+        saved.save(new, f"{directory}/encoder")
+        self.modalities = [m.name for m in names]
+        where = RefreshConfig(rows=f"{directory}/rows/*.parquet", encoder=f"{directory}/encoder", table="")
+        embedding = experiment.embedding.model_copy(update={"rows_per_block": ROWS_PER_GROUP})
+        changes = {"output": f"{directory}/out", "refresh": where, "embedding": embedding}
+        self.experiment = experiment.model_copy(update=changes)
+        self.give(self.rows)
+
+    def give(self, rows: pa.Table) -> None:
+        """Make rows the input."""
+        Path(self.directory, "rows").mkdir(exist_ok=True)
+        pq.write_table(rows, f"{self.directory}/rows/part.parquet", row_group_size=ROWS_PER_GROUP)
+        encode_events(self.experiment, [f"{self.directory}/rows/part.parquet"], self.modalities)
+
+    def refresh(self, table: str, workers: int = 2) -> float:
+        """Seconds of a refresh of the table of this name."""
+        e = self.experiment
+        where = e.refresh.model_copy(update={"table": f"{self.directory}/{table}"})
+        resources = e.ray.model_copy(update={"embed_workers": workers})
+        return timed(lambda: refresh(e.model_copy(update={"refresh": where, "ray": resources})))
+
+    def bare(self, rows: int) -> float:
+        """Seconds per user of one process with both cores, which only encodes."""
+        use_cpu(2)
+        store = find(event_vectors(self.experiment), self.experiment.ray.cache_directory).open()
+        trained = saved.load(f"{self.directory}/encoder", torch.device("cpu"))
+        embedder = Embedder(trained, store, self.experiment.embedding.tokens_per_batch)
+        size = self.experiment.embedding.rows_per_batch
+        embedder(self.rows.slice(0, 64))
+        parts = [self.rows.slice(start, min(size, rows - start)) for start in range(0, rows, size)]
+        return timed(lambda: [embedder(part) for part in parts]) / rows
+
+    def plain(self, rows: int) -> float:
+        """Seconds per user of the script a user would write."""
+        model = self.experiment.model.backbone
+        directory = f"{self.directory}/plain"
+        backbone = load_model(model, torch.bfloat16)
+        for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
+            if hasattr(backbone, attribute):
+                delattr(backbone, attribute)
+        backbone.config.__dict__.pop("quantization_config", None)
+        backbone.save_pretrained(directory)
+        tokenizer = load_tokenizer(model)
+        tokenizer.chat_template, tokenizer.pad_token = None, tokenizer.eos_token
+        tokenizer.save_pretrained(directory)
+        texts = render(history_events(self.rows.slice(0, rows), self.template), self.modalities)
+
+        class Encode:
+            def __init__(self) -> None:
+                from sentence_transformers import SentenceTransformer
+                from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+                torch.set_num_threads(1)
+                transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
+                transformer.max_seq_length = 2048
+                width = backbone_width
+                self.model = SentenceTransformer(modules=[transformer, Pooling(width, "mean")], device="cpu")
+
+            def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                return {"vector": self.model.encode(batch["text"].tolist(), batch_size=8)}
+
+        backbone_width = int(backbone.config.hidden_size)
+        blocks = ray.data.from_items([{"text": text} for text in texts], override_num_blocks=8)
+        mapped = blocks.map_batches(Encode, batch_size=32, compute=ray.data.ActorPoolStrategy(size=2), num_cpus=1)
+        return timed(lambda: mapped.write_parquet(f"{self.directory}/plain_vectors")) / rows
+
+    def changed(self, share: float) -> pa.Table:
+        """The rows, a share of them with other numbers."""
+        changed_N = np.random.default_rng(1).random(len(self.rows)) < share
+        numbers_NF = np.array(self.rows["tabular"].to_pylist(), dtype=np.float32)
+        numbers_NF[changed_N] += 1
+        column = pa.array(numbers_NF.tolist(), self.rows["tabular"].type)
+        return self.rows.set_column(self.rows.column_names.index("tabular"), "tabular", column)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall time, seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def sizes(users: list[int]) -> None:
+    """Print time per user and the driver's memory for made-up users, one job each."""
+    results = []
+    for n in users:
+        with tempfile.TemporaryDirectory() as directory:
+            settings = {"embedding": {"rows_per_block": 10_000, "tokens_per_batch": 16_384}}
+            world = World(Path(directory), n, 10_000, **settings)
+            script = [sys.executable, __file__, "--job", json.dumps(world.command())]
+            seconds, memory = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+        results.append((n, seconds))
+        print(f"sizes: {n} users in {seconds:.1f} s, driver {memory / 1024:.0f} MiB", flush=True)
+    for (n, a), (m, b) in itertools.pairwise(results):
+        print(f"sizes: from {n} to {m} users {1e6 * (b - a) / (m - n):.0f} us for each further one", flush=True)
+
+
+def main() -> None:
+    """Print the ratios."""
+    names = ("bare", "plain", "changed", "workers", "sizes")
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--users", type=int, default=6000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        taken = timed(lambda: subprocess.run(json.loads(options.job), capture_output=True, check=True))
+        print(json.dumps([taken, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
+        return
+    if set(options.only) - {"sizes"}:
+        with tempfile.TemporaryDirectory() as directory:
+            journey_ratios(directory, options.users, options.only)
+    if "sizes" in options.only:
+        sizes(options.sizes)
+
+
+def journey_ratios(directory: str, users: int, only: list[str]) -> None:
+    """Print what has Journey's rows."""
+    journey = Journey(directory, users)
+    bare = journey.bare(min(users, 2000)) if "bare" in only else None
+    with started(journey.experiment.ray):
+        first = journey.refresh("users")
+        print(f"a first refresh of {users} users: {first:.1f} s, {users / first:.1f} users/s", flush=True)
+        if bare:
+            print(f"bare: {1 / bare:.1f} users/s; the refresh has {bare * users / first:.2f} of that", flush=True)
+        if "plain" in only:
+            plain = journey.plain(128)
+            print(f"plain: {1 / plain:.1f} users/s; the refresh has {plain * users / first:.1f} x that", flush=True)
+        if "workers" in only:
+            one = journey.refresh("one", workers=1)
+            print(f"workers: one {one:.1f} s, two {first:.1f} s: {one / first:.2f} x", flush=True)
+        if "changed" in only:
+            journey.give(journey.changed(0.05))
+            again = journey.refresh("users")
+            print(f"changed: 5 % of the users in {again:.1f} s, {again / first:.3f} of the first refresh", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -46,6 +46,7 @@ from ray_ggsm.model.source import load_model, load_tokenizer
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.cluster import started
 from ray_ggsm.on_ray.events import encode_events
+from ray_ggsm.on_ray.plan import plan
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.refresh import refresh
 from ray_ggsm.training.answers import render
@@ -75,7 +76,7 @@ class Journey:
         mask = BidirectionalConfig(recipe="bidirectional")
         new = saved.new_encoder(experiment.model, mask, names, features, events.width, events.digest, 0)
         saved.save(new, f"{directory}/encoder")
-        self.modalities = [m.name for m in names]
+        self.modalities, self.features = [m.name for m in names], len(features)
         where = RefreshConfig(rows=f"{directory}/rows/*.parquet", encoder=f"{directory}/encoder", table="")
         embedding = experiment.embedding.model_copy(update={"rows_per_block": ROWS_PER_GROUP})
         changes = {"output": f"{directory}/out", "refresh": where, "embedding": embedding}
@@ -86,7 +87,8 @@ class Journey:
         """Make rows the input."""
         Path(self.directory, "rows").mkdir(exist_ok=True)
         pq.write_table(rows, f"{self.directory}/rows/part.parquet", row_group_size=ROWS_PER_GROUP)
-        encode_events(self.experiment, [f"{self.directory}/rows/part.parquet"], self.modalities)
+        blocks = plan([f"{self.directory}/rows/part.parquet"], ROWS_PER_GROUP, self.modalities, self.features)
+        encode_events(self.experiment, blocks, self.modalities)
 
     def refresh(self, table: str, workers: int = 2) -> float:
         """Seconds of a refresh of the table of this name."""

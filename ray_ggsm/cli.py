@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import yaml
 
+from ray_ggsm import storage
 from ray_ggsm.config import InputError, load
 from ray_ggsm.data.prepare import check
 from ray_ggsm.experiment import Experiment, stages
@@ -26,8 +27,18 @@ def run(
     arguments: Sequence[str] | None = None,
     *,
     publishes: bool = False,
+    preview: Callable[[Experiment], str] | None = None,
 ) -> int:
-    """Parse arguments, load the config, do the job; returns the exit code. `publishes`: the job has publish gates."""
+    """Parse arguments, load the config, do the job; returns the exit code.
+
+    Args:
+        description: help text.
+        job: gets the experiment.
+        default_config: file that is used without --config; None: the argument is required.
+        arguments: of the command line; None: this process's.
+        publishes: the job has publish gates; it gets the reason of --publish-anyway, too.
+        preview: checks what the job needs, and tells what it would do (--dry-run); None: the stages are checked.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--config", required=default_config is None, default=default_config, help="YAML file, local or s3://"
@@ -48,8 +59,7 @@ def run(
     try:
         experiment = load(Experiment, options.config, options.set)
         if options.dry_run:
-            check(experiment.data)
-            print(_plan(experiment))
+            print((preview or _plan)(experiment))
         elif publishes:
             job(experiment, options.publish_anyway)
         else:
@@ -70,16 +80,22 @@ def run(
 
 
 def main(
-    description: str, job: Callable[..., object], default_config: str | None = None, *, publishes: bool = False
+    description: str,
+    job: Callable[..., object],
+    default_config: str | None = None,
+    *,
+    publishes: bool = False,
+    preview: Callable[[Experiment], str] | None = None,
 ) -> None:
-    """Run a job and exit the process with its code."""
-    code = run(description, job, default_config, publishes=publishes)
+    """Run a job (arguments as in `run`) and exit the process with its code."""
+    code = run(description, job, default_config, publishes=publishes, preview=preview)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 
 
 def _plan(experiment: Experiment) -> str:
+    check(experiment.data)
     resolved = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     lines = [
         f"  {s.name:9} {'finished' if s.result() else 'to do':9} {s.location}" for s in stages(experiment).values()
@@ -101,6 +117,9 @@ def user_error(error: BaseException) -> str | None:
             return str(cause if isinstance(cause, InputError) else current)
         if isinstance(current, OSError) and current.errno in STORAGE_ERRORS:
             return str(current)
+        if storage.refused(current):
+            said = " ".join(str(current).split())[:300]
+            return f"the storage refuses access ({said}); look at the credentials (AWS_*), their rights and their end"
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []

@@ -6,15 +6,48 @@ environment (AWS_*, AWS_ENDPOINT_URL), never from a config file.
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import pyarrow.fs as pafs
+import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+T = TypeVar("T")
+ATTEMPTS = 6
+"""Of a request that fails without a reason that would stay."""
+_REFUSED = re.compile(
+    r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b403\b"
+)
+
+
+def retried(work: Callable[[], T]) -> T:
+    """The result of `work`, which is repeated after errors of the network or the object store that may pass.
+
+    The clients repeat most requests themselves, but not an answer that breaks off, nor for long. Errors with a number
+    (no such file, no rights, no space) and refused credentials are raised at once.
+    """
+    attempts = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+        retry=tenacity.retry_if_exception(_passing),
+        reraise=True,
+    )
+    return attempts(work)
+
+
+def refused(error: BaseException) -> bool:
+    """Whether an object store does not accept the credentials, or not for this."""
+    return isinstance(error, PermissionError) or (isinstance(error, OSError) and bool(_REFUSED.search(str(error))))
+
+
+def _passing(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno is None and not refused(error)
 
 
 def join(location: str, *parts: str) -> str:

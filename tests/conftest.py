@@ -1,12 +1,13 @@
 """Tiny random pretrained models on disk, and user rows, for tests that need the real code paths but no real weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import settings
 
+from tests import s3_server as s3
 from tests.tiny import user_rows, write_decoder, write_event_encoder
 
 torch.set_num_threads(1)  # tiny models; leaves the cores to Ray workers
@@ -28,6 +29,13 @@ def tiny_event_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("event_encoder")
     write_event_encoder(directory)
     return str(directory)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server for all tests; `tests.s3_server.faults` makes it fail."""
+    with s3.s3_server() as address:
+        yield address
 
 
 @pytest.fixture

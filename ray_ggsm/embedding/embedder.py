@@ -53,6 +53,8 @@ class Embedder:
         self.trained, self.tokens_per_batch, self.finished_mask = trained, tokens_per_batch, finished_mask
         self.encoder = trained.encoder.eval()
         self.encoder.merge_lora()
+        self.tokens = 0
+        """real tokens so far, without padding"""
         self.collator = Collator(self.encoder.template, trained.tokenizer, lookup)
 
     @torch.inference_mode()
@@ -80,6 +82,7 @@ class Embedder:
             chosen = waiting.pop()  # the longest first: what does not fit shows at once
             try:
                 batch = build(chosen).to(self.encoder.device)
+                self.tokens += batch.n_tokens
                 weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
                 vector_BD[chosen] = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
             except (MemoryError, RuntimeError) as error:

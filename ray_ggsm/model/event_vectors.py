@@ -153,4 +153,4 @@ def _merge(files: tuple[str, ...], directory: str) -> None:
 
 def _read(file: str, column: str) -> pa.ChunkedArray:
     fs, path = storage.arrow_filesystem(file)
-    return pq.read_table(path, columns=[column], filesystem=fs)[column]
+    return storage.retried(lambda: pq.read_table(path, columns=[column], filesystem=fs))[column]

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.metrics import Counter
 
 from ray_ggsm import storage
 from ray_ggsm.data.content import content_hashes
@@ -31,12 +32,15 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.batch import kept_events
 from ray_ggsm.model.event_vectors import Store, keys
 from ray_ggsm.on_ray.devices import actor_resources, device_of
-from ray_ggsm.on_ray.plan import Block
+from ray_ggsm.on_ray.plan import Block, read_block
+from ray_ggsm.on_ray.run_report import Progress
 from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, rows_to_table
 
 STAGED = SCHEMA.append(pa.field("bucket", pa.int32()))
 """Columns of staged files; `embedding` is null where the table already has the vector."""
 OUT_OF_MEMORY = "out_of_memory"
+DONE = pa.schema([("rows", pa.int64()), ("encoded", pa.int64()), ("tokens", pa.int64())])
+"""What is told of a block that is done: its rows, those that were encoded now, and their tokens."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,15 @@ class Job:
         return storage.join(self.staging, "dead_letters", f"{block:08d}-{why}.parquet")
 
 
-def embed_blocks(job: Job, blocks: Sequence[Block]) -> int:
-    """Stage all blocks that have no staged file yet; returns how many those were."""
+def embed_blocks(job: Job, blocks: Sequence[Block], name: str) -> Progress:
+    """Stage all blocks that have no staged file yet; lines about it begin with `name`."""
     there = set(storage.list_files(storage.join(job.staging, "blocks"), ".parquet"))
     waiting = [block for block in blocks if job.staged(block.number) not in there]
+    each = len(job.experiment.embedding.instructions)
+    progress = Progress(name, each * sum(block.rows for block in waiting))
+    print(f"{name}: {len(waiting):,} of {len(blocks):,} blocks are to do", flush=True)
     if not waiting:
-        return 0
+        return progress
     with _whole_blocks():
         written = (
             ray.data.from_items([asdict(block) for block in waiting], override_num_blocks=len(waiting))
@@ -87,8 +94,9 @@ def embed_blocks(job: Job, blocks: Sequence[Block]) -> int:
             )
             .map_batches(partial(_write, job=job), batch_format="pyarrow", batch_size=None)
         )
-        written.materialize()
-    return len(waiting)
+        for done in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            progress.add(*(pc.sum(done[column]).as_py() or 0 for column in DONE.names))
+    return progress
 
 
 @contextmanager
@@ -114,14 +122,8 @@ def _read(described: pa.Table, job: Job) -> pa.Table:
     """A block's good rows, once per instruction, and columns `row.*` of our own (no modality has such a name)."""
     assert len(described) == 1
     block = Block(**described.to_pylist()[0])
-    fs, path = storage.arrow_filesystem(block.file)
-    with pq.ParquetFile(path, filesystem=fs) as parquet:
-        wanted = ["user_id", "as_of", *job.modalities, "tabular", "query"]
-        columns = [name for name in wanted if name in parquet.schema_arrow.names]
-        rows = parquet.read_row_groups(list(range(block.first, block.first + block.groups)), columns=columns)
-        rows = rows.slice(block.start, block.rows)
     good, dead = validate(
-        rows,
+        read_block(block, ["user_id", "as_of", *job.modalities, "tabular", "query"]),
         job.modalities,
         job.features,
         job.experiment.data.max_text_length,
@@ -129,6 +131,7 @@ def _read(described: pa.Table, job: Job) -> pa.Table:
         stage="embed",
     )
     if len(dead):
+        Counter("ray_ggsm_dead_letters", "Rows that were rejected").inc(len(dead))
         _put(dead, job.dead(block.number, "invalid"))
     parts = [_instructed(good, job, name, text) for name, text in job.experiment.embedding.instructions.items()]
     table = pa.concat_tables(parts)
@@ -171,12 +174,20 @@ class _Encode:
         trained = saved.load(job.encoder, device_of(job.experiment.ray))
         finished_mask = config.mask == "inference"
         self.embedder = Embedder(trained, job.store.open(), config.tokens_per_batch, finished_mask)
+        self.users = Counter("ray_ggsm_users_embedded", "Users whose vectors were computed")
+        self.tokens = Counter("ray_ggsm_tokens", "Tokens that went through the encoder, without padding")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         size = self.job.experiment.embedding.rows_per_batch
+        before = self.embedder.tokens
         parts = [self._staged(rows.slice(start, size)) for start in range(0, len(rows), size)]
         schema = STAGED.append(pa.field("row.block", pa.int64()))
-        return pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
+        table = pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
+        fresh, tokens = len(table) - table["embedding"].null_count, self.embedder.tokens - before
+        if fresh:
+            self.users.inc(fresh)
+            self.tokens.inc(tokens)
+        return table.append_column("row.tokens", pa.array([tokens] * len(table), pa.int64()))
 
     def _staged(self, rows: pa.Table) -> pa.Table:
         fresh_N = ~rows["row.is_known"].to_numpy()
@@ -195,10 +206,11 @@ class _Encode:
 
 
 def _write(rows: pa.Table, job: Job) -> pa.Table:
-    """Write a block's staged file; the result only says that it is there."""
+    """Write a block's staged file; the result (DONE) only tells what is there."""
+    encoded, tokens = len(rows) - rows["embedding"].null_count, 0
     if len(rows):
-        (number,) = pc.unique(rows["row.block"]).to_pylist()
-        rows = rows.drop_columns("row.block")
+        number, tokens = rows["row.block"][0].as_py(), rows["row.tokens"][0].as_py()
+        rows = rows.drop_columns(["row.block", "row.tokens"])
         lost_N, memory = _given_up(rows), job.dead(number, "memory")
         if lost_N.any():
             lost = rows.filter(pa.array(lost_N))
@@ -209,7 +221,7 @@ def _write(rows: pa.Table, job: Job) -> pa.Table:
         else:
             storage.remove(memory)  # of an earlier attempt
         _stage(rows.filter(pa.array(~lost_N)), job, number)
-    return pa.table({"rows": pa.array([len(rows)], pa.int64())})
+    return pa.table([[len(rows)], [encoded], [tokens]], schema=DONE)
 
 
 def _given_up(rows: pa.Table) -> np.ndarray:

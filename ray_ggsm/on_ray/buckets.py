@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.on_ray.blocks import Job, user_keys
 from ray_ggsm.on_ray.plan import THREADS, Block, read_footer
+from ray_ggsm.on_ray.run_report import RunReport
 from ray_ggsm.tables import gates, publish, scan
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.files import DataFile, bucket_path, describe, write_bucket
@@ -105,6 +107,7 @@ def judge_and_publish(
     dead_letters: int,
     metadata: dict[str, Any],
     anyway: str | None,
+    report: RunReport,
 ) -> int:
     """Ask the gates, and commit; returns the version.
 
@@ -119,6 +122,7 @@ def judge_and_publish(
         dead_letters: of these, rows without a vector.
         metadata: recorded with the version.
         anyway: why a version is published whatever the gates say; recorded with it.
+        report: gets counts, verdicts and the version.
 
     Raises:
         GateError: a gate failed; nothing is published, and everything written stays.
@@ -133,9 +137,7 @@ def judge_and_publish(
         previous=gates.published(previous, found) if previous else None,
         previous_encoder=job.digest if comparable else None,
     )
-    if anyway is None:
-        gates.enforce(verdicts)
-    failed = [verdict.gate for verdict in verdicts if not verdict.passed]
+    report.gates = {v.gate: ("" if v.passed else "FAILED: ") + v.sentence for v in verdicts}
     counts = {
         "expected": expected_rows,
         "written": found.rows,
@@ -143,6 +145,10 @@ def judge_and_publish(
         "encoded": sum(f.encoded for f in staged.buckets),
         "departed": sum(f.departed for f in staged.buckets),
     }
+    report.counts |= counts
+    if anyway is None:
+        gates.enforce(verdicts)
+    failed = [verdict.gate for verdict in verdicts if not verdict.passed]
     said = {
         **metadata,
         "encoder": job.digest,
@@ -153,7 +159,7 @@ def judge_and_publish(
         "failed_gates": failed,
         "published_anyway": anyway if failed else None,
     }
-    return publish.publish(
+    report.version = publish.publish(
         location,
         [f.file for f in staged.buckets if f.file is not None],
         run=job.run,
@@ -162,6 +168,7 @@ def judge_and_publish(
         metadata=said,
         expected_version=previous.version if previous else publish.NO_TABLE,
     )
+    return report.version
 
 
 def _parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
@@ -213,12 +220,14 @@ def _fill(
 
 
 def _staged(parts: Sequence[Part]) -> pa.Table:
-    tables = []
-    for file, group in parts:
-        fs, path = storage.arrow_filesystem(file)
-        with pq.ParquetFile(path, filesystem=fs) as parquet:
-            tables.append(parquet.read_row_group(group, columns=SCHEMA.names))
+    tables = [storage.retried(partial(_row_group, *part)) for part in parts]
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def _row_group(file: str, group: int) -> pa.Table:
+    fs, path = storage.arrow_filesystem(file)
+    with pq.ParquetFile(path, filesystem=fs) as parquet:
+        return parquet.read_row_group(group, columns=SCHEMA.names)
 
 
 def _one_row_per_user(rows: pa.Table) -> None:

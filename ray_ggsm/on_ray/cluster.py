@@ -29,6 +29,7 @@ def connected(experiment: Experiment) -> Iterator[None]:
 def started(config: RayConfig) -> Iterator[None]:
     """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens."""
     if ray.is_initialized():
+        _quieten()
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -67,10 +68,11 @@ def check_place(key: str, location: str) -> None:
 
 
 def _quieten() -> None:
-    """Ray Data: progress bars, but no copy of every plan on the terminal."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    """Ray Data: progress bars, but no copy of every plan or error on the terminal; the job says what went wrong."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     context = ray.data.DataContext.get_current()
     context.enable_operator_progress_bars = False
+    context.raise_original_map_exception = True  # an InputError stays one
     # a plan that cannot get its resources ends with a readable error instead of waiting for ever
     context.execution_no_progress_timeout_s = 600

@@ -1,7 +1,8 @@
 """The embed stage: user rows -> staged vectors -> gates -> one version of the stage's embedding table.
 
-The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file per finished block of the input) and
-`staging/dead_letters/` (rejected rows, with reasons). Staged blocks are removed when the version is published.
+The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file per finished block of the input),
+`staging/dead_letters/` (rejected rows, with reasons) and `report.json|html` (what the run did). Staged blocks are
+removed when the version is published.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.events import EncodedEvents, encode_events
 from ray_ggsm.on_ray.plan import THREADS, plan, read_footer
+from ray_ggsm.on_ray.run_report import RunReport, reported
 from ray_ggsm.on_ray.stages import timed
 from ray_ggsm.tables import open_table, publish
 
@@ -36,27 +38,34 @@ def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
     encoder = place["train"].path("encoder" if experiment.embedding.checkpoint == "final" else "untrained")
     described = describe_encoder(encoder, experiment.embedding)
     run = stage.location.rsplit("/", 1)[-1]
-    with connected(experiment), timed(stage) as results:
+    report = RunReport("embed", location, run)
+    with connected(experiment), timed(stage) as results, reported(report, stage.location):
         names = modalities(described)
         blocks = plan(files, experiment.embedding.rows_per_block, names, len(described["feature_names"]))
         rows = sum(block.rows for block in blocks)
-        events = encode_events(experiment, files, names)
+        with report.step("events"):
+            events = encode_events(experiment, blocks, names)
         job = new_job(
             experiment, encoder, described, events,
             run=run, staging=stage.path("staging"), buckets=buckets_for(experiment, rows),
         )  # fmt: skip
-        if publish.published_version(location, run) is None:
-            encoded = embed_blocks(job, blocks)
-            print(f"embed: {encoded} of {len(blocks)} blocks were to do", flush=True)
-            staged = fill_buckets(job, blocks, location, experiment.publishing)
-            judge_and_publish(
-                location, staged, job=job, config=experiment.publishing, previous=None, comparable=False,
-                expected_rows=rows * len(experiment.embedding.instructions), dead_letters=dead_letters(job),
-                metadata=said(experiment, described), anyway=publish_anyway,
-            )  # fmt: skip
+        report.version = publish.published_version(location, run)
+        if report.version is None:
+            with report.step("encode"):
+                report.encoded(embed_blocks(job, blocks, "embed"))
+            with report.step("fill"):
+                staged = fill_buckets(job, blocks, location, experiment.publishing)
+            with report.step("publish"):
+                judge_and_publish(
+                    location, staged, job=job, config=experiment.publishing, previous=None, comparable=False,
+                    expected_rows=rows * len(experiment.embedding.instructions), dead_letters=dead_letters(job),
+                    metadata=said(experiment, described), anyway=publish_anyway, report=report,
+                )  # fmt: skip
         storage.remove(storage.join(job.staging, "blocks"))
         counts = open_table(location).metadata()["counts"]
-        print(f"embed: {counts['written']:,} rows published, {counts['dead_letters']:,} dead letters", flush=True)
+        report.counts |= {"blocks": len(blocks), **events.counts()}
+        report.outcome = f"{counts['written']:,} rows published, {counts['dead_letters']:,} dead letters"
+        print(f"embed: {report.outcome}", flush=True)
         results.update(rows=counts["written"], dead_letters=counts["dead_letters"], table=location, **events.counts())
     return location
 

@@ -1,6 +1,7 @@
 """Encode every distinct event text once: rows -> distinct texts -> vectors in the shared store, on Ray Data."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +16,7 @@ from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
 from ray_ggsm.model.event_vectors import Store
 from ray_ggsm.on_ray.devices import actor_resources, device_of
+from ray_ggsm.on_ray.plan import Block, read_block
 
 TEXTS_PER_BATCH = 2048
 
@@ -38,14 +40,16 @@ class EncodedEvents:
         return {"events": self.events, "events_found_in_store": self.found, "event_texts_encoded": self.encoded}
 
 
-def encode_events(experiment: Experiment, files: list[str], columns: list[str]) -> EncodedEvents:
-    """Bring the store up to date with all event texts in `columns` of the Parquet `files`, and say what it knew."""
+def encode_events(experiment: Experiment, blocks: Sequence[Block], columns: Sequence[str]) -> EncodedEvents:
+    """Bring the store up to date with all event texts in `columns` of the blocks, and say what it knew."""
     config = experiment.model.event_encoder
     digest = ray.get(_digest.remote(config))
     location = storage.join(event_vectors(experiment), digest)
     known = store.find(location, experiment.ray.cache_directory)
-    rows = ray.data.read_parquet(files).select_columns(columns)
-    counted = rows.map_batches(_distinct, batch_format="pyarrow", batch_size=4096, fn_args=[known]).materialize()
+    described = ray.data.from_items([asdict(block) for block in blocks], override_num_blocks=max(len(blocks), 1))
+    counted = described.map_batches(
+        _distinct, batch_format="pyarrow", batch_size=1, fn_args=[columns, known]
+    ).materialize()
     sums = counted.sum(["events", "found"])
     events, found = (int(sums[f"sum({column})"] or 0) for column in ("events", "found"))
     before = len(known.open().key_N)
@@ -79,8 +83,9 @@ def _digest(config: EventEncoderConfig) -> str:
     return EventEncoder(config, torch.device("cpu")).digest
 
 
-def _distinct(rows: pa.Table, known: Store) -> pa.Table:
-    """Each text of the batch once, with its key and how many events have it; known texts are left out by name."""
+def _distinct(described: pa.Table, columns: Sequence[str], known: Store) -> pa.Table:
+    """Each text of a block once, with its key and how many events have it; known texts are left out by name."""
+    rows = read_block(Block(**described.to_pylist()[0]), columns)
     texts = [pc.list_flatten(column.combine_chunks()).field("text").cast(pa.binary()) for column in rows.columns]
     counts = pc.value_counts(pa.chunked_array(texts, pa.binary()).drop_null())
     valid = pa.array(~invalid_utf8(counts.field("values")))  # rows with such a text become dead letters

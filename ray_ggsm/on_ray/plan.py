@@ -60,6 +60,30 @@ def plan(files: Sequence[str], rows_per_block: int, modalities: Sequence[str], f
     return blocks
 
 
+def read_block(block: Block, columns: Sequence[str]) -> pa.Table:
+    """A block's rows, with those of the columns that its file has.
+
+    Raises:
+        InputError: the file was removed meanwhile, or is damaged.
+    """
+
+    def read() -> pa.Table:
+        fs, path = storage.arrow_filesystem(block.file)
+        with pq.ParquetFile(path, filesystem=fs) as parquet:
+            there = [name for name in columns if name in parquet.schema_arrow.names]
+            return parquet.read_row_groups(list(range(block.first, block.first + block.groups)), columns=there)
+
+    try:
+        return storage.retried(read).slice(block.start, block.rows)
+    except FileNotFoundError:
+        raise InputError(f"{block.file} was removed while it was read; nothing was published; start again") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        if storage.refused(error):
+            raise
+        groups, why = f"{block.first} to {block.first + block.groups - 1}", " ".join(str(error).split())[:200]
+        raise InputError(f"{block.file}: row groups {groups} cannot be read ({why}); write the file again") from error
+
+
 def read_footer(file: str) -> pq.FileMetaData:
     """A Parquet file's footer.
 
@@ -68,6 +92,6 @@ def read_footer(file: str) -> pq.FileMetaData:
     """
     fs, path = storage.arrow_filesystem(file)
     try:
-        return pq.read_metadata(path, filesystem=fs)
+        return storage.retried(lambda: pq.read_metadata(path, filesystem=fs))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{file}: expected a readable Parquet file ({' '.join(str(error).split())[:200]})") from error

@@ -29,6 +29,7 @@ from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.console import console
 from ray_ggsm.on_ray.events import encode_events
 from ray_ggsm.on_ray.pairs import stream
+from ray_ggsm.on_ray.plan import plan
 from ray_ggsm.on_ray.stages import interrupted, timed
 from ray_ggsm.training.logs import write_log
 from ray_ggsm.training.loop import HEAD_ROWS, DivergenceError, Trainer
@@ -58,7 +59,9 @@ def train(experiment: Experiment) -> str:
     tables = [rows, *([place["prepare"].path("rows", held_out.stage)] if held_out else [])]
     with connected(experiment), timed(stage) as results, console() as lines:
         files = [file for table in tables for file in storage.list_files(table, ".parquet")]
-        events = encode_events(experiment, files, [*experiment.data.modalities, "future"])
+        names = list(experiment.data.modalities)
+        blocks = plan(files, experiment.embedding.rows_per_block, names, len(summary["features"]))
+        events = encode_events(experiment, blocks, [*names, "future"])
         shared = {
             "experiment": experiment.model_dump_json(),
             "rows": rows,

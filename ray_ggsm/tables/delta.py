@@ -43,7 +43,7 @@ def find(location: str) -> DeltaTable | None:
     """
     location = storage.absolute(location)
     try:
-        table = DeltaTable(location, storage_options=storage_options(location))
+        table = storage.retried(lambda: DeltaTable(location, storage_options=storage_options(location)))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
@@ -72,7 +72,7 @@ def load(location: str, version: int | None = None) -> DeltaTable:
     if not 0 <= version <= table.version():
         raise InputError(f"{location}: no version {version}; there are versions 0 to {table.version()}")
     try:
-        table.load_as_version(version)
+        storage.retried(lambda: table.load_as_version(version))
     except (DeltaError, OSError) as error:
         raise InputError(f"{location}: version {version} cannot be opened ({line(error)})") from error
     return table

@@ -99,11 +99,11 @@ def describe(location: str, path: str) -> DataFile:
     if not match:
         raise InputError(f"{file}: expected bucket=<number> in the path of a data file")
     fs, name = storage.arrow_filesystem(file)
-    size = fs.get_file_info(name)
+    size = storage.retried(lambda: fs.get_file_info(name))
     if size.type != pafs.FileType.File:
         raise InputError(f"{file}: the data file is missing")
     try:
-        footer = pq.read_metadata(name, filesystem=fs)
+        footer = storage.retried(lambda: pq.read_metadata(name, filesystem=fs))
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{file}: damaged, {size.size} bytes without a readable Parquet footer ({' '.join(str(error).split())}); "

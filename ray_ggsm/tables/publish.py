@@ -62,18 +62,24 @@ def publish(
     kept = delta.files(table) if table is not None and replaced is not None else []
     rows = sum(f.rows for f in files) + sum(f.rows for f in kept if f.bucket not in (replaced or ()))
     said = {"operation": "publish", **metadata, "run": run, "rows": rows}
+
+    def commit() -> int:
+        try:
+            _commit(location, table, files, run, buckets, replaced, said)
+        except (DeltaError, OSError):
+            newest = delta.find(location)
+            if newest is not None and (version := _published(newest, run)) is not None:
+                return version  # only the answer was lost
+            raise
+        return 0 if table is None else table.version() + 1
+
     try:
-        _commit(location, table, files, run, buckets, replaced, said)
+        return storage.retried(commit)
     except (DeltaError, OSError) as error:
-        newest = delta.find(location)
-        version = None if newest is None else _published(newest, run)
-        if version is None:
-            raise InputError(
-                f"{location}: run {run} could not commit; if another publisher was faster, start the run again on the "
-                f"new version ({delta.line(error)})"
-            ) from error
-        return version
-    return 0 if table is None else table.version() + 1
+        raise InputError(
+            f"{location}: run {run} could not commit; if another publisher was faster, start the run again on the "
+            f"new version ({delta.line(error)})"
+        ) from error
 
 
 def published_version(location: str, run: str) -> int | None:
@@ -167,7 +173,7 @@ def _check_files(location: str, files: Sequence[DataFile], buckets: int, replace
         return
     fs = storage.arrow_filesystem(location)[0]
     paths = [storage.arrow_filesystem(storage.join(location, file.path))[1] for file in files]
-    for file, found in zip(files, fs.get_file_info(paths), strict=True):
+    for file, found in zip(files, storage.retried(lambda: fs.get_file_info(paths)), strict=True):
         state = f"has {found.size}" if found.type == pafs.FileType.File else "is missing"
         if state != f"has {file.size}":
             raise InputError(

@@ -44,13 +44,17 @@ def open_file(location: str) -> pa.NativeFile:
 def _read(file: str, columns: list[str], users: list[str] | None, as_of: dt.datetime | None) -> pa.Table:
     filters = [name for name, value in (("user_id", users), ("as_of", as_of)) if value is not None]
     needed = [name for name in SCHEMA.names if name in columns or name in filters]
-    try:
+
+    def read() -> pa.Table:
         with (
             open_file(file) as source,
             pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as parquet,
         ):
             groups = range(parquet.num_row_groups) if users is None else _groups(parquet.metadata, users)
-            table = parquet.read_row_groups(list(groups), columns=needed, use_threads=False)
+            return parquet.read_row_groups(list(groups), columns=needed, use_threads=False)
+
+    try:
+        table = storage.retried(read)
     except FileNotFoundError as error:
         raise InputError(f"{file}: this data file is gone; a version is readable until vacuum removes it") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,6 +1,7 @@
 """Reading events from and writing rows to an object store, against moto's server."""
 
 import gzip
+import uuid
 
 import pyarrow as pa
 import pyarrow.csv
@@ -12,23 +13,18 @@ from ray_ggsm import storage
 from ray_ggsm.data import prepare
 from ray_ggsm.data.validate import duplicate_keys
 from tests.data.conftest import CONFIGS, data_config, shipped
-from tests.s3 import environment
+from tests.s3_server import environment
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    server = pytest.importorskip("moto.server", reason="moto[server] is not installed").ThreadedMotoServer(
-        port=0, verbose=False
-    )
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in environment(f"http://{host}:{port}").items():
+def bucket(s3_server, monkeypatch):
+    for name, value in environment(s3_server).items():
         monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir(f"bucket-{port}")  # moto keeps its buckets for the whole process
-    yield f"s3://bucket-{port}"
+    name = f"bucket-{uuid.uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}"
     s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet"])

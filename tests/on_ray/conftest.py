@@ -9,27 +9,22 @@ from typing import Any
 import boto3
 import pytest
 import ray
-from moto.server import ThreadedMotoServer
 
 from ray_ggsm.config import build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.quickstart import quickstart
 from tests.clicks import changed, click_config, write_click_log
+from tests.s3_server import environment as s3_environment
 
 BUCKET = "s3://bucket"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cluster() -> Iterator[None]:
+def cluster(s3_server: str) -> Iterator[None]:
     """Ray with an S3 server in its environment: worker processes inherit what is set before they start."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        environment.setenv("AWS_ACCESS_KEY_ID", "test")
-        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name, value in s3_environment(s3_server).items():
+            environment.setenv(name, value)
         environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
@@ -43,7 +38,6 @@ def cluster() -> Iterator[None]:
         )
         yield
         ray.shutdown()
-    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -14,15 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
+from ray_ggsm.cli import user_error
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.on_ray import lock
 from ray_ggsm.on_ray import refresh as job
-from ray_ggsm.on_ray.refresh import refresh
+from ray_ggsm.on_ray.refresh import preview, refresh
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.gates import GatesConfig
 from tests.on_ray.conftest import BUCKET
+from tests.s3_server import faults
 
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
 
@@ -115,6 +117,13 @@ def test_the_life_of_a_table(
     assert written(f"{table}/data") == staged
     first = vectors(table, 0)
     assert sorted(first) == sorted(users[:-1])
+    (report,) = [json.loads(Path(file).read_text()) for file in storage.list_files(f"{table}/runs", "report.json")]
+    assert report["version"] == 0
+    assert report["counts"]["written"] == len(users) - 1
+    assert list(report["seconds"]) == ["events", "compare", "encode", "fill", "publish", "all"]
+    assert report["gates"].keys() >= {"coverage", "finite"}
+    (page,) = storage.list_files(f"{table}/runs", "report.html")
+    assert "Version 0 was published" in Path(page).read_text()
 
     # nothing changed; the lock of a process that was killed does not count
     left = Path(table, "refresh.lock")
@@ -182,6 +191,44 @@ def test_a_truncated_input_file(mine: Experiment, rows: pa.Table, give: Callable
     assert not Path(mine.refresh.table, "_delta_log").exists()
 
 
+def test_a_file_that_is_removed_while_it_is_read(
+    mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(rows)
+    embed = job.embed_blocks
+
+    def remove_first(*arguments) -> int:
+        (tmp_path / "rows" / "b.parquet").unlink()
+        return embed(*arguments)
+
+    monkeypatch.setattr(job, "embed_blocks", remove_first)
+    with pytest.raises(Exception) as failure:  # noqa: PT011
+        refresh(mine)
+    assert "b.parquet was removed while it was read; nothing was published" in str(user_error(failure.value))
+    assert not Path(mine.refresh.table, "_delta_log").exists()
+
+
+def test_preview(mine: Experiment, rows: pa.Table, give: Callable) -> None:
+    give(rows)
+    said = preview(mine)
+    assert said.startswith(f"refresh: {len(rows)} rows in 2 files and ")
+    assert said.endswith(f"{mine.refresh.table} is not there yet")
+    assert not Path(mine.refresh.table).exists()
+
+
+def test_a_damaged_page(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
+    """The footer is fine: the damage shows when the rows are read."""
+    give(rows)
+    file = tmp_path / "rows" / "a.parquet"
+    data = bytearray(file.read_bytes())
+    data[4:400] = bytes(396)
+    file.write_bytes(data)
+    with pytest.raises(Exception) as failure:  # noqa: PT011
+        refresh(mine)
+    assert "a.parquet: row groups 0 to" in str(user_error(failure.value))
+    assert not Path(mine.refresh.table, "_delta_log").exists()
+
+
 def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
     give(rows)
     encoder = tmp_path / "other"
@@ -193,7 +240,9 @@ def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, g
         refresh(changed)
 
 
-def test_everything_on_s3(experiment: Callable, finished: Experiment, rows: pa.Table) -> None:
+def test_everything_on_an_s3_that_fails_now_and_then(
+    experiment: Callable, finished: Experiment, rows: pa.Table, s3_server: str
+) -> None:
     encoder, place = stages(finished)["train"].path("encoder"), f"{BUCKET}/refresh"
     storage.upload(encoder, f"{place}/encoder")
     mine = experiment(
@@ -204,9 +253,16 @@ def test_everything_on_s3(experiment: Callable, finished: Experiment, rows: pa.T
         sink = pa.BufferOutputStream()
         pq.write_table(given, sink)
         storage.write_bytes(f"{place}/rows/part.parquet", sink.getvalue().to_pybytes())
-        assert refresh(mine.model_copy(update={"publishing": LENIENT})) == version
+        with faults(s3_server, error=0.04, slow=0.04, drop=0.02) as counts:
+            assert refresh(mine.model_copy(update={"publishing": LENIENT})) == version
+        assert counts.keys() == {"error", "slow", "drop"}
     table = open_table(f"{place}/users")
     assert sorted(table.read()["user_id"].to_pylist()) == sorted(rows["user_id"].to_pylist()[2:11])
     assert table.metadata()["counts"]["encoded"] == 2
     assert table.verify() == []
     assert not storage.exists(f"{place}/users/refresh.lock")
+
+    with faults(s3_server, expired=1.0), pytest.raises(Exception) as failure:  # noqa: PT011
+        refresh(mine)
+    assert "the storage refuses access" in str(user_error(failure.value))
+    assert open_table(f"{place}/users").version == 1

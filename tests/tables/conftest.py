@@ -1,9 +1,4 @@
-import contextlib
 import datetime as dt
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Iterator
 
@@ -15,7 +10,7 @@ import s3fs
 from ray_ggsm.tables.files import DataFile, TableConfig, write_bucket
 from ray_ggsm.tables.publish import publish
 from ray_ggsm.tables.schema import bucket_of, rows_to_table
-from tests.s3 import environment
+from tests.s3_server import environment
 
 BUCKETS = 5
 WIDTH = 7
@@ -49,25 +44,6 @@ def put(location: str, table: pa.Table, run: str, **options) -> int:
     """Stage and publish a whole version."""
     options = {"replaced": None, "metadata": {"encoder": "enc1"}, "buckets": BUCKETS, **options}
     return publish(location, stage(location, table, run, options["buckets"]), run=run, **options)
-
-
-@pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """An S3 server in a process of its own: delta-rs holds the interpreter's lock in some requests."""
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(10)
 
 
 @pytest.fixture

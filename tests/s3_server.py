@@ -1,0 +1,117 @@
+"""An S3 server in a process of its own that can be told to fail: `python -m tests.s3_server PORT`.
+
+A process of its own, because delta-rs holds the interpreter's lock in some requests. Faults are shares of all requests:
+`error` answers 500, `slow` waits, `drop` closes the connection in the middle of the answer, `expired` answers 403.
+"""
+
+import contextlib
+import json
+import random
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+SECONDS = 0.3
+"""How long a slow answer takes to begin."""
+FAULTS, REFUSALS = "/-faults", {"error": "500 Internal Server Error", "expired": "403 Forbidden"}
+CODES = {"error": "InternalError", "expired": "ExpiredToken"}
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """The address of a new server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tests.s3_server", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@contextlib.contextmanager
+def faults(server: str, **shares: float) -> Iterator[dict[str, int]]:
+    """Make the server fail for so large shares of the requests; the dict tells afterwards how often it did."""
+    counts: dict[str, int] = {}
+    _tell(server, shares)
+    try:
+        yield counts
+    finally:
+        counts.update(_tell(server, {}))
+
+
+def _tell(server: str, shares: dict[str, float]) -> dict[str, int]:
+    request = urllib.request.Request(server + FAULTS, json.dumps(shares).encode(), method="POST")
+    with urllib.request.urlopen(request) as answer:
+        counts: dict[str, int] = json.load(answer)
+    return counts
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What an S3 client finds in its environment to use the server at `endpoint` (http://host:port)."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+
+
+class _Faulty:
+    """The server's application, and what goes wrong on the way to it."""
+
+    def __init__(self, application: Any) -> None:
+        self.application, self.shares, self.counts = application, {}, {}
+        self.draw = random.Random(0)
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
+        if environ["PATH_INFO"] == FAULTS:
+            counts, self.counts = self.counts, {}
+            self.shares = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            start("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(counts).encode()]
+        fault = self._drawn()
+        if fault in REFUSALS:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start(REFUSALS[fault], [("Content-Type", "application/xml")])
+            return [f"<Error><Code>{CODES[fault]}</Code><Message>injected</Message></Error>".encode()]
+        if fault == "slow":
+            time.sleep(SECONDS)
+        answer = self.application(environ, start)
+        return self._half(answer) if fault == "drop" else answer
+
+    def _drawn(self) -> str | None:
+        number = self.draw.random()
+        for fault, share in self.shares.items():
+            number -= share
+            if number < 0:
+                self.counts[fault] = self.counts.get(fault, 0) + 1
+                return fault
+        return None
+
+    def _half(self, answer: Any) -> Iterator[bytes]:
+        body = b"".join(answer)
+        yield body[: len(body) // 2]
+        raise ConnectionAbortedError("injected")
+
+
+def _serve(port: int) -> None:
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    application = _Faulty(DomainDispatcherApplication(create_backend_app))
+    make_server("127.0.0.1", port, application, threaded=True).serve_forever()
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,34 @@
+"""An object store that fails now and then changes nothing; one that refuses ends with a sentence."""
+
+import pytest
+
+from ray_ggsm import storage
+from ray_ggsm.cli import user_error
+from ray_ggsm.tables import maintenance, open_table
+from tests.s3_server import faults
+from tests.tables.conftest import put, rows
+
+
+def test_errors_slow_answers_and_dropped_connections(s3, s3_server):
+    with faults(s3_server, error=0.1, slow=0.05, drop=0.05) as counts:
+        for version, users in enumerate((40, 60)):
+            put(s3, rows(users), f"r{version}")
+        table = open_table(s3)
+        assert sorted(table.read()["user_id"].to_pylist()) == sorted(rows(60)["user_id"].to_pylist())
+        assert len(table.read(version=0)) == 40
+        assert table.read(user_ids=["u7"])["user_id"].to_pylist() == ["u7"]
+        assert table.verify(deep=True) == []
+        maintenance.rollback(s3, 0)
+        storage.write_text(f"{s3}/notes.txt", "here")
+        assert storage.read_text(f"{s3}/notes.txt") == "here"
+    assert counts.keys() == {"error", "slow", "drop"}, "all faults were seen"
+    assert len(open_table(s3).read()) == 40
+
+
+@pytest.mark.parametrize("step", ["write", "read"])
+def test_expired_credentials(s3, s3_server, step):
+    put(s3, rows(10), "r0")
+    with faults(s3_server, expired=1.0), pytest.raises(Exception) as failure:  # noqa: PT011
+        put(s3, rows(12), "r1") if step == "write" else open_table(s3).read()
+    assert user_error(failure.value), repr(failure.value)
+    assert len(open_table(s3).read()) == 10

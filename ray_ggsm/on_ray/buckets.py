@@ -25,7 +25,7 @@ from ray_ggsm.on_ray.plan import THREADS, Block, read_footer
 from ray_ggsm.on_ray.run_report import RunReport
 from ray_ggsm.tables import gates, publish, scan
 from ray_ggsm.tables.config import PublishingConfig
-from ray_ggsm.tables.files import DataFile, bucket_path, describe, write_bucket
+from ray_ggsm.tables.files import DataFile, bucket_path, describe, spacing_of, write_bucket
 from ray_ggsm.tables.gates import FileCheck
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import SCHEMA
@@ -202,12 +202,15 @@ def _fill(
     if one_row_each:
         _one_row_per_user(rows)
     fresh = len(rows) - rows["embedding"].null_count
+    spacing = None
     if before is not None:
         there = sum(file.rows for file in before)
         if not fresh and len(rows) == there:
             return Filled(bucket, None, True, 0, 0), gates.carried(there)
         files = [storage.join(location, file.path) for file in before]
+        carries = rows["embedding"].null_count > 0
         rows, departed = _carry(rows, scan.read_files(files, SCHEMA.names))
+        spacing = spacing_of(files) if carries else None
     path = bucket_path(job.run, bucket)
     if not len(rows):
         return Filled(bucket, None, False, 0, departed), FileCheck()
@@ -215,7 +218,7 @@ def _fill(
         file = describe(location, path)
         rows = scan.read_files([storage.join(location, path)], SCHEMA.names)
     else:
-        file = write_bucket(rows, location, job.run, bucket, config.files)
+        file = write_bucket(rows, location, job.run, bucket, config.files, spacing)
     return Filled(bucket, file, False, fresh, departed), gates.check_file(rows)
 
 

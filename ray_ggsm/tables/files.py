@@ -6,7 +6,9 @@ commit names it. The log keeps a file's size and row count and no user ids: what
 """
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,12 +21,20 @@ from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.tables.schema import KEY, SCHEMA
 
+ELEMENT = "embedding.list.element"
+SPACING = "ray_ggsm.spacing"
+"""Key of a file's metadata: spacing of its int8 levels."""
+LEVELS = 127
+"""on each side of zero"""
+
 
 class TableConfig(Config):
     """How vectors are stored."""
 
-    precision: Literal["float32", "float16"] = "float32"
-    """float16: values are rounded to half precision before they are stored as float32, which halves the files."""
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    """Values are rounded before they are stored as float32, so readers notice nothing: float16 to half precision (half
+    the bytes), int8 to 255 levels of even spacing (a quarter). A file's spacing is calibrated on its vectors when it is
+    first written, and kept when vectors are carried forward, so that they are rounded once."""
     rows_per_group: int = Field(256, ge=1)
     """Rows that a look-up of one user reads; larger groups make full scans a little cheaper."""
 
@@ -52,8 +62,12 @@ def bucket_path(run: str, bucket: int) -> str:
     return f"data/{run}/bucket={bucket}/part-00000.parquet"
 
 
-def write_bucket(table: pa.Table, location: str, run: str, bucket: int, config: TableConfig) -> DataFile:
+def write_bucket(
+    table: pa.Table, location: str, run: str, bucket: int, config: TableConfig, spacing: float | None = None
+) -> DataFile:
     """Write one bucket's rows, sorted, over what an earlier attempt of the run left; held in memory until complete.
+
+    `spacing` is that of the int8 levels which carried vectors lie on (`spacing_of`); None: it is calibrated.
 
     Never for a run that has been published (`publish.published_version`): its files belong to a version.
 
@@ -66,10 +80,15 @@ def write_bucket(table: pa.Table, location: str, run: str, bucket: int, config: 
     for name in SCHEMA.names:
         if table[name].null_count:
             raise InputError(f"{path}: {table[name].null_count} rows without {name}; every row needs a value")
+    vectors, dictionary = table["embedding"], ["as_of", "instruction", "encoder", "run"]
     if config.precision == "float16":
-        rounded = [_rounded(chunk, path) for chunk in table["embedding"].chunks]
-        column = pa.chunked_array(rounded, SCHEMA.field("embedding").type)
-        table = table.set_column(SCHEMA.get_field_index("embedding"), "embedding", column)
+        vectors = _mapped(vectors, lambda values: _half(values, path))
+    elif config.precision == "int8":
+        spacing = spacing or _calibrated(vectors)
+        vectors = _mapped(vectors, lambda values: _levels(values, spacing))
+        dictionary.append(ELEMENT)  # 255 different values: one byte each
+        table = table.replace_schema_metadata({SPACING: repr(spacing)})
+    table = table.set_column(SCHEMA.get_field_index("embedding"), SCHEMA.field("embedding"), vectors)
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.sort_by([(name, "ascending") for name in KEY]),
@@ -77,8 +96,8 @@ def write_bucket(table: pa.Table, location: str, run: str, bucket: int, config: 
         row_group_size=config.rows_per_group,
         compression="zstd",
         compression_level=3,
-        use_dictionary=["as_of", "instruction", "encoder", "run"],
-        column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"},
+        use_dictionary=dictionary,
+        column_encoding=None if ELEMENT in dictionary else {ELEMENT: "BYTE_STREAM_SPLIT"},
         write_statistics=["user_id"],
         sorting_columns=pq.SortingColumn.from_ordering(SCHEMA, [(name, "ascending") for name in KEY]),
         write_page_checksum=True,
@@ -114,10 +133,44 @@ def describe(location: str, path: str) -> DataFile:
     return DataFile(path, int(match[1]), size.size, footer.num_rows)
 
 
-def _rounded(vectors: pa.ListArray, path: str) -> pa.ListArray:
-    values = vectors.values.to_numpy(zero_copy_only=False)
+def spacing_of(files: Sequence[str]) -> float | None:
+    """Spacing of the int8 levels of some data files (full locations); None: they were not rounded so, or differ."""
+    found = set()
+    for file in files:
+        fs, path = storage.arrow_filesystem(file)
+        metadata = storage.retried(partial(pq.read_metadata, path, filesystem=fs)).metadata or {}
+        found.add(metadata.get(SPACING.encode()))
+    value = found.pop() if len(found) == 1 else None
+    return None if value is None else float(value)
+
+
+def _mapped(vectors: pa.ChunkedArray, rounded: Callable[[np.ndarray], np.ndarray]) -> pa.ChunkedArray:
+    chunks = [
+        pa.ListArray.from_arrays(c.offsets, pa.array(rounded(c.values.to_numpy(zero_copy_only=False))))
+        for c in vectors.chunks
+    ]
+    return pa.chunked_array(chunks, vectors.type)
+
+
+def _half(values: np.ndarray, path: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16).astype(np.float32)
     if (np.isinf(half) & np.isfinite(values)).any():
         raise InputError(f"{path}: a vector has values beyond 65504, the largest float16; use precision: float32")
-    return pa.ListArray.from_arrays(vectors.offsets, pa.array(half))
+    return half
+
+
+def _levels(values: np.ndarray, spacing: float) -> np.ndarray:
+    """The nearest of the 255 levels; values beyond the last one become the last one. NaN stays, for the gates."""
+    step = np.float32(spacing)
+    return np.clip(np.rint(values / step), -LEVELS, LEVELS).astype(np.float32) * step
+
+
+def _calibrated(vectors: pa.ChunkedArray) -> float:
+    """The spacing that reaches the largest value, and a tenth more for vectors to come.
+
+    Cutting off rare large values has a smaller mean error, and spoils the vectors that they belong to.
+    """
+    flat = np.abs(vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False))
+    largest = np.max(flat, initial=0.0, where=np.isfinite(flat))
+    return float(np.float32(1.1 * largest / LEVELS)) or 1.0

@@ -11,7 +11,7 @@ from deltalake.exceptions import DeltaError
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
-from ray_ggsm.tables.files import DataFile, TableConfig, write_bucket
+from ray_ggsm.tables.files import DataFile, TableConfig, spacing_of, write_bucket
 from ray_ggsm.tables.publish import publish
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
 from ray_ggsm.tables.schema import SCHEMA, bucket_of
@@ -114,7 +114,9 @@ def _without(
     mine = [storage.join(table.location, file.path) for file in table.data_files() if file.bucket == bucket]
     rows = scan.read_files(mine, SCHEMA.names)
     kept = rows.filter(pc.invert(pc.is_in(rows["user_id"], value_set=users)))
-    return write_bucket(kept, table.location, run, bucket, config)
+    spacing = spacing_of(mine)
+    config = config if spacing is None else config.model_copy(update={"precision": "int8"})
+    return write_bucket(kept, table.location, run, bucket, config, spacing)
 
 
 def _said(table: EmbeddingTable, users: int, rows: int) -> dict[str, object]:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import open_table, scan
-from ray_ggsm.tables.files import TableConfig, describe, write_bucket
+from ray_ggsm.tables.files import TableConfig, describe, spacing_of, write_bucket
 from ray_ggsm.tables.publish import publish
-from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, rows_to_table
+from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, matrix, rows_to_table
 from tests.tables.conftest import AS_OF, BUCKETS, WIDTH, put, rows, stage
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
@@ -211,3 +211,28 @@ def test_the_lines_in_the_docs_run(code, table, monkeypatch):
     names: dict = {}
     exec(code, names)
     assert len(names["result"]), "each block leaves something in `result`"
+
+
+def test_int8(tmp_path):
+    """A quarter of the bytes, directions kept, and vectors that are carried forward are rounded once."""
+    table = rows(2000, width=64)
+    files = {
+        precision: write_bucket(table, str(tmp_path), precision, 0, TableConfig(precision=precision))
+        for precision in ("float32", "int8")
+    }
+    assert files["int8"].size < 0.3 * files["float32"].size
+    file = f"{tmp_path}/{files['int8'].path}"
+    stored = scan.read_files([file], SCHEMA.names)
+    given_ND, stored_ND = matrix(table.sort_by("user_id")["embedding"]), matrix(stored["embedding"])
+    assert ((given_ND * stored_ND).sum(axis=1) / np.linalg.norm(stored_ND, axis=1)).min() > 0.999
+    spacing = spacing_of([file])
+    assert len(np.unique(stored_ND)) <= 255
+    assert np.abs(np.rint(stored_ND / spacing) - stored_ND / spacing).max() < 1e-3
+    assert np.abs(stored_ND - given_ND).max() <= 0.501 * spacing
+
+    wider = pa.concat_tables([stored, rows([f"v{i}" for i in range(50)], width=64, seed=1)])
+    again = write_bucket(wider, str(tmp_path), "r2", 0, TableConfig(precision="int8"), spacing)
+    both = scan.read_files([f"{tmp_path}/{again.path}"], SCHEMA.names)
+    assert both.slice(0, 2000)["embedding"].equals(stored["embedding"])
+    assert spacing_of([f"{tmp_path}/{again.path}"]) == spacing
+    assert spacing_of([file, f"{tmp_path}/{files['float32'].path}"]) is None

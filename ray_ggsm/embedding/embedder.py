@@ -4,6 +4,7 @@ Legend: B rows, L tokens, D width.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -78,18 +79,32 @@ class Embedder:
     def _vectors(self, length_B: np.ndarray, build: Callable[[np.ndarray], Batch], tower: Tower) -> np.ndarray:
         vector_BD = np.full((len(length_B), self.encoder.width), -np.inf, dtype=np.float32)
         waiting = sorted(batches_by_length(length_B, self.tokens_per_batch), key=lambda batch: length_B[batch].max())
-        while waiting:
-            chosen = waiting.pop()  # the longest first: what does not fit shows at once
-            try:
-                batch = build(chosen).to(self.encoder.device)
-                self.tokens += batch.n_tokens
-                weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
-                vector_BD[chosen] = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
-            except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(chosen) > 1:
-                    waiting += np.array_split(chosen, 2)
+        with ThreadPoolExecutor(1) as pool:  # builds a batch while the device works on the one before
+
+            def begin() -> tuple[np.ndarray, Future[Batch]] | None:
+                if not waiting:
+                    return None
+                chosen = waiting.pop()  # the longest first: what does not fit shows at once
+                return chosen, pool.submit(build, chosen)
+
+            begun = begin()
+            while begun:
+                (chosen, built), begun = begun, begin()
+                try:
+                    vector_BD[chosen] = self._forward(built.result(), tower)
+                except (MemoryError, RuntimeError) as error:
+                    if not _out_of_memory(error):
+                        raise
+                    if len(chosen) > 1:
+                        waiting += np.array_split(chosen, 2)
+                        begun = begun or begin()
+        return vector_BD
+
+    def _forward(self, batch: Batch, tower: Tower) -> np.ndarray:
+        batch = batch.to(self.encoder.device)
+        self.tokens += batch.n_tokens
+        weight = self.trained.embedding_weight(batch.layout.tokens, self.finished_mask)
+        vector_BD: np.ndarray = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
         return vector_BD
 
 

@@ -1,9 +1,8 @@
-"""AUC, KS and average precision, and how far an AUC can be trusted.
+"""AUC, KS, average precision, log-loss and Brier score, and how far an AUC can be trusted.
 
 Intervals come from a bootstrap over *users*, not rows: snapshots of one person are not independent. Every resample
 draws the same users for each label and each encoder (equal seed, equal `users_N`), so differences of two
-`BootstrappedAuc` are paired. DeLong and Holm belong beside `paired_difference`, calibration beside
-`average_precision`.
+`BootstrappedAuc` are paired. Tests of differences are in `ray_ggsm.evaluation.comparison`.
 
 Shapes: N rows, U users, L labels, R resamples, S distinct scores.
 """
@@ -62,6 +61,26 @@ def ks(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
 def average_precision(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """Average precision (area under the precision-recall curve without interpolation)."""
     return float(sk.average_precision_score(*defined(labels_N, scores_N)))
+
+
+def log_loss(labels_N: np.ndarray, probabilities_N: np.ndarray) -> float:
+    """Mean negative log-likelihood (nats) of predicted probabilities, which are kept 1e-15 away from 0 and 1."""
+    positive_N, probability_N = defined(labels_N, probabilities_N)
+    probability_N = np.clip(probability_N.astype(np.float64), 1e-15, 1 - 1e-15)
+    return float(sk.log_loss(positive_N, probability_N, labels=[False, True]))
+
+
+def brier(labels_N: np.ndarray, probabilities_N: np.ndarray) -> float:
+    """Mean squared distance of predicted probabilities from what happened; 0 is best."""
+    return float(sk.brier_score_loss(*defined(labels_N, probabilities_N)))
+
+
+def calibration(labels_N: np.ndarray, probabilities_N: np.ndarray, bins: int = 10) -> np.ndarray:
+    """Mean predicted rate, observed rate and rows of so many bins of equal size, (bins, 3); empty ones left out."""
+    positive_N, probability_N = defined(labels_N, probabilities_N)
+    order_N = np.argsort(probability_N, kind="stable")
+    parts = [part for part in np.array_split(order_N, bins) if len(part)]
+    return np.array([[probability_N[part].mean(), positive_N[part].mean(), len(part)] for part in parts])
 
 
 def bootstrap_aucs(

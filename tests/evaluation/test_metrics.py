@@ -30,6 +30,19 @@ def test_point_metrics_against_their_definitions(ties):
         assert metrics.average_precision(labels, scores) == pytest.approx(precision[hits].mean(), abs=1e-12)
 
 
+def test_probability_metrics_against_their_definitions():
+    labels, scores, _ = sample(4)
+    probability, known = 1 / (1 + np.exp(-scores)), ~np.isnan(labels)
+    y, p = labels[known].astype(float), probability[known]
+    assert metrics.log_loss(labels, probability) == pytest.approx(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean())
+    assert metrics.brier(labels, probability) == pytest.approx(((p - y) ** 2).mean())
+    assert np.isfinite(metrics.log_loss(np.array([0.0, 1.0]), np.array([1.0, 0.0])))
+    bins = metrics.calibration(labels, probability, 4)
+    assert bins[:, 2].sum() == known.sum()
+    assert (bins[:, :2] * bins[:, 2:]).sum(axis=0) == pytest.approx([p.sum(), y.sum()])
+    assert (np.diff(bins[:, 0]) > 0).all()
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), ties=st.booleans())
 def test_every_resample_is_the_auc_of_the_repeated_rows(seed, ties):

@@ -1,0 +1,118 @@
+"""Is one encoder better? DeLong's test on one pair of runs, a mixed comparison over seeds, Holm's correction.
+
+Shapes: N rows, m positives, n negatives, K seeds, R resamples, L labels.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ray_ggsm.evaluation.metrics import BootstrappedAuc, defined
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`first - second`."""
+
+    difference: float
+    standard_error: float
+    low: float
+    high: float
+    """95 % interval"""
+    p: float
+    """two-sided; 1 where both are equal"""
+
+
+def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> Comparison:
+    """DeLong's test of two AUCs on the same rows (DeLong et al., 1988; midranks as in Sun and Xu, 2014).
+
+    Rows count as independent: with several rows of one user the error is too small; take `compare_seeds` or the
+    bootstrap then.
+
+    Args:
+        labels_N: 1, 0 or NaN (left out).
+        first_N: finite scores of the first encoder's probe.
+        second_N: of the second's.
+    """
+    positive_N, _ = defined(labels_N, first_N)
+    scores_2N = np.stack([defined(labels_N, first_N)[1], defined(labels_N, second_N)[1]])
+    value_2, positive_2m, negative_2n = _placements(positive_N, scores_2N)
+    covariance = np.cov(positive_2m) / positive_2m.shape[1] + np.cov(negative_2n) / negative_2n.shape[1]
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    return _tested(float(value_2[0] - value_2[1]), math.sqrt(max(variance, 0.0)), math.inf)
+
+
+def compare_seeds(
+    first: Sequence[BootstrappedAuc], second: Sequence[BootstrappedAuc], label: str | None = None
+) -> Comparison:
+    """Two recipes, each trained with several seeds and scored on the same test rows; `label` None: the mean AUC.
+
+    Seeds and test users are both random. The variance of the difference of the seeds' means is that of the user
+    bootstrap of this difference, whose draws are the same for all runs, plus each side's variance between seeds over K.
+    Degrees of freedom after Welch and Satterthwaite, where the users' part counts as known. With one seed on each side
+    it knows nothing of seeds, and says so little: the users' part alone.
+
+    Args:
+        first: one per seed, all from equal rows, resamples and bootstrap seed.
+        second: likewise; the numbers of seeds may differ.
+        label: one of their names.
+    """
+    sides = [[_of(run, label) for run in runs] for runs in (first, second)]
+    values = [np.array([value for value, _ in side]) for side in sides]
+    means_R = [np.mean([resampled_R for _, resampled_R in side], axis=0) for side in sides]
+    users = float(np.nanvar(means_R[0] - means_R[1], ddof=1))
+    seeds = [float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0 for v in values]
+    total = users + sum(seeds)
+    spread = sum(s**2 / (len(v) - 1) for s, v in zip(seeds, values, strict=True) if len(v) > 1)
+    freedom = total**2 / spread if spread else math.inf
+    return _tested(float(values[0].mean() - values[1].mean()), math.sqrt(total), freedom)
+
+
+def pairwise(runs: Mapping[str, Sequence[BootstrappedAuc]]) -> dict[tuple[str, str], Comparison]:
+    """`compare_seeds` on the mean AUC for every pair of recipes; p values after Holm's correction."""
+    pairs = list(itertools.combinations(runs, 2))
+    found = [compare_seeds(runs[a], runs[b]) for a, b in pairs]
+    corrected = holm([comparison.p for comparison in found])
+    return {
+        pair: Comparison(c.difference, c.standard_error, c.low, c.high, float(p))
+        for pair, c, p in zip(pairs, found, corrected, strict=True)
+    }
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """P values corrected for their number (Holm, 1979), in the given order."""
+    p_X = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_X, kind="stable")
+    steps = np.maximum.accumulate(p_X[order] * np.arange(len(p_X), 0, -1))
+    corrected_X = np.empty(len(p_X))
+    corrected_X[order] = np.minimum(steps, 1.0)
+    return corrected_X
+
+
+def _tested(difference: float, error: float, freedom: float) -> Comparison:
+    if error == 0:
+        return Comparison(difference, 0.0, difference, difference, 1.0 if difference == 0 else 0.0)
+    distribution = stats.norm if math.isinf(freedom) else stats.t(freedom)
+    half = float(distribution.ppf(0.975)) * error
+    p = 2 * float(distribution.sf(abs(difference) / error))
+    return Comparison(difference, error, difference - half, difference + half, p)
+
+
+def _of(run: BootstrappedAuc, label: str | None) -> tuple[float, np.ndarray]:
+    if label is None:
+        return float(run.values.mean()), run.resampled.mean(axis=1)
+    at = run.names.index(label)
+    return float(run.values[at]), run.resampled[:, at]
+
+
+def _placements(positive_N: np.ndarray, scores_2N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """AUCs, and DeLong's structural components: the share of the other class that each row stands above or below."""
+    m, n = int(positive_N.sum()), int((~positive_N).sum())
+    together_2N = stats.rankdata(scores_2N, axis=1)
+    positive_2m = (together_2N[:, positive_N] - stats.rankdata(scores_2N[:, positive_N], axis=1)) / n
+    negative_2n = 1 - (together_2N[:, ~positive_N] - stats.rankdata(scores_2N[:, ~positive_N], axis=1)) / m
+    return positive_2m.mean(axis=1), positive_2m, negative_2n

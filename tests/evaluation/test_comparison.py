@@ -1,0 +1,106 @@
+"""Tests of differences against their definitions, and their error rates where nothing differs."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from ray_ggsm.evaluation.comparison import compare_seeds, delong, holm, pairwise
+from ray_ggsm.evaluation.metrics import BootstrappedAuc, auc, bootstrap_aucs
+
+
+def delong_by_definition(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Difference and its variance from the kernel of all pairs, without ranks."""
+    components = []
+    for scores in (first, second):
+        x, y = scores[labels == 1][:, None], scores[labels == 0][None, :]
+        components.append((x > y) + 0.5 * (x == y))
+    a, b = components
+    s10 = np.cov(np.stack([a.mean(axis=1), b.mean(axis=1)]))
+    s01 = np.cov(np.stack([a.mean(axis=0), b.mean(axis=0)]))
+    covariance = s10 / a.shape[0] + s01 / a.shape[1]
+    return float(a.mean() - b.mean()), float(np.array([1, -1]) @ covariance @ np.array([1, -1]))
+
+
+@given(seed=st.integers(0, 10_000), ties=st.booleans())
+def test_delong_by_definition(seed, ties):
+    rng = np.random.default_rng(seed)
+    labels = np.append([0.0, 0.0, 1.0, 1.0], (rng.random(40) < 0.4).astype(float))
+    first = rng.normal(size=44) + labels
+    second = first + rng.normal(size=44)
+    if ties:
+        first, second = np.round(first), np.round(second)
+    difference, variance = delong_by_definition(labels, first, second)
+    labels = np.append(labels, np.nan)
+    got = delong(labels, np.append(first, 9.0), np.append(second, -9.0))
+    assert got.difference == pytest.approx(difference, abs=1e-12)
+    assert got.standard_error**2 == pytest.approx(variance, abs=1e-12)
+    if variance > 1e-12:
+        assert got.p == pytest.approx(2 * stats.norm.sf(abs(difference) / variance**0.5), abs=1e-9)
+
+
+def test_delong_of_equal_and_of_clearly_different_scores():
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.4).astype(float)
+    good, bad = rng.normal(size=400) + 2 * labels, rng.normal(size=400)
+    assert delong(labels, good, good).p == 1
+    better = delong(labels, good, bad)
+    assert better.p < 1e-6
+    assert better.low < auc(labels, good) - auc(labels, bad) < better.high
+
+
+def test_holm_as_published():
+    """The worked example of R's documentation style: p.adjust(c(.01, .04, .03, .005), "holm")."""
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
+    assert len(holm([])) == 0
+
+
+def runs(rng: np.random.Generator, labels: np.ndarray, seeds: int, strength: float, noise: float) -> list:
+    """One recipe's runs: every seed moves the strength of its scores; scores share most of their noise."""
+    shared = np.random.default_rng(17).normal(size=len(labels))
+    found = []
+    for _ in range(seeds):
+        scores = shared + 0.3 * rng.normal(size=len(labels)) + (strength + noise * rng.normal()) * labels
+        found.append(bootstrap_aucs({"a": labels}, {"a": scores}, np.arange(len(labels)), 100, 0))
+    return found
+
+
+def test_the_same_recipe_with_other_seeds_does_not_differ():
+    """At 5 %, no more than chance finds a difference, although single pairs of seeds differ a lot."""
+    rng = np.random.default_rng(3)
+    labels = (np.random.default_rng(1).random(300) < 0.4).astype(float)
+    p = [compare_seeds(runs(rng, labels, 3, 1.0, 0.2), runs(rng, labels, 3, 1.0, 0.2)).p for _ in range(100)]
+    assert np.mean(np.array(p) < 0.05) <= 0.10  # binomial(100, .05) exceeds 10 with probability .01
+
+
+def test_one_seed_each_would_find_differences_that_are_not_there():
+    """Why studies need seeds: the users' part alone takes a seed's luck for a recipe's merit."""
+    rng = np.random.default_rng(3)
+    labels = (np.random.default_rng(1).random(300) < 0.4).astype(float)
+    p = [compare_seeds(runs(rng, labels, 1, 1.0, 0.2), runs(rng, labels, 1, 1.0, 0.2)).p for _ in range(60)]
+    assert np.mean(np.array(p) < 0.05) > 0.15
+
+
+def test_a_better_recipe_is_found():
+    rng = np.random.default_rng(5)
+    labels = (np.random.default_rng(1).random(600) < 0.4).astype(float)
+    recipes = {name: runs(rng, labels, 4, strength, 0.05) for name, strength in (("a", 1.0), ("b", 1.0), ("c", 1.6))}
+    found = pairwise(recipes)
+    assert found["a", "c"].p < 0.01
+    assert found["b", "c"].high < 0
+    assert found["a", "b"].p > 0.05
+
+
+def test_variance_of_the_mixed_comparison_is_the_sum_of_its_parts():
+    rng = np.random.default_rng(0)
+    names = ("x", "y")
+    first, second = ([BootstrappedAuc(names, rng.random(2), rng.random((50, 2))) for _ in range(k)] for k in (3, 2))
+    got = compare_seeds(first, second, "y")
+    draws = np.mean([r.resampled[:, 1] for r in first], axis=0) - np.mean([r.resampled[:, 1] for r in second], axis=0)
+    between = [np.var([r.values[1] for r in side], ddof=1) / len(side) for side in (first, second)]
+    assert got.standard_error**2 == pytest.approx(draws.var(ddof=1) + sum(between))
+    assert got.difference == pytest.approx(
+        np.mean([r.values[1] for r in first]) - np.mean([r.values[1] for r in second])
+    )

@@ -107,7 +107,7 @@ def refresh(world: World, nodes: Nodes, kills: int, draw: random.Random, longest
             job = subprocess.Popen(world.command(), stdout=output, stderr=output)
         while len(killed) < kills and job.poll() is None:
             try:
-                job.wait(draw.uniform(4, longest))
+                job.wait(draw.uniform(3, longest / 2))
             except subprocess.TimeoutExpired:
                 killed += [who] if (who := kill_one(job, nodes, draw)) else []
         if job.wait() == 0:

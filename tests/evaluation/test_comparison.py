@@ -50,8 +50,8 @@ def test_delong_of_equal_and_of_clearly_different_scores():
     assert better.low < auc(labels, good) - auc(labels, bad) < better.high
 
 
-def test_holm_as_published():
-    """The worked example of R's documentation style: p.adjust(c(.01, .04, .03, .005), "holm")."""
+def test_holm_by_hand():
+    """.005 x 4; .01 x 3; .03 x 2; .04 x 1, which must not be below the one before."""
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
     assert len(holm([])) == 0

@@ -1,7 +1,8 @@
 """An S3 server in a process of its own that can be told to fail: `python -m tests.s3_server PORT`.
 
 A process of its own, because delta-rs holds the interpreter's lock in some requests. Faults are shares of all requests:
-`error` answers 500, `slow` waits, `drop` closes the connection in the middle of the answer, `expired` answers 403.
+`error` answers 500, `slow` waits, `drop` closes the connection in the middle of the answer, `expired` answers 403, and
+`readonly` answers 403 to whoever writes.
 """
 
 import contextlib
@@ -17,8 +18,9 @@ from typing import Any
 
 SECONDS = 0.3
 """How long a slow answer takes to begin."""
-FAULTS, REFUSALS = "/-faults", {"error": "500 Internal Server Error", "expired": "403 Forbidden"}
-CODES = {"error": "InternalError", "expired": "ExpiredToken"}
+FAULTS = "/-faults"
+REFUSALS = {"error": "500 Internal Server Error", "expired": "403 Forbidden", "readonly": "403 Forbidden"}
+CODES = {"error": "InternalError", "expired": "ExpiredToken", "readonly": "AccessDenied"}
 
 
 @contextlib.contextmanager
@@ -81,7 +83,7 @@ class _Faulty:
             start("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(counts).encode()]
         fault = self._drawn()
-        if fault in REFUSALS:
+        if fault in REFUSALS and not (fault == "readonly" and environ["REQUEST_METHOD"] in ("GET", "HEAD")):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
             start(REFUSALS[fault], [("Content-Type", "application/xml")])
             return [f"<Error><Code>{CODES[fault]}</Code><Message>injected</Message></Error>".encode()]

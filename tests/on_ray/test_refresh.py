@@ -262,7 +262,8 @@ def test_everything_on_an_s3_that_fails_now_and_then(
     assert table.verify() == []
     assert not storage.exists(f"{place}/users/refresh.lock")
 
-    with faults(s3_server, expired=1.0), pytest.raises(Exception) as failure:  # noqa: PT011
-        refresh(mine)
-    assert "the storage refuses access" in str(user_error(failure.value))
+    for refusal in ("expired", "readonly"):
+        with faults(s3_server, **{refusal: 1.0}), pytest.raises(Exception) as failure:  # noqa: PT011
+            refresh(mine)
+        assert "the storage refuses access" in str(user_error(failure.value))
     assert open_table(f"{place}/users").version == 1

@@ -25,10 +25,10 @@ def test_errors_slow_answers_and_dropped_connections(s3, s3_server):
     assert len(open_table(s3).read()) == 40
 
 
-@pytest.mark.parametrize("step", ["write", "read"])
-def test_expired_credentials(s3, s3_server, step):
+@pytest.mark.parametrize(("refusal", "step"), [("expired", "write"), ("expired", "read"), ("readonly", "write")])
+def test_refusals(s3, s3_server, refusal, step):
     put(s3, rows(10), "r0")
-    with faults(s3_server, expired=1.0), pytest.raises(Exception) as failure:  # noqa: PT011
+    with faults(s3_server, **{refusal: 1.0}), pytest.raises(Exception) as failure:  # noqa: PT011
         put(s3, rows(12), "r1") if step == "write" else open_table(s3).read()
     assert user_error(failure.value), repr(failure.value)
     assert len(open_table(s3).read()) == 10

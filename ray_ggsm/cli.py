@@ -7,11 +7,12 @@ import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import yaml
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, load
+from ray_ggsm.config import Config, InputError, load
 from ray_ggsm.data.prepare import check
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.tables.gates import GateError
@@ -27,17 +28,19 @@ def run(
     arguments: Sequence[str] | None = None,
     *,
     publishes: bool = False,
-    preview: Callable[[Experiment], str] | None = None,
+    preview: Callable[[Any], str] | None = None,
+    schema: type[Config] = Experiment,
 ) -> int:
     """Parse arguments, load the config, do the job; returns the exit code.
 
     Args:
         description: help text.
-        job: gets the experiment.
+        job: gets the config.
         default_config: file that is used without --config; None: the argument is required.
         arguments: of the command line; None: this process's.
         publishes: the job has publish gates; it gets the reason of --publish-anyway, too.
         preview: checks what the job needs, and tells what it would do (--dry-run); None: the stages are checked.
+        schema: of the config file.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -57,13 +60,13 @@ def run(
         )
     options = parser.parse_args(arguments)
     try:
-        experiment = load(Experiment, options.config, options.set)
+        config = load(schema, options.config, options.set)
         if options.dry_run:
-            print((preview or _plan)(experiment))
+            print((preview or _plan)(config))
         elif publishes:
-            job(experiment, options.publish_anyway)
+            job(config, options.publish_anyway)
         else:
-            job(experiment)
+            job(config)
     except GateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
@@ -85,16 +88,17 @@ def main(
     default_config: str | None = None,
     *,
     publishes: bool = False,
-    preview: Callable[[Experiment], str] | None = None,
+    preview: Callable[[Any], str] | None = None,
+    schema: type[Config] = Experiment,
 ) -> None:
     """Run a job (arguments as in `run`) and exit the process with its code."""
-    code = run(description, job, default_config, publishes=publishes, preview=preview)
+    code = run(description, job, default_config, publishes=publishes, preview=preview, schema=schema)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 
 
-def _plan(experiment: Experiment) -> str:
+def _plan(experiment: Any) -> str:
     check(experiment.data)
     resolved = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     lines = [

@@ -80,22 +80,25 @@ def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict
         )
         tables[name] = (open_table(result["table"]).read(columns=["user_id", "as_of", "embedding"]), "embedding")
     if features:
-        rows = [_tabular(place["prepare"].path("rows", s)) for s in (FIT, SCORE)]
+        rows = [tabular_rows(place["prepare"].path("rows", s)) for s in (FIT, SCORE)]
         tables["handcrafted"] = (pa.concat_tables(rows), "tabular")
     labels = {s: read_labels(place["prepare"].path("labels", s)) for s in (FIT, SCORE)}
     aligned = {
         name: {s: align(labels[s], rows, column, s) for s in (FIT, SCORE)} for name, (rows, column) in tables.items()
     }
     if features:  # all have the rows of the label tables, in their order
-        aligned["joined"] = {
-            s: replace(both, vectors=np.hstack([both.vectors, aligned["handcrafted"][s].vectors]))
-            for s, both in aligned["encoder"].items()
-        }
+        aligned["joined"] = {s: joined(rows, aligned["handcrafted"][s]) for s, rows in aligned["encoder"].items()}
     check_disjoint(aligned["encoder"][FIT], aligned["encoder"][SCORE], FIT, SCORE)
     return aligned
 
 
-def _tabular(location: str) -> pa.Table:
+def joined(first: Aligned, second: Aligned) -> Aligned:
+    """Both vectors side by side; the rows are those of the same label table."""
+    return replace(first, vectors=np.hstack([first.vectors, second.vectors]))
+
+
+def tabular_rows(location: str) -> pa.Table:
+    """Keys and hand-crafted features of prepared rows."""
     fs, path = storage.arrow_filesystem(location)
     return pq.read_table(path, columns=["user_id", "as_of", "tabular"], filesystem=fs)
 
@@ -103,7 +106,7 @@ def _tabular(location: str) -> pa.Table:
 def _compare(
     experiment: Experiment, place: Places, prepared: dict[str, Any], vectors: dict[str, dict[str, Aligned]]
 ) -> dict[str, Any]:
-    probed = _probe_all(experiment, vectors)
+    probed = probe_all(experiment, vectors)
     resampled: dict[str, dict[str, BootstrappedAuc]] = {}
     for (name, kind), scores in probed.items():
         test = vectors[name][SCORE]
@@ -167,7 +170,7 @@ def _seconds(experiment: Experiment, place: Places) -> dict[str, float]:
     return seconds
 
 
-def _probe_all(
+def probe_all(
     experiment: Experiment, vectors: dict[str, dict[str, Aligned]]
 ) -> dict[tuple[str, str], dict[str, ProbeResult]]:
     """All probes of all tables, one task each over shared matrices: (table, kind) -> label -> result."""

@@ -11,10 +11,14 @@ from ray_ggsm.cli import run
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
+from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
-CONFIGS = [f for f in sorted(ROOT.glob("configs/**/*.yaml")) if set(yaml.safe_load(f.read_text())) != {"data"}]
+STUDY = ROOT / "configs/journey/study.yaml"
+CONFIGS = [
+    f for f in sorted(ROOT.glob("configs/**/*.yaml")) if f != STUDY and set(yaml.safe_load(f.read_text())) != {"data"}
+]
 CONFIG = ["--config", "config.yaml"]
 
 
@@ -26,7 +30,7 @@ def test_help_says_what_is_read_and_written(name: str, job: Callable, capsys) ->
     assert any(line.startswith("Writes  ") for line in lines)
 
 
-@pytest.mark.parametrize("name", sorted({*JOBS} - {"tables", "lookalike"}))  # which take a table, and no config
+@pytest.mark.parametrize("name", sorted({*JOBS} - {"tables", "lookalike", "refresh", "study"}))  # of one experiment
 def test_dry_run_plans_and_touches_nothing(name: str, job: Callable, place: Path, capsys) -> None:
     before = sorted(place.rglob("*"))
     assert job(name, *CONFIG, "--set", "output=planned", "--set", "seed=7", "--dry-run") == 0
@@ -82,6 +86,14 @@ def test_anything_else_is_one_with_a_traceback(place: Path, capsys) -> None:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(ROOT)))
 def test_shipped_configs_load(file: Path) -> None:
     load(Experiment, str(file))
+
+
+def test_the_shipped_study_has_all_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load(StudyConfig, str(STUDY))
+    runs = [study.experiment(variant, 1) for variant in study.variants]
+    assert {run.mask.recipe for run in runs} == set(TypeAdapter(MaskConfig).json_schema()["discriminator"]["mapping"])
+    assert all(run.model.backbone.layers == 2 and run.training.steps == 120 and run.seed == 1 for run in runs)
 
 
 def test_every_recipe_has_a_config_that_differs_in_mask_and_name_only() -> None:

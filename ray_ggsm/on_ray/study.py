@@ -1,0 +1,192 @@
+"""A study: one experiment with several variants (recipes, or any settings) and seeds, compared with honest statistics.
+
+Every stage of every run has a place of its own that follows from its settings, so a study that was interrupted, or got
+more variants or seeds, does what is missing and nothing twice. The probes' scores of the test rows are kept as
+`<output>/scores-<digest>.parquet`; the comparison as `<output>/study-<digest>/study.json` and `study.md`.
+"""
+
+import itertools
+import json
+import time
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from ray_ggsm import storage
+from ray_ggsm.config import Config, InputError, digest, load
+from ray_ggsm.data.schema import user_row_schema
+from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
+from ray_ggsm.evaluation.probes import Kind
+from ray_ggsm.evaluation.study import Scores, markdown, study_summary, verdict
+from ray_ggsm.experiment import Experiment, event_vectors, stages
+from ray_ggsm.model.batch import history_events
+from ray_ggsm.model.event_vectors import find
+from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.embed import embed
+from ray_ggsm.on_ray.evaluate import FIT, SCORE, joined, probe_all, tabular_rows
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.on_ray.train import train
+from ray_ggsm.tables import open_table
+
+Baseline = Literal["hand-crafted", "event mean"]
+
+
+class StudyConfig(Config):
+    """Which runs, and how they are compared."""
+
+    name: str
+    """For people."""
+    base: str
+    """Config file of the experiment that all runs share."""
+    output: str
+    """Where all runs write."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """key.path -> value, in every run."""
+    variants: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Name -> key.path -> value."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Every variant runs once per seed."""
+    reference: str
+    """The variant that the others are compared with."""
+    baselines: tuple[Baseline, ...] = ("hand-crafted", "event mean")
+    """Vectors that nobody trains: the tabular features; the mean of the event vectors of a user's history."""
+    joined: tuple[str, ...] = ()
+    """Variants that are also scored together with the hand-crafted features, as `<name> + hand-crafted`."""
+    probe: Kind = "linear"
+    """The probe of the comparison."""
+    resamples: int = Field(2000, ge=100)
+    """Of the test users."""
+
+    def experiment(self, variant: str, seed: int) -> Experiment:
+        """The experiment of one run."""
+        changes = {**self.settings, **self.variants[variant], "seed": seed, "output": self.output}
+        return load(Experiment, self.base, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+
+
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Do what is missing, compare, write and print the summary.
+
+    Raises:
+        InputError: the reference or a joined variant has no settings.
+    """
+    _check(config)
+    runs = list(itertools.product(config.variants, config.seeds))
+    first = config.experiment(*runs[0])
+    found: dict[str, dict[int, Scores]] = {}
+    with connected(first):
+        for number, (variant, seed) in enumerate(runs, 1):
+            began = time.monotonic()
+            experiment = config.experiment(variant, seed)
+            scored = _run(experiment, config, variant)
+            for name, scores in scored.items():
+                found.setdefault(name, {})[seed] = scores
+            seconds = time.monotonic() - began
+            print(f"study: run {number} of {len(runs)}, {variant}, seed {seed}: {seconds:.0f} s", flush=True)
+        for baseline in config.baselines:
+            found[baseline] = {0: _scores(first, config, baseline, baseline)}
+    summary = study_summary(found, config.reference, config.resamples)
+    groups: dict[str, list[str]] = {}
+    for name, label in first.data.labels.items():
+        groups.setdefault(label.group, []).append(name)
+    place = storage.join(storage.absolute(config.output), f"study-{digest(config)}")
+    storage.write_json(storage.join(place, "study.json"), {"config": config.model_dump(mode="json"), **summary})
+    text = f"# {config.name}\n\n{verdict(summary)}\n\n{markdown(summary, groups)}"
+    storage.write_text(storage.join(place, "study.md"), text)
+    print(f"\n{text}\nstudy: {storage.join(place, 'study.md')}", flush=True)
+    return summary
+
+
+def preview(config: StudyConfig) -> str:
+    """Every run, and which stages of it are done."""
+    _check(config)
+    lines = []
+    for variant, seed in itertools.product(config.variants, config.seeds):
+        place = stages(config.experiment(variant, seed))
+        done = [name for name in ("prepare", "train", "embed") if place[name].result()]
+        lines.append(f"  {variant}, seed {seed}: {', '.join(done) or 'nothing'} done; {place['embed'].location}")
+    return "\n".join([f"study: {len(lines)} runs", *lines])
+
+
+def _check(config: StudyConfig) -> None:
+    known = ", ".join(config.variants)
+    for key, names in {"reference": [config.reference], "joined": config.joined}.items():
+        for name in names:
+            if name not in config.variants:
+                raise InputError(f"{key}: there is no variant '{name}'; the variants are {known}")
+
+
+def _run(experiment: Experiment, config: StudyConfig, variant: str) -> dict[str, Scores]:
+    prepare(experiment)
+    train(experiment)
+    embed(experiment)
+    scored = {variant: _scores(experiment, config, "encoder", variant)}
+    if variant in config.joined:
+        name = f"{variant} + hand-crafted"
+        scored[name] = _scores(experiment, config, "joined", name)
+    return scored
+
+
+def _scores(experiment: Experiment, config: StudyConfig, what: str, name: str) -> Scores:
+    """The test rows' scores by probes on vectors of one kind; computed once."""
+    place = stages(experiment)
+    about = place["prepare" if what in ("hand-crafted", "event mean") else "embed"].location
+    probes = experiment.evaluation.model_copy(update={"kinds": (config.probe,)})
+    key = digest(about.rsplit("/", 1)[-1], what, probes, experiment.model.event_encoder, experiment.seed)
+    file = storage.join(storage.absolute(config.output), f"scores-{key}.parquet")
+    if not storage.exists(file):
+        labels = {s: read_labels(place["prepare"].path("labels", s)) for s in (FIT, SCORE)}
+        vectors = {s: _vectors(experiment, what, labels[s], s) for s in (FIT, SCORE)}
+        check_disjoint(vectors[FIT], vectors[SCORE], FIT, SCORE)
+        test = vectors[SCORE]
+        probed = probe_all(experiment.model_copy(update={"evaluation": probes}), {name: vectors})[name, config.probe]
+        columns = {"user_id": pa.array(test.users.astype(str))}
+        for label, result in probed.items():
+            columns |= {f"label.{label}": pa.array(test.labels[label]), f"score.{label}": pa.array(result.scores)}
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table(columns), sink)
+        storage.write_bytes(file, sink.getvalue().to_pybytes())
+    fs, path = storage.arrow_filesystem(file)
+    table = pq.read_table(path, filesystem=fs)
+    names = [column.removeprefix("label.") for column in table.column_names if column.startswith("label.")]
+    values = {kind: {n: table[f"{kind}.{n}"].to_numpy() for n in names} for kind in ("label", "score")}
+    return Scores(table["user_id"].to_numpy(), values["label"], values["score"])
+
+
+def _vectors(experiment: Experiment, what: str, labels: pa.Table, stage: str) -> Aligned:
+    place = stages(experiment)
+    rows = place["prepare"].path("rows", stage)
+    if what == "event mean":
+        return align(labels, _event_means(experiment, rows), "vector", stage)
+    tabular = align(labels, tabular_rows(rows), "tabular", stage) if what != "encoder" else None
+    if what == "hand-crafted":
+        assert tabular is not None
+        return tabular
+    table = open_table(place["embed"].require("jobs/embed.py")["table"])
+    encoder = align(labels, table.read(columns=["user_id", "as_of", "embedding"]), "embedding", stage)
+    return encoder if tabular is None else joined(encoder, tabular)
+
+
+def _event_means(experiment: Experiment, rows: str) -> pa.Table:
+    """The mean event vector of each row's history; zeros where it is empty."""
+    modalities = {name: m.keep for name, m in experiment.data.modalities.items()}
+    place = stages(experiment)["train"].path("encoder", "encoder.json")
+    location = storage.join(event_vectors(experiment), storage.read_json(place)["event_encoder_digest"])
+    lookup = find(location, experiment.ray.cache_directory).open()
+    template = Template(tuple(Modality(name, keep) for name, keep in modalities.items()), 0, 8)
+    fs, path = storage.arrow_filesystem(rows)
+    columns = [name for name in user_row_schema(list(modalities), [], False).names if name != "tabular"]
+    table = pq.read_table(path, columns=columns, filesystem=fs).combine_chunks()
+    events = history_events(table, template)
+    sums_BH = np.zeros((len(table), lookup.width), dtype=np.float32)
+    row_E = np.concatenate([np.repeat(np.arange(len(table)), count_B) for count_B in events.count_MB])
+    step = 100_000
+    for start in range(0, len(row_E), step):
+        part = slice(start, start + step)
+        np.add.at(sums_BH, row_E[part], lookup(events.text_E[part]).astype(np.float32))
+    mean_BH = sums_BH / np.maximum(np.bincount(row_E, minlength=len(table)), 1)[:, None]
+    vectors = pa.array(list(mean_BH.astype(np.float32)), pa.list_(pa.float32()))
+    return table.select(["user_id", "as_of"]).append_column("vector", vectors)

@@ -35,7 +35,7 @@ from refresh_world import World
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.embedding.embedder import Embedder
-from ray_ggsm.experiment import Experiment, RefreshConfig, event_vectors, stages
+from ray_ggsm.experiment import Experiment, RayConfig, RefreshConfig, event_vectors, stages
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import history_events
@@ -195,9 +195,9 @@ def main() -> None:
 
 def journey_ratios(directory: str, users: int, only: list[str]) -> None:
     """Print what has Journey's rows."""
-    journey = Journey(directory, users)
-    bare = journey.bare(min(users, 2000)) if "bare" in only else None
-    with started(journey.experiment.ray):
+    with started(RayConfig()):
+        journey = Journey(directory, users)
+        bare = journey.bare(min(users, 2000)) if "bare" in only else None
         first = journey.refresh("users")
         print(f"a first refresh of {users} users: {first:.1f} s, {users / first:.1f} users/s", flush=True)
         if bare:

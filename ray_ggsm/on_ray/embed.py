@@ -44,7 +44,7 @@ def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
         blocks = plan(files, experiment.embedding.rows_per_block, names, len(described["feature_names"]))
         rows = sum(block.rows for block in blocks)
         with report.step("events"):
-            events = encode_events(experiment, blocks, names)
+            events = encode_events(experiment, blocks, names, described["event_encoder_digest"])
         job = new_job(
             experiment, encoder, described, events,
             run=run, staging=stage.path("staging"), buckets=buckets_for(experiment, rows),
@@ -104,16 +104,7 @@ def new_job(
     buckets: int,
     known: Any = None,
 ) -> Job:
-    """Everything that blocks need.
-
-    Raises:
-        InputError: the encoder was trained with another event encoder.
-    """
-    if described["event_encoder_digest"] != events.digest:
-        raise InputError(
-            f"{encoder}: it was trained with the event encoder {described['event_encoder_digest']}, and "
-            f"model.event_encoder is {events.digest}; name the one that it was trained with"
-        )
+    """Everything that blocks need."""
     return Job(
         experiment, encoder, digest(described), run, staging, buckets,
         tuple(modalities(described)), len(described["feature_names"]),

@@ -10,6 +10,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.data.validate import invalid_utf8
 from ray_ggsm.experiment import Experiment, RayConfig, event_vectors
 from ray_ggsm.model import event_vectors as store
@@ -40,25 +41,35 @@ class EncodedEvents:
         return {"events": self.events, "events_found_in_store": self.found, "event_texts_encoded": self.encoded}
 
 
-def encode_events(experiment: Experiment, blocks: Sequence[Block], columns: Sequence[str]) -> EncodedEvents:
-    """Bring the store up to date with all event texts in `columns` of the blocks, and say what it knew."""
+def encode_events(
+    experiment: Experiment, blocks: Sequence[Block], columns: Sequence[str], digest: str | None = None
+) -> EncodedEvents:
+    """Bring the store up to date with all event texts in `columns` of the blocks, and say what it knew.
+
+    `digest` is that of the event encoder which a trained encoder goes with; None: that of the config's. The event
+    encoder is loaded only where texts are new to the store, or where its digest is asked for.
+
+    Raises:
+        InputError: texts are new, and the config names another event encoder than `digest`.
+    """
     config = experiment.model.event_encoder
-    digest = ray.get(_digest.remote(config))
+    digest = digest or ray.get(_digest.remote(config))
     location = storage.join(event_vectors(experiment), digest)
     known = store.find(location, experiment.ray.cache_directory)
     described = ray.data.from_items([asdict(block) for block in blocks], override_num_blocks=max(len(blocks), 1))
     counted = described.map_batches(
         _distinct, batch_format="pyarrow", batch_size=1, fn_args=[columns, known]
     ).materialize()
-    sums = counted.sum(["events", "found"])
-    events, found = (int(sums[f"sum({column})"] or 0) for column in ("events", "found"))
+    events = found = 0
+    for batch in counted.select_columns(["events", "found"]).iter_batches(batch_size=None, batch_format="numpy"):
+        events, found = events + int(batch["events"].sum()), found + int(batch["found"].sum())
     before = len(known.open().key_N)
     if found < events:
         texts = counted.map_batches(_unknown, batch_format="pyarrow")
         # equal texts have equal keys, so after this shuffle each text is in one block only
         encoded = texts.repartition(experiment.ray.embed_workers * 2, keys=["key"]).map_batches(
             _Encode,
-            fn_constructor_args=[config, experiment.ray],
+            fn_constructor_args=[config, experiment.ray, digest],
             batch_format="pyarrow",
             batch_size=None,
             compute=ActorPoolStrategy(size=experiment.ray.embed_workers),
@@ -108,10 +119,15 @@ def _unknown(counted: pa.Table) -> pa.Table:
 class _Encode:
     """Actor: texts -> one part of the store."""
 
-    def __init__(self, config: EventEncoderConfig, resources: RayConfig) -> None:
-        self.encoder = EventEncoder(config, device_of(resources))
+    def __init__(self, config: EventEncoderConfig, resources: RayConfig, digest: str) -> None:
+        self.encoder, self.digest = EventEncoder(config, device_of(resources)), digest
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.encoder.digest != self.digest:
+            raise InputError(
+                f"model.event_encoder is {self.encoder.digest}; the encoder was trained with the event encoder "
+                f"{self.digest}: name that one"
+            )
         texts = pc.unique(batch["text"])
         if not len(texts):
             return store.SCHEMA.empty_table()

@@ -80,7 +80,7 @@ def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], ta
     print(f"refresh: {rows:,} rows in {len(blocks)} blocks; {table} is at {at}; run {run}", flush=True)
     with reported(RunReport("refresh", table, run), storage.join(table, "runs", run)) as report:
         with report.step("events"):
-            events = encode_events(experiment, blocks, names)
+            events = encode_events(experiment, blocks, names, described["event_encoder_digest"])
         with report.step("compare"):
             known = _known(previous) if previous and comparable else None
         job = new_job(

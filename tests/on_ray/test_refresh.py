@@ -236,7 +236,7 @@ def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, g
     described = json.loads((encoder / "encoder.json").read_text())
     (encoder / "encoder.json").write_text(json.dumps({**described, "event_encoder_digest": "0123"}))
     changed = mine.model_copy(update={"refresh": mine.refresh.model_copy(update={"encoder": str(encoder)})})
-    with pytest.raises(InputError, match="it was trained with the event encoder 0123"):
+    with pytest.raises(InputError, match="the encoder was trained with the event encoder 0123: name that one"):
         refresh(changed)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from journey_model import CONFIG, encoder
+from journey_model import CONFIG, encoder, write_plain
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -31,7 +31,7 @@ from ray_ggsm.masks.fixed import CausalConfig
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
-from ray_ggsm.model.source import load_model, load_tokenizer, resolve
+from ray_ggsm.model.source import resolve
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.training.answers import render
@@ -124,18 +124,9 @@ def main() -> None:
     )
     model_config = trained.encoder.config.backbone
     with tempfile.TemporaryDirectory() as directory:
-        plain = load_model(model_config, torch.bfloat16)
-        for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
-            if hasattr(plain, attribute):
-                delattr(plain, attribute)
-        plain.config.__dict__.pop("quantization_config", None)
-        plain.save_pretrained(directory)
-        tokenizer = load_tokenizer(model_config)
-        tokenizer.chat_template = None  # else sentence-transformers puts every text into a chat of its own
-        tokenizer.save_pretrained(directory)
+        plain = write_plain(model_config, directory)
         transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
-        transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
-        theirs = SentenceTransformer(modules=[transformer, Pooling(plain.config.hidden_size, "mean")], device="cpu")
+        theirs = SentenceTransformer(modules=[transformer, Pooling(plain.hidden_size, "mean")], device="cpu")
     ours = Embedder(trained, lambda events: np.zeros((0, 384), np.float32), TOKENS_PER_BATCH)
     events(arguments.rounds)
     eos = trained.tokenizer.eos_token
@@ -144,8 +135,8 @@ def main() -> None:
         cut = trained.tokenizer.batch_decode(ids)
         with_end = [text + eos for text in cut]
         counts = np.array([len(i) for i in ours.collator.text_ids(cut)])
-        work = flops(counts, plain.config)
-        rate = product_rate(length, plain.config, arguments.rounds)
+        work = flops(counts, plain)
+        rate = product_rate(length, plain, arguments.rounds)
         mine = best(partial(ours.texts, cut), arguments.rounds)
         encode = partial(theirs.encode, with_end, show_progress_bar=False)
         tried = {size: best(partial(encode, batch_size=size), 1) for size in BATCH_SIZES}

@@ -1,6 +1,7 @@
 """What the benchmarks share: the quickstart's model on made-up rows of a given length, or on Journey's."""
 
 import datetime as dt
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import EventVectors, keys
 from ray_ggsm.model.saved import Trained, new_encoder
+from ray_ggsm.model.source import PretrainedConfig, load_model, load_tokenizer
 from ray_ggsm.model.template import Modality
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.workers import ALONE
@@ -64,6 +66,21 @@ def lookup(texts: pa.Array) -> np.ndarray:
     """Random event vectors, the same for the same text."""
     table = np.random.default_rng(1).normal(size=(500, EVENT_WIDTH)).astype(np.float32)
     return table[[int(text.removeprefix("item ")) for text in texts.to_pylist()]]
+
+
+def write_plain(config: PretrainedConfig, directory: str) -> Any:
+    """Write the decoder and its tokenizer where sentence-transformers can load them; returns the decoder's config."""
+    model = load_model(config, torch.bfloat16)
+    for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if hasattr(model, attribute):
+            delattr(model, attribute)
+    model.config.__dict__.pop("quantization_config", None)
+    model.save_pretrained(directory)
+    tokenizer = load_tokenizer(config)
+    tokenizer.chat_template = None  # else sentence-transformers puts every text into a chat of its own
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.save_pretrained(directory)
+    return model.config
 
 
 def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:

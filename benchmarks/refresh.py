@@ -14,22 +14,21 @@ a Ray cluster that is up already; event vectors are in the store before anything
 """
 
 import argparse
+import contextlib
 import itertools
-import json
-import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 import torch
-from journey_model import CONFIG
+from journey_model import CONFIG, write_plain
 from refresh_world import World
 
 from ray_ggsm import storage
@@ -42,7 +41,6 @@ from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import find
-from ray_ggsm.model.source import load_model, load_tokenizer
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.cluster import started
 from ray_ggsm.on_ray.events import encode_events
@@ -110,17 +108,8 @@ class Journey:
 
     def plain(self, rows: int) -> float:
         """Seconds per user of the script a user would write."""
-        model = self.experiment.model.backbone
         directory = f"{self.directory}/plain"
-        backbone = load_model(model, torch.bfloat16)
-        for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
-            if hasattr(backbone, attribute):
-                delattr(backbone, attribute)
-        backbone.config.__dict__.pop("quantization_config", None)
-        backbone.save_pretrained(directory)
-        tokenizer = load_tokenizer(model)
-        tokenizer.chat_template, tokenizer.pad_token = None, tokenizer.eos_token
-        tokenizer.save_pretrained(directory)
+        width = write_plain(self.experiment.model.backbone, directory).hidden_size
         texts = render(history_events(self.rows.slice(0, rows), self.template), self.modalities)
 
         class Encode:
@@ -131,13 +120,11 @@ class Journey:
                 torch.set_num_threads(1)
                 transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
                 transformer.max_seq_length = 2048
-                width = backbone_width
                 self.model = SentenceTransformer(modules=[transformer, Pooling(width, "mean")], device="cpu")
 
             def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 return {"vector": self.model.encode(batch["text"].tolist(), batch_size=8)}
 
-        backbone_width = int(backbone.config.hidden_size)
         blocks = ray.data.from_items([{"text": text} for text in texts], override_num_blocks=8)
         mapped = blocks.map_batches(Encode, batch_size=32, compute=ray.data.ActorPoolStrategy(size=2), num_cpus=1)
         return timed(lambda: mapped.write_parquet(f"{self.directory}/plain_vectors")) / rows
@@ -165,12 +152,23 @@ def sizes(users: list[int]) -> None:
         with tempfile.TemporaryDirectory() as directory:
             settings = {"embedding": {"rows_per_block": 10_000, "tokens_per_batch": 16_384}}
             world = World(Path(directory), n, 10_000, **settings)
-            script = [sys.executable, __file__, "--job", json.dumps(world.command())]
-            seconds, memory = json.loads(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+            seconds, memory = watched(world.command())
         results.append((n, seconds))
-        print(f"sizes: {n} users in {seconds:.1f} s, driver {memory / 1024:.0f} MiB", flush=True)
+        print(f"sizes: {n} users in {seconds:.1f} s, driver {memory / 2**20:.0f} MiB", flush=True)
     for (n, a), (m, b) in itertools.pairwise(results):
         print(f"sizes: from {n} to {m} users {1e6 * (b - a) / (m - n):.0f} us for each further one", flush=True)
+
+
+def watched(command: list[str]) -> tuple[float, int]:
+    """Seconds of a job, and the most resident bytes of its driver alone, looked at ten times a second."""
+    began, most = time.perf_counter(), 0
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while job.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            most = max(most, psutil.Process(job.pid).memory_info().rss)
+        time.sleep(0.1)
+    assert job.returncode == 0
+    return time.perf_counter() - began, most
 
 
 def main() -> None:
@@ -180,12 +178,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=6000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--only", nargs="+", choices=names, default=names)
-    parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.job:
-        taken = timed(lambda: subprocess.run(json.loads(options.job), capture_output=True, check=True))
-        print(json.dumps([taken, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))
-        return
     if set(options.only) - {"sizes"}:
         with tempfile.TemporaryDirectory() as directory:
             journey_ratios(directory, options.users, options.only)
@@ -206,8 +199,8 @@ def journey_ratios(directory: str, users: int, only: list[str]) -> None:
             plain = journey.plain(128)
             print(f"plain: {1 / plain:.1f} users/s; the refresh has {plain * users / first:.1f} x that", flush=True)
         if "workers" in only:
-            one = journey.refresh("one", workers=1)
-            print(f"workers: one {one:.1f} s, two {first:.1f} s: {one / first:.2f} x", flush=True)
+            one, two = journey.refresh("one", workers=1), journey.refresh("two", workers=2)
+            print(f"workers: one {one:.1f} s, two {two:.1f} s: {one / two:.2f} x", flush=True)
         if "changed" in only:
             journey.give(journey.changed(0.05))
             again = journey.refresh("users")

@@ -26,7 +26,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import torch
-from journey_model import CONFIG, journey_trainer
+from journey_model import CONFIG, journey_trainer, write_plain
 from peft import LoraConfig, get_peft_model
 
 from ray_ggsm.config import load
@@ -35,7 +35,7 @@ from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.planning import batches_by_length
-from ray_ggsm.model.source import load_model, load_tokenizer
+from ray_ggsm.model.source import load_model
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.training.answers import answer_batch, answer_lengths, render
 from ray_ggsm.training.loop import Trainer, user_ids
@@ -116,22 +116,14 @@ def sentence_transformers(experiment: Experiment, trainer: Trainer, rows: pa.Tab
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     with tempfile.TemporaryDirectory() as directory:
-        plain = load_model(experiment.model.backbone, torch.bfloat16)
-        for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
-            if hasattr(plain, attribute):
-                delattr(plain, attribute)
-        plain.config.__dict__.pop("quantization_config", None)
-        plain.save_pretrained(directory)
-        tokenizer = load_tokenizer(experiment.model.backbone)
-        tokenizer.chat_template = None  # else sentence-transformers puts every text into a chat of its own
-        tokenizer.save_pretrained(directory)
+        width = write_plain(experiment.model.backbone, directory).hidden_size
         transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
-    transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
     r = experiment.model.lora.r
     transformer.auto_model = get_peft_model(transformer.auto_model, LoraConfig(r=r, target_modules="all-linear"))
-    model = SentenceTransformer(modules=[transformer, Pooling(plain.config.hidden_size, "mean")], device="cpu")
+    model = SentenceTransformer(modules=[transformer, Pooling(width, "mean")], device="cpu")
     template = trainer.encoder.template
     names = [m.name for m in template.modalities]
+    tokenizer = transformer.tokenizer
     histories = render(history_events(rows, template), names)
     futures = [" ".join(e["text"] for e in row or []) or "nothing" for row in rows["future"].to_pylist()]
     sides = []

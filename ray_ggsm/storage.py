@@ -43,7 +43,9 @@ def retried(work: Callable[[], T]) -> T:
 
 def refused(error: BaseException) -> bool:
     """Whether an object store does not accept the credentials, or not for this."""
-    return isinstance(error, PermissionError) or (isinstance(error, OSError) and bool(_REFUSED.search(str(error))))
+    if not isinstance(error, OSError) or error.errno is not None:
+        return False
+    return isinstance(error, PermissionError) or _REFUSED.search(str(error)) is not None
 
 
 def _passing(error: BaseException) -> bool:

@@ -83,11 +83,11 @@ def markdown(summary: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) ->
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """One sentence: which differences between variants are more than chance."""
+    """One sentence: how many differences are more than chance."""
     found = [pair for pair in summary["pairs"] if pair["p"] < 0.05]
     if not found:
-        return f"None of {len(summary['pairs'])} differences between variants is more than chance (p < .05 after Holm)."
-    return f"{len(found)} of {len(summary['pairs'])} differences between variants are more than chance (p < .05, Holm)."
+        return f"None of {len(summary['pairs'])} differences is more than chance (p < .05 after Holm)."
+    return f"{len(found)} of {len(summary['pairs'])} differences are more than chance (p < .05, Holm)."
 
 
 def _check_rows(runs: Mapping[str, Mapping[int, Scores]]) -> None:

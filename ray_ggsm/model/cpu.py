@@ -15,7 +15,7 @@ def use_cpu(threads: int) -> torch.device:
     By default glibc hands every freed tensor above 32 MB back to the system, and the next layer pays for its pages
     again; keeping them makes a step with long rows a third faster (docs/benchmarks.md). Other C libraries are left
     as they are. oneDNN keeps the code of its newest 1,024 matrix products, which differ with every batch's shape; that
-    is a gigabyte, and 64 (more than one batch needs) are as fast. `ONEDNN_PRIMITIVE_CACHE_CAPACITY` overrides it.
+    is a gigabyte, and 64 are as fast (docs/benchmarks.md). `ONEDNN_PRIMITIVE_CACHE_CAPACITY` overrides it.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))
     torch.set_num_threads(threads)

@@ -45,7 +45,7 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     stage = place["evaluate"]
     prepared = place["prepare"].require("jobs/prepare.py")["summary"]
     if stage.result() is None:
-        _check_config(experiment)
+        check_config(experiment)
         vectors = _vectors(experiment, place, prepared["features"])
         with connected(experiment), timed(stage) as results:
             results.update(_compare(experiment, place, prepared, vectors))
@@ -63,7 +63,8 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     return values
 
 
-def _check_config(experiment: Experiment) -> None:
+def check_config(experiment: Experiment) -> None:
+    """Refuse an experiment without labels, or without the stages that probes need."""
     if not experiment.data.labels:
         raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
     for name in (FIT, SCORE):

@@ -27,7 +27,7 @@ from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.evaluate import FIT, SCORE, joined, probe_all, tabular_rows
+from ray_ggsm.on_ray.evaluate import FIT, SCORE, check_config, joined, probe_all, tabular_rows
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.tables import open_table
@@ -71,11 +71,12 @@ def study(config: StudyConfig) -> dict[str, Any]:
     """Do what is missing, compare, write and print the summary.
 
     Raises:
-        InputError: the reference or a joined variant has no settings.
+        InputError: a name is unknown or taken, a setting is wrong, or there is nothing to evaluate on.
     """
     _check(config)
     runs = list(itertools.product(config.variants, config.seeds))
-    first = config.experiment(*runs[0])
+    first, *_ = [config.experiment(*run) for run in runs]  # all of them: a mistake shows before the first one trains
+    check_config(first)
     found: dict[str, dict[int, Scores]] = {}
     with connected(first):
         for number, (variant, seed) in enumerate(runs, 1):
@@ -117,6 +118,9 @@ def _check(config: StudyConfig) -> None:
         for name in names:
             if name not in config.variants:
                 raise InputError(f"{key}: there is no variant '{name}'; the variants are {known}")
+    others = {*config.baselines, *(f"{name} + hand-crafted" for name in config.joined)}
+    if taken := others & config.variants.keys():
+        raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; give another")
 
 
 def _run(experiment: Experiment, config: StudyConfig, variant: str) -> dict[str, Scores]:

@@ -29,7 +29,7 @@ def test_a_study_of_the_finished_run(config: Callable[..., StudyConfig], finishe
     assert summary["variants"].keys() == {"ggsm", "ggsm + hand-crafted", "hand-crafted", "event mean"}
     assert all(0 <= values["auc"]["mean"] <= 1 for values in summary["variants"].values())
     output = capsys.readouterr().out
-    assert "differences between variants" in output
+    assert "differences is more than chance" in output or "differences are more" in output
     assert "train: writing" not in output
     scored = {file: os.stat(file).st_mtime_ns for file in Path(finished.output).glob("scores-*.parquet")}
     assert len(scored) == 4
@@ -40,3 +40,7 @@ def test_a_study_of_the_finished_run(config: Callable[..., StudyConfig], finishe
 def test_unknown_names(config: Callable[..., StudyConfig]) -> None:
     with pytest.raises(InputError, match="reference: there is no variant 'x'; the variants are ggsm"):
         study(config(reference="x"))
+    with pytest.raises(InputError, match="variants: 'hand-crafted' is the name of other vectors"):
+        study(config(variants={"ggsm": {}, "hand-crafted": {}}))
+    with pytest.raises(InputError, match=r"training\.stepz: unknown key"):
+        study(config(variants={"ggsm": {}, "later": {"training.stepz": 1}}))

@@ -32,3 +32,8 @@ def test_refusals(s3, s3_server, refusal, step):
         put(s3, rows(12), "r1") if step == "write" else open_table(s3).read()
     assert user_error(failure.value), repr(failure.value)
     assert len(open_table(s3).read()) == 10
+
+
+def test_a_path_is_no_refusal():
+    assert not storage.refused(FileNotFoundError(2, "No such file", "/data/403/Forbidden.parquet"))
+    assert storage.refused(OSError("AWS Error ACCESS_DENIED during PutObject operation"))

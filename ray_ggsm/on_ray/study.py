@@ -74,7 +74,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         InputError: a name is unknown or taken, a setting is wrong, or there is nothing to evaluate on.
     """
     _check(config)
-    runs = list(itertools.product(config.variants, config.seeds))
+    runs = [(variant, seed) for seed in config.seeds for variant in config.variants]  # whole comparisons, seed by seed
     first, *_ = [config.experiment(*run) for run in runs]  # all of them: a mistake shows before the first one trains
     check_config(first)
     found: dict[str, dict[int, Scores]] = {}

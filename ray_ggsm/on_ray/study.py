@@ -56,6 +56,9 @@ class StudyConfig(Config):
     """Vectors that nobody trains: the tabular features; the mean of the event vectors of a user's history."""
     joined: tuple[str, ...] = ()
     """Variants that are also scored together with the hand-crafted features, as `<name> + hand-crafted`."""
+    questions: tuple[tuple[str, str], ...] = ()
+    """Pairs (first, second) of names in the results whose difference was in question before the first result. Their p
+    values are corrected for each other alone, which finds smaller differences than the matrix of all pairs can."""
     probe: Kind = "linear"
     """The probe of the comparison."""
     resamples: int = Field(2000, ge=100)
@@ -118,9 +121,20 @@ def _check(config: StudyConfig) -> None:
         for name in names:
             if name not in config.variants:
                 raise InputError(f"{key}: there is no variant '{name}'; the variants are {known}")
+    for position, names in enumerate(config.questions):
+        for name in names:
+            if name not in _names(config):
+                raise InputError(
+                    f"questions[{position}]: '{name}' is not in the results, which are {', '.join(_names(config))}"
+                )
     others = {*config.baselines, *(f"{name} + hand-crafted" for name in config.joined)}
     if taken := others & config.variants.keys():
         raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; give another")
+
+
+def _names(config: StudyConfig) -> list[str]:
+    """Everything that is compared."""
+    return [*config.variants, *(f"{name} + hand-crafted" for name in config.joined), *config.baselines]
 
 
 def _run(experiment: Experiment, config: StudyConfig, variant: str) -> dict[str, Scores]:

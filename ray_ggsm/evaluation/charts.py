@@ -1,15 +1,14 @@
-"""Four charts as inline SVG: dots with intervals, a forest of differences, lines, and marks on an axis.
+"""Charts as inline SVG: dots with intervals, forests of differences, lines, marks on an axis, and clouds of points.
 
 Colours are CSS classes (`s0` to `s7` for series), so that the page decides how they look in light, dark and print.
 Series differ in shape or dashes as well as in colour. Lengths are SVG user units, about one CSS pixel.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from ray_ggsm.evaluation.axes import Axis, LogAxis
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
 
 Points = Sequence[tuple[float, float]]
@@ -17,75 +16,9 @@ Points = Sequence[tuple[float, float]]
 KINDS = 8
 """Series that the page can tell apart; more begin again."""
 
-_WIDTH = 540
+_WIDTH, _WIDE = 540, 760
 _LEFT, _RIGHT, _TOP, _BOTTOM = 96, 14, 10, 30
 _SERIES_GAP, _ROW_GAP, _GROUP_GAP = 13, 13, 10
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A linear scale from values between `low` and `high` to positions, with round ticks `step` apart."""
-
-    low: float
-    high: float
-    step: float
-    start: float
-    end: float
-
-    @classmethod
-    def around(cls, values: Sequence[float], start: float, end: float) -> "Axis":
-        """The axis that just holds `values`, with two to five ticks 1, 2 or 5 times a power of ten apart."""
-        low, high = min(values), max(values)
-        if low == high:
-            low, high = low - abs(low or 1.0) / 2, high + abs(high or 1.0) / 2
-        rough = (high - low) / 5
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-        return cls(low, high, step, start, end)
-
-    def __call__(self, value: float) -> float:
-        """The position of a value."""
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    @property
-    def ticks(self) -> list[float]:
-        """Multiples of the step between `low` and `high`."""
-        first, last = math.ceil(self.low / self.step - 1e-6), math.floor(self.high / self.step + 1e-6)
-        return [self.step * n for n in range(first, last + 1)]
-
-    def text(self, tick: float) -> str:
-        """A tick's label with just enough decimals for the step."""
-        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        return f"{tick:,.{decimals}f}".replace("-", "−") if abs(tick) > self.step / 2 else "0"
-
-
-@dataclass(frozen=True)
-class LogAxis:
-    """A logarithmic scale that begins and ends at a tick: 1, 2 or 5 times a power of ten."""
-
-    ticks: tuple[float, ...]
-    start: float
-    end: float
-
-    @classmethod
-    def around(cls, values: Sequence[float], start: float, end: float) -> "LogAxis":
-        """The axis that just holds positive `values`; over three decades, its ticks are powers of ten only."""
-        low, high = min(values) * 1.0001, max(values) * 0.9999
-        factors = (1, 2, 5) if high < 1000 * low else (1,)
-        powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
-        ticks = [factor * 10.0**power for power in powers for factor in factors]
-        first = max(n for n, tick in enumerate(ticks) if tick <= low)
-        last = min(n for n, tick in enumerate(ticks) if tick >= high)
-        return cls(tuple(ticks[first : max(last, first + 1) + 1]), start, end)
-
-    def __call__(self, value: float) -> float:
-        """The position of a value."""
-        low, high = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
-        return self.start + (math.log10(value) - low) / (high - low) * (self.end - self.start)
-
-    def text(self, tick: float) -> str:
-        """A tick's label."""
-        return f"{tick:g}"
 
 
 def dots(
@@ -202,6 +135,50 @@ def marks(
             for number, value in enumerate(values)
         ]
     return _svg(bottom + _BOTTOM, title, parts, width)
+
+
+def ranking(rows: Mapping[str, Estimate], points: Mapping[str, Sequence[float]], title: str) -> str:
+    """A forest with one row per name: a difference with its interval, and small points behind it.
+
+    A line stands at zero, and marks whose interval holds zero are hollow.
+
+    Args:
+        rows: name -> difference, in display order.
+        points: the same names -> what the difference is the mean of, for example one value per seed.
+        title: accessible description of the picture.
+    """
+    left, row_height = max(map(len, rows)) * 6.9 + 12, 24
+    ends = [end for e in rows.values() for end in (e.low, e.high)]
+    x = Axis.around([0.0, *ends, *(value for values in points.values() for value in values)], left, _WIDE - _RIGHT)
+    bottom = _TOP + row_height * len(rows)
+    parts = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{bottom}"/>' for t in x.ticks]
+    parts.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{_TOP}" y2="{bottom}"/>')
+    parts += [_text("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
+    for row, (name, e) in enumerate(rows.items()):
+        y = _TOP + row_height * (row + 0.5)
+        faint = " faint" if e.low <= 0 <= e.high else ""
+        text = f"{name}: {e.value:+.4f} [{e.low:+.4f}, {e.high:+.4f}]"
+        parts.append(_text("name", left - 8, y + 4, name, "end"))
+        parts += [f'<circle class="seed" cx="{x(value):.1f}" cy="{y:.1f}" r="2.6"/>' for value in points[name]]
+        parts.append(
+            f'<g class="s0{faint}"><title>{escape(text)}</title>'
+            f'<line class="whisker" x1="{x(e.low):.1f}" x2="{x(e.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f"{marker(0, x(e.value), y)}</g>"
+        )
+    return _svg(bottom + _BOTTOM, title, parts, _WIDE)
+
+
+def cloud(points_N2: Sequence[tuple[float, float]], positive_N: Sequence[bool], title: str) -> str:
+    """Points on a plane without axes; the positive ones are coloured and lie above the others."""
+    size, rim = 240, 6
+    columns = list(zip(*points_N2, strict=True))
+    scale = (size - 2 * rim) / max(*(max(column) - min(column) for column in columns), 1e-12)
+    x0, y0 = (min(column) for column in columns)
+    groups: dict[bool, list[str]] = {False: [], True: []}
+    for (x, y), positive in zip(points_N2, positive_N, strict=True):
+        groups[bool(positive)].append(f"M{rim + (x - x0) * scale:.0f} {rim + (y - y0) * scale:.0f}h0")
+    parts = [f'<path class="{"on" if positive else "off"}" d="{"".join(d)}"/>' for positive, d in groups.items() if d]
+    return _svg(size, title, parts, size)
 
 
 def _apart(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

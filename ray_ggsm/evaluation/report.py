@@ -1,22 +1,22 @@
 """One HTML page that says which encoder is better, by how much, and why to believe it.
 
 The page holds everything it shows (styles, charts), loads nothing, and follows the reader's light or dark setting.
-`Report` is plain data; parts that are empty leave no section behind. Calibration, drift and attention would each be one
-more field here and one more section of the template.
+`Report` is plain data; parts that are empty leave no section behind.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from ray_ggsm import storage
 from ray_ggsm.evaluation import charts, mask_pictures
 from ray_ggsm.evaluation.charts import Points
 from ray_ggsm.evaluation.mask_pictures import Opening
+from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
-from ray_ggsm.evaluation.summary import TITLES
+from ray_ggsm.evaluation.page import page, sentence, title_of
+from ray_ggsm.evaluation.user_map import UserMap
+
+_PERFECT = "probabilities that come true"
 
 Estimates = Mapping[str, Estimate]
 """Label, and "mean" -> AUC or difference with its interval."""
@@ -40,6 +40,14 @@ class Report:
     """stage -> label -> share of positives."""
     command: str
     """The shell command that reproduces this page."""
+    delong: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """other encoder -> probe -> label -> p of the difference, after Holm's correction over the labels."""
+    measures: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """encoder -> probe -> measure -> mean over the labels."""
+    calibration: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
+    """probe -> encoder -> (predicted, observed) share of positives."""
+    user_map: UserMap | None = None
+    """The first encoder's test vectors on a plane."""
     training: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """Panel ("loss", "in-batch accuracy") -> series ("training", "held-out") -> (step, finite value)."""
     mask: Opening = field(default_factory=Opening)
@@ -63,13 +71,10 @@ def write_report(report: Report, location: str) -> None:
 
 def render(report: Report) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("ray_ggsm.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {"title_of": title_of, "duration": duration, "sentence": _sentence, "svg": Markup}
-    template = environment.get_template("report.html.j2")
     kinds = list(next(iter(report.auc.values())))
-    return template.render(
+    return page(
+        "report.html.j2",
+        page="evaluation",
         report=report,
         kinds=kinds,
         headline=headline(report),
@@ -81,8 +86,8 @@ def render(report: Report) -> str:
         mask_over_slots=mask_pictures.over_slots(report.mask),
         encoder_names=[title_of(encoder) for encoder in report.auc],
         difference_names=[f"minus {_noun(other)}" for other in report.differences],
-        marker=charts.marker,
-        series_kinds=charts.KINDS,
+        calibration_names=[*map(title_of, report.auc), _PERFECT],
+        measures=list(MEASURES),
         mean=MEAN,
     )
 
@@ -104,25 +109,7 @@ def verdict(report: Report, kind: str) -> str:
         gap = values[kind][MEAN]
         text += f"; {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] against the {_noun(other)}"
         text += ", which may be chance" if gap.low <= 0 <= gap.high else ""
-    return _sentence(text).replace("-0.", "−0.") + "."
-
-
-def title_of(key: str) -> str:
-    """A key as people read it."""
-    return TITLES.get(key, key)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "45 s", "7 min 12 s" or "2 h 5 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return sentence(text).replace("-0.", "−0.") + "."
 
 
 def _noun(encoder: str) -> str:
@@ -152,10 +139,19 @@ def _best(report: Report, kinds: list[str]) -> dict[tuple[str, str], str]:
 
 def _pictures(report: Report, kinds: list[str]) -> dict[str, dict[str, str]]:
     """Section -> caption -> SVG."""
-    pictures: dict[str, dict[str, str]] = {"auc": {}, "differences": {}, "training": {}}
+    pictures: dict[str, dict[str, str]] = {
+        name: {} for name in ("auc", "differences", "calibration", "map", "training")
+    }
     pictures["auc"] = _per_kind(charts.dots, report.auc, kinds, report.groups, title_of)
     if report.differences:
         pictures["differences"] = _per_kind(charts.forest, report.differences, kinds, report.groups, _noun)
+    for kind, curves in report.calibration.items():
+        named = {title_of(encoder): points for encoder, points in curves.items()} | {_PERFECT: [(0.0, 0.0), (1.0, 1.0)]}
+        title = f"Observed over predicted rates, {title_of(kind)}"
+        pictures["calibration"][kind] = charts.lines(named, title, span=(0, 1), axis_name="predicted")
+    if users := report.user_map:
+        for label, values_N in users.labels.items():
+            pictures["map"][label] = charts.cloud(users.points.tolist(), (values_N == 1).tolist(), f"Users by {label}")
     for panel, series in report.training.items():
         pictures["training"][panel] = charts.lines(series, f"{panel} over training steps")
     return pictures

@@ -19,10 +19,11 @@ from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
 from ray_ggsm.evaluation.mask_pictures import curve, opening
-from ray_ggsm.evaluation.metrics import BootstrappedAuc, bootstrap_aucs, paired_difference
 from ray_ggsm.evaluation.probes import Kind, ProbeConfig, ProbeResult, fit_and_score
 from ray_ggsm.evaluation.report import Report, write_report
+from ray_ggsm.evaluation.results import Results, by_label, results
 from ray_ggsm.evaluation.summary import summary, terminal_summary
+from ray_ggsm.evaluation.user_map import user_map
 from ray_ggsm.experiment import Experiment, Stage, StageName, stages, untrained
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
@@ -31,8 +32,6 @@ from ray_ggsm.training.progress import bar
 
 FIT, SCORE = "probe", "test"
 """Stages whose rows the probes are fitted on, and scored on."""
-RESAMPLES = 1000
-"""Bootstrap resamples behind every interval."""
 
 Places = dict[StageName, Stage]
 
@@ -47,8 +46,8 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
     if stage.result() is None:
         check_config(experiment)
         vectors = _vectors(experiment, place, prepared["features"])
-        with connected(experiment), timed(stage) as results:
-            results.update(_compare(experiment, place, prepared, vectors))
+        with connected(experiment), timed(stage) as recorded:
+            recorded.update(_compare(experiment, place, prepared, vectors))
     seconds = _seconds(experiment, place)
     values = summary(
         rows=prepared["rows"],
@@ -108,57 +107,48 @@ def _compare(
     experiment: Experiment, place: Places, prepared: dict[str, Any], vectors: dict[str, dict[str, Aligned]]
 ) -> dict[str, Any]:
     probed = probe_all(experiment, vectors)
-    resampled: dict[str, dict[str, BootstrappedAuc]] = {}
-    for (name, kind), scores in probed.items():
-        test = vectors[name][SCORE]
-        resampled.setdefault(name, {})[kind] = bootstrap_aucs(
-            test.labels, {label: r.scores for label, r in scores.items()}, test.users, RESAMPLES, experiment.seed
-        )
-    estimates = {name: {kind: b.intervals() for kind, b in kinds.items()} for name, kinds in resampled.items()}
-    first = resampled["encoder"]
-    differences = {
-        name: {kind: paired_difference(first[kind], other) for kind, other in kinds.items()}
-        for name, kinds in resampled.items()
-        if name != "encoder"
-    }
+    test = {name: stages_of[SCORE] for name, stages_of in vectors.items()}
+    found = results(probed, test, experiment.seed)
+    values = by_label(found, probed)
+    storage.write_json(place["evaluate"].path("results.json"), values)
+    write_report(_report(experiment, place, prepared, found, test), place["evaluate"].path("report.html"))
+    return {"auc": {n: {k: {la: r["auc"] for la, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}}
+
+
+def _report(
+    experiment: Experiment, place: Places, prepared: dict[str, Any], found: Results, test: dict[str, Aligned]
+) -> Report:
     groups: dict[str, list[str]] = {}
     for name, label in experiment.data.labels.items():
         groups.setdefault(label.group, []).append(name)
-    log = storage.read_json(place["train"].path("log.json"))
-    slots = place["train"].path("mask.json")
-    report = Report(
+    log, slots = storage.read_json(place["train"].path("log.json")), place["train"].path("mask.json")
+    config_file = place["evaluate"].path("config.yaml")
+    config = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    storage.write_text(config_file, config)
+    return Report(
         title=experiment.name,
-        auc=estimates,
-        differences=differences,
+        auc=found.auc,
+        differences=found.differences,
         groups={group: tuple(names) for group, names in groups.items()},
         rows=prepared["rows"],
         label_rates=prepared["label_rates"],
-        command="python jobs/quickstart.py --config <this configuration>",
+        command=f"python jobs/quickstart.py --config {config_file}",
+        delong=found.delong,
+        measures=found.mean_measures(),
+        calibration=found.calibration,
+        user_map=user_map(test["encoder"].vectors, test["encoder"].labels, experiment.seed),
         training={
             panel: {"training": points}
             for panel, key in {"loss": "loss", "in-batch accuracy": "accuracy"}.items()
             if (points := curve(log, key))
         },
         mask=opening(log, storage.read_json(slots) if storage.exists(slots) else None),
-        health={name: vector_health(vectors[name][SCORE].vectors) for name in ("encoder", "untrained")},
+        health={name: vector_health(test[name].vectors) for name in ("encoder", "untrained")},
         seconds=_seconds(experiment, place),
-        config=yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        config=config,
         digests={s.name: s.location for s in place.values()},
         notes=tuple(experiment.notes),
     )
-    write_report(report, place["evaluate"].path("report.html"))
-    results = {
-        name: {
-            kind: {
-                label: {"auc": r.auc, "cv_auc": r.cv_auc, **r.hyperparameters}
-                for label, r in probed[name, kind].items()
-            }
-            for kind in kinds
-        }
-        for name, kinds in resampled.items()
-    }
-    storage.write_json(place["evaluate"].path("results.json"), results)
-    return {"auc": {n: {k: {la: r["auc"] for la, r in p.items()} for k, p in ks.items()} for n, ks in results.items()}}
 
 
 def _seconds(experiment: Experiment, place: Places) -> dict[str, float]:
@@ -173,7 +163,7 @@ def _seconds(experiment: Experiment, place: Places) -> dict[str, float]:
 
 def probe_all(
     experiment: Experiment, vectors: dict[str, dict[str, Aligned]]
-) -> dict[tuple[str, str], dict[str, ProbeResult]]:
+) -> dict[tuple[str, Kind], dict[str, ProbeResult]]:
     """All probes of all tables, one task each over shared matrices: (table, kind) -> label -> result."""
     config, seed = experiment.evaluation, experiment.seed
     tasks: dict[tuple[str, str, str], Any] = {}

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_ggsm.evaluation import charts
+from ray_ggsm.evaluation.axes import Axis, LogAxis
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.mask_pictures import opening
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.evaluation.report import Report, duration, headline, render, verdict, write_report
+from ray_ggsm.evaluation.page import duration
+from ray_ggsm.evaluation.report import Report, headline, render, verdict, write_report
 from tests.evaluation.train_stage import log_json, mask_json
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
@@ -116,7 +118,7 @@ def test_page_is_written_whole(tmp_path):
 
 @given(values=st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=5))
 def test_axis_keeps_values_inside_and_ticks_round(values):
-    axis = charts.Axis.around(values, 10, 110)
+    axis = Axis.around(values, 10, 110)
     assert all(9.99 <= axis(value) <= 110.01 for value in values)
     assert 1 <= len(axis.ticks) <= 7
     assert f"{axis.step:.0e}"[0] in "125"
@@ -124,7 +126,7 @@ def test_axis_keeps_values_inside_and_ticks_round(values):
 
 @given(values=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=5))
 def test_logarithmic_axis_keeps_values_inside_and_ticks_round(values):
-    axis = charts.LogAxis.around(values, 10, 110)
+    axis = LogAxis.around(values, 10, 110)
     assert all(9.9 <= axis(value) <= 110.1 for value in values)
     assert [axis(tick) for tick in (axis.ticks[0], axis.ticks[-1])] == [10, 110]
     assert {f"{tick:.0e}"[0] for tick in axis.ticks} <= set("125")
@@ -141,7 +143,7 @@ def test_names_at_line_ends_do_not_overlap():
 def test_marks_stand_where_their_value_is():
     series = {"x": estimates(0.7)}
     root = ElementTree.fromstring(charts.dots(series, GROUPS, "t", (0.5, 0.9)))
-    axis = charts.Axis.around((0.5, 0.9), charts._LEFT, charts._WIDTH - charts._RIGHT)
+    axis = Axis.around((0.5, 0.9), charts._LEFT, charts._WIDTH - charts._RIGHT)
     found = sorted(float(circle.get("cx")) for circle in root.iter("circle"))
     assert found == pytest.approx(sorted(axis(item.value) for item in series["x"].values()), abs=0.06)
 

@@ -1,0 +1,45 @@
+"""Users on the plane of their vectors' first two principal components.
+
+Shapes: N users, D width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+MOST = 1500
+"""Users on a map; more would hide each other."""
+
+
+@dataclass(frozen=True)
+class UserMap:
+    """Where some users lie, and their labels."""
+
+    points: np.ndarray
+    """(N, 2)"""
+    labels: Mapping[str, np.ndarray]
+    """name -> (N,) of 1, 0, NaN"""
+    rows: int
+    """of which these N are a random sample"""
+    variance: float
+    """the plane's share of the variance of all rows"""
+
+
+def user_map(vectors_ND: np.ndarray, labels: Mapping[str, np.ndarray], seed: int) -> UserMap:
+    """The map of at most `MOST` users.
+
+    Args:
+        vectors_ND: finite; at least two rows and two dimensions.
+        labels: name -> (N,).
+        seed: of the sample.
+    """
+    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(vectors_ND)
+    kept_N = np.sort(np.random.default_rng(seed).permutation(len(vectors_ND))[:MOST])
+    return UserMap(
+        points=pca.transform(vectors_ND[kept_N]),
+        labels={name: values_N[kept_N] for name, values_N in labels.items()},
+        rows=len(vectors_ND),
+        variance=float(pca.explained_variance_ratio_.sum()),
+    )

@@ -3,10 +3,9 @@
 Shapes: N rows, m positives, n negatives, K seeds, R resamples, L labels.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -72,15 +71,13 @@ def compare_seeds(
     return _tested(float(values[0].mean() - values[1].mean()), math.sqrt(total), freedom)
 
 
-def pairwise(runs: Mapping[str, Sequence[BootstrappedAuc]]) -> dict[tuple[str, str], Comparison]:
-    """`compare_seeds` on the mean AUC for every pair of recipes; p values after Holm's correction."""
-    pairs = list(itertools.combinations(runs, 2))
+def pairwise(
+    runs: Mapping[str, Sequence[BootstrappedAuc]], pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Comparison]:
+    """`compare_seeds` on the mean AUC for these pairs of recipes; p values after Holm's correction over them."""
     found = [compare_seeds(runs[a], runs[b]) for a, b in pairs]
     corrected = holm([comparison.p for comparison in found])
-    return {
-        pair: Comparison(c.difference, c.standard_error, c.low, c.high, float(p))
-        for pair, c, p in zip(pairs, found, corrected, strict=True)
-    }
+    return {pair: replace(c, p=float(p)) for pair, c, p in zip(pairs, found, corrected, strict=True)}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

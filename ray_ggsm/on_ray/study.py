@@ -2,7 +2,7 @@
 
 Every stage of every run has a place of its own that follows from its settings, so a study that was interrupted, or got
 more variants or seeds, does what is missing and nothing twice. The probes' scores of the test rows are kept as
-`<output>/scores-<digest>.parquet`; the comparison as `<output>/study-<digest>/study.json` and `study.md`.
+`<output>/scores-<digest>.parquet`; the comparison as `<output>/study-<digest>/study.html`, `.md` and `.json`.
 """
 
 import itertools
@@ -13,15 +13,18 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from pydantic import Field
 
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, digest, load
 from ray_ggsm.data.schema import user_row_schema
 from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
+from ray_ggsm.evaluation.mask_pictures import curve, opening
 from ray_ggsm.evaluation.probes import Kind
-from ray_ggsm.evaluation.study import Scores, markdown, study_summary, verdict
-from ray_ggsm.experiment import Experiment, event_vectors, stages
+from ray_ggsm.evaluation.study import Scores, headline, markdown, study_summary
+from ray_ggsm.evaluation.study_report import StudyReport, render
+from ray_ggsm.experiment import Experiment, Stage, event_vectors, stages
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.template import Modality, Template
@@ -92,16 +95,49 @@ def study(config: StudyConfig) -> dict[str, Any]:
             print(f"study: run {number} of {len(runs)}, {variant}, seed {seed}: {seconds:.0f} s", flush=True)
         for baseline in config.baselines:
             found[baseline] = {0: _scores(first, config, baseline, baseline)}
-    summary = study_summary(found, config.reference, config.resamples)
+    summary = study_summary(found, config.reference, config.resamples, config.probe, config.questions)
+    place = storage.join(storage.absolute(config.output), f"study-{digest(config)}")
+    _write(config, summary, place)
+    return summary
+
+
+def _write(config: StudyConfig, summary: dict[str, Any], place: str) -> None:
+    """study.json, study.md, config.yaml and study.html."""
+    first = config.experiment(config.reference, config.seeds[0])
     groups: dict[str, list[str]] = {}
     for name, label in first.data.labels.items():
         groups.setdefault(label.group, []).append(name)
-    place = storage.join(storage.absolute(config.output), f"study-{digest(config)}")
-    storage.write_json(storage.join(place, "study.json"), {"config": config.model_dump(mode="json"), **summary})
-    text = f"# {config.name}\n\n{verdict(summary)}\n\n{markdown(summary, groups)}"
+    values = config.model_dump(mode="json")
+    storage.write_json(storage.join(place, "study.json"), {"config": values, **summary})
+    text = f"# {config.name}\n\n{headline(summary)}\n\n{markdown(summary, groups)}"
     storage.write_text(storage.join(place, "study.md"), text)
-    print(f"\n{text}\nstudy: {storage.join(place, 'study.md')}", flush=True)
-    return summary
+    written = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    storage.write_text(storage.join(place, "config.yaml"), written)
+    runs = {name: [config.experiment(name, seed) for seed in config.seeds] for name in config.variants}
+    trained = {name: list(map(stages, each)) for name, each in runs.items() if each[0].embedding.checkpoint == "final"}
+    logs = {name: [storage.read_json(s["train"].path("log.json")) for s in each] for name, each in trained.items()}
+    report = StudyReport(
+        title=config.name,
+        summary=summary,
+        groups=groups,
+        command=f"python jobs/study.py --config {storage.join(place, 'config.yaml')}",
+        config=written,
+        loss={name: curves for name, each in logs.items() if all(curves := [curve(log, "loss") for log in each])},
+        masks={name: opening(each[0], _slots(trained[name][0]["train"])) for name, each in logs.items() if each[0]},
+        digests={
+            f"{name}, seed {experiment.seed}": stages(experiment)["embed"].location.rsplit("/", 1)[-1]
+            for name, each in runs.items()
+            for experiment in each
+        },
+        notes=tuple(first.notes),
+    )
+    storage.write_text(storage.join(place, "study.html"), render(report))
+    print(f"\n{text}\nstudy: {storage.join(place, 'study.html')}", flush=True)
+
+
+def _slots(train: Stage) -> dict[str, Any] | None:
+    file = train.path("mask.json")
+    return storage.read_json(file) if storage.exists(file) else None
 
 
 def preview(config: StudyConfig) -> str:

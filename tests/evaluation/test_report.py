@@ -11,9 +11,11 @@ from ray_ggsm.evaluation import charts
 from ray_ggsm.evaluation.axes import Axis, LogAxis
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.mask_pictures import opening
+from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.evaluation.page import duration
 from ray_ggsm.evaluation.report import Report, headline, render, verdict, write_report
+from ray_ggsm.evaluation.user_map import UserMap
 from tests.evaluation.train_stage import log_json, mask_json
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
@@ -44,6 +46,10 @@ def report(**changes):
 
 
 FULL = {
+    "delong": {"untrained": {kind: dict.fromkeys(LABELS[:3], 0.04) for kind in ("linear", "lightgbm")}},
+    "measures": {"encoder": {kind: dict.fromkeys(MEASURES, 0.123) for kind in ("linear", "lightgbm")}},
+    "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},
+    "user_map": UserMap(np.array([[0.0, 1.0], [2.0, 3.0]]), {"food": np.array([1.0, np.nan])}, 1185, 0.42),
     "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
     "mask": opening(log_json(), mask_json()),
     "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
@@ -84,7 +90,16 @@ def test_page_is_well_formed_escaped_and_loads_nothing(extra):
 
 def test_sections_without_data_are_left_out():
     small, full = render(report(differences={})), render(report(**FULL))
-    for heading in ("Differences, paired", "Training", "Opening of the mask", "Health of the vectors", "Wall time"):
+    for heading in (
+        "Differences, paired",
+        "Other measures",
+        "Calibration",
+        "Map of users",
+        "Training",
+        "Opening of the mask",
+        "Health of the vectors",
+        "Wall time",
+    ):
         assert f"<h2>{heading}</h2>" not in small
         assert f"<h2>{heading}</h2>" in full
     assert all(text in full for text in ("0123456789abcdef", "name: x", "Simulated data.", "1 min 50 s"))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ray_ggsm.evaluation.study import Scores, markdown, study_summary, verdict
+from ray_ggsm.evaluation.comparison import holm
+from ray_ggsm.evaluation.study import Scores, findings, headline, markdown, pair_of, ranked, study_summary
 
 N = 400
 GROUPS = {"first": ["a"], "second": ["b"]}
@@ -25,7 +26,7 @@ def summary() -> dict:
         "same": {seed: scores(seed + 10, 0.5) for seed in (0, 1, 2)},
         "baseline": {0: scores(0, 0.51)},
     }
-    return study_summary(runs, "plain", 200)
+    return study_summary(runs, "plain", 200, "linear", [("good", "plain"), ("same", "plain")])
 
 
 def test_means_and_pairs(summary: dict) -> None:
@@ -40,16 +41,42 @@ def test_means_and_pairs(summary: dict) -> None:
     assert p[frozenset(("plain", "same"))] > 0.05
 
 
+def test_questions_are_corrected_for_each_other_alone(summary: dict) -> None:
+    asked = {(q["first"], q["second"]): q for q in summary["questions"]}
+    assert asked.keys() == {("good", "plain"), ("same", "plain")}
+    for pair, question in asked.items():
+        among_all = pair_of(summary, *pair)
+        assert question["difference"] == pytest.approx(among_all["difference"])
+        assert question["p"] <= among_all["p"]
+    both = [summary["variants"][name]["minus_reference"]["p"] for name in ("good", "same")]
+    assert [q["p"] for q in asked.values()] == pytest.approx(holm(both))
+
+
+def test_pairs_turn_round(summary: dict) -> None:
+    one, other = pair_of(summary, "good", "same"), pair_of(summary, "same", "good")
+    assert [other[key] for key in ("difference", "low", "high")] == [-one[key] for key in ("difference", "high", "low")]
+
+
+def test_words_follow_the_numbers(summary: dict) -> None:
+    assert ranked(summary)[0][0] == "good"
+    assert headline(summary).endswith("and is above all 3 others by more than chance.")
+    good, same, matrix = findings(summary)
+    assert good.startswith("- good is better than plain: +")
+    assert same.startswith("- same cannot be told apart from plain: ")
+    assert "Of all 6 pairs, 3 differ" in matrix
+    level = {**summary, "pairs": [{**pair, "p": 1.0} for pair in summary["pairs"]]}
+    assert headline(level).endswith("but nothing here can be told apart from it.")
+
+
 def test_markdown(summary: dict) -> None:
     lines = markdown(summary, GROUPS).splitlines()
-    assert lines[0] == "| | seeds | mean | between seeds | minus plain (95 %) | a | b |"
-    assert lines[2].startswith("| good | 3 | 0.")
-    assert sum(line.startswith("| ") for line in lines) == 1 + 4 + 1 + 6
-    assert "3 of 6 differences" in verdict(summary)
+    assert "| | seeds | mean | between seeds | minus plain (95 %) | a | b |" in lines
+    assert any(line.startswith("| good | 3 | 0.") for line in lines)
+    assert sum(line.startswith("| ") for line in lines) == 1 + 4 + 1 + 2 + 1 + 6
 
 
 def test_other_rows_are_refused() -> None:
     mine, other = scores(0, 1.0), scores(0, 1.0)
     turned = Scores(other.users[::-1], other.labels, other.scores)
     with pytest.raises(AssertionError, match="same rows"):
-        study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100)
+        study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100, "linear")

@@ -1,0 +1,77 @@
+"""The page of a study: whole, loads nothing, and says what its numbers say."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from ray_ggsm.evaluation.mask_pictures import opening
+from ray_ggsm.evaluation.study import Scores, study_summary
+from ray_ggsm.evaluation.study_report import StudyReport, render, smoothed, typical_half_width
+from tests.evaluation.train_stage import log_json, mask_json
+
+N = 120
+GROUPS = {"first": ("a",), "second": ("b",)}
+
+
+@pytest.fixture(scope="module")
+def summary() -> dict:
+    truth = np.random.default_rng(0)
+    labels = {name: (truth.random(N) < 0.4).astype(np.float32) for name in ("a", "b")}
+
+    def drawn(seed: int, strength: float) -> Scores:
+        own = np.random.default_rng(seed)
+        return Scores(np.arange(N), labels, {name: own.normal(size=N) + strength * labels[name] for name in labels})
+
+    runs = {f"v<{n}>": {seed: drawn(10 * n + seed, n) for seed in range(2)} for n in range(3)}
+    return study_summary({**runs, "base": {0: drawn(99, 1)}}, "v<0>", 100, "linear", [("v<2>", "v<0>")])
+
+
+def report(summary: dict, **changes) -> StudyReport:
+    values = {"title": "A & B", "summary": summary, "groups": GROUPS, "command": "run", "config": "name: x"}
+    return StudyReport(**(values | changes))
+
+
+def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
+    curve = [(step, 5 - step / 100) for step in range(100)]
+    mask = opening(log_json(), mask_json())
+    page = render(report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
+    assert not re.search(r"https?://|<script|<link|@import|url\(|<img|v<2>", page)
+    for picture in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(picture)
+    for heading in (
+        "AUCs",
+        "Differences from v&lt;0&gt;",
+        "Who differs from whom",
+        "Training loss",
+        "Opening of the mask",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    assert "<h2>Training loss</h2>" not in render(report(summary))
+
+
+def test_matrix_says_row_minus_column(summary: dict) -> None:
+    cells = re.findall(r'<td class="(up|down|even|self)" title="(.*?)">([+-]?\d*)</td>', render(report(summary)))
+    assert len(cells) == 16
+    shown = {told.split(":")[0]: (style, int(text)) for style, told, text in cells if style != "self"}
+    assert len(shown) == 12
+    style, text = shown["v&lt;2&gt; minus v&lt;0&gt;"]
+    assert style == "up"
+    auc = {name: values["auc"]["mean"] for name, values in summary["variants"].items()}
+    assert text == pytest.approx(1000 * (auc["v<2>"] - auc["v<0>"]), abs=0.51)
+    assert shown["v&lt;0&gt; minus v&lt;2&gt;"] == ("down", -text)
+
+
+def test_half_width_is_that_of_trained_variants(summary: dict) -> None:
+    trained = [p for p in summary["pairs"] if "base" not in (p["first"], p["second"])]
+    assert typical_half_width(summary) == np.median([(p["high"] - p["low"]) / 2 for p in trained])
+
+
+def test_smoothing_keeps_a_line_and_averages_seeds() -> None:
+    line = [(step, 2.0 * step) for step in range(40)]
+    up, down = ([(step, value + shift) for step, value in line] for shift in (1, -1))
+    found = smoothed([up, down])
+    assert found[0] == (1, 1.0)
+    assert found[-1] == (39, 77.0)
+    assert smoothed([[(3, 1.5)]]) == [(3, 1.5)]

@@ -19,6 +19,7 @@ from ray_ggsm.config import Config, InputError, digest
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.prepare import fingerprint
 from ray_ggsm.embedding.embedder import EmbeddingConfig
+from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.probes import ProbeConfig
 from ray_ggsm.masks import MaskConfig, RecipeConfig
 from ray_ggsm.model.encoder import ModelConfig
@@ -93,6 +94,8 @@ class Experiment(Config):
     """null: nothing is refreshed."""
     evaluation: ProbeConfig = ProbeConfig()
     """Probes on the frozen vectors."""
+    attention: AttentionConfig = AttentionConfig()
+    """Whose attention jobs/attention.py looks at; no other job depends on it."""
     ray: RayConfig = RayConfig()
     """Resources."""
 

@@ -4,11 +4,12 @@ It is registered with transformers' attention interface, so no model class is co
 hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (torch's fused kernels with an
 additive bias), `flex` (FlexAttention, for CUDA: a score modifier from the weights and a block mask for padding, no
 L x L tensor; unverified on CUDA) and `eager` (matrix products). `sdpa` and `eager` use no mask
-where the weights allow.
+where the weights allow. Only `eager` has the attention shares in its hands, so only there they can be watched.
 
 Legend: B rows, H heads, G heads of keys and values, L tokens, M = L H / G stacked queries, d width of a head.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,19 +24,24 @@ from ray_ggsm.masks import attention_bias
 
 NAME = "ray_ggsm"
 Backend = Literal["sdpa", "flex", "eager"]
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Gets a layer's index, its attention shares (B, H, L, L), which sum to 1 over keys, and its bias (B, 1, L, L)."""
 
 
 class Visibility:
     """What every layer of one forward pass needs to know."""
 
-    def __init__(self, weight: Tensor, valid_BL: Tensor, dtype: torch.dtype, backend: Backend) -> None:
-        """`weight` as in `ray_ggsm.masks.attention_bias`; `dtype` of the attention logits."""
-        self.weight, self.valid_BL, self.dtype, self.backend = weight, valid_BL, dtype, backend
+    def __init__(
+        self, weight: Tensor, valid_BL: Tensor, dtype: torch.dtype, backend: Backend, watch: Watch | None = None
+    ) -> None:
+        """`weight` as in `ray_ggsm.masks.attention_bias`; `dtype` of the attention logits; `watch` needs `eager`."""
+        assert watch is None or backend == "eager", "fused kernels do not tell the shares"
+        self.weight, self.valid_BL, self.dtype, self.backend, self.watch = weight, valid_BL, dtype, backend, watch
         self._masks: dict[int | None, Any] = {}
 
     def with_weight(self, weight: Tensor) -> "Visibility":
         """The same with another weight, for one layer."""
-        return Visibility(weight, self.valid_BL, self.dtype, self.backend)
+        return Visibility(weight, self.valid_BL, self.dtype, self.backend, self.watch)
 
     @cached_property
     def plain(self) -> Literal["causal", "open"] | None:
@@ -115,7 +121,11 @@ def attend(
     elif visibility.backend == "flex":
         out_BHLd = _flex(arguments, visibility, window, scaling, dropout)
     else:
-        out_BHLd = _eager(arguments, None if plain == "open" else visibility.bias(window), scaling, dropout)
+        share_BGML = _shares(arguments, None if plain == "open" else visibility.bias(window), scaling)
+        if visibility.watch is not None:
+            layer: Any = module.layer_idx
+            visibility.watch(layer, share_BGML.view(*query_BHLd.shape[:3], L), visibility.bias(window))
+        out_BHLd = (nn.functional.dropout(share_BGML, dropout) @ value_BHLd).view(query_BHLd.shape)
     return out_BHLd.transpose(1, 2).contiguous(), None
 
 
@@ -164,18 +174,16 @@ def _flex(
     return result
 
 
-def _eager(
-    arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor | None, scale: float | None, dropout: float
-) -> Tensor:
-    query_BHLd, key_BGLd, value_BGLd = arguments
-    B, H, L, d = query_BHLd.shape
+def _shares(arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor | None, scale: float | None) -> Tensor:
+    """Attention shares (B, G, M, L)."""
+    query_BHLd, key_BGLd, _ = arguments
+    B, H, _, d = query_BHLd.shape
     G = key_BGLd.shape[1]  # heads of keys and values: the queries of a group are stacked, not the keys copied
     stacked_BGMd = (query_BHLd * (d**-0.5 if scale is None else scale)).reshape(B, G, -1, d)
     logits_BGML = stacked_BGMd @ key_BGLd.transpose(-1, -2)
     if bias_B1LL is not None:  # in place, and not into a view, whose backward pass would copy the largest tensor
         logits_BGML.add_(bias_B1LL.repeat(1, 1, H // G, 1))
-    share_BGML = nn.functional.dropout(torch.softmax(logits_BGML, dim=-1), dropout)
-    return (share_BGML @ value_BGLd).view(B, H, L, d)
+    return torch.softmax(logits_BGML, dim=-1)
 
 
 AttentionInterface.register(NAME, attend)

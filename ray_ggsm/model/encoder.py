@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.masks import Recipe, Tokens
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
-from ray_ggsm.model.attention import Backend, Visibility, open_backbone
+from ray_ggsm.model.attention import Backend, Visibility, Watch, open_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.event_encoder import EventEncoderConfig
 from ray_ggsm.model.source import PretrainedConfig
@@ -179,12 +179,24 @@ class UserEncoder(nn.Module):
         rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
         return torch.cat([row.float() for row in rows])[source_BL]
 
-    def hidden(self, inputs_BLD: Tensor, tokens: Tokens, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
-        """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`)."""
+    def hidden(
+        self,
+        inputs_BLD: Tensor,
+        tokens: Tokens,
+        weight: Tensor,
+        observe: Sequence[Observe] = (),
+        watch: Watch | None = None,
+    ) -> Tensor:
+        """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`).
+
+        `watch` sees every layer's attention, which is then computed by `eager`.
+        """
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         fastest: Backend = "sdpa" if inputs_BLD.is_cuda else "eager"
         backend = fastest if self.config.attention == "auto" else self.config.attention
-        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend)
+        if watch is not None:
+            backend = "eager"
+        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
             visibility=visibility,

@@ -50,18 +50,18 @@ def _heatmap(rows: Sequence[Sequence[float]], title: str, span: tuple[float, flo
     height = min(max(width, 10.0), 24.0)
     left = [_LEFT + width * head for head in range(heads)] + [_WIDTH - width]
     named = range(0, heads, -(-22 // int(width)))  # names of heads are at least 22 units apart
-    parts = [charts._text("tick", left[head] + width / 2, _TOP - 6, str(head), "middle") for head in named]
-    parts.append(charts._text("tick", _WIDTH, _TOP - 6, "mask", "end"))
+    parts = [charts.words("tick", left[head] + width / 2, _TOP - 6, str(head), "middle") for head in named]
+    parts.append(charts.words("tick", _WIDTH, _TOP - 6, "mask", "end"))
     for layer, values in enumerate(rows):
         y = _TOP + height * layer
         if layer % (1 if height >= 14 else 2) == 0:
-            parts.append(charts._text("tick", _LEFT - 6, y + height / 2 + 4, str(layer), "end"))
+            parts.append(charts.words("tick", _LEFT - 6, y + height / 2 + 4, str(layer), "end"))
         for head, value in enumerate(values):
             name = f"layer {layer}, {f'head {head}' if head < heads else 'mask alone'}"
             cell = _cell(left[head], y, width, height, value, span[1], signed)
             parts.append(f"<g><title>{escape(f'{name}: {_percent(value, 1, signed)} %')}</title>{cell}</g>")
     bottom = _TOP + height * len(rows)
-    return charts._svg(bottom + _SCALE, title, [*parts, *_scale(span, bottom + 14)], _WIDTH)
+    return charts.svg(bottom + _SCALE, title, [*parts, *_scale(span, bottom + 14)], _WIDTH)
 
 
 def _cell(x: float, y: float, width: float, height: float, value: float, most: float, signed: bool) -> str:
@@ -69,7 +69,7 @@ def _cell(x: float, y: float, width: float, height: float, value: float, most: f
     if min(width, height * 1.5) < _NUMBERED:
         return rect
     ink = "var(--card)" if abs(value) > 0.55 * most else "var(--ink)"
-    number = charts._text("tick", x + width / 2, y + height / 2 + 4, _percent(value, 0, signed), "middle")
+    number = charts.words("tick", x + width / 2, y + height / 2 + 4, _percent(value, 0, signed), "middle")
     return rect + number.replace("<text ", f'<text style="fill: {ink}" ', 1)
 
 
@@ -93,7 +93,7 @@ def _scale(span: tuple[float, float], top: float) -> list[str]:
     width = (axis.end - axis.start) / steps
     depths = [(span[0] + (span[1] - span[0]) * (n + 0.5) / steps) / span[1] for n in range(steps)]
     parts = [_rect(axis.start + n * width, top, width, 8, depth) for n, depth in enumerate(depths)]
-    return parts + [charts._text("tick", axis(t), top + 24, f"{axis.text(t)} %", "middle") for t in axis.ticks]
+    return parts + [charts.words("tick", axis(t), top + 24, f"{axis.text(t)} %", "middle") for t in axis.ticks]
 
 
 def _note(before: AttentionMeans, after: AttentionMeans) -> str:

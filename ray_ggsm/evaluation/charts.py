@@ -91,10 +91,10 @@ def lines(
         return " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in points)
 
     parts = [f'<line class="grid" x1="{left}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>' for t in y.ticks]
-    parts += [_text("tick", left - 6, y(t) + 4, y.text(t), "end") for t in y.ticks]
-    parts += [_text("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
+    parts += [words("tick", left - 6, y(t) + 4, y.text(t), "end") for t in y.ticks]
+    parts += [words("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
     if axis_name:
-        parts.append(_text("tick", (left + right) / 2, height - 6, axis_name, "middle"))
+        parts.append(words("tick", (left + right) / 2, height - 6, axis_name, "middle"))
     if band:
         parts.append(f'<polygon class="band" points="{path([*band[0], *reversed(band[1])])}"/>')
     parts += [
@@ -104,8 +104,8 @@ def lines(
     if names:
         ends = _apart([y(points[-1][1]) for points in series.values()], 13, _TOP, bottom)
         placed = enumerate(zip(series, ends, strict=True))
-        parts += [_text(f"end s{n % KINDS}", right + 8, end + 4, name) for n, (name, end) in placed]
-    return _svg(height, title, parts, width)
+        parts += [words(f"end s{n % KINDS}", right + 8, end + 4, name) for n, (name, end) in placed]
+    return svg(height, title, parts, width)
 
 
 def marks(
@@ -124,17 +124,17 @@ def marks(
     x = Axis.around(span, left + 8, width - _RIGHT)
     bottom = _TOP + row_height * len(rows)
     parts = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{bottom}"/>' for t in x.ticks]
-    parts += [_text("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
+    parts += [words("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
     for row, (name, values) in enumerate(rows.items()):
         y = _TOP + row_height * (row + 0.5)
         parts.append(f'<line class="grid" x1="{left:.1f}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text("name", left - 4, y + 4, name, "end"))
+        parts.append(words("name", left - 4, y + 4, name, "end"))
         parts += [
             f'<g class="s{number % KINDS}"><title>{escape(f"{name}, {series[number]}: {value:.3f}")}</title>'
             f"{marker(number, x(value), y)}</g>"
             for number, value in enumerate(values)
         ]
-    return _svg(bottom + _BOTTOM, title, parts, width)
+    return svg(bottom + _BOTTOM, title, parts, width)
 
 
 def ranking(rows: Mapping[str, Estimate], points: Mapping[str, Sequence[float]], title: str) -> str:
@@ -153,19 +153,19 @@ def ranking(rows: Mapping[str, Estimate], points: Mapping[str, Sequence[float]],
     bottom = _TOP + row_height * len(rows)
     parts = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{bottom}"/>' for t in x.ticks]
     parts.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{_TOP}" y2="{bottom}"/>')
-    parts += [_text("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
+    parts += [words("tick", x(t), bottom + 20, x.text(t), "middle") for t in x.ticks]
     for row, (name, e) in enumerate(rows.items()):
         y = _TOP + row_height * (row + 0.5)
         faint = " faint" if e.low <= 0 <= e.high else ""
         text = f"{name}: {e.value:+.4f} [{e.low:+.4f}, {e.high:+.4f}]"
-        parts.append(_text("name", left - 8, y + 4, name, "end"))
+        parts.append(words("name", left - 8, y + 4, name, "end"))
         parts += [f'<circle class="seed" cx="{x(value):.1f}" cy="{y:.1f}" r="2.6"/>' for value in points[name]]
         parts.append(
             f'<g class="s0{faint}"><title>{escape(text)}</title>'
             f'<line class="whisker" x1="{x(e.low):.1f}" x2="{x(e.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
             f"{marker(0, x(e.value), y)}</g>"
         )
-    return _svg(bottom + _BOTTOM, title, parts, _WIDE)
+    return svg(bottom + _BOTTOM, title, parts, _WIDE)
 
 
 def cloud(points_N2: Sequence[tuple[float, float]], positive_N: Sequence[bool], title: str) -> str:
@@ -178,7 +178,7 @@ def cloud(points_N2: Sequence[tuple[float, float]], positive_N: Sequence[bool], 
     for (x, y), positive in zip(points_N2, positive_N, strict=True):
         groups[bool(positive)].append(f"M{rim + (x - x0) * scale:.0f} {rim + (y - y0) * scale:.0f}h0")
     parts = [f'<path class="{"on" if positive else "off"}" d="{"".join(d)}"/>' for positive, d in groups.items() if d]
-    return _svg(size, title, parts, size)
+    return svg(size, title, parts, size)
 
 
 def _apart(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -206,7 +206,7 @@ def _rows(
     top = float(_TOP)
     for group, labels in {"": [MEAN], **groups}.items():
         if group:
-            parts.append(_text("group", 0, top + 9, group))
+            parts.append(words("group", 0, top + 9, group))
             top += 14
         for label in labels:
             parts += _row(series, label, x, top, row_height, signed)
@@ -216,8 +216,8 @@ def _rows(
     grid = [f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{bottom:.1f}"/>' for t in x.ticks]
     if signed:
         grid.append(f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{_TOP}" y2="{bottom:.1f}"/>')
-    ticks = [_text("tick", x(t), bottom + 16, x.text(t), "middle") for t in x.ticks]
-    return _svg(bottom + 24, title, [*grid, *ticks, *parts])
+    ticks = [words("tick", x(t), bottom + 16, x.text(t), "middle") for t in x.ticks]
+    return svg(bottom + 24, title, [*grid, *ticks, *parts])
 
 
 def _row(
@@ -226,7 +226,7 @@ def _row(
     strong, name = (" strong", "mean") if label == MEAN else ("", label)
     sign, skipped = ("+", 1) if signed else ("", 0)
     middle = top + height / 2 + 4
-    parts = [_text(f"name{strong}", _LEFT - 12, middle, name, "end")]
+    parts = [words(f"name{strong}", _LEFT - 12, middle, name, "end")]
     for position, (title, values) in enumerate(series.items()):
         number, estimate, y = position + skipped, values[label], top + _ROW_GAP / 2 + _SERIES_GAP * (position + 0.5)
         faint = " faint" if signed and estimate.low <= 0 <= estimate.high else ""
@@ -239,7 +239,8 @@ def _row(
     return parts
 
 
-def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+def words(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:
+    """A text of a CSS class."""
     return f'<text class="{kind}" text-anchor="{anchor}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
@@ -254,6 +255,7 @@ def marker(number: int, x: float, y: float) -> str:
     return shapes[number % len(shapes)]
 
 
-def _svg(height: float, title: str, parts: Sequence[str], width: int = _WIDTH) -> str:
+def svg(height: float, title: str, parts: Sequence[str], width: int = _WIDTH) -> str:
+    """A picture of its parts; the title is for those who cannot see it."""
     label = escape(title, quote=True)
     return f'<svg viewBox="0 0 {width} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

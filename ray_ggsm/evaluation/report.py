@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ray_ggsm import storage
 from ray_ggsm.evaluation import charts, mask_pictures
 from ray_ggsm.evaluation.charts import Points
-from ray_ggsm.evaluation.mask_pictures import Opening
+from ray_ggsm.evaluation.mask_pictures import Figure, Opening
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
 from ray_ggsm.evaluation.page import page, sentence, title_of
@@ -52,6 +52,8 @@ class Report:
     """Panel ("loss", "in-batch accuracy") -> series ("training", "held-out") -> (step, finite value)."""
     mask: Opening = field(default_factory=Opening)
     """Opening of the mask."""
+    attention: Figure | None = None
+    """Where each head looks; None: nobody has measured it."""
     health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """encoder -> `vector_health`."""
     seconds: Mapping[str, float] = field(default_factory=dict)

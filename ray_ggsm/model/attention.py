@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
 
 from ray_ggsm.config import InputError
 from ray_ggsm.masks import attention_bias
@@ -129,13 +129,14 @@ def attend(
     return out_BHLd.transpose(1, 2).contiguous(), None
 
 
-def open_backbone(model: PreTrainedModel, name: str) -> None:
+def open_backbone(model: "transformers.PreTrainedModel", name: str) -> None:
     """Set a decoder to this attention, and check that its first state then depends on its last token.
 
     Raises:
         InputError: it does not, so every bidirectional mask would be silently causal.
     """
     refusal = f"model '{name}' ({type(model).__name__}): its attention cannot be opened to the future"
+    transformers.AttentionInterface.register(NAME, attend)
     try:
         model.set_attn_implementation(NAME)
     except ValueError as error:
@@ -184,6 +185,3 @@ def _shares(arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor | None, 
     if bias_B1LL is not None:  # in place, and not into a view, whose backward pass would copy the largest tensor
         logits_BGML.add_(bias_B1LL.repeat(1, 1, H // G, 1))
     return torch.softmax(logits_BGML, dim=-1)
-
-
-AttentionInterface.register(NAME, attend)

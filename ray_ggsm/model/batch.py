@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.template import TABULAR, Layout, Template
@@ -72,7 +72,7 @@ def _to(value: Any, device: torch.device) -> Any:
 class Collator:
     """Builds batches for both towers."""
 
-    def __init__(self, template: Template, tokenizer: PreTrainedTokenizerBase, lookup: Lookup) -> None:
+    def __init__(self, template: Template, tokenizer: "transformers.PreTrainedTokenizerBase", lookup: Lookup) -> None:
         self.template = template
         self.tokenizer = tokenizer
         self.lookup = lookup

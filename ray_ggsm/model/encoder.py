@@ -3,6 +3,8 @@
 Paper, section 4 and Appendix A. Both towers share everything but their centre. The pooled state is centred (the batch's
 mean in training, a frozen mean at inference: without it all vectors lie in one narrow cone) and L2-normalised (eq. 13).
 
+Models are imported where they are built: most processes of a cluster only read or write, and the imports take seconds.
+
 Legend: B rows, L tokens, E events, H width of the event encoder, D width of the backbone, F tabular features.
 """
 
@@ -12,14 +14,9 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+import transformers
 from pydantic import Field
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput
 
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.masks import Recipe, Tokens
@@ -85,7 +82,7 @@ class Observe:
     take: Callable[[Tensor], None]
     """Called with a gradient, (B, L, D), once per observed state."""
 
-    def states(self, inputs_BLD: Tensor, output: BaseModelOutput) -> Sequence[Tensor]:
+    def states(self, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput") -> Sequence[Tensor]:
         """The observed states of one forward pass."""
         if self.site == "input":
             return [inputs_BLD]
@@ -111,11 +108,16 @@ class UserEncoder(nn.Module):
         config: ModelConfig,
         template: Template,
         features: int,
-        backbone: PreTrainedModel,
+        backbone: "transformers.PreTrainedModel",
         event_width: int,
         recipe: Recipe,
     ) -> None:
         """Wrap `backbone` (changed in place); `features` is F, `event_width` is H; `recipe` may add trained parts."""
+        from peft import LoraConfig as PeftLoraConfig
+        from peft import PeftModel, get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
         super().__init__()
         open_backbone(backbone, config.backbone.name)
         self.config, self.template = config, template
@@ -144,12 +146,12 @@ class UserEncoder(nn.Module):
             lora_dropout=config.lora.dropout,
             target_modules="all-linear",
         )
-        self.backbone: PeftModel | PreTrainedModel = get_peft_model(backbone, lora)
+        self.backbone: PeftModel | transformers.PreTrainedModel = get_peft_model(backbone, lora)
         for module in self.backbone.modules():
             if isinstance(module, BaseTunerLayer):
                 module.cast_input_dtype_enabled = False  # autocast does it, without a float32 copy of every input
 
-    def start_tags_from_words(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def start_tags_from_words(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
         """Let each tag's embedding start as the mean embedding of the word pieces of its text."""
         words = self.backbone.get_input_embeddings().weight
         with torch.no_grad():

@@ -19,11 +19,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+import transformers
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ray_ggsm import masks, storage
 from ray_ggsm.config import InputError, digest
@@ -41,7 +40,7 @@ class Trained:
     """An encoder with what its training fixed."""
 
     encoder: UserEncoder
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "transformers.PreTrainedTokenizerBase"
     mask: RecipeConfig
     recipe: Recipe
     step: int
@@ -90,6 +89,8 @@ def new_encoder(
 
 def save(trained: Trained, location: str) -> None:
     """Write the encoder's directory, local or s3://."""
+    from peft import get_peft_model_state_dict
+
     with tempfile.TemporaryDirectory() as directory:
         encoder = trained.encoder
         encoder.backbone.peft_config["default"].save_pretrained(directory)
@@ -129,7 +130,8 @@ def load(location: str, device: torch.device) -> Trained:
         for name in FILES:
             _expect(location, name, described["files"][name], _file_digest(directory, name))
         restore(encoder, recipe, directory, location)
-        tokenizer = AutoTokenizer.from_pretrained(os.path.join(directory, "tokenizer"), trust_remote_code=False)
+        place = os.path.join(directory, "tokenizer")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     _expect(location, "tokenizer", described["tokenizer_digest"], _tokenizer_digest(tokenizer))
     digests = described["event_encoder_digest"], described["backbone_digest"]
     return Trained(encoder.to(device).eval(), tokenizer, mask, recipe, described["step"], features, *digests)
@@ -137,6 +139,8 @@ def load(location: str, device: torch.device) -> Trained:
 
 def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str) -> None:
     """Load trained weights and recipe state from a local directory; `location` names it in errors."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
     _load_modules(encoder, load_file(os.path.join(directory, "modules.safetensors")), location)
     lora = load_file(os.path.join(directory, "adapter_model.safetensors"))
     if lora.keys() != get_peft_model_state_dict(encoder.backbone).keys():
@@ -169,7 +173,7 @@ def _template_digest(template: Template) -> str:
     return digest(list(template.slot_names), template.max_text_tokens)
 
 
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def _tokenizer_digest(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
     """Of the vocabulary, the special tokens, and how a text is cut."""
     cut = tokenizer("Instruction: 7 Äpfel, 苹果!", add_special_tokens=False)["input_ids"]
     return digest(sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, cut)

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from pydantic import Field
-from transformers import AutoConfig, AutoModel, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from ray_ggsm.config import Config, InputError
 
@@ -30,7 +29,7 @@ class PretrainedConfig(Config):
     """Use only the first N layers; null: all."""
 
 
-def load_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
     """The model without a language-model head, in `dtype` on the CPU.
 
     Raises:
@@ -38,14 +37,14 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """
     where, keywords = _locate(config)
     try:
-        model_config = AutoConfig.from_pretrained(where, **keywords)
+        model_config = transformers.AutoConfig.from_pretrained(where, **keywords)
         _keep_layers(model_config, config)
         if "gguf_file" in keywords:
-            keywords["quantization_config"] = GgufConfig(dequantize=True)
+            keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
         else:
             keywords["use_safetensors"] = True
         with _quiet():
-            model, report = AutoModel.from_pretrained(
+            model, report = transformers.AutoModel.from_pretrained(
                 where, config=model_config, dtype=dtype, output_loading_info=True, **keywords
             )
     except (OSError, ImportError, ValueError) as error:
@@ -53,13 +52,14 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(f"model '{config.name}' has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
-    loaded: PreTrainedModel = model
+    loaded: transformers.PreTrainedModel = model
     return loaded
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No bars and no table of the weights left out on purpose (later layers, the language-model head)."""
+    logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -71,11 +71,11 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer that belongs to the model; errors as `load_model`."""
     where, keywords = _locate(config)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(where, **keywords)
+        tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(where, **keywords)
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"tokenizer of '{config.name}': {' '.join(str(error).split())[:400]}") from error
     return tokenizer

@@ -19,6 +19,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.data.validate import validate
 from ray_ggsm.evaluation.attention import AttentionMeans, attention_of, terminal_table
+from ray_ggsm.evaluation.attention_pictures import attention_figure
+from ray_ggsm.evaluation.mask_pictures import Figure
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.event_vectors import Store
@@ -61,6 +63,15 @@ def result_file(experiment: Experiment) -> str:
     train = stages(experiment)["train"].location.rsplit("/", 1)[-1]
     name = f"attention-{digest(train, experiment.attention, experiment.embedding.mask)}"
     return storage.join(storage.absolute(experiment.output), name, "attention.json")
+
+
+def attention_picture(experiment: Experiment) -> Figure | None:
+    """Before and after as a picture; None: jobs/attention.py has not looked yet."""
+    file = result_file(experiment)
+    if not storage.exists(file):
+        return None
+    readings = storage.read_json(file)["readings"]
+    return attention_figure(*(AttentionMeans(**readings[name]["means"]) for name in ("before", "after")))
 
 
 def _blocks(experiment: Experiment, names: list[str], features: int) -> list[Block]:

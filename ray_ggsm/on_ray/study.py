@@ -8,11 +8,13 @@ more variants or seeds, does what is missing and nothing twice. The probes' scor
 import itertools
 import json
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 import yaml
 from pydantic import Field
 
@@ -28,6 +30,7 @@ from ray_ggsm.experiment import Experiment, Stage, event_vectors, stages
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.on_ray.attention import attention, attention_picture
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import FIT, SCORE, check_config, joined, probe_all, tabular_rows
@@ -36,6 +39,8 @@ from ray_ggsm.on_ray.train import train
 from ray_ggsm.tables import open_table
 
 Baseline = Literal["hand-crafted", "event mean"]
+Run = tuple[str, int]
+"""Variant and seed."""
 
 
 class StudyConfig(Config):
@@ -64,6 +69,11 @@ class StudyConfig(Config):
     values are corrected for each other alone, which finds smaller differences than the matrix of all pairs can."""
     probe: Kind = "linear"
     """The probe of the comparison."""
+    attention: tuple[str, ...] = ()
+    """Variants whose attention the page shows, before and after training with the first seed."""
+    parallel: int = Field(1, ge=1)
+    """Runs at a time. Each needs the cores or GPUs of its own training and embedding workers; what the cluster cannot
+    give at once waits."""
     resamples: int = Field(2000, ge=100)
     """Of the test users."""
 
@@ -80,23 +90,22 @@ def study(config: StudyConfig) -> dict[str, Any]:
         InputError: a name is unknown or taken, a setting is wrong, or there is nothing to evaluate on.
     """
     _check(config)
-    runs = [(variant, seed) for seed in config.seeds for variant in config.variants]  # whole comparisons, seed by seed
-    first, *_ = [config.experiment(*run) for run in runs]  # all of them: a mistake shows before the first one trains
+    runs = {
+        (variant, seed): config.experiment(variant, seed) for seed in config.seeds for variant in config.variants
+    }  # whole comparisons, seed by seed; and a mistake shows before the first one trains
+    first = next(iter(runs.values()))
     check_config(first)
     found: dict[str, dict[int, Scores]] = {}
     with connected(first):
-        for number, (variant, seed) in enumerate(runs, 1):
-            began = time.monotonic()
-            experiment = config.experiment(variant, seed)
-            scored = _run(experiment, config, variant)
-            for name, scores in scored.items():
-                found.setdefault(name, {})[seed] = scores
-            seconds = time.monotonic() - began
-            print(f"study: run {number} of {len(runs)}, {variant}, seed {seed}: {seconds:.0f} s", flush=True)
+        prepare(first)
+        for name, seed, scores in _all_runs(config, runs):
+            found.setdefault(name, {})[seed] = scores
         for baseline in config.baselines:
             found[baseline] = {0: _scores(first, config, baseline, baseline)}
+        for variant in config.attention:
+            attention(runs[variant, config.seeds[0]])
     summary = study_summary(found, config.reference, config.resamples, config.probe, config.questions)
-    place = storage.join(storage.absolute(config.output), f"study-{digest(config)}")
+    place = storage.join(config.output, f"study-{digest(config)}")
     _write(config, summary, place)
     return summary
 
@@ -124,6 +133,7 @@ def _write(config: StudyConfig, summary: dict[str, Any], place: str) -> None:
         config=written,
         loss={name: curves for name, each in logs.items() if all(curves := [curve(log, "loss") for log in each])},
         masks={name: opening(each[0], _slots(trained[name][0]["train"])) for name, each in logs.items() if each[0]},
+        attention={name: figure for name in config.attention if (figure := attention_picture(runs[name][0]))},
         digests={
             f"{name}, seed {experiment.seed}": stages(experiment)["embed"].location.rsplit("/", 1)[-1]
             for name, each in runs.items()
@@ -153,7 +163,7 @@ def preview(config: StudyConfig) -> str:
 
 def _check(config: StudyConfig) -> None:
     known = ", ".join(config.variants)
-    for key, names in {"reference": [config.reference], "joined": config.joined}.items():
+    for key, names in {"reference": [config.reference], "joined": config.joined, "attention": config.attention}.items():
         for name in names:
             if name not in config.variants:
                 raise InputError(f"{key}: there is no variant '{name}'; the variants are {known}")
@@ -173,8 +183,42 @@ def _names(config: StudyConfig) -> list[str]:
     return [*config.variants, *(f"{name} + hand-crafted" for name in config.joined), *config.baselines]
 
 
+def _all_runs(config: StudyConfig, runs: dict[Run, Experiment]) -> Iterator[tuple[str, int, Scores]]:
+    """(name, seed, scores) of every run; runs that share an encoder are done one after the other."""
+    groups: dict[str, dict[Run, Experiment]] = {}
+    for run, experiment in runs.items():
+        groups.setdefault(stages(experiment)["train"].location, {})[run] = experiment
+    waiting = iter(groups.values())
+    if config.parallel == 1:
+        results: Iterator[list[tuple[str, int, Scores]]] = (_group(config, group) for group in waiting)
+    else:
+        results = _in_parallel(config, waiting)
+    for number, scored in enumerate(results, 1):
+        yield from scored
+        print(f"study: {number} of {len(groups)} encoders done", flush=True)
+
+
+def _in_parallel(
+    config: StudyConfig, waiting: Iterator[dict[Run, Experiment]]
+) -> Iterator[list[tuple[str, int, Scores]]]:
+    task = ray.remote(num_cpus=0)(_group)  # it waits for its own workers, which ask for cores and GPUs themselves
+    begun = [task.remote(config, group) for group in itertools.islice(waiting, config.parallel)]
+    while begun:
+        done, begun = ray.wait(begun)
+        begun += [task.remote(config, group) for group in itertools.islice(waiting, 1)]
+        yield ray.get(done[0])
+
+
+def _group(config: StudyConfig, group: dict[Run, Experiment]) -> list[tuple[str, int, Scores]]:
+    scored = []
+    for (variant, seed), experiment in group.items():
+        began = time.monotonic()
+        scored += [(name, seed, scores) for name, scores in _run(experiment, config, variant).items()]
+        print(f"study: {variant}, seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
+    return scored
+
+
 def _run(experiment: Experiment, config: StudyConfig, variant: str) -> dict[str, Scores]:
-    prepare(experiment)
     train(experiment)
     embed(experiment)
     scored = {variant: _scores(experiment, config, "encoder", variant)}

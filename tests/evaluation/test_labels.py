@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm.config import InputError
-from ray_ggsm.evaluation import labels
+from ray_ggsm.evaluation import counts, labels
 
 DAY = datetime(2017, 8, 29, tzinfo=UTC)
 AS_OF = pa.timestamp("us", tz="UTC")
@@ -52,15 +52,73 @@ def test_keys_match_by_instant_across_list_types_and_time_units():
     assert aligned.vectors.dtype == np.float32
 
 
-def test_missing_vectors_are_refused_or_counted():
+def test_vectors_of_another_moment_are_refused():
+    """The planted leak: the vector of 'c' was made a day later, and knows the first day of its own label."""
     table = label_table(["a", "b", "c"])
     features = vector_table(["a", "b", "c"], [[1.0], [2.0], [3.0]], [DAY, DAY, DAY + timedelta(days=1)])
     with pytest.raises(InputError, match=r"1 of 3 rows .*'c'.*1 of them have a vector at another as_of"):
         labels.align(table, features, "embedding", "probe")
-    aligned = labels.align(table, features, "embedding", "probe", allow_missing=True)
-    assert (list(aligned.users), aligned.missing, aligned.unlabelled) == (["a", "b"], 1, 1)
-    with pytest.raises(InputError, match="3 of 3 rows"):
-        labels.align(table, vector_table(["z"], [[1.0]]), "embedding", "probe", allow_missing=True)
+
+
+def test_missing_vectors_are_refused_or_left_out_of_all_tables_and_counted():
+    table = label_table([*"abcde"], buys=[True, False, True, None, False])
+    tables = {
+        "first": (vector_table([*"edcba"], [[float(n)] for n in range(5)]), "embedding"),
+        "second": (vector_table([*"abd"], [[7.0, 0.0], [8.0, 0.0], [9.0, 0.0]]), "embedding"),
+    }
+    with pytest.raises(InputError, match=r"2 of 5 rows .*of second.*'c'.*set evaluation.allow_missing"):
+        labels.align_all(table, tables, "probe")
+    aligned = labels.align_all(table, tables, "probe", allow_missing=True)
+    assert [list(a.users) for a in aligned.values()] == [["a", "b", "d"]] * 2
+    np.testing.assert_array_equal(aligned["first"].vectors, [[4.0], [3.0], [1.0]])
+    np.testing.assert_array_equal(aligned["second"].vectors[:, 0], [7.0, 8.0, 9.0])
+    assert [a.missing for a in aligned.values()] == [2, 2]
+    counted = counts.count_rows({"probe": aligned["first"]})
+    assert counted == {
+        "probe": {
+            "rows": 3,
+            "without_vector": 2,
+            "labels": {"buys": {"positive": 1, "negative": 1, "undefined": 1}},
+        }
+    }
+    assert counts.left_out(counted) == ["probe: 3 rows; skipped: 2 rows without a vector, 1 without label 'buys'"]
+    with pytest.raises(InputError, match="5 of 5 rows"):
+        labels.align_all(table, {"x": (vector_table(["z"], [[1.0]]), "embedding")}, "probe", allow_missing=True)
+
+
+def test_nothing_skipped_is_nothing_said():
+    full = labels.align_all(label_table(["a", "b"]), {"x": (VECTORS, "embedding")}, "test")
+    assert counts.left_out(counts.count_rows({"test": full["x"]})) == []
+
+
+def test_labels_from_before_as_of_are_refused():
+    table = label_table(["a", "b", "c"])
+    fine = table.append_column("observed_from", pa.array([DAY, DAY + timedelta(days=3), DAY], AS_OF))
+    assert labels.check_labels(fine, "labels").equals(labels.check_labels(table, "labels"))
+    early = [DAY, DAY - timedelta(microseconds=1), None]
+    leaked = table.append_column("observed_from", pa.array(early, AS_OF))
+    with pytest.raises(InputError, match=r"2 labels were observed before their as_of.*'b'.*2017-08-28 23:59:59.999999"):
+        labels.check_labels(leaked, "labels")
+    elsewhere = pa.array(early, AS_OF).cast(pa.timestamp("ns", tz="America/New_York"))
+    with pytest.raises(InputError, match=r"2 labels were observed before"):
+        labels.check_labels(table.append_column("observed_from", elsewhere), "labels")
+    with pytest.raises(InputError, match=r"'observed_from' must be a timestamp with time zone UTC, found string"):
+        labels.check_labels(table.append_column("observed_from", pa.array(["2017"] * 3)), "labels")
+
+
+def test_one_table_for_several_stages(tmp_path):
+    file = str(tmp_path / "all.parquet")
+    table = label_table(["a", "b", "c", "d"]).append_column("stage", pa.array(["probe", "test", "probe", "test"]))
+    pq.write_table(table, file)
+    assert labels.read_labels(file, "test")["user_id"].to_pylist() == ["b", "d"]
+    assert labels.read_labels(file, "probe").column_names == ["user_id", "as_of", "buys"]
+    with pytest.raises(InputError, match=r"no row has stage 'tset'; the column 'stage' holds: probe, test"):
+        labels.read_labels(file, "tset")
+
+
+def test_a_label_may_be_called_stage(tmp_path):
+    pq.write_table(label_table(["a", "b"], stage=[True, False]), tmp_path / "l.parquet")
+    assert labels.read_labels(str(tmp_path / "l.parquet"), "test").column_names == ["user_id", "as_of", "stage"]
 
 
 VECTORS = vector_table(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
@@ -117,11 +175,6 @@ def test_reading_a_directory_and_what_is_no_table(tmp_path):
     (tmp_path / "broken.parquet").write_text("user_id,as_of")
     with pytest.raises(InputError, match="expected a Parquet label table"):
         labels.read_labels(str(tmp_path / "broken.parquet"))
-
-
-def test_rates_leave_undefined_rows_out():
-    table = label_table(["a", "b", "c", "d"], x=[True, None, None, False], y=[None] * 4, z=[True] * 4)
-    assert labels.label_rates(table) == {"x": 0.5, "y": None, "z": 1.0}
 
 
 def test_as_of_without_a_zone_is_refused():

@@ -11,6 +11,8 @@ from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.study import StudyConfig, preview, study
 
+UNTRAINED = {"embedding.checkpoint": "untrained"}
+
 
 @pytest.fixture
 def config(finished: Experiment, values: dict, tmp_path: Path) -> Callable[..., StudyConfig]:
@@ -29,12 +31,30 @@ def test_a_study_of_the_finished_run(config: Callable[..., StudyConfig], finishe
     assert summary["variants"].keys() == {"ggsm", "ggsm + hand-crafted", "hand-crafted", "event mean"}
     assert all(0 <= values["auc"]["mean"] <= 1 for values in summary["variants"].values())
     output = capsys.readouterr().out
-    assert "differences is more than chance" in output or "differences are more" in output
+    assert "pairs, " in output
     assert "train: writing" not in output
     scored = {file: os.stat(file).st_mtime_ns for file in Path(finished.output).glob("scores-*.parquet")}
     assert len(scored) == 4
     assert study(mine) == summary
     assert {file: os.stat(file).st_mtime_ns for file in scored} == scored
+
+
+def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -> None:
+    shared = {"output": str(tmp_path / "out"), "seeds": (0, 1), "settings": {"training.steps": 2}, "baselines": ()}
+    variants = {"ggsm": {"mask.warmup_share": 0.5}, "step 0": {"mask.warmup_share": 0.5, **UNTRAINED}}
+    summary = study(config(variants=variants, parallel=2, **shared))
+    assert {name: values["seeds"] for name, values in summary["variants"].items()} == {"ggsm": [0, 1], "step 0": [0, 1]}
+    assert len(list((tmp_path / "out").glob("train-*"))) == 2
+    one_by_one = study(config(variants=variants, parallel=1, **shared))
+    assert one_by_one["variants"] == summary["variants"]
+    pages = list((tmp_path / "out").glob("study-*/study.html"))
+    assert len(pages) == 2
+    assert all("Who differs from whom" in page.read_text() for page in pages)
+
+
+def test_questions_about_unknown_names(config: Callable[..., StudyConfig]) -> None:
+    with pytest.raises(InputError, match=r"questions\[0\]: 'x' is not in the results, which are ggsm, hand-crafted"):
+        study(config(questions=(("ggsm", "x"),)))
 
 
 def test_unknown_names(config: Callable[..., StudyConfig]) -> None:

@@ -7,6 +7,7 @@ sides).
 
 import re
 from datetime import date, timedelta
+from itertools import product
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -268,14 +269,20 @@ class DataConfig(Config):
         return self
 
     def _refuse_shared_future(self, first: str, second: str) -> None:
-        one, other = self.stages[first], self.stages[second]
-        if {one.users, other.users} == {"train", "test"}:
-            return
-        dates = self.snapshots.dates
-        gap = min(abs(dates[i] - dates[j]) for i in one.cutoffs for j in other.cutoffs)
-        if gap.days < self.snapshots.future_days:
+        gap = self.gap_days(first, second)
+        if self.share_users(first, second) and gap < self.snapshots.future_days:
             raise ValueError(
                 f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
-                f"(cutoffs {gap.days} days apart, future_days {self.snapshots.future_days}); use other cutoffs, "
+                f"(cutoffs {gap} days apart, future_days {self.snapshots.future_days}); use other cutoffs, "
                 "or train users in one stage and test users in the other"
             )
+
+    def share_users(self, first: str, second: str) -> bool:
+        """Whether a user can have rows in both stages."""
+        return {self.stages[first].users, self.stages[second].users} != {"train", "test"}
+
+    def gap_days(self, first: str, second: str) -> int:
+        """Calendar days between the nearest cutoffs of two stages."""
+        dates = self.snapshots.dates
+        pairs = product(self.stages[first].cutoffs, self.stages[second].cutoffs)
+        return min(abs(dates[i] - dates[j]).days for i, j in pairs)

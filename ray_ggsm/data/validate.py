@@ -7,15 +7,12 @@ Legend: B rows, E events of one column over all rows.
 
 from collections.abc import Iterator, Sequence
 
-import duckdb
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import DEAD_LETTER, user_row_schema
-from ray_ggsm.data.sql import text
 
 MISSING_KEY = "missing_key"
 DUPLICATE_KEY = "duplicate_key"
@@ -88,24 +85,6 @@ def enforce_share(bad: int, total: int, max_bad_share: float, where: str) -> Non
             f"{where}: {bad} of {total} rows were rejected ({bad / total:.1%}, allowed are {max_bad_share:.1%}); "
             "see the dead letters for the reasons, correct the rows or raise max_bad_share"
         )
-
-
-def duplicate_keys(locations: Sequence[str], limit: int = 10) -> pa.Table:
-    """Keys that stand in more than one row over many files: user_id, as_of, files, rows; at most `limit` of them.
-
-    The keys of all files are counted out of core, since no batch sees more than its own.
-    """
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        if any("://" in location for location in locations):
-            connection.register_filesystem(fsspec.filesystem("s3"))
-        files = ", ".join(text(location) for location in locations)
-        found = connection.sql(
-            "SELECT user_id, as_of, list_sort(list(DISTINCT filename)) AS files, count(*) AS rows "
-            f"FROM read_parquet([{files}], filename = true) WHERE user_id IS NOT NULL AND as_of IS NOT NULL "
-            f"GROUP BY user_id, as_of HAVING count(*) > 1 ORDER BY user_id, as_of LIMIT {limit}"
-        )
-        return found.to_arrow_table()
 
 
 def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where: str) -> pa.Table:

@@ -1,15 +1,19 @@
 """Label tables, and their alignment with a table of vectors.
 
 A label table has one row per snapshot of a user: `user_id` (string), `as_of` (timestamp[us, UTC]) and one nullable
-boolean column per label; each stage (probe, test, ...) has its own location. Vectors (embeddings or hand-crafted
-features) carry the same two keys. Everything that would make an AUC dishonest is refused here: repeated keys, vectors
-that are absent, unequal or not finite, one-class labels, users shared by two stages.
+boolean column per label; each stage (probe, test, ...) has its own location, or all share one with the column `stage`
+(string). A table that somebody else made can say with `observed_from` (timestamp) since when its labels were observed.
+Vectors (embeddings or hand-crafted features) carry the same two keys.
+
+Everything that would make an AUC dishonest is refused here: repeated keys, labels observed before `as_of`, vectors of
+another `as_of`, vectors that are absent, unequal or not finite, one-class labels, users shared by two stages. Stages
+that are no test of each other by their config alone are refused in `ray_ggsm.data.held_out`.
 
 Shapes: N label rows, D vector width, V vector rows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +24,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 
 KEYS = ("user_id", "as_of")
+STAGE, OBSERVED_FROM = "stage", "observed_from"
+"""Optional columns; a boolean column of such a name is a label."""
 _AS_OF = pa.timestamp("us", tz="UTC")
 
 
@@ -34,16 +40,20 @@ class Aligned:
     users: np.ndarray
     """(N,) user identifiers (strings)."""
     missing: int
-    """Labelled rows left out because they have no vector (0 unless `allow_missing`)."""
+    """Labelled rows left out because they have no vector."""
     unlabelled: int
     """Rows of the vector table that no label row asks for."""
 
 
-def read_labels(location: str) -> pa.Table:
+def read_labels(location: str, stage: str | None = None) -> pa.Table:
     """Read a label table: a Parquet file or a directory of them, local or s3://.
 
+    Args:
+        location: the table.
+        stage: the rows to read when the table has the column `stage`.
+
     Raises:
-        InputError: nothing is there, or a column is missing, mistyped or no label.
+        InputError: nothing is there, a column is missing, mistyped or no label, or labels are from before `as_of`.
     """
     fs, path = storage.arrow_filesystem(location)
     try:
@@ -52,12 +62,12 @@ def read_labels(location: str) -> pa.Table:
         raise InputError(f"{location}: no label table here; run the prepare job first") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(f"{location}: expected a Parquet label table ({' '.join(str(error).split())})") from error
-    return check_labels(table, location)
+    return check_labels(_of_stage(table, stage, location), location)
 
 
 def check_labels(table: pa.Table, origin: str) -> pa.Table:
-    """Return the table with `as_of` in UTC microseconds, or raise InputError; `origin` names it in errors."""
-    table = _with_keys(table, origin)
+    """The keys, with `as_of` in UTC microseconds, and the labels; or InputError. `origin` names the table in errors."""
+    table = _observed_after(_with_keys(table, origin), origin)
     names = [name for name in table.column_names if name not in KEYS]
     if not names:
         raise InputError(f"{origin}: no label column; add at least one boolean column beside {' and '.join(KEYS)}")
@@ -70,14 +80,7 @@ def check_labels(table: pa.Table, origin: str) -> pa.Table:
     return table
 
 
-def label_rates(table: pa.Table) -> dict[str, float | None]:
-    """Share of positives among the defined rows of each label; None where no row is defined."""
-    return {name: pc.mean(table[name]).as_py() for name in table.column_names if name not in KEYS}
-
-
-def align(
-    labels: pa.Table, features: pa.Table, vector_column: str, stage: str, *, allow_missing: bool = False
-) -> Aligned:
+def align(labels: pa.Table, features: pa.Table, vector_column: str, stage: str, name: str = "") -> Aligned:
     """Bring vectors and labels of one stage together on (user_id, as_of).
 
     Args:
@@ -85,27 +88,45 @@ def align(
         features: a table with `user_id`, `as_of` and a list column of numbers; more rows than labels are fine.
         vector_column: name of that list column; all its vectors must have the same length.
         stage: names the stage in errors.
-        allow_missing: leave out (and count) labelled rows without a vector instead of refusing them.
+        name: names the vectors in errors.
 
     Raises:
         InputError: a key is repeated or null, a label has one class, or a vector is missing, of another length or
                 not finite.
     """
-    label_origin, vector_origin = f"{stage} labels", f"{stage} vectors ('{vector_column}')"
+    label_origin, vector_origin = _origins(stage, vector_column, name)
     labels, features = check_labels(labels, label_origin), _with_keys(features, vector_origin)
-    label_keys_N, vector_keys_V = _unique_keys(labels, label_origin), _unique_keys(features, vector_origin)
-    found = pc.index_in(label_keys_N, value_set=vector_keys_V)
-    missing = found.null_count
-    if missing and (missing == labels.num_rows or not allow_missing):
+    found = _places(labels, features, label_origin, vector_origin)
+    if found.null_count:
         raise InputError(_missing_sentence(labels, features, found, label_origin, vector_origin))
-    kept = labels.filter(pc.is_valid(found))
     matrix_VD = _matrix(features, vector_column, vector_origin)
-    matrix_ND = np.ascontiguousarray(matrix_VD[found.drop_null().to_numpy()], dtype=np.float32)
-    _check_finite(matrix_ND, kept, vector_origin)
-    values = {name: _values(kept[name]) for name in kept.column_names if name not in KEYS}
+    matrix_ND = np.ascontiguousarray(matrix_VD[found.to_numpy()], dtype=np.float32)
+    _check_finite(matrix_ND, labels, vector_origin)
+    values = {name: _values(labels[name]) for name in labels.column_names if name not in KEYS}
     check_two_classes(values, stage)
-    users_N = kept["user_id"].to_numpy()
-    return Aligned(matrix_ND, values, users_N, missing, features.num_rows - kept.num_rows)
+    return Aligned(matrix_ND, values, labels["user_id"].to_numpy(), 0, features.num_rows - labels.num_rows)
+
+
+def align_all(
+    labels: pa.Table, tables: Mapping[str, tuple[pa.Table, str]], stage: str, *, allow_missing: bool = False
+) -> dict[str, Aligned]:
+    """`align` for several tables (name -> rows, vector column), all on the same label rows.
+
+    With `allow_missing`, rows that lack a vector in one of the tables are left out for all, and counted in `missing`.
+
+    Raises:
+        InputError: as `align`; or no row has a vector in every table.
+    """
+    kept = labels
+    for name, (features, column) in tables.items() if allow_missing else ():
+        origins = _origins(stage, column, name)
+        checked, features = check_labels(kept, origins[0]), _with_keys(features, origins[1])
+        found = _places(checked, features, *origins)
+        if found.null_count == len(found):
+            raise InputError(_missing_sentence(checked, features, found, *origins))
+        kept = kept.filter(pc.is_valid(found))
+    missing = labels.num_rows - kept.num_rows
+    return {name: replace(align(kept, *table, stage, name), missing=missing) for name, table in tables.items()}
 
 
 def check_two_classes(labels: Mapping[str, np.ndarray], stage: str) -> None:
@@ -127,6 +148,47 @@ def check_disjoint(first: Aligned, second: Aligned, first_stage: str, second_sta
             f"{shared.size} users are in both the {first_stage} and the {second_stage} stage (first: '{shared[0]}'); "
             f"split the stages by user"
         )
+
+
+def _of_stage(table: pa.Table, stage: str | None, origin: str) -> pa.Table:
+    """Only the rows of the stage, if there is a column that tells."""
+    if STAGE not in table.column_names or pa.types.is_boolean(table.schema.field(STAGE).type):
+        return table
+    names = table[STAGE].cast(pa.large_string())
+    rows = table.filter(pc.equal(names, stage)).drop_columns(STAGE)
+    if not rows.num_rows:
+        found = ", ".join(sorted(str(name) for name in names.unique().to_pylist()))
+        raise InputError(f"{origin}: no row has stage '{stage}'; the column 'stage' holds: {found or 'nothing'}")
+    return rows
+
+
+def _observed_after(table: pa.Table, origin: str) -> pa.Table:
+    """The table without `observed_from`; labels that begin before their `as_of` are refused."""
+    if OBSERVED_FROM not in table.column_names or pa.types.is_boolean(table.schema.field(OBSERVED_FROM).type):
+        return table
+    kind = table.schema.field(OBSERVED_FROM).type
+    if not pa.types.is_timestamp(kind) or kind.tz is None:
+        raise InputError(f"{origin}: column '{OBSERVED_FROM}' must be a timestamp with time zone UTC, found {kind}")
+    after = pc.greater_equal(table[OBSERVED_FROM].cast(_AS_OF, safe=False), table["as_of"]).fill_null(False)
+    early = pc.index(after, False).as_py()
+    if early >= 0:
+        raise InputError(
+            f"{origin}: {len(after) - pc.sum(after).as_py()} labels were observed before their as_of, or nobody knows "
+            f"since when; first {_name(table, early)}, {OBSERVED_FROM} {table[OBSERVED_FROM][early].as_py()}; "
+            "labels must come from the time after as_of"
+        )
+    return table.drop_columns(OBSERVED_FROM)
+
+
+def _origins(stage: str, vector_column: str, name: str) -> tuple[str, str]:
+    """How errors name the two sides."""
+    return f"{stage} labels", f"{stage} vectors ('{vector_column}'{f' of {name}' if name else ''})"
+
+
+def _places(labels: pa.Table, features: pa.Table, label_origin: str, vector_origin: str) -> pa.Array:
+    """Position of each label row's vector, null where there is none; repeated keys are refused."""
+    label_keys_N, vector_keys_V = _unique_keys(labels, label_origin), _unique_keys(features, vector_origin)
+    return pc.index_in(label_keys_N, value_set=vector_keys_V)
 
 
 def _with_keys(table: pa.Table, origin: str) -> pa.Table:
@@ -176,7 +238,7 @@ def _missing_sentence(
     hint = f"{other_time} of them have a vector at another as_of; " if other_time else ""
     return (
         f"{label_origin}: {lost.num_rows} of {labels.num_rows} rows have no row in {vector_origin}, first "
-        f"{_name(lost, 0)}; {hint}embed these rows, or set allow_missing to leave some of them out"
+        f"{_name(lost, 0)}; {hint}embed these rows, or set evaluation.allow_missing to leave them out and count them"
     )
 
 

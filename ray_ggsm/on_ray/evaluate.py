@@ -16,8 +16,10 @@ import yaml
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.data.held_out import check_held_out
+from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.health import vector_health
-from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
+from ray_ggsm.evaluation.labels import Aligned, align_all, check_disjoint, read_labels
 from ray_ggsm.evaluation.mask_pictures import curve, opening
 from ray_ggsm.evaluation.probes import Kind, ProbeConfig, ProbeResult, fit_and_score
 from ray_ggsm.evaluation.report import Report, write_report
@@ -25,6 +27,7 @@ from ray_ggsm.evaluation.results import Results, by_label, results
 from ray_ggsm.evaluation.summary import summary, terminal_summary
 from ray_ggsm.evaluation.user_map import user_map
 from ray_ggsm.experiment import Experiment, Stage, StageName, stages, untrained
+from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
 from ray_ggsm.tables import open_table
@@ -48,27 +51,28 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
         vectors = _vectors(experiment, place, prepared["features"])
         with connected(experiment), timed(stage) as recorded:
             recorded.update(_compare(experiment, place, prepared, vectors))
-    seconds = _seconds(experiment, place)
+    seconds, evaluated = _seconds(experiment, place), stage.require("jobs/evaluate.py")
     values = summary(
-        rows=prepared["rows"],
+        rows=prepared["rows"] | {name: count["rows"] for name, count in evaluated["counts"].items()},
         label_rates=prepared["label_rates"],
-        auc=stage.require("jobs/evaluate.py")["auc"],
+        auc=evaluated["auc"],
         seconds=seconds,
         table=place["embed"].path("table"),
         report=stage.path("report.html"),
     )
     storage.write_json(storage.join(experiment.output, "summary.json"), values)
-    print("\n" + terminal_summary(values), flush=True)
+    print("\n".join(["", terminal_summary(values), *left_out(evaluated["counts"])]), flush=True)
     return values
 
 
 def check_config(experiment: Experiment) -> None:
-    """Refuse an experiment without labels, or without the stages that probes need."""
+    """Refuse an experiment without labels, without the stages that probes need, or with stages that leak."""
     if not experiment.data.labels:
         raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
     for name in (FIT, SCORE):
         if name not in experiment.data.stages:
             raise InputError(f"data.stages: evaluation needs a stage '{name}' (fit on '{FIT}', score on '{SCORE}')")
+    check_held_out(experiment.data, FIT, SCORE, allow_same_period=experiment.evaluation.allow_same_period)
 
 
 def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict[str, dict[str, Aligned]]:
@@ -83,9 +87,9 @@ def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict
         rows = [tabular_rows(place["prepare"].path("rows", s)) for s in (FIT, SCORE)]
         tables["handcrafted"] = (pa.concat_tables(rows), "tabular")
     labels = {s: read_labels(place["prepare"].path("labels", s)) for s in (FIT, SCORE)}
-    aligned = {
-        name: {s: align(labels[s], rows, column, s) for s in (FIT, SCORE)} for name, (rows, column) in tables.items()
-    }
+    allowed = experiment.evaluation.allow_missing
+    of_stage = {s: align_all(labels[s], tables, s, allow_missing=allowed) for s in (FIT, SCORE)}
+    aligned = {name: {s: of_stage[s][name] for s in (FIT, SCORE)} for name in tables}
     if features:  # all have the rows of the label tables, in their order
         aligned["joined"] = {s: joined(rows, aligned["handcrafted"][s]) for s, rows in aligned["encoder"].items()}
     check_disjoint(aligned["encoder"][FIT], aligned["encoder"][SCORE], FIT, SCORE)
@@ -110,9 +114,11 @@ def _compare(
     test = {name: stages_of[SCORE] for name, stages_of in vectors.items()}
     found = results(probed, test, experiment.seed)
     values = by_label(found, probed)
-    storage.write_json(place["evaluate"].path("results.json"), values)
+    counts = count_rows(vectors["encoder"])
+    storage.write_json(place["evaluate"].path("results.json"), values | {"counts": counts})
     write_report(_report(experiment, place, prepared, found, test), place["evaluate"].path("report.html"))
-    return {"auc": {n: {k: {la: r["auc"] for la, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}}
+    auc = {n: {k: {la: r["auc"] for la, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}
+    return {"auc": auc, "counts": counts}
 
 
 def _report(
@@ -142,6 +148,7 @@ def _report(
             for panel, key in {"loss": "loss", "in-batch accuracy": "accuracy"}.items()
             if (points := curve(log, key))
         },
+        attention=attention_picture(experiment),
         mask=opening(log, storage.read_json(slots) if storage.exists(slots) else None),
         health={name: vector_health(test[name].vectors) for name in ("encoder", "untrained")},
         seconds=_seconds(experiment, place),
@@ -169,8 +176,9 @@ def probe_all(
     tasks: dict[tuple[str, str, str], Any] = {}
     for name, each in vectors.items():
         fit, score = each[FIT], each[SCORE]
-        shared = [ray.put(x) for x in (fit.vectors, fit.users, score.vectors)]
-        for kind, label in itertools.product(config.kinds, experiment.data.labels):
+        _, user_N = np.unique(fit.users, return_inverse=True)  # numbers are shared too; strings each task would copy
+        shared = [ray.put(x) for x in (fit.vectors, user_N, score.vectors)]
+        for kind, label in itertools.product(sorted(config.kinds), experiment.data.labels):  # lightgbm, the slower, first
             labels = (fit.labels[label], score.labels[label])
             tasks[name, kind, label] = _probe.remote(kind, label, *shared, *labels, config, seed)
     waiting = list(tasks.values())

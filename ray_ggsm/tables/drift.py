@@ -5,7 +5,53 @@ rotated together: they tell a new coordinate system (harmless to most models tha
 about who resembles whom. Legend: N users, D width; width A of the old and B of the new vectors may differ where said.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far the vectors of the same users moved.
+
+    Each `unrelated` is what two sets that know nothing of each other give: the same measure after the new vectors were
+    dealt to other users.
+    """
+
+    users: int
+    cosine: dict[str, float] | None
+    """mean, median, p05 (the lowest twentieth), smallest, unrelated (mean); None: the widths differ."""
+    procrustes: float
+    procrustes_unrelated: float
+    overlap: float
+    overlap_unrelated: float
+    k: int
+    """Neighbours that `overlap` is about."""
+
+
+def moved(old_NA: np.ndarray, new_NB: np.ndarray, k: int, seed: int = 0) -> Moved:
+    """Compare two sets of vectors of the same users, row by row; k is at most N - 1."""
+    assert len(old_NA) == len(new_NB)
+    dealt_NB = new_NB[_derangement(len(new_NB), seed)]
+    cosine = None
+    if old_NA.shape[1] == new_NB.shape[1]:
+        cosine_N = cosines(old_NA, new_NB)
+        cosine = {
+            "mean": float(cosine_N.mean()),
+            "median": float(np.median(cosine_N)),
+            "p05": float(np.quantile(cosine_N, 0.05)),
+            "smallest": float(cosine_N.min()),
+            "unrelated": float(cosines(old_NA, dealt_NB).mean()),
+        }
+    return Moved(
+        users=len(old_NA),
+        cosine=cosine,
+        procrustes=procrustes(old_NA, new_NB),
+        procrustes_unrelated=procrustes(old_NA, dealt_NB),
+        overlap=neighbour_overlap(old_NA, new_NB, k),
+        overlap_unrelated=neighbour_overlap(old_NA, dealt_NB, k),
+        k=min(k, len(old_NA) - 1),
+    )
 
 
 def cosines(old_ND: np.ndarray, new_ND: np.ndarray) -> np.ndarray:
@@ -19,7 +65,8 @@ def procrustes(old_NA: np.ndarray, new_NB: np.ndarray) -> float:
     With both sets scaled to Frobenius norm 1 and s the singular values of old' new, it is sqrt(1 - (sum s)^2). It says
     little when there are not several times as many users as dimensions: then a rotation fits almost anything.
     """
-    old, new = (np.asarray(x, dtype=np.float64) / max(float(np.linalg.norm(x)), 1e-30) for x in (old_NA, new_NB))
+    old, new = (x.astype(np.float64) for x in (old_NA, new_NB))
+    old, new = (x / max(float(np.linalg.norm(x)), 1e-30) for x in (old, new))
     fit = float(np.linalg.svd(old.T @ new, compute_uv=False).sum())
     return float(np.sqrt(max(0.0, 1.0 - fit * fit)))
 
@@ -51,3 +98,11 @@ def _neighbours(vector_ND: np.ndarray, k: int) -> np.ndarray:
     similarity_NN = unit @ unit.T
     np.fill_diagonal(similarity_NN, -np.inf)
     return np.argpartition(-similarity_NN, k - 1, axis=1)[:, :k]
+
+
+def _derangement(N: int, seed: int) -> np.ndarray:
+    """A random order in which nobody keeps their place (but for a single user)."""
+    order_N = np.random.default_rng(seed).permutation(N)
+    place_N = np.empty(N, dtype=np.int64)
+    place_N[order_N] = np.roll(order_N, 1)
+    return place_N

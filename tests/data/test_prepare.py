@@ -153,6 +153,32 @@ def test_later_events_never_change_histories(world, tmp_path):
     assert strip == [{k: r[k] for k in ("user_id", "as_of", "view")} for r in rows_of(tmp_path / "after", "pretrain")]
 
 
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_earlier_events_never_change_labels(world, tmp_path, k):
+    """The planted leak: everybody buys for much one microsecond before a cutoff."""
+    values, events = world
+    values["labels"]["much"] = {"group": "g", "table": "clicks", "sql": "sum(price) > 800"}
+    values["labels"]["before"] = {"group": "g", "table": "clicks", "sql": "bool_or(ts < as_of or days_away < 0)"}
+    config = data_config(values)
+    day = config.snapshots.dates[k]
+    as_of = midnight(day).astimezone(ZoneInfo("UTC"))
+    run(config, tmp_path / "before")
+    at = f"{day - timedelta(days=1)}T23:59:59.999999"
+    with (tmp_path / "clicks.csv").open("a") as file:
+        file.write("".join(f"{user},{at},bait,9000\n" for user in sorted({u for u, *_ in events})))
+    run(config, tmp_path / "after")
+    for stage in (name for name, spec in config.stages.items() if k in spec.cutoffs):
+        before, after = (
+            {key: row for key, row in labels_of(tmp_path / out, stage).items() if key[1] == as_of}
+            for out in ("before", "after")
+        )
+        assert len(before) > 5
+        assert {key: after[key] for key in before} == before
+        assert not any(row["before"] or row["much"] for row in after.values())
+        baited = [row["view"][-1]["text"] == "bait" for row in rows_of(tmp_path / "after", stage)]
+        assert sum(baited) >= len(after)
+
+
 def test_static_tables_give_attributes(world, tmp_path):
     values, _ = world
     (tmp_path / "people.csv").write_text("id,age,city\n1,30,Rome\n2,40,Oslo\n3,50,Rome\n")
@@ -246,7 +272,7 @@ def test_the_shipped_example(tmp_path):
     values = shipped("own_events/quickstart.yaml")
     values["source"]["tables"]["clicks"]["files"] = str(CONFIGS / "own_events/clicks.csv")
     summary = run(data_config(values), tmp_path / "out")
-    assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 4}
+    assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 1}
     assert summary["dead_letters"] == {}
 
 

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -152,16 +151,6 @@ def test_good_and_bad_are_a_partition(recipe):
     again, nothing = v.validate(good, ["a", "b"], 2)
     assert again.equals(good)
     assert not len(nothing)
-
-
-def test_duplicates_across_files(tmp_path):
-    one, two = str(tmp_path / "one.parquet"), str(tmp_path / "two.parquet")
-    pq.write_table(table(row("u"), row("v")), one)
-    pq.write_table(table(row("w"), row("v")), two)
-    assert v.duplicate_keys([one, two]).to_pylist() == [
-        {"user_id": "v", "as_of": AS_OF, "files": [one, two], "rows": 2}
-    ]
-    assert not len(v.duplicate_keys([one]))
 
 
 def test_enforce_share():

@@ -11,14 +11,17 @@ from ray_ggsm.cli import run
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
+from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
 STUDY = ROOT / "configs/journey/study.yaml"
-CONFIGS = [
-    f for f in sorted(ROOT.glob("configs/**/*.yaml")) if f != STUDY and set(yaml.safe_load(f.read_text())) != {"data"}
-]
+SCHEMAS = {STUDY: StudyConfig, ROOT / "configs/own_events/drift.yaml": DriftConfig}
+"""Of the config files that are no experiment."""
+CONFIGS = [f for f in sorted(ROOT.glob("configs/**/*.yaml")) if set(yaml.safe_load(f.read_text())) != {"data"}]
+OTHERS = {"tables", "lookalike", "refresh", "study", "drift"}
+"""Jobs that are not about the stages of one experiment."""
 CONFIG = ["--config", "config.yaml"]
 
 
@@ -30,7 +33,7 @@ def test_help_says_what_is_read_and_written(name: str, job: Callable, capsys) ->
     assert any(line.startswith("Writes  ") for line in lines)
 
 
-@pytest.mark.parametrize("name", sorted({*JOBS} - {"tables", "lookalike", "refresh", "study"}))  # of one experiment
+@pytest.mark.parametrize("name", sorted({*JOBS} - OTHERS))
 def test_dry_run_plans_and_touches_nothing(name: str, job: Callable, place: Path, capsys) -> None:
     before = sorted(place.rglob("*"))
     assert job(name, *CONFIG, "--set", "output=planned", "--set", "seed=7", "--dry-run") == 0
@@ -85,7 +88,7 @@ def test_anything_else_is_one_with_a_traceback(place: Path, capsys) -> None:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(ROOT)))
 def test_shipped_configs_load(file: Path) -> None:
-    load(Experiment, str(file))
+    load(SCHEMAS.get(file, Experiment), str(file))
 
 
 def test_the_shipped_study_has_all_recipes(monkeypatch: pytest.MonkeyPatch) -> None:

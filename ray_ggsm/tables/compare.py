@@ -1,0 +1,135 @@
+"""Two sides of a comparison: vectors of the same users out of two tables, or two versions or moments of one table.
+
+Legend: N users, D width.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_ggsm.config import Config, InputError
+from ray_ggsm.model.event_vectors import keys
+from ray_ggsm.tables.reader import EmbeddingTable, open_table
+from ray_ggsm.tables.schema import matrix
+
+
+class SideConfig(Config):
+    """Which vectors of which table."""
+
+    table: str
+    """The table's location, local or s3://."""
+    version: int | None = None
+    """null: the newest."""
+    instruction: str = "default"
+    """Only rows of this instruction."""
+    as_of: str | None = None
+    """Only rows of this moment (ISO date or time, UTC unless it says otherwise); null: of each user the newest row."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """An opened side."""
+
+    name: str
+    """How errors and results call it."""
+    config: SideConfig
+    table: EmbeddingTable
+
+    @property
+    def version(self) -> int:
+        """The version that is compared."""
+        return self.table.version if self.config.version is None else self.config.version
+
+    def read(self, columns: list[str], user_ids: pa.Array | None = None) -> pa.Table:
+        """Rows of the instruction and moment, with these columns and `instruction`."""
+        c = self.config
+        rows = self.table.read(version=c.version, as_of=c.as_of, user_ids=user_ids, columns=[*columns, "instruction"])
+        return rows.filter(pc.equal(rows["instruction"], c.instruction))
+
+    def users(self) -> pa.Array:
+        """Everybody who has a row.
+
+        Raises:
+            InputError: nobody has one.
+        """
+        users = self.read(["user_id"])["user_id"].combine_chunks().unique()
+        if not len(users):
+            raise InputError(self._nobody())
+        return users
+
+    def vectors(self, users: pa.Array) -> tuple[np.ndarray, list[str]]:
+        """One vector per user, (N, D) float32 in the order of `users`, and the digests of the encoders that made them.
+
+        Raises:
+            InputError: vectors of several widths, or with NaN or infinite values.
+        """
+        rows = self.read(["user_id", "as_of", "embedding", "encoder"], users).combine_chunks()
+        order = pa.table({"place": pc.index_in(rows["user_id"], users), "as_of": rows["as_of"]})
+        order = order.append_column("row", pa.array(np.arange(len(rows))))
+        newest = order.sort_by("as_of").group_by("place", use_threads=False).aggregate([("row", "last")])
+        rows = rows.take(newest.sort_by("place")["row_last"])
+        assert rows["user_id"].combine_chunks().equals(users)
+        widths = pc.list_value_length(rows["embedding"]).unique().to_pylist()
+        if len(widths) > 1:
+            raise InputError(f"{self.name}: {self.where} holds vectors of width {widths}; it needs one width")
+        vector_ND = matrix(rows["embedding"])
+        if bad := int((~np.isfinite(vector_ND)).any(axis=1).sum()):
+            raise InputError(
+                f"{self.name}: {bad} vectors of {self.where} hold NaN or infinite values; embed them again"
+            )
+        return vector_ND, sorted(rows["encoder"].unique().to_pylist())
+
+    @property
+    def where(self) -> str:
+        """The table and version, for people."""
+        return f"{self.table.location} version {self.version}"
+
+    def _nobody(self) -> str:
+        rows = self.table.read(version=self.config.version, columns=["instruction", "as_of"])
+        if self.config.instruction not in (found := rows["instruction"].unique().to_pylist()):
+            names = ", ".join(f"'{name}'" for name in sorted(found)) or "no rows at all"
+            return f"{self.name}.instruction: {self.where} has no row of '{self.config.instruction}'; there is {names}"
+        moments = [moment.isoformat() for moment in sorted(rows["as_of"].unique().to_pylist(), reverse=True)]
+        shown = ", ".join(moments[:3]) + (f" and {len(moments) - 3} earlier ones" if len(moments) > 3 else "")
+        return f"{self.name}.as_of: {self.where} has no row of {self.config.as_of}; there are rows of {shown}"
+
+
+def opened(name: str, config: SideConfig) -> Side:
+    """Open one side.
+
+    Raises:
+        InputError: there is no such table or version.
+    """
+    side = Side(name, config, open_table(config.table))
+    side.table.data_files(config.version)
+    return side
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Who can be compared."""
+
+    users: pa.Array
+    """The sample, in the order of their hashes."""
+    counts: dict[str, int]
+    """old_only, new_only, both, compared"""
+
+
+def shared(old: Side, new: Side, sample: int) -> Shared:
+    """The users of both sides; of more than `sample` those with the smallest hashes, the same people every time.
+
+    Raises:
+        InputError: fewer than two users are on both sides.
+    """
+    of_old, of_new = old.users(), new.users()
+    both = of_old.filter(pc.is_in(of_old, value_set=of_new))
+    if len(both) < 2:
+        raise InputError(
+            f"old and new have {len(both) or 'no'} user in common ({len(of_old):,} in {old.where}, {len(of_new):,} in "
+            f"{new.where}); are they about the same people?"
+        )
+    users = both.take(pa.array(np.argsort(keys(both), kind="stable")[:sample]))
+    only = {"old_only": len(of_old) - len(both), "new_only": len(of_new) - len(both)}
+    return Shared(users, {**only, "both": len(both), "compared": len(users)})

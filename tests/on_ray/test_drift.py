@@ -1,0 +1,137 @@
+"""The drift job on tables whose difference is known: turned, partly forgotten, or the same."""
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ray_ggsm.cli import run
+from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
+from ray_ggsm.tables.schema import rows_to_table
+from tests.tables.conftest import put
+
+N, D = 400, 6
+AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
+RNG = np.random.default_rng(0)
+VECTORS = RNG.normal(size=(N, D)).astype(np.float32)
+USERS = [f"u{i}" for i in range(N)]
+TURN = np.linalg.qr(RNG.normal(size=(D, D)))[0].astype(np.float32)
+
+
+def publish(location: Path, vector_ND: np.ndarray, users: list[str] = USERS, encoder: str = "enc1") -> str:
+    as_of = pa.array([AS_OF] * len(users), pa.timestamp("us", "UTC"))
+    count_N = np.arange(len(users))
+    put(
+        str(location),
+        rows_to_table(pa.array(users), as_of, "default", count_N, count_N, vector_ND, encoder, "r0"),
+        "r0",
+        metadata={"encoder": encoder},
+    )
+    return str(location)
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> dict[str, str]:
+    """One table for both stages: `loves` follows the first number of the vector, `odd` is undefined for some."""
+    loves_N = VECTORS[:, 0] + 0.4 * RNG.normal(size=N) > 0
+    odd_N = [None if i % 5 == 0 else bool(value > 0) for i, value in enumerate(RNG.normal(size=N))]
+    columns = {
+        "user_id": USERS,
+        "as_of": pa.array([AS_OF] * N, pa.timestamp("us", "UTC")),
+        "stage": ["probe" if i < N // 2 else "test" for i in range(N)],
+        "loves": loves_N,
+        "odd": odd_N,
+    }
+    pq.write_table(pa.table(columns), tmp_path / "labels.parquet")
+    return {"fit": str(tmp_path / "labels.parquet"), "score": str(tmp_path / "labels.parquet")}
+
+
+@pytest.fixture
+def config(tmp_path: Path, labels: dict[str, str]) -> Callable[..., DriftConfig]:
+    publish(tmp_path / "old", VECTORS)
+
+    def build(new: str, **changes) -> DriftConfig:
+        values = {
+            "old": {"table": str(tmp_path / "old")},
+            "new": {"table": new},
+            "output": str(tmp_path / "drift.json"),
+            "labels": labels,
+            "evaluation": {"kinds": ("linear",), "folds": 3},
+            **changes,
+        }
+        return DriftConfig.model_validate(values)
+
+    return build
+
+
+def test_turned_vectors_say_the_same(config: Callable, tmp_path: Path, capsys) -> None:
+    turned = config(publish(tmp_path / "new", VECTORS @ TURN, encoder="enc2"))
+    assert f"{N} of {N} common users" in preview(turned)
+    values = drift(turned)
+    assert json.loads((tmp_path / "drift.json").read_text()) == values
+    moved = values["moved"]
+    assert moved["cosine"]["mean"] < 0.9
+    assert (moved["procrustes"], moved["overlap"]) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
+    for label in ("loves", "odd", "mean"):
+        auc = values["auc"]["linear"][label]
+        assert auc["difference"]["value"] == pytest.approx(auc["new"] - auc["old"])
+        assert abs(auc["difference"]["value"]) < 0.02
+        assert auc["difference"]["low"] <= auc["difference"]["value"] <= auc["difference"]["high"]
+    assert values["auc"]["linear"]["loves"]["old"] > 0.9
+    assert (values["old"]["encoders"], values["new"]["encoders"]) == (["enc1"], ["enc2"])
+    printed = capsys.readouterr().out
+    assert "the encoders differ" in printed
+    assert "test: 200 rows; skipped: 40 without label 'odd'" in printed
+
+
+def test_the_same_vectors(config: Callable, tmp_path: Path) -> None:
+    values = drift(config(str(tmp_path / "old")))
+    moved = values["moved"]
+    assert moved["cosine"]["smallest"] == pytest.approx(1)
+    assert (moved["procrustes"], moved["overlap"]) == (pytest.approx(0, abs=1e-6), 1)
+    assert all(set(each["difference"].values()) == {0} for each in values["auc"]["linear"].values())
+    assert values["notes"] == []
+
+
+def test_a_lost_dimension_is_missed_by_the_probe_that_needs_it(config: Callable, tmp_path: Path) -> None:
+    """Without the first number the widths differ, and the AUC of `loves` falls to chance."""
+    values = drift(config(publish(tmp_path / "new", VECTORS[:, 1:])))
+    assert values["moved"]["cosine"] is None
+    assert "the widths differ" in values["notes"][0]
+    lost = values["auc"]["linear"]["loves"]
+    assert lost["new"] < 0.65
+    assert lost["difference"]["high"] < -0.2
+
+
+def test_people_who_are_in_one_table_only(config: Callable, tmp_path: Path) -> None:
+    new = publish(tmp_path / "new", VECTORS[10:], USERS[10:])
+    values = drift(config(new, users=100, labels=None))
+    assert values["users"] == {"old_only": 10, "new_only": 0, "both": N - 10, "compared": 100}
+    assert "auc" not in values
+    values = drift(config(new, evaluation={"kinds": ("linear",), "folds": 3, "allow_missing": True}))
+    assert values["counts"]["probe"]["without_vector"] == 10
+
+
+def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, capsys, labels: dict) -> None:
+    new = publish(tmp_path / "new", VECTORS[10:], USERS[10:])
+    file = tmp_path / "drift.yaml"
+    file.write_text(yaml.safe_dump(config(new).model_dump(mode="json")))
+    for settings, sentence in (
+        ([], "probe labels: 10 of 200 rows have no row in probe vectors ('embedding' of new)"),
+        (["new.instruction=spend"], "has no row of 'spend'; there is 'default'"),
+        ([f"labels.fit={tmp_path}/none.parquet"], "no label table here"),
+        (["neighbors=3"], "unknown key; did you mean 'neighbours'?"),
+    ):
+        arguments = ["--config", str(file), *(part for s in settings for part in ("--set", s))]
+        assert run("", drift, None, arguments, preview=preview, schema=DriftConfig) == 2
+        assert sentence in capsys.readouterr().err
+    pq.write_table(pq.read_table(labels["fit"]).drop_columns("stage"), labels["fit"])
+    file.write_text(yaml.safe_dump(config(str(tmp_path / "old")).model_dump(mode="json")))
+    assert run("", drift, None, ["--config", str(file)], schema=DriftConfig) == 2
+    assert "400 users are in both the probe and the test stage" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def study_summary(
                 "interval": _intervals(each),
                 "between_seeds": float(np.std([r.values.mean() for r in each], ddof=1)) if len(each) > 1 else None,
                 "mean_of_each_seed": [float(r.values.mean()) for r in each],
-                "measures": _measures(list(runs[name].values()), kind),
+                "measures": _measures([scores for _, scores in sorted(runs[name].items())], kind),
                 "minus_reference": None if name == reference else asdict(compare_seeds(each, resampled[reference])),
             }
             for name, each in resampled.items()

@@ -77,7 +77,7 @@ def test_event_texts_are_encoded_once_and_found_again(finished) -> None:
 
 def test_nothing_that_is_saved_can_run_code(finished) -> None:
     """No pickle, whatever its name: only text, safetensors, Parquet and TensorBoard's event files (protobuf)."""
-    allowed = {".json", ".safetensors", ".parquet", ".html", ".jinja", ".txt", ".md"}
+    allowed = {".json", ".yaml", ".safetensors", ".parquet", ".html", ".jinja", ".txt", ".md"}
     files = [f for f in Path(finished.output).rglob("*") if f.is_file() and not f.name.startswith(".")]
     events = {f for f in files if f.parent.name == "tensorboard" and f.name.startswith("events.out.tfevents.")}
     assert len(events) == 1

@@ -201,12 +201,27 @@ def _all_runs(config: StudyConfig, runs: dict[Run, Experiment]) -> Iterator[tupl
 def _in_parallel(
     config: StudyConfig, waiting: Iterator[dict[Run, Experiment]]
 ) -> Iterator[list[tuple[str, int, Scores]]]:
+    there, needed = ray.cluster_resources().get("CPU", 0), config.parallel * _cpus(config)
+    if there < needed:
+        print(
+            f"study: {config.parallel} runs at a time want {needed} CPUs, and the cluster has {there:.0f} now: unless"
+        )
+        print(
+            "it grows, runs wait for each other, in the worst case for ever; make `parallel` smaller then", flush=True
+        )
     task = ray.remote(num_cpus=0)(_group)  # it waits for its own workers, which ask for cores and GPUs themselves
     begun = [task.remote(config, group) for group in itertools.islice(waiting, config.parallel)]
     while begun:
         done, begun = ray.wait(begun)
         begun += [task.remote(config, group) for group in itertools.islice(waiting, 1)]
         yield ray.get(done[0])
+
+
+def _cpus(config: StudyConfig) -> int:
+    """What one run keeps busy: its workers, and two for what reads and writes beside them."""
+    needs = config.experiment(config.reference, config.seeds[0]).ray
+    training = needs.train_workers * needs.cpus_per_train_worker
+    return max(training, needs.embed_workers * needs.cpus_per_embed_worker) + 2
 
 
 def _group(config: StudyConfig, group: dict[Run, Experiment]) -> list[tuple[str, int, Scores]]:

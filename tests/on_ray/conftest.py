@@ -30,7 +30,7 @@ def cluster(s3_server: str) -> Iterator[None]:
         boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
         ray.init(
             address="local",
-            num_cpus=4,
+            num_cpus=6,
             object_store_memory=400_000_000,
             include_dashboard=False,
             log_to_driver=False,

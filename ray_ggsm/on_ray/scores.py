@@ -52,8 +52,8 @@ def score_test_rows(experiment: Experiment, what: Vectors, kind: Kind) -> Scores
     fs, path = storage.arrow_filesystem(file)
     table = pq.read_table(path, filesystem=fs)
     names = [column.removeprefix("label.") for column in table.column_names if column.startswith("label.")]
-    label, score = ({name: table[f"{half}.{name}"].to_numpy() for name in names} for half in ("label", "score"))
-    return Scores(table["user_id"].to_numpy(), label, score)
+    values = [{name: table[f"{half}.{name}"].to_numpy() for name in names} for half in ("label", "score")]
+    return Scores(table["user_id"].to_numpy(), *values)
 
 
 def _vectors(experiment: Experiment, what: Vectors, labels: pa.Table, stage: str) -> Aligned:

@@ -20,7 +20,7 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.prepare import fingerprint
 from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
-from ray_ggsm.evaluation.probes import ProbeConfig
+from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.masks import MaskConfig, RecipeConfig
 from ray_ggsm.model.encoder import ModelConfig
 from ray_ggsm.tables.config import PublishingConfig

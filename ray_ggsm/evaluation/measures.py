@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import expit
 
 from ray_ggsm.evaluation import metrics
-from ray_ggsm.evaluation.probes import Kind
+from ray_ggsm.evaluation.config import Kind
 
 MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "KS": metrics.ks,

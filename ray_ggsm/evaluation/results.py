@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_ggsm.evaluation.comparison import delong, holm
+from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.labels import Aligned
 from ray_ggsm.evaluation.measures import MEASURES, calibration_of_all, measured, probabilities
 from ray_ggsm.evaluation.metrics import Estimate, bootstrap_aucs, paired_difference
-from ray_ggsm.evaluation.probes import Kind, ProbeResult
+from ray_ggsm.evaluation.probes import ProbeResult
 
 Probed = Mapping[tuple[str, Kind], Mapping[str, ProbeResult]]
 """(table, probe) -> label -> result."""

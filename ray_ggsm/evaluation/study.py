@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from ray_ggsm.evaluation.comparison import compare_seeds, pairwise
+from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.measures import MEASURES, measured, probabilities
 from ray_ggsm.evaluation.metrics import MEAN, BootstrappedAuc, bootstrap_aucs
-from ray_ggsm.evaluation.probes import Kind
 
 LEVEL = 0.05
 """P values below it are called more than chance."""

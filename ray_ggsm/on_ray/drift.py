@@ -15,10 +15,11 @@ from pydantic import Field
 
 from ray_ggsm import storage
 from ray_ggsm.config import Config
+from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.labels import Aligned, align_all, check_disjoint, read_labels
 from ray_ggsm.evaluation.metrics import MEAN
-from ray_ggsm.evaluation.probes import ProbeConfig, fit_and_score
+from ray_ggsm.evaluation.probes import fit_and_score
 from ray_ggsm.evaluation.results import Results, results
 from ray_ggsm.evaluation.summary import TITLES
 from ray_ggsm.experiment import RayConfig

@@ -17,11 +17,12 @@ import yaml
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.held_out import check_held_out
+from ray_ggsm.evaluation.config import Kind, ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import Aligned, align_all, check_disjoint, read_labels
 from ray_ggsm.evaluation.mask_pictures import curve, opening
-from ray_ggsm.evaluation.probes import Kind, ProbeConfig, ProbeResult, fit_and_score
+from ray_ggsm.evaluation.probes import ProbeResult, fit_and_score
 from ray_ggsm.evaluation.report import Report, write_report
 from ray_ggsm.evaluation.results import Results, by_label, results
 from ray_ggsm.evaluation.summary import summary, terminal_summary
@@ -178,7 +179,8 @@ def probe_all(
         fit, score = each[FIT], each[SCORE]
         _, user_N = np.unique(fit.users, return_inverse=True)  # numbers are shared too; strings each task would copy
         shared = [ray.put(x) for x in (fit.vectors, user_N, score.vectors)]
-        for kind, label in itertools.product(sorted(config.kinds), experiment.data.labels):  # lightgbm, the slower, first
+        slow_first = sorted(config.kinds)  # LightGBM before linear, so that no core waits long at the end
+        for kind, label in itertools.product(slow_first, experiment.data.labels):
             labels = (fit.labels[label], score.labels[label])
             tasks[name, kind, label] = _probe.remote(kind, label, *shared, *labels, config, seed)
     waiting = list(tasks.values())

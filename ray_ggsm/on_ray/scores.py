@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from ray_ggsm import storage
 from ray_ggsm.config import digest
 from ray_ggsm.data.schema import user_row_schema
+from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.labels import Aligned, align, check_disjoint, read_labels
-from ray_ggsm.evaluation.probes import Kind
 from ray_ggsm.evaluation.study import Scores
 from ray_ggsm.experiment import Experiment, event_vectors, stages
 from ray_ggsm.model.batch import history_events

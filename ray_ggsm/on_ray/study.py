@@ -17,8 +17,8 @@ from pydantic import Field
 
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, digest, load
+from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.mask_pictures import curve, opening
-from ray_ggsm.evaluation.probes import Kind
 from ray_ggsm.evaluation.study import Scores, headline, markdown, study_summary
 from ray_ggsm.evaluation.study_report import StudyReport, render
 from ray_ggsm.experiment import Experiment, Stage, stages

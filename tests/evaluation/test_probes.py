@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 
 from ray_ggsm.config import InputError, build
-from ray_ggsm.evaluation.probes import LightGBMConfig, ProbeConfig, fit_and_score, grouped_folds, signed_log
+from ray_ggsm.evaluation import probes
+from ray_ggsm.evaluation.config import LightGBMConfig, ProbeConfig
+from ray_ggsm.evaluation.probes import fit_and_score, grouped_folds, signed_log
 
 CONFIG = ProbeConfig(folds=3, lightgbm=LightGBMConfig(max_rounds=60, patience=5, feature_fraction=1.0))
 
@@ -61,11 +63,13 @@ def test_memorised_users_do_not_leak_between_folds():
     assert run("linear", train, train).cv_auc < 0.6
 
 
-def test_linear_probe_is_sklearns_pipeline():
+@pytest.mark.parametrize("block", [7, 1024])
+def test_linear_probe_is_sklearns_pipeline(block, monkeypatch):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+    monkeypatch.setattr(probes, "BLOCK_ROWS", block)  # 400 rows: 57 full blocks and a rest, or one
     train, test = planted(), planted(seed=1)
     result = run("linear", train, test)
     model = LogisticRegression(C=result.hyperparameters["C"], tol=1e-8)
@@ -83,6 +87,7 @@ def test_signed_log_is_odd_monotone_and_neutral_for_unit_vectors():
     values = np.linspace(-1e6, 1e6, 1_001, dtype=np.float32)
     np.testing.assert_allclose(signed_log(values), -signed_log(-values))
     assert (np.diff(signed_log(values)) > 0).all()
+    assert signed_log(values.astype(np.float64)).dtype == np.float32
     small = np.linspace(-0.05, 0.05, 101, dtype=np.float32)
     assert np.corrcoef(small, signed_log(small))[0, 1] > 0.999
 
@@ -97,6 +102,15 @@ def test_folds_are_disjoint_by_user_complete_and_balanced():
         assert not set(users[fit]) & set(users[held_out])
         assert 0 < positive[held_out].sum() < len(held_out)
         assert abs(positive[held_out].mean() - positive.mean()) < 0.05
+
+
+def test_folds_are_the_same_for_users_numbered_in_their_order():
+    users = np.random.default_rng(3).integers(0, 97, 500).astype(str)
+    positive = np.random.default_rng(4).random(500) < 0.3
+    named = grouped_folds(positive, users, 5, 0, "buys")
+    numbered = grouped_folds(positive, np.unique(users, return_inverse=True)[1], 5, 0, "buys")
+    for (_, first), (_, second) in zip(named, numbered, strict=True):
+        np.testing.assert_array_equal(first, second)
 
 
 def test_too_few_users_of_a_class_are_refused():

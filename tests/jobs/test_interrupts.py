@@ -98,7 +98,7 @@ def test_the_run_goes_on_and_ends_bit_for_bit_like_an_undisturbed_one(
     assert "] step 1/150" not in output
     (log,) = place.glob("out/train-*/log.json")
     assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, 151))
-    assert not in_session(process.pid)
+    assert wait_until(lambda: not in_session(process.pid), 15), in_session(process.pid)
     monkeypatch.chdir(place)
     found = weights(log.parent / "encoder")
     for key, expected in undisturbed(load(Experiment, "config.yaml"), place / "undisturbed")[0].items():

@@ -29,12 +29,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ray_ggsm.config import load
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.labels import Aligned
 from ray_ggsm.evaluation.probes import grouped_folds, signed_log
 
-CONFIG = "configs/journey/quickstart.yaml"
 FACTORS, ROWS_PER_USER, NOISE, CHUNK = 64, 4, 0.5, 10_000
 UNDEFINED = 0.2
 """Share of the first label's rows that have no value."""
@@ -80,16 +78,13 @@ def read_world(directory: Path, labels: int) -> dict[str, Aligned]:
 
 def ours(rows: dict[str, Aligned], config: ProbeConfig) -> dict[str, float]:
     """Test AUC by probe and label."""
-    from ray_ggsm.experiment import Experiment, RayConfig
+    from ray_ggsm.experiment import RayConfig
     from ray_ggsm.on_ray.cluster import started
     from ray_ggsm.on_ray.evaluate import probe_all
 
-    experiment = load(Experiment, CONFIG)
-    data = experiment.data.model_copy(update={"labels": dict.fromkeys(rows["probe"].labels)})
-    experiment = experiment.model_copy(update={"data": data, "evaluation": config})
     size = sum(stage.vectors.nbytes for stage in rows.values())
     with started(RayConfig(local_object_store_gb=max(1.0, 1.2 * size / 1e9))), contextlib.redirect_stdout(sys.stderr):
-        probed = probe_all(experiment, {"vectors": rows})
+        probed = probe_all(config, 0, {"vectors": rows})
     return {f"{kind} {label}": r.auc for (_, kind), results in probed.items() for label, r in results.items()}
 
 

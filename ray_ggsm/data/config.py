@@ -277,6 +277,11 @@ class DataConfig(Config):
                 "or train users in one stage and test users in the other"
             )
 
+    def label_groups(self) -> dict[str, tuple[str, ...]]:
+        """Label group -> its labels, as they stand in the config."""
+        groups = dict.fromkeys(label.group for label in self.labels.values())
+        return {g: tuple(name for name, label in self.labels.items() if label.group == g) for g in groups}
+
     def share_users(self, first: str, second: str) -> bool:
         """Whether a user can have rows in both stages."""
         return {self.stages[first].users, self.stages[second].users} != {"train", "test"}

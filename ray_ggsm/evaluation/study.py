@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.comparison import compare_seeds, pairwise
 from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.measures import MEASURES, measured, probabilities
@@ -49,6 +50,9 @@ def study_summary(
         resamples: of the users, the same draws for all runs.
         kind: the probe that scored.
         questions: pairs of variants; their p values are corrected for these pairs alone (Holm).
+
+    Raises:
+        InputError: runs were scored on different rows.
     """
     _check_rows(runs)
     resampled = {
@@ -181,10 +185,14 @@ def _measures(each: Sequence[Scores], kind: Kind) -> dict[str, float]:
 
 def _check_rows(runs: Mapping[str, Mapping[int, Scores]]) -> None:
     all_runs = [scores for seeds in runs.values() for scores in seeds.values()]
+    first = all_runs[0]
     for scores in all_runs[1:]:
-        assert np.array_equal(scores.users, all_runs[0].users), "all runs must be scored on the same rows"
-        for label, values_N in scores.labels.items():
-            assert np.array_equal(values_N, all_runs[0].labels[label], equal_nan=True), "labels must be the same"
+        same = np.array_equal(scores.users, first.users) and scores.labels.keys() == first.labels.keys()
+        if not same or not all(np.array_equal(v, first.labels[n], equal_nan=True) for n, v in scores.labels.items()):
+            raise InputError(
+                "variants: not all have the same test rows and labels, so their AUCs cannot be compared; settings of "
+                "data.users, data.stages, data.snapshots and data.labels must be those of all variants"
+            )
 
 
 def _means(each: Sequence[BootstrappedAuc]) -> dict[str, float]:

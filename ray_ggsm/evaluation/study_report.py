@@ -33,7 +33,7 @@ class StudyReport:
     config: str
     """The study's config as YAML."""
     loss: Mapping[str, Sequence[Points]] = field(default_factory=dict)
-    """Trained variant -> one curve (step, loss) per seed, all of the same steps."""
+    """Trained variant -> one curve (step, loss) per seed; they begin with the same steps."""
     masks: Mapping[str, Opening] = field(default_factory=dict)
     """Trained variant -> how its mask opened with the first seed."""
     attention: Mapping[str, Figure] = field(default_factory=dict)
@@ -81,9 +81,10 @@ def typical_half_width(summary: Mapping[str, Any]) -> float:
 
 
 def smoothed(curves: Sequence[Points]) -> Points:
-    """The mean over curves of the same steps, averaged over windows of a twentieth of the run."""
-    step_S = [step for step, _ in curves[0]]
-    value_S = np.mean([[value for _, value in curve] for curve in curves], axis=0)
+    """The mean over curves as far as all of them go, averaged over windows of a twentieth of the run."""
+    together = list(zip(*curves, strict=False))  # a run that stops early is shorter
+    step_S = [points[0][0] for points in together]
+    value_S = np.mean([[value for _, value in points] for points in together], axis=1)
     width = max(1, len(step_S) // 20)
     kernel = np.ones(width) / width
     return list(zip(step_S[width - 1 :], np.convolve(value_S, kernel, mode="valid").tolist(), strict=True))

@@ -24,7 +24,7 @@ class UserMap:
     rows: int
     """of which these N are a random sample"""
     variance: float
-    """the plane's share of the variance of all rows"""
+    """the plane's share of the variance of all rows; 0 where all vectors are equal"""
 
 
 def user_map(vectors_ND: np.ndarray, labels: Mapping[str, np.ndarray], seed: int) -> UserMap:
@@ -35,11 +35,12 @@ def user_map(vectors_ND: np.ndarray, labels: Mapping[str, np.ndarray], seed: int
         labels: name -> (N,).
         seed: of the sample.
     """
-    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(vectors_ND)
+    with np.errstate(invalid="ignore"):  # equal vectors have no variance to share
+        pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(vectors_ND)
     kept_N = np.sort(np.random.default_rng(seed).permutation(len(vectors_ND))[:MOST])
     return UserMap(
         points=pca.transform(vectors_ND[kept_N]),
         labels={name: values_N[kept_N] for name, values_N in labels.items()},
         rows=len(vectors_ND),
-        variance=float(pca.explained_variance_ratio_.sum()),
+        variance=float(np.nan_to_num(pca.explained_variance_ratio_).sum()),
     )

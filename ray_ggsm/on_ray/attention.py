@@ -74,12 +74,17 @@ def attention_picture(experiment: Experiment) -> Figure | None:
     return attention_figure(*(AttentionMeans(**readings[name]["means"]) for name in ("before", "after")))
 
 
+def check_stage(experiment: Experiment) -> None:
+    """Refuse a stage that the data do not have."""
+    wanted, known = experiment.attention.stage, experiment.data.stages
+    if wanted not in known:
+        raise InputError(f"attention.stage: there is no stage '{wanted}' in data.stages; it has {', '.join(known)}")
+
+
 def _blocks(experiment: Experiment, names: list[str], features: int) -> list[Block]:
     """The first blocks of the stage's rows, just enough for the sample."""
     config, place = experiment.attention, stages(experiment)["prepare"]
-    if config.stage not in experiment.data.stages:
-        known = ", ".join(experiment.data.stages)
-        raise InputError(f"attention.stage: there is no stage '{config.stage}' in data.stages; it has {known}")
+    check_stage(experiment)
     blocks, rows = [], 0
     for block in plan(storage.list_files(place.path("rows", config.stage), ".parquet"), config.rows, names, features):
         if rows < config.rows:

@@ -5,26 +5,23 @@ Cosines compare vectors where they stand, Procrustes distance and neighbours wha
 AUCs on the same test rows, with an interval over users.
 """
 
-import itertools
 from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
-import ray
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, InputError
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
-from ray_ggsm.evaluation.labels import Aligned, align_all, check_disjoint, read_labels
+from ray_ggsm.evaluation.labels import KEYS, Aligned, align_all, check_disjoint, read_labels
 from ray_ggsm.evaluation.metrics import MEAN
-from ray_ggsm.evaluation.probes import fit_and_score
-from ray_ggsm.evaluation.results import Results, results
+from ray_ggsm.evaluation.results import results
 from ray_ggsm.evaluation.summary import TITLES
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster import check_place, started
-from ray_ggsm.on_ray.evaluate import FIT, SCORE
+from ray_ggsm.on_ray.evaluate import FIT, SCORE, probe_all
 from ray_ggsm.tables.compare import Side, SideConfig, opened, shared
 from ray_ggsm.tables.drift import moved
 
@@ -103,7 +100,13 @@ def _moved(config: DriftConfig, old: Side, new: Side, users: pa.Array) -> dict[s
 
 
 def _labels(tables: LabelTables) -> dict[str, pa.Table]:
-    return {FIT: read_labels(tables.fit, FIT), SCORE: read_labels(tables.score, SCORE)}
+    read = {FIT: read_labels(tables.fit, FIT), SCORE: read_labels(tables.score, SCORE)}
+    names = {stage: set(table.column_names) - {*KEYS} for stage, table in read.items()}
+    if odd := sorted(names[FIT] ^ names[SCORE]):
+        raise InputError(
+            f"labels: '{odd[0]}' is a label of only one of {tables.fit} and {tables.score}; both need the same labels"
+        )
+    return read
 
 
 def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> dict[str, Any]:
@@ -116,7 +119,8 @@ def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> d
         for name, each in rows.items():
             aligned[name][stage] = each
     check_disjoint(aligned["new"][FIT], aligned["new"][SCORE], FIT, SCORE)
-    found = _results(config, aligned)
+    probed = probe_all(config.evaluation, config.seed, aligned)
+    found = results(probed, {name: each[SCORE] for name, each in aligned.items()}, config.seed)  # new minus old
     auc = {
         kind: {
             label: {
@@ -129,24 +133,6 @@ def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> d
         for kind, labels in found.differences["old"].items()
     }
     return {"auc": auc, "counts": count_rows(aligned["new"])}
-
-
-def _results(config: DriftConfig, aligned: dict[str, dict[str, Aligned]]) -> Results:
-    """Fit all probes, one task each; `differences["old"]` is new minus old."""
-    probe = ray.remote(num_cpus=1)(fit_and_score)
-    names = list(aligned["new"][FIT].labels)
-    tasks = {}
-    for side, kind, label in itertools.product(aligned, config.evaluation.kinds, names):
-        fit, score = aligned[side][FIT], aligned[side][SCORE]
-        tasks[side, kind, label] = probe.remote(
-            kind, fit.vectors, fit.labels[label], fit.users, score.vectors, score.labels[label],
-            config.evaluation, config.seed, 1, label=label,
-        )  # fmt: skip
-    probed = {
-        (side, kind): {label: ray.get(tasks[side, kind, label]) for label in names}
-        for side, kind in itertools.product(aligned, config.evaluation.kinds)
-    }
-    return results(probed, {name: each[SCORE] for name, each in aligned.items()}, config.seed)
 
 
 def _text(values: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from ray_ggsm.evaluation.config import Kind, ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import Aligned, align_all, check_disjoint, read_labels
-from ray_ggsm.evaluation.mask_pictures import curve, opening
+from ray_ggsm.evaluation.mask_pictures import Opening, curve, opening
 from ray_ggsm.evaluation.probes import ProbeResult, fit_and_score
 from ray_ggsm.evaluation.report import Report, write_report
 from ray_ggsm.evaluation.results import Results, by_label, results
@@ -111,7 +111,7 @@ def tabular_rows(location: str) -> pa.Table:
 def _compare(
     experiment: Experiment, place: Places, prepared: dict[str, Any], vectors: dict[str, dict[str, Aligned]]
 ) -> dict[str, Any]:
-    probed = probe_all(experiment, vectors)
+    probed = probe_all(experiment.evaluation, experiment.seed, vectors)
     test = {name: stages_of[SCORE] for name, stages_of in vectors.items()}
     found = results(probed, test, experiment.seed)
     values = by_label(found, probed)
@@ -125,10 +125,7 @@ def _compare(
 def _report(
     experiment: Experiment, place: Places, prepared: dict[str, Any], found: Results, test: dict[str, Aligned]
 ) -> Report:
-    groups: dict[str, list[str]] = {}
-    for name, label in experiment.data.labels.items():
-        groups.setdefault(label.group, []).append(name)
-    log, slots = storage.read_json(place["train"].path("log.json")), place["train"].path("mask.json")
+    log = storage.read_json(place["train"].path("log.json"))
     config_file = place["evaluate"].path("config.yaml")
     config = yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     storage.write_text(config_file, config)
@@ -136,7 +133,7 @@ def _report(
         title=experiment.name,
         auc=found.auc,
         differences=found.differences,
-        groups={group: tuple(names) for group, names in groups.items()},
+        groups=experiment.data.label_groups(),
         rows=prepared["rows"],
         label_rates=prepared["label_rates"],
         command=f"python jobs/quickstart.py --config {config_file}",
@@ -150,12 +147,20 @@ def _report(
             if (points := curve(log, key))
         },
         attention=attention_picture(experiment),
-        mask=opening(log, storage.read_json(slots) if storage.exists(slots) else None),
+        mask=opening_of(place["train"]),
         health={name: vector_health(test[name].vectors) for name in ("encoder", "untrained")},
         seconds=_seconds(experiment, place),
         config=config,
         digests={s.name: s.location for s in place.values()},
         notes=tuple(experiment.notes),
+    )
+
+
+def opening_of(train: Stage) -> Opening:
+    """How the mask opened in a finished train stage."""
+    slots = train.path("mask.json")
+    return opening(
+        storage.read_json(train.path("log.json")), storage.read_json(slots) if storage.exists(slots) else None
     )
 
 
@@ -170,17 +175,23 @@ def _seconds(experiment: Experiment, place: Places) -> dict[str, float]:
 
 
 def probe_all(
-    experiment: Experiment, vectors: dict[str, dict[str, Aligned]]
+    config: ProbeConfig, seed: int, vectors: dict[str, dict[str, Aligned]]
 ) -> dict[tuple[str, Kind], dict[str, ProbeResult]]:
-    """All probes of all tables, one task each over shared matrices: (table, kind) -> label -> result."""
-    config, seed = experiment.evaluation, experiment.seed
+    """All probes of all tables, one task each over shared matrices: (table, kind) -> label -> result.
+
+    Args:
+        config: probe settings.
+        seed: of folds and LightGBM.
+        vectors: table -> FIT and SCORE -> rows; all with the same labels.
+    """
+    names = list(next(iter(vectors.values()))[FIT].labels)
     tasks: dict[tuple[str, str, str], Any] = {}
     for name, each in vectors.items():
         fit, score = each[FIT], each[SCORE]
         _, user_N = np.unique(fit.users, return_inverse=True)  # numbers are shared too; strings each task would copy
         shared = [ray.put(x) for x in (fit.vectors, user_N, score.vectors)]
         slow_first = sorted(config.kinds)  # LightGBM before linear, so that no core waits long at the end
-        for kind, label in itertools.product(slow_first, experiment.data.labels):
+        for kind, label in itertools.product(slow_first, names):
             labels = (fit.labels[label], score.labels[label])
             tasks[name, kind, label] = _probe.remote(kind, label, *shared, *labels, config, seed)
     waiting = list(tasks.values())
@@ -189,7 +200,7 @@ def probe_all(
         if done % 9 == 0 or not waiting:
             print(f"{bar(done / len(tasks))} {done}/{len(tasks)} probes", flush=True)
     return {
-        (name, kind): {label: ray.get(tasks[name, kind, label]) for label in experiment.data.labels}
+        (name, kind): {label: ray.get(tasks[name, kind, label]) for label in names}
         for name, kind in itertools.product(vectors, config.kinds)
     }
 

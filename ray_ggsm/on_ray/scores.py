@@ -42,7 +42,7 @@ def score_test_rows(experiment: Experiment, what: Vectors, kind: Kind) -> Scores
         vectors = {s: _vectors(experiment, what, labels[s], s) for s in (FIT, SCORE)}
         check_disjoint(vectors[FIT], vectors[SCORE], FIT, SCORE)
         test = vectors[SCORE]
-        probed = probe_all(experiment.model_copy(update={"evaluation": probes}), {what: vectors})[what, kind]
+        probed = probe_all(probes, experiment.seed, {what: vectors})[what, kind]
         columns = {"user_id": pa.array(test.users.astype(str))}
         for label, result in probed.items():
             columns |= {f"label.{label}": pa.array(test.labels[label]), f"score.{label}": pa.array(result.scores)}

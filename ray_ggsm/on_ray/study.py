@@ -18,14 +18,14 @@ from pydantic import Field
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, digest, load
 from ray_ggsm.evaluation.config import Kind
-from ray_ggsm.evaluation.mask_pictures import curve, opening
+from ray_ggsm.evaluation.mask_pictures import curve
 from ray_ggsm.evaluation.study import Scores, headline, markdown, study_summary
 from ray_ggsm.evaluation.study_report import StudyReport, render
-from ray_ggsm.experiment import Experiment, Stage, stages
-from ray_ggsm.on_ray.attention import attention, attention_picture
+from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.on_ray.attention import attention, attention_picture, check_stage
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.evaluate import check_config
+from ray_ggsm.on_ray.evaluate import check_config, opening_of
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.scores import score_test_rows
 from ray_ggsm.on_ray.train import train
@@ -84,12 +84,12 @@ def study(config: StudyConfig) -> dict[str, Any]:
     _check(config)
     runs = {
         (variant, seed): config.experiment(variant, seed) for seed in config.seeds for variant in config.variants
-    }  # whole comparisons, seed by seed; and a mistake shows before the first one trains
+    }  # whole comparisons, seed by seed
     first = next(iter(runs.values()))
-    check_config(first)
     found: dict[str, dict[int, Scores]] = {}
     with connected(first):
-        prepare(first)
+        for experiment in {stages(e)["prepare"].location: e for e in runs.values()}.values():
+            prepare(experiment)
         for name, seed, scores in _all_runs(config, runs):
             found.setdefault(name, {})[seed] = scores
         for baseline in config.baselines:
@@ -105,9 +105,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
 def _write(config: StudyConfig, summary: dict[str, Any], place: str) -> None:
     """study.json, study.md, config.yaml and study.html."""
     first = config.experiment(config.reference, config.seeds[0])
-    groups: dict[str, list[str]] = {}
-    for name, label in first.data.labels.items():
-        groups.setdefault(label.group, []).append(name)
+    groups = first.data.label_groups()
     values = config.model_dump(mode="json")
     storage.write_json(storage.join(place, "study.json"), {"config": values, **summary})
     text = f"# {config.name}\n\n{headline(summary)}\n\n{markdown(summary, groups)}"
@@ -124,7 +122,7 @@ def _write(config: StudyConfig, summary: dict[str, Any], place: str) -> None:
         command=f"python jobs/study.py --config {storage.join(place, 'config.yaml')}",
         config=written,
         loss={name: curves for name, each in logs.items() if all(curves := [curve(log, "loss") for log in each])},
-        masks={name: opening(each[0], _slots(trained[name][0]["train"])) for name, each in logs.items() if each[0]},
+        masks={name: opening_of(trained[name][0]["train"]) for name, each in logs.items() if each[0]},
         attention={name: figure for name in config.attention if (figure := attention_picture(runs[name][0]))},
         digests={
             f"{name}, seed {experiment.seed}": stages(experiment)["embed"].location.rsplit("/", 1)[-1]
@@ -135,11 +133,6 @@ def _write(config: StudyConfig, summary: dict[str, Any], place: str) -> None:
     )
     storage.write_text(storage.join(place, "study.html"), render(report))
     print(f"\n{text}\nstudy: {storage.join(place, 'study.html')}", flush=True)
-
-
-def _slots(train: Stage) -> dict[str, Any] | None:
-    file = train.path("mask.json")
-    return storage.read_json(file) if storage.exists(file) else None
 
 
 def preview(config: StudyConfig) -> str:
@@ -165,9 +158,16 @@ def _check(config: StudyConfig) -> None:
                 raise InputError(
                     f"questions[{position}]: '{name}' is not in the results, which are {', '.join(_names(config))}"
                 )
+    if len(_names(config)) < 2:
+        raise InputError("variants: there is nothing to compare; name a second variant, or a baseline")
     others = {*config.baselines, *(f"{name} + hand-crafted" for name in config.joined)}
     if taken := others & config.variants.keys():
         raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; give another")
+    for variant, seed in itertools.product(config.variants, config.seeds):  # before anything trains
+        experiment = config.experiment(variant, seed)
+        check_config(experiment)
+        if variant in config.attention:
+            check_stage(experiment)
 
 
 def _names(config: StudyConfig) -> list[str]:
@@ -196,10 +196,9 @@ def _in_parallel(
     there, needed = ray.cluster_resources().get("CPU", 0), config.parallel * _cpus(config)
     if there < needed:
         print(
-            f"study: {config.parallel} runs at a time want {needed} CPUs, and the cluster has {there:.0f} now: unless"
-        )
-        print(
-            "it grows, runs wait for each other, in the worst case for ever; make `parallel` smaller then", flush=True
+            f"study: {config.parallel} runs at a time want {needed} CPUs, and the cluster has {there:.0f}: unless it "
+            "grows, they wait for each other, in the worst case for ever; make `parallel` smaller then",
+            flush=True,
         )
     task = ray.remote(num_cpus=0)(_group)  # it waits for its own workers, which ask for cores and GPUs themselves
     begun = [task.remote(config, group) for group in itertools.islice(waiting, config.parallel)]

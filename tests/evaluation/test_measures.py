@@ -62,6 +62,11 @@ def test_map_keeps_rows_and_labels_together() -> None:
     assert abs(np.corrcoef(found.points[:, 0], found.labels["side"])[0, 1]) > 0.99
 
 
+def test_a_collapsed_encoder_has_a_map() -> None:
+    found = user_map(np.full((9, 4), 0.5, np.float32), {}, seed=0)
+    assert (found.variance, np.ptp(found.points)) == (0, 0)
+
+
 def test_results_are_those_of_their_parts(labels: dict) -> None:
     draw = np.random.default_rng(4)
     test = Aligned(np.zeros((N, 1), np.float32), labels, np.arange(N).astype(str), 0, 0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.comparison import holm
 from ray_ggsm.evaluation.study import Scores, findings, headline, markdown, pair_of, ranked, study_summary
 
@@ -78,5 +79,5 @@ def test_markdown(summary: dict) -> None:
 def test_other_rows_are_refused() -> None:
     mine, other = scores(0, 1.0), scores(0, 1.0)
     turned = Scores(other.users[::-1], other.labels, other.scores)
-    with pytest.raises(AssertionError, match="same rows"):
+    with pytest.raises(InputError, match="not all have the same test rows"):
         study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100, "linear")

@@ -75,3 +75,4 @@ def test_smoothing_keeps_a_line_and_averages_seeds() -> None:
     assert found[0] == (1, 1.0)
     assert found[-1] == (39, 77.0)
     assert smoothed([[(3, 1.5)]]) == [(3, 1.5)]
+    assert smoothed([[(1, 1.0), (2, 3.0)], [(1, 2.0)]]) == [(1, 1.5)]

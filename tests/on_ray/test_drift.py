@@ -122,10 +122,13 @@ def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, caps
     new = publish(tmp_path / "new", VECTORS[10:], USERS[10:])
     file = tmp_path / "drift.yaml"
     file.write_text(yaml.safe_dump(config(new).model_dump(mode="json")))
+    more = pq.read_table(labels["fit"])
+    pq.write_table(more.append_column("more", pa.array([True] * len(more))), tmp_path / "other.parquet")
     for settings, sentence in (
         ([], "probe labels: 10 of 200 rows have no row in probe vectors ('embedding' of new)"),
         (["new.instruction=spend"], "has no row of 'spend'; there is 'default'"),
         ([f"labels.fit={tmp_path}/none.parquet"], "no label table here"),
+        ([f"labels.score={tmp_path}/other.parquet"], "'more' is a label of only one of"),
         (["neighbors=3"], "unknown key; did you mean 'neighbours'?"),
     ):
         arguments = ["--config", str(file), *(part for s in settings for part in ("--set", s))]

@@ -52,6 +52,20 @@ def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -
     assert all("Who differs from whom" in page.read_text() for page in pages)
 
 
+def test_variants_with_other_data(config: Callable[..., StudyConfig], tmp_path: Path) -> None:
+    """Each is prepared; what changes the test rows cannot be compared, and that is said."""
+    variants = {"ggsm": {}, "fewer": {"data.stages.test.users": "train", "data.stages.probe.users": "test"}}
+    settings = {"training.steps": 1}
+    with pytest.raises(InputError, match="variants: not all have the same test rows and labels"):
+        study(config(variants=variants, settings=settings, baselines=(), output=str(tmp_path / "out")))
+    assert len(list((tmp_path / "out").glob("prepare-*/stage.json"))) == 2
+
+
+def test_nothing_to_compare(config: Callable[..., StudyConfig]) -> None:
+    with pytest.raises(InputError, match="variants: there is nothing to compare"):
+        preview(config(baselines=()))
+
+
 def test_questions_about_unknown_names(config: Callable[..., StudyConfig]) -> None:
     with pytest.raises(InputError, match=r"questions\[0\]: 'x' is not in the results, which are ggsm, hand-crafted"):
         study(config(questions=(("ggsm", "x"),)))

@@ -3,6 +3,8 @@
 Legend: N users, D width.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,22 +44,18 @@ class Side:
         """The version that is compared."""
         return self.table.version if self.config.version is None else self.config.version
 
-    def read(self, columns: list[str], user_ids: pa.Array | None = None) -> pa.Table:
+    def read(
+        self, columns: list[str], user_ids: pa.Array | None = None, buckets: Collection[int] | None = None
+    ) -> pa.Table:
         """Rows of the instruction and moment, with these columns and `instruction`."""
-        c = self.config
-        rows = self.table.read(version=c.version, as_of=c.as_of, user_ids=user_ids, columns=[*columns, "instruction"])
+        c, names = self.config, [*columns, "instruction"]
+        rows = self.table.read(version=c.version, as_of=c.as_of, user_ids=user_ids, columns=names, buckets=buckets)
         return rows.filter(pc.equal(rows["instruction"], c.instruction))
 
-    def users(self) -> pa.Array:
-        """Everybody who has a row.
-
-        Raises:
-            InputError: nobody has one.
-        """
-        users = self.read(["user_id"])["user_id"].combine_chunks().unique()
-        if not len(users):
-            raise InputError(self._nobody())
-        return users
+    def users(self, part: int, parts: int) -> pa.Array:
+        """Everybody of one part who has a row; `parts` divides the table's number of buckets."""
+        mine = range(part, self.table.buckets, parts)
+        return self.read(["user_id"], buckets=mine)["user_id"].combine_chunks().unique()
 
     def vectors(self, users: pa.Array) -> tuple[np.ndarray, list[str]]:
         """One vector per user, (N, D) float32 in the order of `users`, and the digests of the encoders that made them.
@@ -86,14 +84,18 @@ class Side:
         """The table and version, for people."""
         return f"{self.table.location} version {self.version}"
 
-    def _nobody(self) -> str:
+    def nobody(self) -> InputError:
+        """What to say when the instruction and moment have no row."""
         rows = self.table.read(version=self.config.version, columns=["instruction", "as_of"])
         if self.config.instruction not in (found := rows["instruction"].unique().to_pylist()):
             names = ", ".join(f"'{name}'" for name in sorted(found)) or "no rows at all"
-            return f"{self.name}.instruction: {self.where} has no row of '{self.config.instruction}'; there is {names}"
+            wanted = f"'{self.config.instruction}'"
+            return InputError(f"{self.name}.instruction: {self.where} has no row of {wanted}; there is {names}")
         moments = [moment.isoformat() for moment in sorted(rows["as_of"].unique().to_pylist(), reverse=True)]
         shown = ", ".join(moments[:3]) + (f" and {len(moments) - 3} earlier ones" if len(moments) > 3 else "")
-        return f"{self.name}.as_of: {self.where} has no row of {self.config.as_of}; there are rows of {shown}"
+        return InputError(
+            f"{self.name}.as_of: {self.where} has no row of {self.config.as_of}; there are rows of {shown}"
+        )
 
 
 def opened(name: str, config: SideConfig) -> Side:
@@ -120,16 +122,27 @@ class Shared:
 def shared(old: Side, new: Side, sample: int) -> Shared:
     """The users of both sides; of more than `sample` those with the smallest hashes, the same people every time.
 
+    Part by part of both tables, so that memory does not grow with them.
+
     Raises:
-        InputError: fewer than two users are on both sides.
+        InputError: a side has nobody, or fewer than two users are on both sides.
     """
-    of_old, of_new = old.users(), new.users()
-    both = of_old.filter(pc.is_in(of_old, value_set=of_new))
-    if len(both) < 2:
+    parts = math.gcd(old.table.buckets, new.table.buckets)
+    in_old = in_new = in_both = 0
+    kept = pa.array([], pa.string())
+    for part in range(parts):
+        of_old, of_new = old.users(part, parts), new.users(part, parts)
+        both = of_old.filter(pc.is_in(of_old, value_set=of_new))
+        in_old, in_new, in_both = in_old + len(of_old), in_new + len(of_new), in_both + len(both)
+        kept = pa.concat_arrays([kept, both])
+        kept = kept.take(pa.array(np.argsort(keys(kept), kind="stable")[:sample]))
+    for side, count in ((old, in_old), (new, in_new)):
+        if not count:
+            raise side.nobody()
+    if in_both < 2:
         raise InputError(
-            f"old and new have {len(both) or 'no'} user in common ({len(of_old):,} in {old.where}, {len(of_new):,} in "
+            f"old and new have {in_both or 'no'} user in common ({in_old:,} in {old.where}, {in_new:,} in "
             f"{new.where}); are they about the same people?"
         )
-    users = both.take(pa.array(np.argsort(keys(both), kind="stable")[:sample]))
-    only = {"old_only": len(of_old) - len(both), "new_only": len(of_new) - len(both)}
-    return Shared(users, {**only, "both": len(both), "compared": len(users)})
+    only = {"old_only": in_old - in_both, "new_only": in_new - in_both}
+    return Shared(kept, {**only, "both": in_both, "compared": len(kept)})

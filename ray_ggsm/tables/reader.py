@@ -4,7 +4,7 @@ Legend: N rows, D width.
 """
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class EmbeddingTable:
         as_of: Moment | None = None,
         user_ids: Sequence[str] | pa.Array | None = None,
         columns: Sequence[str] | None = None,
+        buckets: Collection[int] | None = None,
     ) -> pa.Table:
         """Rows, sorted by bucket, user, as_of and instruction.
 
@@ -61,6 +62,8 @@ class EmbeddingTable:
             as_of: only rows of this moment: a datetime, a date or an ISO string, in UTC unless it says otherwise.
             user_ids: only rows of these users; reads little more than their rows. Users without rows are left out.
             columns: names out of SCHEMA, in this order; None: all.
+            buckets: only rows of these, each in [0, `self.buckets`): a table larger than memory is read part by part,
+                and all rows of a user are in one part.
 
         Raises:
             InputError: no such version or column, or a file of the version is missing or damaged.
@@ -68,7 +71,8 @@ class EmbeddingTable:
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
-        files, users = self.data_files(version), None
+        files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
+        users = None
         if user_ids is not None:
             of_bucket = _by_bucket(_strings(user_ids), self.buckets)
             files = [file for file in files if file.bucket in of_bucket]

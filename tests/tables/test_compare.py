@@ -40,6 +40,17 @@ def test_users_of_both_sides_and_the_same_sample_every_time(table: str) -> None:
     assert few.counts == {"old_only": 20, "new_only": 10, "both": 20, "compared": 7}
 
 
+def test_other_numbers_of_buckets(tmp_path) -> None:
+    sides = []
+    for name, names, buckets in (("old", range(40), 6), ("new", range(25, 70), 4)):
+        location = str(tmp_path / name)
+        put(location, rows([f"u{i}" for i in names], instruction="default"), "r0", buckets=buckets)
+        sides.append(opened(name, SideConfig(table=location)))
+    found = shared(*sides, 1000)
+    assert found.counts == {"old_only": 25, "new_only": 30, "both": 15, "compared": 15}
+    assert sorted(found.users.to_pylist()) == [f"u{i}" for i in range(25, 40)]
+
+
 def test_the_newest_row_of_each_user_or_that_of_a_moment(table: str) -> None:
     users = pa.array(["u31", "u12", "u40"])
     places = [int(user[1:]) - 10 for user in users.to_pylist()]
@@ -64,7 +75,7 @@ def test_the_newest_row_of_each_user_or_that_of_a_moment(table: str) -> None:
 )
 def test_what_is_not_there(table: str, config: dict, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        opened("new", SideConfig(**{"table": table, **config})).users()
+        shared(opened("old", SideConfig(table=table)), opened("new", SideConfig(**{"table": table, **config})), 10)
 
 
 def test_nobody_in_common(table: str, tmp_path) -> None:

@@ -74,6 +74,16 @@ def test_look_up_equals_filter(tmp_path_factory, names, data):
     assert all(wanted[row["user_id"]] == row for row in found.to_pylist())
 
 
+def test_part_by_part(tmp_path):
+    location = str(tmp_path / "users")
+    put(location, pa.concat_tables([rows(50), rows(50, seed=1, instruction="churn")]), "r0")
+    table = open_table(location)
+    parts = [table.read(buckets=[bucket]) for bucket in range(table.buckets)]
+    assert pa.concat_tables(parts).equals(table.read())
+    of_part = [set(part["user_id"].to_pylist()) for part in parts]
+    assert sum(map(len, of_part)) == len(set.union(*of_part)) == 50
+
+
 def test_look_up_reads_few_bytes(tmp_path, monkeypatch):
     """One user per 10,000, as 1,000 out of 10 million; every byte counts, footers too."""
     location, N = str(tmp_path / "users"), 60_000

@@ -16,7 +16,7 @@ class LinearConfig(Config):
     """Inverse L2 penalties C to choose from; smaller is simpler."""
     max_iterations: int = Field(300, ge=1)
     """Most L-BFGS iterations of one fit."""
-    tolerance: float = Field(1e-3, gt=0)
+    tolerance: float = Field(1e-4, gt=0)
     """Largest gradient component at which L-BFGS stops."""
 
 

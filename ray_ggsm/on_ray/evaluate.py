@@ -5,6 +5,7 @@ trained encoder's vectors joined with them.
 """
 
 import itertools
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -185,6 +186,7 @@ def probe_all(
         vectors: table -> FIT and SCORE -> rows; all with the same labels.
     """
     names = list(next(iter(vectors.values()))[FIT].labels)
+    probe = _probe.options(num_cpus=_cpus_per_core())  # each has its own copy of the rows: no more at once than cores
     tasks: dict[tuple[str, str, str], Any] = {}
     for name, each in vectors.items():
         fit, score = each[FIT], each[SCORE]
@@ -193,7 +195,7 @@ def probe_all(
         slow_first = sorted(config.kinds)  # LightGBM before linear, so that no core waits long at the end
         for kind, label in itertools.product(slow_first, names):
             labels = (fit.labels[label], score.labels[label])
-            tasks[name, kind, label] = _probe.remote(kind, label, *shared, *labels, config, seed)
+            tasks[name, kind, label] = probe.remote(kind, label, *shared, *labels, config, seed)
     waiting = list(tasks.values())
     for done in range(1, len(tasks) + 1):
         _, waiting = ray.wait(waiting)
@@ -205,7 +207,14 @@ def probe_all(
     }
 
 
-@ray.remote(num_cpus=1)
+def _cpus_per_core() -> int:
+    """Logical CPUs that stand for one core here: more than one on a laptop whose cluster claims more than it has."""
+    here = ray.get_runtime_context().get_node_id()
+    (claimed,) = (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, int(claimed / (os.cpu_count() or 1)))
+
+
+@ray.remote
 def _probe(
     kind: Kind,
     label: str,

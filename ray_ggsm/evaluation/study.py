@@ -7,7 +7,7 @@ Shapes: N test rows.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,7 +40,8 @@ def study_summary(
     reference: str,
     resamples: int,
     kind: Kind,
-    questions: Sequence[tuple[str, str]] = (),
+    questions: Sequence[tuple[str, str]],
+    encoders: Collection[str],
 ) -> dict[str, Any]:
     """Values for JSON: per variant its AUCs, against the reference, the questions, and the matrix of all pairs.
 
@@ -50,6 +51,7 @@ def study_summary(
         resamples: of the users, the same draws for all runs.
         kind: the probe that scored.
         questions: pairs of variants; their p values are corrected for these pairs alone (Holm).
+        encoders: the variants whose vectors are an encoder's alone.
 
     Raises:
         InputError: runs were scored on different rows.
@@ -65,6 +67,7 @@ def study_summary(
         "reference": reference,
         "resamples": resamples,
         "probe": kind,
+        "encoders": [name for name in runs if name in encoders],
         "rows": len(next(iter(next(iter(runs.values())).values())).users),
         "variants": {
             name: {
@@ -117,23 +120,32 @@ def ranked(summary: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def headline(summary: Mapping[str, Any]) -> str:
     """What to ship, in one sentence: the highest mean AUC, and what cannot be told apart from it."""
-    best, values = ranked(summary)[0]
-    even = [name for name, _ in ranked(summary)[1:] if pair_of(summary, best, name)["p"] >= LEVEL]
-    text = f"{best} has the highest mean AUC, {values['auc'][MEAN]:.4f}"
-    if not even:
-        return f"{text}, and is above all {len(summary['variants']) - 1} others by more than chance."
-    if len(even) == len(summary["variants"]) - 1:
-        return f"{text}, but nothing here can be told apart from it."
-    return f"{text}; chance may explain what is between it and {_listed(even)}."
+    return _highest(summary, [name for name, _ in ranked(summary)])
 
 
 def findings(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence for every question, and one for the matrix."""
+    """A sentence for every question, one for the matrix, and one for the encoders where the headline has another."""
+    everything = [name for name, _ in ranked(summary)]
+    encoders = [name for name in everything if name in summary["encoders"]]
     told = [_answer(question) for question in summary["questions"]]
+    if everything[0] not in encoders and len(encoders) > 1:
+        told.insert(0, f"Of the encoders alone, {_highest(summary, encoders)}")
     found = sum(pair["p"] < LEVEL for pair in summary["pairs"])
     pairs = len(summary["pairs"])
     told.append(f"Of all {pairs} pairs, {found} differ by more than chance (p < {LEVEL} after Holm over all pairs).")
     return [f"- {sentence}" for sentence in told]
+
+
+def _highest(summary: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of these names, which are ranked, and the others that cannot be told apart from it."""
+    best, *others = names
+    even = [name for name in others if pair_of(summary, best, name)["p"] >= LEVEL]
+    text = f"{best} has the highest mean AUC, {summary['variants'][best]['auc'][MEAN]:.4f}"
+    if not even:
+        return f"{text}, and is above all {len(others)} others by more than chance."
+    if len(even) == len(others):
+        return f"{text}, but none of the others can be told apart from it."
+    return f"{text}; chance may explain what is between it and {_listed(even)}."
 
 
 def pair_of(summary: Mapping[str, Any], first: str, second: str) -> dict[str, float]:

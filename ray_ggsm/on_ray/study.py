@@ -96,7 +96,9 @@ def study(config: StudyConfig) -> dict[str, Any]:
             found[baseline] = {0: score_test_rows(first, baseline, config.probe)}
         for variant in config.attention:
             attention(runs[variant, config.seeds[0]])
-    summary = study_summary(found, config.reference, config.resamples, config.probe, config.questions)
+    summary = study_summary(
+        found, config.reference, config.resamples, config.probe, config.questions, config.variants.keys()
+    )
     place = storage.join(config.output, f"study-{digest(config)}")
     _write(config, summary, place)
     return summary

@@ -27,7 +27,8 @@ def summary() -> dict:
         "same": {seed: scores(seed + 10, 0.5) for seed in (0, 1, 2)},
         "baseline": {0: scores(0, 0.51)},
     }
-    return study_summary(runs, "plain", 200, "linear", [("good", "plain"), ("same", "plain")])
+    questions = [("good", "plain"), ("same", "plain")]
+    return study_summary(runs, "plain", 200, "linear", questions, ["good", "plain", "same"])
 
 
 def test_means_and_pairs(summary: dict) -> None:
@@ -66,7 +67,15 @@ def test_words_follow_the_numbers(summary: dict) -> None:
     assert same.startswith("- same cannot be told apart from plain: ")
     assert "Of all 6 pairs, 3 differ" in matrix
     level = {**summary, "pairs": [{**pair, "p": 1.0} for pair in summary["pairs"]]}
-    assert headline(level).endswith("but nothing here can be told apart from it.")
+    assert headline(level).endswith("but none of the others can be told apart from it.")
+
+
+def test_the_best_encoder_is_named_where_other_vectors_are_above_it(summary: dict) -> None:
+    others = {**summary, "encoders": ["plain", "same"]}
+    first, *_ = findings(others)
+    assert first.startswith("- Of the encoders alone, ")
+    assert first.endswith("but none of the others can be told apart from it.")
+    assert {"plain", "same"} & set(first.split())
 
 
 def test_markdown(summary: dict) -> None:
@@ -80,4 +89,4 @@ def test_other_rows_are_refused() -> None:
     mine, other = scores(0, 1.0), scores(0, 1.0)
     turned = Scores(other.users[::-1], other.labels, other.scores)
     with pytest.raises(InputError, match="not all have the same test rows"):
-        study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100, "linear")
+        study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100, "linear", [], ["x", "y"])

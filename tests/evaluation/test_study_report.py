@@ -25,7 +25,8 @@ def summary() -> dict:
         return Scores(np.arange(N), labels, {name: own.normal(size=N) + strength * labels[name] for name in labels})
 
     runs = {f"v<{n}>": {seed: drawn(10 * n + seed, n) for seed in range(2)} for n in range(3)}
-    return study_summary({**runs, "base": {0: drawn(99, 1)}}, "v<0>", 100, "linear", [("v<2>", "v<0>")])
+    questions = [("v<2>", "v<0>")]
+    return study_summary({**runs, "base": {0: drawn(99, 1)}}, "v<0>", 100, "linear", questions, runs.keys())
 
 
 def report(summary: dict, **changes) -> StudyReport:

@@ -66,11 +66,13 @@ class EmbeddingTable:
                 and all rows of a user are in one part.
 
         Raises:
-            InputError: no such version or column, or a file of the version is missing or damaged.
+            InputError: no such version, column or bucket, or a file of the version is missing or damaged.
         """
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
+        if odd := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
+            raise InputError(f"{self.location}: no bucket {odd[0]}; there are 0 to {self.buckets - 1}")
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
         users = None
         if user_ids is not None:

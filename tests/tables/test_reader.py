@@ -82,6 +82,8 @@ def test_part_by_part(tmp_path):
     assert pa.concat_tables(parts).equals(table.read())
     of_part = [set(part["user_id"].to_pylist()) for part in parts]
     assert sum(map(len, of_part)) == len(set.union(*of_part)) == 50
+    with pytest.raises(InputError, match=rf"no bucket {table.buckets}; there are 0 to"):
+        table.read(buckets=[0, table.buckets])
 
 
 def test_look_up_reads_few_bytes(tmp_path, monkeypatch):

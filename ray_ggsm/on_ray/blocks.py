@@ -7,11 +7,10 @@ or to load. A staged file has one row group per bucket of the table, in which `b
     read (CPU tasks: columns, validation, content hashes) -> encode (actors) -> write (CPU tasks)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,8 +58,8 @@ class Job:
     modalities: tuple[str, ...]
     features: int
     store: Store
-    known: Any = None
-    """reference to rows that the table already has: `user_keys`, sorted, and their content hashes"""
+    known: Mapping[int, ray.ObjectRef] | None = None
+    """bucket -> reference to the `row_marks`, sorted, of the rows that the table already has; None: all are encoded"""
 
     def staged(self, block: int) -> str:
         """The staged file of a block, by number."""
@@ -146,16 +145,25 @@ def _instructed(rows: pa.Table, job: Job, name: str, text: str) -> pa.Table:
     said = [column for column in (*job.modalities, "tabular", "query") if column in rows.column_names]
     content_N = content_hashes(rows, said)
     instruction = pa.repeat(name, len(rows))
-    known_N = np.zeros(len(rows), dtype=bool)
-    if job.known is not None:
-        key_K, content_K = ray.get(job.known)
-        key_N = user_keys(rows["user_id"], instruction)
-        at_N = np.minimum(np.searchsorted(key_K, key_N), max(len(key_K) - 1, 0))
-        known_N = (key_K[at_N] == key_N) & (content_K[at_N] == content_N) if len(key_K) else known_N
+    known_N = _is_known(job, rows["user_id"], row_marks(rows["user_id"], instruction, content_N))
     columns = {"instruction": instruction, "content": pa.array(content_N), "is_known": pa.array(known_N)}
     for column, values in columns.items():
         rows = rows.append_column(f"row.{column}", values)
     return rows
+
+
+def _is_known(job: Job, user_id: pa.ChunkedArray, mark_N: np.ndarray) -> np.ndarray:
+    """Rows that the table already has, (N,) bool."""
+    known_N = np.zeros(len(mark_N), dtype=bool)
+    if job.known is None:
+        return known_N
+    bucket_N = bucket_of(user_id, job.buckets)
+    there = [int(bucket) for bucket in np.unique(bucket_N) if int(bucket) in job.known]
+    for bucket, mark_K in zip(there, ray.get([job.known[bucket] for bucket in there]), strict=True):
+        at = np.flatnonzero(bucket_N == bucket)
+        place = np.minimum(np.searchsorted(mark_K, mark_N[at]), len(mark_K) - 1)
+        known_N[at] = mark_K[place] == mark_N[at]
+    return known_N
 
 
 def _with_query(rows: pa.Table, text: str) -> pa.Table:
@@ -178,23 +186,25 @@ class _Encode:
         self.tokens = Counter("ray_ggsm_tokens", "Tokens that went through the encoder, without padding")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        size = self.job.experiment.embedding.rows_per_batch
-        before = self.embedder.tokens
-        parts = [self._staged(rows.slice(start, size)) for start in range(0, len(rows), size)]
+        size, before = self.job.experiment.embedding.rows_per_batch, self.embedder.tokens
+        fresh = rows.filter(pc.invert(rows["row.is_known"]))  # windows of rows to encode are full, however few they are
+        vectors = (vector for start in range(0, len(fresh), size) for vector in self.embedder(fresh.slice(start, size)))
+        parts = [self._staged(rows.slice(start, size), vectors) for start in range(0, len(rows), size)]
         schema = STAGED.append(pa.field("row.block", pa.int64()))
         table = pa.concat_tables([p.cast(schema) for p in parts]) if parts else schema.empty_table()
-        fresh, tokens = len(table) - table["embedding"].null_count, self.embedder.tokens - before
-        if fresh:
-            self.users.inc(fresh)
+        tokens = self.embedder.tokens - before
+        if len(fresh):
+            self.users.inc(len(fresh))
             self.tokens.inc(tokens)
         return table.append_column("row.tokens", pa.array([tokens] * len(table), pa.int64()))
 
-    def _staged(self, rows: pa.Table) -> pa.Table:
+    def _staged(self, rows: pa.Table, vectors: Iterator[np.ndarray]) -> pa.Table:
+        """Staged rows; those without a vector take the next of `vectors`."""
         fresh_N = ~rows["row.is_known"].to_numpy()
         template = self.embedder.encoder.template
         vector_ND = np.zeros((len(rows), self.embedder.encoder.width), dtype=np.float32)
-        if fresh_N.any():
-            vector_ND[fresh_N] = self.embedder(rows.filter(pa.array(fresh_N)))
+        for n in np.flatnonzero(fresh_N):
+            vector_ND[n] = next(vectors)
         events_N = kept_events(rows, template).sum(axis=0).astype(np.int32)
         content_N, keys_ = rows["row.content"].to_numpy(), (rows["user_id"], rows["as_of"])
         table = rows_to_table(*keys_, "", events_N, content_N, vector_ND, self.job.digest, self.job.run)
@@ -254,3 +264,10 @@ def user_keys(user_id: pa.Array | pa.ChunkedArray, instruction: pa.Array | pa.Ch
     """One number for a user and instruction, uint64 (N,)."""
     joined = pc.binary_join_element_wise(user_id, instruction, "\x00")
     return keys(joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined)
+
+
+def row_marks(
+    user_id: pa.Array | pa.ChunkedArray, instruction: pa.Array | pa.ChunkedArray, content_N: np.ndarray
+) -> np.ndarray:
+    """One number for a user, an instruction and what the row says, uint64 (N,)."""
+    return user_keys(user_id, instruction) ^ content_N.view(np.uint64)

@@ -5,8 +5,11 @@ The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file p
 removed when the version is published.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
@@ -102,7 +105,7 @@ def new_job(
     run: str,
     staging: str,
     buckets: int,
-    known: Any = None,
+    known: Mapping[int, ray.ObjectRef] | None = None,
 ) -> Job:
     """Everything that blocks need."""
     return Job(

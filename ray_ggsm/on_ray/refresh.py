@@ -5,6 +5,7 @@ was made for, and buckets without a change keep their file. Users who are no lon
 another encoder everybody is encoded again.
 """
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.embedding.embedder import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, RefreshConfig
-from ray_ggsm.on_ray.blocks import embed_blocks, user_keys
+from ray_ggsm.on_ray.blocks import embed_blocks, row_marks
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import check_place, connected
 from ray_ggsm.on_ray.embed import buckets_for, dead_letters, describe_encoder, modalities, new_job, said
@@ -126,20 +127,20 @@ def _comparable(previous: EmbeddingTable, described: dict[str, Any], config: Emb
     return said.get("encoder") == digest(described) and said.get("config", {}).get("mask") == config.mask
 
 
-def _known(previous: EmbeddingTable) -> Any:
-    """Keys, sorted, and contents of the rows that the table has, in shared memory; None: it has none."""
-    if not previous.files():
-        return None
-    parts = ray.get([_known_of_file.remote(file) for file in previous.files()])
-    key_N, content_N = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    order = np.argsort(key_N)
-    return ray.put((key_N[order], content_N[order]))
+def _known(previous: EmbeddingTable) -> dict[int, ray.ObjectRef]:
+    """Bucket -> reference to the `row_marks` of its rows; they stay in shared memory, 8 bytes each, off the driver."""
+    files: dict[int, list[str]] = defaultdict(list)
+    for file in previous.data_files():
+        files[file.bucket].append(storage.join(previous.location, file.path))
+    marked = {bucket: _marks.remote(mine) for bucket, mine in files.items()}
+    ray.get([rows for _, rows in marked.values()])  # a file that cannot be read ends the run here
+    return {bucket: marks for bucket, (marks, _) in marked.items()}
 
 
-@ray.remote(num_cpus=1)
-def _known_of_file(file: str) -> tuple[np.ndarray, np.ndarray]:
-    rows = scan.read_files([file], ["user_id", "instruction", "content"])
-    return user_keys(rows["user_id"], rows["instruction"]), rows["content"].to_numpy()
+@ray.remote(num_cpus=1, num_returns=2)
+def _marks(files: list[str]) -> tuple[np.ndarray, int]:
+    rows = scan.read_files(files, ["user_id", "instruction", "content"])
+    return np.sort(row_marks(rows["user_id"], rows["instruction"], rows["content"].to_numpy())), len(rows)
 
 
 def _snapshot(files: list[str]) -> list[tuple[str, int, str]]:

@@ -9,9 +9,9 @@ import datetime as dt
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema
@@ -23,6 +23,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.schema import SCHEMA
 
+T = TypeVar("T")
 PREFIX = "ray_ggsm."
 BUCKETS = "ray_ggsm.buckets"
 
@@ -35,6 +36,20 @@ def storage_options(location: str) -> dict[str, str]:
     return {"aws_conditional_put": "etag", "aws_allow_http": str(plain).lower()}
 
 
+def retried(work: Callable[[], T]) -> T:
+    """`storage.retried` for work of delta-rs, which tells some errors of the object store as errors of its own."""
+
+    def work_once() -> T:
+        try:
+            return work()
+        except DeltaError as error:
+            if "interacting with object store" not in str(error):
+                raise
+            raise OSError(line(error)) from error
+
+    return storage.retried(work_once)
+
+
 def find(location: str) -> DeltaTable | None:
     """The table at its newest version; None when there is none.
 
@@ -43,7 +58,7 @@ def find(location: str) -> DeltaTable | None:
     """
     location = storage.absolute(location)
     try:
-        table = storage.retried(lambda: DeltaTable(location, storage_options=storage_options(location)))
+        table = retried(lambda: DeltaTable(location, storage_options=storage_options(location)))
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
@@ -72,7 +87,7 @@ def load(location: str, version: int | None = None) -> DeltaTable:
     if not 0 <= version <= table.version():
         raise InputError(f"{location}: no version {version}; there are versions 0 to {table.version()}")
     try:
-        storage.retried(lambda: table.load_as_version(version))
+        retried(lambda: table.load_as_version(version))
     except (DeltaError, OSError) as error:
         raise InputError(f"{location}: version {version} cannot be opened ({line(error)})") from error
     return table

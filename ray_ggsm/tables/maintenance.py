@@ -73,7 +73,9 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
         raise InputError(f"retention: expected a number of hours, 0 or more, found {retention_hours}")
     table = delta.load(location)
     try:
-        return sorted(table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True))
+        return delta.retried(
+            lambda: sorted(table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True))
+        )
     except (DeltaError, OSError) as error:
         raise InputError(f"{location}: vacuum stopped ({delta.line(error)}); start it again") from error
 

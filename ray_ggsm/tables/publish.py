@@ -74,7 +74,7 @@ def publish(
         return 0 if table is None else table.version() + 1
 
     try:
-        return storage.retried(commit)
+        return delta.retried(commit)
     except (DeltaError, OSError) as error:
         raise InputError(
             f"{location}: run {run} could not commit; if another publisher was faster, start the run again on the "

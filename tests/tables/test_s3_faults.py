@@ -1,10 +1,11 @@
 """An object store that fails now and then changes nothing; one that refuses ends with a sentence."""
 
 import pytest
+from deltalake.exceptions import DeltaError
 
 from ray_ggsm import storage
 from ray_ggsm.cli import user_error
-from ray_ggsm.tables import maintenance, open_table
+from ray_ggsm.tables import delta, maintenance, open_table
 from tests.s3_server import faults
 from tests.tables.conftest import put, rows
 
@@ -23,6 +24,24 @@ def test_errors_slow_answers_and_dropped_connections(s3, s3_server):
         assert storage.read_text(f"{s3}/notes.txt") == "here"
     assert counts.keys() == {"error", "slow", "drop"}, "all faults were seen"
     assert len(open_table(s3).read()) == 40
+
+
+@pytest.mark.parametrize(
+    ("message", "repeated"), [("Error interacting with object store: body error", True), ("x", False)]
+)
+def test_what_the_log_repeats(message, repeated):
+    answers = iter([DeltaError(message), "done"])
+
+    def work():
+        if isinstance(answer := next(answers), DeltaError):
+            raise answer
+        return answer
+
+    if repeated:
+        assert delta.retried(work) == "done"
+    else:
+        with pytest.raises(DeltaError, match=message):
+            delta.retried(work)
 
 
 @pytest.mark.parametrize(("refusal", "step"), [("expired", "write"), ("expired", "read"), ("readonly", "write")])

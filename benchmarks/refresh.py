@@ -196,7 +196,7 @@ def journey_ratios(directory: str, users: int, only: list[str]) -> None:
         if bare:
             print(f"bare: {1 / bare:.1f} users/s; the refresh has {bare * users / first:.2f} of that", flush=True)
         if "plain" in only:
-            plain = journey.plain(128)
+            plain = journey.plain(1024)
             print(f"plain: {1 / plain:.1f} users/s; the refresh has {plain * users / first:.1f} x that", flush=True)
         if "workers" in only:
             one, two = journey.refresh("one", workers=1), journey.refresh("two", workers=2)

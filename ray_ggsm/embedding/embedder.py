@@ -78,7 +78,7 @@ class Embedder:
 
     def _vectors(self, length_B: np.ndarray, build: Callable[[np.ndarray], Batch], tower: Tower) -> np.ndarray:
         vector_BD = np.full((len(length_B), self.encoder.width), -np.inf, dtype=np.float32)
-        waiting = sorted(batches_by_length(length_B, self.tokens_per_batch), key=lambda batch: length_B[batch].max())
+        waiting = batches_by_length(length_B, self.tokens_per_batch)[::-1]
         with ThreadPoolExecutor(1) as pool:  # builds a batch while the device works on the one before
 
             def begin() -> tuple[np.ndarray, Future[Batch]] | None:

@@ -1,31 +1,36 @@
-"""Batches of like length under a token budget, so that little or nothing is computed for padding."""
+"""Batches of like length under a token budget, so that little is computed for padding."""
 
 import numpy as np
 
+START = 1 / 128
+"""What one more batch is taken to cost beside its tokens, in full batches: so much is padded before rows are split."""
+
 
 def batches_by_length(length_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-    """Indices of each batch; a batch's rows times its longest length stay within the budget.
+    """Indices of each batch, longest rows first; a batch's rows times its longest length stay within the budget.
 
-    Rows of equal length that fill at least a quarter of the budget are batches of their own: without padding, attention
-    needs no mask. The others share batches, longest first. A row longer than the budget is a batch of its own.
+    Of all ways to cut the rows, in order of length, where the length changes, the one with the fewest tokens, padding
+    and `START` of every batch included. A row longer than the budget is a batch of its own.
     """
+    if not len(length_N):
+        return []
     order = np.argsort(-length_N, kind="stable")
-    _, starts = np.unique(-length_N[order], return_index=True)
-    batches: list[np.ndarray] = []
-    others: list[np.ndarray] = []
-    for same in np.split(order, starts[1:]):
-        for batch in _cut(same, length_N, tokens_per_batch):
-            enough = 4 * len(batch) * length_N[batch[0]] >= tokens_per_batch
-            (batches if enough else others).append(batch)
-    return batches + _cut(np.concatenate([*others, order[:0]]), length_N, tokens_per_batch)
-
-
-def _cut(order: np.ndarray, length_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
-    """Consecutive batches from indices in falling order of length."""
-    batches: list[np.ndarray] = []
-    start = 0
-    while start < len(order):
-        rows = max(1, tokens_per_batch // max(int(length_N[order[start]]), 1))
-        batches.append(order[start : start + rows])
-        start += rows
+    _, first_U = np.unique(-length_N[order], return_index=True)
+    longest_U = np.maximum(length_N[order[first_U]], 1)
+    end_U = np.append(first_U, len(order))
+    start = START * tokens_per_batch
+    # cost_U[u]: of the rows from first_U[u] on; rows from u to before v share their batches
+    cost_U, next_U = np.zeros(len(first_U) + 1), np.zeros(len(first_U), dtype=int)
+    for u in range(len(first_U) - 1, -1, -1):
+        rows_V = end_U[u + 1 :] - first_U[u]
+        fit = max(1, tokens_per_batch // int(longest_U[u]))
+        cost_V = rows_V * longest_U[u] + start * -(-rows_V // fit) + cost_U[u + 1 :]
+        v = int(np.argmin(cost_V))
+        cost_U[u], next_U[u] = cost_V[v], u + 1 + v
+    batches, u = [], 0
+    while u < len(first_U):
+        rows = order[first_U[u] : end_U[next_U[u]]]
+        fit = max(1, tokens_per_batch // int(longest_U[u]))
+        batches += [rows[n : n + fit] for n in range(0, len(rows), fit)]
+        u = int(next_U[u])
     return batches

@@ -9,8 +9,8 @@ here was run at these sizes, or on a GPU. `docs/scale.md` shows the result with 
 import argparse
 from dataclasses import dataclass
 
-KEY_BYTES = 16
-"""A user's key and content hash, which a refresh holds in each node's shared memory."""
+MARK_BYTES = 8
+"""One hash of a user and what the row says, which a refresh holds in each node's shared memory."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def lines(options: argparse.Namespace, users: float, gpus: int) -> list[str]:
         f"{blocks:,.0f} / {buckets:,.0f}",
         f"{gets / 1e6:,.1f} M / {puts / 1e3:,.0f} k",
         f"${gets / 1e3 * o.get_price + puts / 1e3 * o.put_price:,.0f}",
-        f"{users * KEY_BYTES / 1e9:,.1f} GB",
+        f"{users * MARK_BYTES / 1e9:,.1f} GB",
         f"{users * o.changed / (per_gpu * gpus) / 3600:,.2f} h",
     ]
 
@@ -82,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     titles = [
         "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "blocks / buckets", "GET / PUT",
-        "requests", "keys per node", "nightly: encode",
+        "requests", "marks per node", "nightly: encode",
     ]  # fmt: skip
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for users in options.users:

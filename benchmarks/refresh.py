@@ -50,7 +50,7 @@ from ray_ggsm.on_ray.refresh import refresh
 from ray_ggsm.training.answers import render
 
 BLOCKS = 40
-"""Of a full refresh, at least; none has fewer than 500 rows."""
+"""Of a full refresh, or fewer: each has 500 rows at least."""
 
 
 class Journey:

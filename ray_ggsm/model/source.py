@@ -17,6 +17,7 @@ import torch
 import transformers
 from huggingface_hub.constants import HF_HOME
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ray_ggsm.config import Config, InputError, digest
@@ -45,7 +46,10 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
     where, keywords = _locate(config)
     if "gguf_file" not in keywords:
         return _load(config, where, dtype, keywords, use_safetensors=True)
-    unpacked = _unpacked(os.path.join(where, keywords["gguf_file"]), config, dtype)
+    file = os.path.join(where, keywords["gguf_file"])
+    if not os.path.isfile(file):
+        raise InputError(f"model '{config.name}': there is no file {file}")
+    unpacked = _unpacked(file, config, dtype)
     if os.path.isdir(unpacked):
         return _load(config, unpacked, dtype, {"trust_remote_code": False}, use_safetensors=True)
     model = _load(config, where, dtype, keywords, quantization_config=transformers.GgufConfig(dequantize=True))
@@ -65,7 +69,7 @@ def _load(
             model, report = transformers.AutoModel.from_pretrained(
                 where, config=model_config, dtype=dtype, output_loading_info=True, **keywords, **weights
             )
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError, SafetensorError) as error:
         raise InputError(f"model '{config.name}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:

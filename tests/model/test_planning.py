@@ -36,7 +36,6 @@ def test_no_way_to_cut_between_lengths_is_cheaper(lengths: list[int], times: int
 
     length_N = np.repeat(falling, times)
     batches = batches_by_length(length_N, budget)
-
     cheapest = min(cost(cuts) for cuts in product([False, True], repeat=len(falling) - 1))
     found = sum(len(batch) * length_N[batch].max() for batch in batches) + START * budget * len(batches)
     assert found <= cheapest + 1e-9

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 
+from ray_ggsm.config import InputError
 from ray_ggsm.model import source
 from ray_ggsm.model.source import PretrainedConfig, load_model, weights_digest
 
@@ -29,10 +30,21 @@ def test_a_gguf_file_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert source._unpacked(file, GGUF, torch.bfloat16) == str(kept)
     assert source._unpacked(file, GGUF, torch.float32) != str(kept)
     assert source._unpacked(file, GGUF.model_copy(update={"layers": 2}), torch.bfloat16) != str(kept)
-    link = tmp_path / "newer.gguf"
-    link.write_bytes(b"another file")
-    assert source._unpacked(str(link), GGUF, torch.bfloat16) != str(kept)
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"another file")
+    assert source._unpacked(str(other), GGUF, torch.bfloat16) != str(kept)
     assert os.stat(kept.parent).st_mode & 0o077 == 0, "for nobody else"
+
+
+def test_a_gguf_file_that_is_not_there_and_a_damaged_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"there is no file .*none\.gguf"):
+        load_model(PretrainedConfig(name=str(tmp_path / "none.gguf")), torch.float32)
+    monkeypatch.setattr(source, "HF_HOME", str(tmp_path))
+    load_model(GGUF, torch.float32)
+    (kept,) = (tmp_path / "ray_ggsm").iterdir()
+    (kept / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_model(GGUF, torch.float32)
 
 
 def test_a_home_that_takes_nothing_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

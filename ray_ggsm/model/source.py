@@ -70,7 +70,9 @@ def _load(
                 where, config=model_config, dtype=dtype, output_loading_info=True, **keywords, **weights
             )
     except (OSError, ImportError, ValueError, SafetensorError) as error:
-        raise InputError(f"model '{config.name}' cannot be loaded: {' '.join(str(error).split())[:400]}") from error
+        raise InputError(
+            f"model '{config.name}' cannot be loaded from {where}: {' '.join(str(error).split())[:400]}"
+        ) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise InputError(f"model '{config.name}' has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")

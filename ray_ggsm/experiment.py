@@ -18,7 +18,7 @@ from ray_ggsm import masks, storage
 from ray_ggsm.config import Config, InputError, digest
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.prepare import fingerprint
-from ray_ggsm.embedding.embedder import EmbeddingConfig
+from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.masks import MaskConfig, RecipeConfig

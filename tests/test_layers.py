@@ -70,3 +70,10 @@ def test_the_library_loads_without_ray() -> None:
     ]
     script = f"import sys, {', '.join(modules)}\nassert 'ray' not in sys.modules, 'Ray was loaded'"
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)
+
+
+def test_tasks_load_no_torch() -> None:
+    """Every worker process of a refresh imports these; torch would add seconds to the start of each."""
+    modules = ", ".join(f"ray_ggsm.on_ray.{name}" for name in ("blocks", "buckets", "marks", "texts"))
+    script = f"import sys, {modules}\nassert 'torch' not in sys.modules, 'torch was loaded'"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)

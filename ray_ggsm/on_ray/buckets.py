@@ -20,7 +20,8 @@ import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.on_ray.blocks import Job, user_keys
+from ray_ggsm.on_ray.blocks import Job
+from ray_ggsm.on_ray.marks import user_keys
 from ray_ggsm.on_ray.plan import THREADS, Block, read_footer
 from ray_ggsm.on_ray.run_report import RunReport
 from ray_ggsm.tables import gates, publish, scan

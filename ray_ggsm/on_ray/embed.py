@@ -5,20 +5,19 @@ The stage directory gets `table/` (a Delta table), `staging/blocks/` (one file p
 removed when the version is published.
 """
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ray
-
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
-from ray_ggsm.embedding.embedder import EmbeddingConfig
+from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.on_ray.blocks import Job, embed_blocks
+from ray_ggsm.on_ray.blocks import Job
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.on_ray.encode import embed_blocks
 from ray_ggsm.on_ray.events import EncodedEvents, encode_events
+from ray_ggsm.on_ray.marks import Marks
 from ray_ggsm.on_ray.plan import THREADS, plan, read_footer
 from ray_ggsm.on_ray.run_report import RunReport, reported
 from ray_ggsm.on_ray.stages import timed
@@ -55,7 +54,7 @@ def embed(experiment: Experiment, publish_anyway: str | None = None) -> str:
         report.version = publish.published_version(location, run)
         if report.version is None:
             with report.step("encode"):
-                report.encoded(embed_blocks(job, blocks, "embed"))
+                report.encoded(embed_blocks(job, experiment.ray, blocks, "embed"))
             with report.step("fill"):
                 staged = fill_buckets(job, blocks, location, experiment.publishing)
             with report.step("publish"):
@@ -105,11 +104,11 @@ def new_job(
     run: str,
     staging: str,
     buckets: int,
-    known: Mapping[int, ray.ObjectRef] | None = None,
+    known: Marks | None = None,
 ) -> Job:
     """Everything that blocks need."""
     return Job(
-        experiment, encoder, digest(described), run, staging, buckets,
+        experiment.embedding, experiment.data.max_text_length, encoder, digest(described), run, staging, buckets,
         tuple(modalities(described)), len(described["feature_names"]),
         events.store, known,
     )  # fmt: skip
@@ -123,7 +122,7 @@ def buckets_for(experiment: Experiment, rows: int) -> int:
 def dead_letters(job: Job) -> int:
     """Vectors that are missing for rejected rows, which count once per instruction."""
     files = storage.list_files(storage.join(job.staging, "dead_letters"), ".parquet")
-    each = len(job.experiment.embedding.instructions)
+    each = len(job.embedding.instructions)
     with ThreadPoolExecutor(THREADS) as pool:
         counts = [footer.num_rows for footer in pool.map(read_footer, files)]
     return sum(n * (each if f.endswith("-invalid.parquet") else 1) for f, n in zip(files, counts, strict=True))

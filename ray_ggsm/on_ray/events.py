@@ -11,13 +11,13 @@ from ray.data import ActorPoolStrategy
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.data.validate import invalid_utf8
 from ray_ggsm.experiment import Experiment, RayConfig, event_vectors
 from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
 from ray_ggsm.model.event_vectors import Store
 from ray_ggsm.on_ray.devices import actor_resources, device_of
-from ray_ggsm.on_ray.plan import Block, read_block
+from ray_ggsm.on_ray.plan import Block
+from ray_ggsm.on_ray.texts import distinct, unknown
 
 TEXTS_PER_BATCH = 2048
 
@@ -58,14 +58,14 @@ def encode_events(
     known = store.find(location, experiment.ray.cache_directory)
     described = ray.data.from_items([asdict(block) for block in blocks], override_num_blocks=max(len(blocks), 1))
     counted = described.map_batches(
-        _distinct, batch_format="pyarrow", batch_size=1, fn_args=[columns, known]
+        distinct, batch_format="pyarrow", batch_size=1, fn_args=[columns, known]
     ).materialize()
     events = found = 0
     for batch in counted.select_columns(["events", "found"]).iter_batches(batch_size=None, batch_format="numpy"):
         events, found = events + int(batch["events"].sum()), found + int(batch["found"].sum())
     before = len(known.open().key_N)
     if found < events:
-        texts = counted.map_batches(_unknown, batch_format="pyarrow")
+        texts = counted.map_batches(unknown, batch_format="pyarrow")
         # equal texts have equal keys, so after this shuffle each text is in one block only
         encoded = texts.repartition(experiment.ray.embed_workers * 2, keys=["key"]).map_batches(
             _Encode,
@@ -92,28 +92,6 @@ def _digest(config: EventEncoderConfig) -> str:
     import torch
 
     return EventEncoder(config, torch.device("cpu")).digest
-
-
-def _distinct(described: pa.Table, columns: Sequence[str], known: Store) -> pa.Table:
-    """Each text of a block once, with its key and how many events have it; known texts are left out by name."""
-    rows = read_block(Block(**described.to_pylist()[0]), columns)
-    texts = [pc.list_flatten(column.combine_chunks()).field("text").cast(pa.binary()) for column in rows.columns]
-    counts = pc.value_counts(pa.chunked_array(texts, pa.binary()).drop_null())
-    valid = pa.array(~invalid_utf8(counts.field("values")))  # rows with such a text become dead letters
-    distinct, events = counts.field("values").filter(valid).cast(pa.string()), counts.field("counts").filter(valid)
-    is_known = pa.array(known.open().has(distinct))
-    return pa.table(
-        {
-            "key": pa.array(store.keys(distinct)),
-            "text": pc.if_else(is_known, pa.scalar(None, pa.string()), distinct),
-            "events": events,
-            "found": pc.if_else(is_known, events, 0),
-        }
-    )
-
-
-def _unknown(counted: pa.Table) -> pa.Table:
-    return counted.select(["key", "text"]).filter(pc.is_valid(counted["text"]))
 
 
 class _Encode:

@@ -5,25 +5,22 @@ was made for, and buckets without a change keep their file. Users who are no lon
 another encoder everybody is encoded again.
 """
 
-from collections import defaultdict
 from typing import Any
-
-import numpy as np
-import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
-from ray_ggsm.embedding.embedder import EmbeddingConfig
+from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.experiment import Experiment, RefreshConfig
-from ray_ggsm.on_ray.blocks import embed_blocks, row_marks
 from ray_ggsm.on_ray.buckets import fill_buckets, judge_and_publish
 from ray_ggsm.on_ray.cluster import check_place, connected
 from ray_ggsm.on_ray.embed import buckets_for, dead_letters, describe_encoder, modalities, new_job, said
+from ray_ggsm.on_ray.encode import embed_blocks
 from ray_ggsm.on_ray.events import encode_events
 from ray_ggsm.on_ray.lock import held
+from ray_ggsm.on_ray.marks import known_marks
 from ray_ggsm.on_ray.plan import plan
 from ray_ggsm.on_ray.run_report import RunReport, reported
-from ray_ggsm.tables import delta, open_table, scan
+from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.reader import EmbeddingTable
 
 
@@ -83,13 +80,13 @@ def _refresh(experiment: Experiment, config: RefreshConfig, files: list[str], ta
         with report.step("events"):
             events = encode_events(experiment, blocks, names, described["event_encoder_digest"])
         with report.step("compare"):
-            known = _known(previous) if previous and comparable else None
+            known = known_marks(previous) if previous and comparable else None
         job = new_job(
             experiment, encoder, described, events, run=run, staging=storage.join(table, "staging", run),
             buckets=buckets, known=known,
         )  # fmt: skip
         with report.step("encode"):
-            report.encoded(embed_blocks(job, blocks, "refresh"))
+            report.encoded(embed_blocks(job, experiment.ray, blocks, "refresh"))
         with report.step("fill"):
             staged = fill_buckets(job, blocks, table, experiment.publishing, previous, one_row_each=True)
         dead = dead_letters(job)
@@ -125,22 +122,6 @@ def _comparable(previous: EmbeddingTable, described: dict[str, Any], config: Emb
     """Whether an unchanged row would get the vector that the table has."""
     said = previous.metadata()
     return said.get("encoder") == digest(described) and said.get("config", {}).get("mask") == config.mask
-
-
-def _known(previous: EmbeddingTable) -> dict[int, ray.ObjectRef]:
-    """Bucket -> reference to the `row_marks` of its rows; they stay in shared memory, 8 bytes each, off the driver."""
-    files: dict[int, list[str]] = defaultdict(list)
-    for file in previous.data_files():
-        files[file.bucket].append(storage.join(previous.location, file.path))
-    marked = {bucket: _marks.remote(mine) for bucket, mine in files.items()}
-    ray.get([rows for _, rows in marked.values()])  # a file that cannot be read ends the run here
-    return {bucket: marks for bucket, (marks, _) in marked.items()}
-
-
-@ray.remote(num_cpus=1, num_returns=2)
-def _marks(files: list[str]) -> tuple[np.ndarray, int]:
-    rows = scan.read_files(files, ["user_id", "instruction", "content"])
-    return np.sort(row_marks(rows["user_id"], rows["instruction"], rows["content"].to_numpy())), len(rows)
 
 
 def _snapshot(files: list[str]) -> list[tuple[str, int, str]]:

@@ -12,15 +12,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.comparison import compare_seeds, pairwise
 from ray_ggsm.evaluation.config import Kind
+from ray_ggsm.evaluation.labels import KEYS
 from ray_ggsm.evaluation.measures import MEASURES, measured, probabilities
 from ray_ggsm.evaluation.metrics import MEAN, BootstrappedAuc, bootstrap_aucs
 
 LEVEL = 0.05
 """P values below it are called more than chance."""
+OTHER_ROWS = (
+    "variants: not all have the same test rows and labels, so their AUCs cannot be compared; settings of data.users, "
+    "data.stages, data.snapshots and data.labels must be those of all variants"
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,14 @@ class Scores:
     """name -> (N,) of 1, 0, NaN"""
     scores: Mapping[str, np.ndarray]
     """the same names -> (N,)"""
+
+
+def check_labels_agree(prepared: Sequence[pa.Table]) -> None:
+    """Refuse label tables of test rows that differ, before anything is trained on what was prepared with them."""
+    tables = [table.select([*KEYS, *sorted(set(table.column_names) - {*KEYS})]) for table in prepared]
+    first, *others = (table.sort_by([(key, "ascending") for key in KEYS]) for table in tables)
+    if not all(table.equals(first) for table in others):
+        raise InputError(OTHER_ROWS)
 
 
 def study_summary(
@@ -201,10 +215,7 @@ def _check_rows(runs: Mapping[str, Mapping[int, Scores]]) -> None:
     for scores in all_runs[1:]:
         same = np.array_equal(scores.users, first.users) and scores.labels.keys() == first.labels.keys()
         if not same or not all(np.array_equal(v, first.labels[n], equal_nan=True) for n, v in scores.labels.items()):
-            raise InputError(
-                "variants: not all have the same test rows and labels, so their AUCs cannot be compared; settings of "
-                "data.users, data.stages, data.snapshots and data.labels must be those of all variants"
-            )
+            raise InputError(OTHER_ROWS)
 
 
 def _means(each: Sequence[BootstrappedAuc]) -> dict[str, float]:

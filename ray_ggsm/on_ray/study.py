@@ -18,14 +18,15 @@ from pydantic import Field
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, digest, load
 from ray_ggsm.evaluation.config import Kind
+from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.mask_pictures import curve
-from ray_ggsm.evaluation.study import Scores, headline, markdown, study_summary
+from ray_ggsm.evaluation.study import Scores, check_labels_agree, headline, markdown, study_summary
 from ray_ggsm.evaluation.study_report import StudyReport, render
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.on_ray.attention import attention, attention_picture, check_stage
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.evaluate import check_config, opening_of
+from ray_ggsm.on_ray.evaluate import SCORE, check_config, opening_of
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.scores import score_test_rows
 from ray_ggsm.on_ray.train import train
@@ -88,8 +89,11 @@ def study(config: StudyConfig) -> dict[str, Any]:
     first = next(iter(runs.values()))
     found: dict[str, dict[int, Scores]] = {}
     with connected(first):
-        for experiment in {stages(e)["prepare"].location: e for e in runs.values()}.values():
+        prepared = {stages(e)["prepare"].location: e for e in runs.values()}
+        for experiment in prepared.values():
             prepare(experiment)
+        labels = [stages(e)["prepare"].path("labels", SCORE) for e in prepared.values()]
+        check_labels_agree([read_labels(location) for location in labels])
         for name, seed, scores in _all_runs(config, runs):
             found.setdefault(name, {})[seed] = scores
         for baseline in config.baselines:

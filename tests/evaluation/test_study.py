@@ -1,11 +1,21 @@
 """A study's summary: the same rows for all, means over seeds, and no difference where there is none."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.comparison import holm
-from ray_ggsm.evaluation.study import Scores, findings, headline, markdown, pair_of, ranked, study_summary
+from ray_ggsm.evaluation.study import (
+    Scores,
+    check_labels_agree,
+    findings,
+    headline,
+    markdown,
+    pair_of,
+    ranked,
+    study_summary,
+)
 
 N = 400
 GROUPS = {"first": ["a"], "second": ["b"]}
@@ -90,3 +100,17 @@ def test_other_rows_are_refused() -> None:
     turned = Scores(other.users[::-1], other.labels, other.scores)
     with pytest.raises(InputError, match="not all have the same test rows"):
         study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100, "linear", [], ["x", "y"])
+
+
+def test_prepared_labels_are_compared_in_any_order_of_rows_and_columns() -> None:
+    table = pa.table({"user_id": ["u", "v"], "as_of": [1, 1], "a": [True, None], "b": [False, True]})
+    check_labels_agree([table, table.take([1, 0]).select(["b", "as_of", "user_id", "a"])])
+    others = {
+        "a row less": table.slice(1),
+        "another user": table.set_column(0, "user_id", pa.array(["u", "w"])),
+        "another label": table.set_column(2, "a", pa.array([True, False])),
+        "a label less": table.drop_columns("b"),
+    }
+    for other in others.values():
+        with pytest.raises(InputError, match="not all have the same test rows"):
+            check_labels_agree([table, table, other])

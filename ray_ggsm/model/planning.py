@@ -2,8 +2,9 @@
 
 import numpy as np
 
-START = 1 / 128
-"""What one more batch is taken to cost beside its tokens, in full batches: so much is padded before rows are split."""
+START = 256
+"""What one more batch is taken to cost beside its tokens, in tokens: so many are padded before rows are split. Less
+makes training steps slower, whose micro-batches are small (docs/benchmarks.md)."""
 
 
 def batches_by_length(length_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
@@ -18,13 +19,12 @@ def batches_by_length(length_N: np.ndarray, tokens_per_batch: int) -> list[np.nd
     _, first_U = np.unique(-length_N[order], return_index=True)
     longest_U = np.maximum(length_N[order[first_U]], 1)
     end_U = np.append(first_U, len(order))
-    start = START * tokens_per_batch
     # cost_U[u]: of the rows from first_U[u] on; rows from u to before v share their batches
     cost_U, next_U = np.zeros(len(first_U) + 1), np.zeros(len(first_U), dtype=int)
     for u in range(len(first_U) - 1, -1, -1):
         rows_V = end_U[u + 1 :] - first_U[u]
         fit = max(1, tokens_per_batch // int(longest_U[u]))
-        cost_V = rows_V * longest_U[u] + start * -(-rows_V // fit) + cost_U[u + 1 :]
+        cost_V = rows_V * longest_U[u] + START * -(-rows_V // fit) + cost_U[u + 1 :]
         v = int(np.argmin(cost_V))
         cost_U[u], next_U[u] = cost_V[v], u + 1 + v
     batches, u = [], 0

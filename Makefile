@@ -25,7 +25,8 @@ quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends wi
 	$(BIN)/python jobs/quickstart.py
 
 test: $(READY) lint ## style, types, layering and the whole test suite
-	$(BIN)/python -m pytest
+	# two processes with a Ray cluster each: much of the time is spent waiting for processes to start
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

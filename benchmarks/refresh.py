@@ -52,8 +52,6 @@ from ray_ggsm.training.answers import render
 
 BLOCKS = 40
 """Of a full refresh, or fewer: each has 500 rows at least."""
-
-
 PLAIN = 1024, 3072
 """Users of the plain script: its start is in the former, and not in the difference."""
 
@@ -186,6 +184,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     options = parser.parse_args()
+    if "plain" in options.only and options.users < max(PLAIN):
+        parser.error(f"--users {options.users}: `plain` needs {max(PLAIN)} or more; give more, or --only without it")
     if set(options.only) - {"sizes"}:
         with tempfile.TemporaryDirectory() as directory:
             journey_ratios(directory, options.users, options.only)

@@ -6,8 +6,8 @@ or to load. A staged file has one row group per bucket of the table, in which `b
 
     read (CPU tasks: columns, validation, content hashes) -> encode (actors) -> write (CPU tasks)
 
-Here is what the tasks do. `encode.py` has the actors and runs it all; only it imports torch, which takes seconds that a
-task has no use for (tests/test_layers.py).
+Here is what the tasks do. `encode.py` has the actors and runs it all; it imports torch, and this file must not: that
+takes seconds which a task has no use for (tests/test_layers.py).
 """
 
 from dataclasses import dataclass

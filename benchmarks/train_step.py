@@ -30,13 +30,14 @@ from journey_model import CONFIG, journey_trainer, write_plain
 from peft import LoraConfig, get_peft_model
 
 from ray_ggsm.config import load
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.source import load_model
 from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import answer_batch, answer_lengths, render
 from ray_ggsm.training.loop import Trainer, user_ids
 from ray_ggsm.training.loss import info_nce
@@ -166,7 +167,7 @@ def main() -> None:
     use_cpu(2)
     experiment = load(Experiment, CONFIG)
     prepare(experiment)
-    rows = head(stages(experiment)["prepare"].path("rows", "pretrain"), arguments.pairs)
+    rows = head(Pipeline.of(experiment).prepare.rows("pretrain"), arguments.pairs)
     mask = BidirectionalConfig(recipe="bidirectional")
     trainer = journey_trainer(experiment, rows, mask, graph_tokens=4096 if arguments.one else 10**6)
     if arguments.one:

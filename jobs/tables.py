@@ -1,15 +1,6 @@
-"""Look after an embedding table: history, verify, rollback, vacuum, forget.
+"""`ray-ggsm tables` as a script, for `ray job submit`."""
 
-Reads   the table's log and files; `forget` also a text file with one user_id per line
-Writes  new versions of the table; `vacuum` removes files
-
-  python jobs/tables.py history s3://bucket/users
-  python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
-"""
-
-import sys
-
-from ray_ggsm.tables.commands import run
+from ray_ggsm.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run(__doc__))
+    main("tables")

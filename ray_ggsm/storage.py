@@ -6,6 +6,7 @@ environment (AWS_*, AWS_ENDPOINT_URL), never from a config file.
 
 import json
 import os
+import posixpath
 import re
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,41 +21,49 @@ from fsspec.implementations.local import LocalFileSystem
 
 T = TypeVar("T")
 ATTEMPTS = 6
-"""Of a request that fails without a reason that would stay."""
+"""Attempts per request, for transient errors."""
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b403\b"
 )
 
 
 def retried(work: Callable[[], T]) -> T:
-    """The result of `work`, which is repeated after errors of the network or the object store that may pass.
+    """Call `work`, again after transient errors of the network or the object store, and return its result.
 
-    The clients repeat most requests themselves, but not an answer that breaks off, nor for long. Errors with a number
-    (no such file, no rights, no space) and refused credentials are raised at once.
+    The clients retry most requests themselves, but not an answer that breaks off, and not for long. Errors with an
+    errno (no such file, no rights, no space) and refused credentials are raised at once.
     """
     attempts = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-        retry=tenacity.retry_if_exception(_passing),
+        retry=tenacity.retry_if_exception(_is_transient),
         reraise=True,
     )
     return attempts(work)
 
 
 def refused(error: BaseException) -> bool:
-    """Whether an object store does not accept the credentials, or not for this."""
+    """Whether the object store rejected the credentials or denied this request."""
     if not isinstance(error, OSError) or error.errno is not None:
         return False
     return isinstance(error, PermissionError) or _REFUSED.search(str(error)) is not None
 
 
-def _passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno is None and not refused(error)
 
 
 def join(location: str, *parts: str) -> str:
     """`location` extended by path parts, with single slashes."""
     return "/".join([location.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def beside(location: str, relative: str) -> str:
+    """What `relative` means in a file at `location`: a place below or beside it; absolute paths stay as they are."""
+    if "://" in relative or os.path.isabs(relative):
+        return relative
+    scheme, separator, path = location.rpartition("://")
+    return scheme + separator + posixpath.normpath(posixpath.join(posixpath.dirname(path), relative))
 
 
 def absolute(location: str) -> str:
@@ -144,12 +153,8 @@ def remove(location: str) -> None:
 def upload(directory: str, location: str) -> None:
     """Copy a local directory's files to a location."""
     fs, path = filesystem(location)
-    for root, _, names in os.walk(directory):
-        for name in names:
-            source = os.path.join(root, name)
-            target = join(path, os.path.relpath(source, directory))
-            fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-            fs.put_file(source, target)
+    fs.makedirs(path, exist_ok=True)
+    fs.put(join(directory, ""), join(path, ""), recursive=True)
 
 
 @contextmanager
@@ -160,8 +165,5 @@ def local_copy(location: str) -> Iterator[str]:
         yield path
         return
     with tempfile.TemporaryDirectory() as directory:
-        for file in fs.find(path):
-            target = os.path.join(directory, os.path.relpath(file, path))
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            fs.get_file(file, target)
+        fs.get(join(path, ""), join(directory, ""), recursive=True)
         yield directory

@@ -1,7 +1,7 @@
 """Features and labels: aggregates over the window of a snapshot, before or after `as_of`.
 
 Every aggregate is a lateral subquery, so it has a value for every snapshot: over an empty window `count(*)` is 0 and
-`sum(x)` is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, stage, user_id, as_of).
+`sum(x)` is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, split, user_id, as_of).
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ Side = Literal["history", "future"]
 
 
 class Fitted(Config):
-    """What is learned from the pretrain rows and then applied to every stage."""
+    """What is learned from the pretrain rows and then applied to every split."""
 
     thresholds: dict[str, float]
     """Label -> the quantile's value."""

@@ -1,4 +1,4 @@
-"""What the user says about the data: event tables, modalities, features, snapshots, stages and labels.
+"""What the user says about the data: event tables, modalities, features, snapshots, splits and labels.
 
 SQL expressions are DuckDB expressions over the columns of one table, times in the snapshot time zone. Two names are
 added to the columns: `as_of`, and `days_away`, the calendar days between the event and `as_of` (positive on both
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, Runtime
 
 RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away", "row")
 OWN_TABLES = ("rejected", "snapshots", "features", "labels", "sequences")
@@ -205,16 +205,19 @@ class UsersConfig(Config):
     test_percent: int = Field(30, ge=0, le=100)
 
 
-class StageConfig(Config):
-    """The rows of one stage: some users at some cutoffs."""
+class SplitConfig(Config):
+    """The rows of one split: some users at some cutoffs."""
 
+    role: Literal["train", "fit", "score"] | None = None
+    """train: encoders are trained on its pairs of history and future, and vocabularies and thresholds are learned from
+    its rows. fit: probes are fitted on it. score: probes are scored on it. null: its rows are only prepared."""
     users: Literal["train", "test", "all"]
     cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     """Positions in the list of cutoffs, from 0."""
     learn_from: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
-    """For `pretrain`: those of its cutoffs that vocabularies and thresholds are learned from; null: all of them."""
+    """With `role: train`: those of its cutoffs that vocabularies and thresholds are learned from; null: all of them."""
     future: bool = False
-    """Write what comes next, too, for held-out pairs; `pretrain` always does."""
+    """Write what comes next, too, for held-out pairs; with `role: train` it is always written."""
 
 
 class DataConfig(Config):
@@ -227,20 +230,35 @@ class DataConfig(Config):
     """The tabular vector, in this order."""
     snapshots: SnapshotsConfig
     users: UsersConfig = UsersConfig()
-    stages: dict[Name, StageConfig]
-    """By name; `pretrain` also fits vocabularies and thresholds, and its pairs are trained on."""
+    splits: dict[Name, SplitConfig]
+    """By name; exactly one has `role: train`, and at most one each of the other roles."""
     labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
     """Parts that users are prepared in, independently of each other; more need less memory each."""
-    max_bad_share: float = Field(0.01, ge=0, le=1)
+    max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)
     """Longest event text in characters; events with a longer one are rejected."""
 
     @property
-    def stages_with_future(self) -> list[str]:
-        """Stages whose rows are pairs of history and future."""
-        return [name for name, stage in self.stages.items() if name == "pretrain" or stage.future]
+    def train_split(self) -> str:
+        """The split whose pairs encoders are trained on."""
+        return next(name for name, split in self.splits.items() if split.role == "train")
+
+    @property
+    def fit_split(self) -> str | None:
+        """The split that probes are fitted on."""
+        return next((name for name, split in self.splits.items() if split.role == "fit"), None)
+
+    @property
+    def score_split(self) -> str | None:
+        """The split that probes are scored on."""
+        return next((name for name, split in self.splits.items() if split.role == "score"), None)
+
+    @property
+    def splits_with_future(self) -> list[str]:
+        """Splits whose rows are pairs of history and future."""
+        return [name for name, split in self.splits.items() if split.role == "train" or split.future]
 
     @model_validator(mode="after")
     def _feature_names_differ(self) -> "DataConfig":
@@ -251,18 +269,23 @@ class DataConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> "DataConfig":
-        if "pretrain" not in self.stages:
-            raise ValueError("stages: a stage named 'pretrain' is required")
+    def _splits_fit(self) -> "DataConfig":
+        roles = [split.role for split in self.splits.values() if split.role is not None]
+        if "train" not in roles:
+            raise ValueError("splits: one split needs `role: train`; encoders are trained on its rows")
+        if repeated := [role for role in roles if roles.count(role) > 1]:
+            raise ValueError(f"splits: the role '{repeated[0]}' is given to two splits; give it to one")
         dates = self.snapshots.dates
-        for name, stage in self.stages.items():
-            if max(stage.cutoffs) >= len(dates):
+        for name, split in self.splits.items():
+            if max(split.cutoffs) >= len(dates):
                 raise ValueError(
-                    f"stages.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
+                    f"splits.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
                 )
-            if stage.learn_from is not None and (name != "pretrain" or set(stage.learn_from) - set(stage.cutoffs)):
-                raise ValueError(f"stages.{name}.learn_from: only for 'pretrain', and only positions in its cutoffs")
-        names = list(self.stages)
+            if split.learn_from is not None and (split.role != "train" or set(split.learn_from) - set(split.cutoffs)):
+                raise ValueError(
+                    f"splits.{name}.learn_from: only with `role: train`, and only positions in its cutoffs"
+                )
+        names = list(self.splits)
         for position, first in enumerate(names):
             for second in names[position + 1 :]:
                 self._refuse_shared_future(first, second)
@@ -272,9 +295,9 @@ class DataConfig(Config):
         gap = self.gap_days(first, second)
         if self.share_users(first, second) and gap < self.snapshots.future_days:
             raise ValueError(
-                f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
+                f"splits.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
                 f"(cutoffs {gap} days apart, future_days {self.snapshots.future_days}); use other cutoffs, "
-                "or train users in one stage and test users in the other"
+                "or train users in one split and test users in the other"
             )
 
     def label_groups(self) -> dict[str, tuple[str, ...]]:
@@ -283,11 +306,11 @@ class DataConfig(Config):
         return {g: tuple(name for name, label in self.labels.items() if label.group == g) for g in groups}
 
     def share_users(self, first: str, second: str) -> bool:
-        """Whether a user can have rows in both stages."""
-        return {self.stages[first].users, self.stages[second].users} != {"train", "test"}
+        """Whether a user can have rows in both splits."""
+        return {self.splits[first].users, self.splits[second].users} != {"train", "test"}
 
     def gap_days(self, first: str, second: str) -> int:
-        """Calendar days between the nearest cutoffs of two stages."""
+        """Calendar days between the nearest cutoffs of two splits."""
         dates = self.snapshots.dates
-        pairs = product(self.stages[first].cutoffs, self.stages[second].cutoffs)
+        pairs = product(self.splits[first].cutoffs, self.splits[second].cutoffs)
         return min(abs(dates[i] - dates[j]).days for i, j in pairs)

@@ -1,11 +1,12 @@
 """A hash of what a user row says, so that unchanged users are recognised without encoding them again."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+
+from ray_ggsm.hashing import hash64_of_parts
 
 
 def content_hashes(rows: pa.Table, columns: Sequence[str]) -> np.ndarray:
@@ -14,13 +15,9 @@ def content_hashes(rows: pa.Table, columns: Sequence[str]) -> np.ndarray:
     It covers all bits that an encoder sees of these columns and nothing of the others, so that a new `as_of` alone
     changes nothing.
     """
-    hashes = [hashlib.blake2b(digest_size=8) for _ in range(len(rows))]
-    for name in columns:
-        column = rows[name].combine_chunks()
-        for parts in _parts(column, np.arange(len(column) + 1)):
-            for hash_, part in zip(hashes, parts, strict=True):
-                hash_.update(part)
-    return np.frombuffer(b"".join(h.digest() for h in hashes), dtype="<i8")
+    offset_B = np.arange(len(rows) + 1)
+    parts = (part for name in columns for part in _parts(rows[name].combine_chunks(), offset_B))
+    return hash64_of_parts(parts, len(rows)).view(np.int64)
 
 
 def _parts(array: pa.Array, offset_B: np.ndarray) -> Iterator[list[bytes]]:

@@ -39,7 +39,7 @@ def opened(
     with duckdb.connect(config=options) as connection:
         connection.execute(f"SET TimeZone = {text(config.snapshots.timezone)}")
         connection.execute(
-            'CREATE TABLE rejected ("table" VARCHAR, stage VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
+            'CREATE TABLE rejected ("table" VARCHAR, split VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
             "source VARCHAR, reason VARCHAR, detail VARCHAR)"
         )
         if isinstance(config.source, FilesSource):

@@ -41,7 +41,7 @@ def create_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> 
 def create_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> dict[str, int]:
     """Create the table `sequences` (row, one list per modality, future) and return how many events each modality lost.
 
-    `future` is NULL but for the rows of `config.stages_with_future`.
+    `future` is NULL but for the rows of `config.splits_with_future`.
     """
     cut, columns, joins = {}, [], []
     for position, (name, modality) in enumerate(config.modalities.items()):
@@ -107,15 +107,15 @@ def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table:
 
 def _joined(window: Window) -> str:
     events = window.relation(("user_id", "time"), "s")
-    return f"SELECT s.row, s.stage, e.time, e.text, e.amount FROM snapshots AS s, LATERAL {events} AS e"
+    return f"SELECT s.row, s.split, e.time, e.text, e.amount FROM snapshots AS s, LATERAL {events} AS e"
 
 
 def _future(config: DataConfig) -> str:
     days = config.snapshots.future_days
-    stages = ", ".join(text(stage) for stage in config.stages_with_future)
+    splits = ", ".join(text(split) for split in config.splits_with_future)
     parts = [
         f"SELECT {text(name)} AS modality, * FROM ({_joined(Window(f'event:{name}', 'future', days))}) "
-        f"WHERE stage IN ({stages})"
+        f"WHERE split IN ({splits})"
         for name, modality in config.modalities.items()
         if modality.future
     ]

@@ -26,7 +26,7 @@ def check(config: DataConfig) -> None:
     """
     _check_tables(config)
     with opened(config, empty=True) as connection:
-        create_snapshots(connection, config, config.stages)
+        create_snapshots(connection, config, config.splits)
         check_modalities(connection, config)
         check_aggregates(connection, config)
 
@@ -47,13 +47,13 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
         name: [] for name, label in config.labels.items() if label.quantile is not None
     }
     counts: dict[str, dict[str, int]] = {feature.name: {} for feature in config.features if feature.per is not None}
-    pretrain = config.stages["pretrain"]
-    learned_from = pretrain.model_copy(update={"cutoffs": pretrain.learn_from or pretrain.cutoffs})
+    train = config.splits[config.train_split]
+    learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
     for shard in range(shards):
         with opened(config, shard, shards, threads=threads) as connection:
             create_events(connection, config)
             enforce_table_shares(connection, config)
-            create_snapshots(connection, config, {"pretrain": learned_from})
+            create_snapshots(connection, config, {config.train_split: learned_from})
             for name in values:
                 values[name].append(_label_values(connection, config, name))
             _count_values(connection, config, counts)

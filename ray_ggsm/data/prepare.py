@@ -3,8 +3,8 @@
 Everything a shard needs is its users' events and what `fit` learned, so shards run independently and in any order:
 `fit` once, `write_shard` for each shard, `write_summary` at the end. The output below one location:
 
-    rows/<stage>/part-*.parquet     user rows (`ray_ggsm.data.schema`) in a shuffled, repeatable order
-    labels/<stage>/part-*.parquet   user_id, as_of, one nullable boolean per label
+    rows/<split>/part-*.parquet     user rows (`ray_ggsm.data.schema`) in a shuffled, repeatable order
+    labels/<split>/part-*.parquet   user_id, as_of, one nullable boolean per label
     dead_letters/part-*.parquet     what was rejected, and why
     data.json                       counts, label rates, names, thresholds, vocabularies
 """
@@ -25,23 +25,23 @@ from ray_ggsm.data.fit import check, fit
 from ray_ggsm.data.schema import DEAD_LETTER, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.sql import quote, text
-from ray_ggsm.data.summary import write_summary
+from ray_ggsm.data.summary import ShardCounts, write_summary
 from ray_ggsm.data.validate import validate
 
-__all__ = ["check", "fingerprint", "fit", "write_shard", "write_summary"]
+__all__ = ["check", "fit", "input_state", "write_shard", "write_summary"]
 
 ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
 
 
-def fingerprint(config: DataConfig) -> dict[str, dict[str, str]]:
+def input_state(config: DataConfig) -> dict[str, dict[str, str]]:
     """What the source's content depends on: files with size and time, or the version of a package. Cheap."""
     return source_fingerprint(config)
 
 
 def write_shard(
     config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str, *, threads: int | None = None
-) -> dict[str, Any]:
+) -> ShardCounts:
     """Write the rows, labels and dead letters of one shard of users; the same input gives the same files.
 
     Args:
@@ -58,36 +58,36 @@ def write_shard(
     part = f"part-{shard:05d}-of-{shards:05d}.parquet"
     with opened(config, shard, shards, threads=threads) as connection:
         create_events(connection, config)
-        create_snapshots(connection, config, config.stages)
+        create_snapshots(connection, config, config.splits)
         size = create_features(connection, config, fitted)
         create_labels(connection, config, fitted)
         counts: dict[str, Any] = {"cut": create_sequences(connection, config), "rows": {}, "labels": {}}
         counts["rejected_rows"] = {}
         rejected = [_fetch(connection, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
         names = [feature.name for feature in features(config, fitted)]
-        for stage in config.stages:
-            schema = user_row_schema(list(config.modalities), names, stage in config.stages_with_future)
-            rows, labels = _stage_tables(connection, config, stage, schema)
-            good, bad = validate(rows, list(config.modalities), size, config.max_text_length, stage=stage)
+        for split in config.splits:
+            schema = user_row_schema(list(config.modalities), names, split in config.splits_with_future)
+            rows, labels = _split_tables(connection, config, split, schema)
+            good, bad = validate(rows, list(config.modalities), size, config.max_text_length, split=split)
             labels = labels.filter(pc.is_in(rows["row"], value_set=good["row"].combine_chunks()))
-            _write(good.drop_columns("row"), storage.join(location, "rows", stage, part))
-            _write(labels, storage.join(location, "labels", stage, part))
+            _write(good.drop_columns("row"), storage.join(location, "rows", split, part))
+            _write(labels, storage.join(location, "labels", split, part))
             rejected.append(bad)
-            counts["rows"][stage], counts["rejected_rows"][stage] = len(good), len(bad)
-            counts["labels"][stage] = _label_counts(labels, list(config.labels))
+            counts["rows"][split], counts["rejected_rows"][split] = len(good), len(bad)
+            counts["labels"][split] = _label_counts(labels, list(config.labels))
     letters = pa.concat_tables(rejected)
     _write(letters, storage.join(location, "dead_letters", part))
     counts["dead_letters"] = _value_counts(letters["reason"])
-    return counts
+    return ShardCounts(**counts)
 
 
-def _stage_tables(
-    connection: duckdb.DuckDBPyConnection, config: DataConfig, stage: str, schema: pa.Schema
+def _split_tables(
+    connection: duckdb.DuckDBPyConnection, config: DataConfig, split: str, schema: pa.Schema
 ) -> tuple[pa.Table, pa.Table]:
-    """User rows (with the column `row`) and labels of a stage, in the same order."""
+    """User rows (with the column `row`) and labels of a split, in the same order."""
     columns = ", ".join(quote(name) for name in schema.names)
     labels = "".join(", " + quote(name) for name in config.labels)
-    here = f"WHERE stage = {text(stage)} ORDER BY row"
+    here = f"WHERE split = {text(split)} ORDER BY row"
     rows = _fetch(
         connection, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
     )

@@ -22,7 +22,7 @@ from ray_ggsm.config import Config
 from ray_ggsm.model.attention import Watch
 from ray_ggsm.model.batch import Collator, Lookup
 from ray_ggsm.model.planning import batches_by_length
-from ray_ggsm.model.saved import Trained
+from ray_ggsm.model.saved import EncoderBundle
 
 TOKENS_PER_BATCH = 4096
 """Padded tokens in one pass. The shares of a layer are all in memory: this many, times the longest row, times H."""
@@ -38,8 +38,9 @@ Change = tuple[int, int, float, float]
 class AttentionConfig(Config):
     """Whose attention is looked at (jobs/attention.py)."""
 
-    stage: str = "test"
-    """Stage of prepared rows. They are stored in a shuffled order, so the first ones are a fair sample."""
+    split: str | None = None
+    """Split of prepared rows; null: the one that probes are scored on. Rows are stored in a shuffled order, so the
+    first ones are a fair sample."""
     rows: int = Field(256, ge=1)
     """At most so many user rows, from the first on."""
 
@@ -121,7 +122,7 @@ def _mean(values_BXL: Tensor, where_B1L: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def attention_of(
-    trained: Trained, lookup: Lookup, rows: pa.Table, finished_mask: bool, tokens_per_batch: int = TOKENS_PER_BATCH
+    bundle: EncoderBundle, lookup: Lookup, rows: pa.Table, finished_mask: bool, tokens_per_batch: int = TOKENS_PER_BATCH
 ) -> AttentionMeans:
     """The user tower's attention on validated user rows.
 
@@ -132,12 +133,12 @@ def attention_of(
         finished_mask: use the recipe's inference mask even where training stopped half-way.
         tokens_per_batch: padded tokens in one forward pass.
     """
-    encoder, tally = trained.encoder.eval(), AttentionTally()
-    collator = Collator(encoder.template, trained.tokenizer, lookup)
+    encoder, tally = bundle.encoder.eval(), AttentionTally()
+    collator = Collator(encoder.template, bundle.tokenizer, lookup)
     for chosen in batches_by_length(collator.user_lengths(rows), tokens_per_batch):
         batch = collator.users(rows.take(pa.array(chosen))).to(encoder.device)
         tokens = batch.layout.tokens
-        weight = trained.embedding_weight(tokens, finished_mask)
+        weight = bundle.embedding_weight(tokens, finished_mask)
         with encoder.autocast():
             encoder.hidden(encoder.inputs(batch), tokens, weight, watch=tally.watch(tokens.valid_BL))
     return tally.means()

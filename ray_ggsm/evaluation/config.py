@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat
 
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, Runtime
 
 Kind = Literal["linear", "lightgbm"]
 
@@ -52,5 +52,5 @@ class ProbeConfig(Config):
     """Settings of the LightGBM probe."""
     allow_missing: bool = False
     """Leave out, and count, labelled rows without a vector; false, and always in a study: they are an error."""
-    allow_same_period: bool = False
-    """Accept stages whose futures overlap (of different users); false: they are an error."""
+    allow_same_period: Runtime[bool] = False
+    """Accept splits whose futures overlap (of different users); false: they are an error."""

@@ -1,39 +1,55 @@
-"""What an evaluation used and what it skipped: labels that are undefined, rows that have no vector."""
+"""What an evaluation used and what it left out: labels that are undefined, rows that have no vector."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from ray_ggsm.config import Record
 from ray_ggsm.evaluation.labels import Aligned
 
 
-def count_rows(aligned: Mapping[str, Aligned]) -> dict[str, dict[str, Any]]:
-    """Per stage: rows used, rows without a vector, and per label how many are positive, negative and undefined."""
+class LabelCounts(Record):
+    """Rows by the value of one label."""
+
+    positive: int
+    negative: int
+    undefined: int
+
+
+class SplitCounts(Record):
+    """Rows of one split."""
+
+    rows: int
+    without_vector: int
+    labels: dict[str, LabelCounts]
+
+
+def count_rows(aligned: Mapping[str, Aligned]) -> dict[str, SplitCounts]:
+    """Per split: rows used, rows without a vector, and per label how many are positive, negative and undefined."""
     return {
-        stage: {
-            "rows": len(each.users),
-            "without_vector": each.missing,
-            "labels": {
-                name: {
-                    "positive": int((values_N == 1).sum()),
-                    "negative": int((values_N == 0).sum()),
-                    "undefined": int(np.isnan(values_N).sum()),
-                }
-                for name, values_N in each.labels.items()
+        split: SplitCounts(
+            rows=len(rows.users),
+            without_vector=rows.missing,
+            labels={
+                name: LabelCounts(
+                    positive=int((values_N == 1).sum()),
+                    negative=int((values_N == 0).sum()),
+                    undefined=int(np.isnan(values_N).sum()),
+                )
+                for name, values_N in rows.labels.items()
             },
-        }
-        for stage, each in aligned.items()
+        )
+        for split, rows in aligned.items()
     }
 
 
-def left_out(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What `count_rows` counted as skipped, one sentence per stage that skipped something."""
+def left_out(counts: Mapping[str, SplitCounts]) -> list[str]:
+    """One sentence per split of which something was left out."""
     sentences = []
-    for stage, count in counts.items():
-        skipped = {"rows without a vector": count["without_vector"]}
-        skipped |= {f"without label '{name}'": each["undefined"] for name, each in count["labels"].items()}
+    for split, count in counts.items():
+        skipped = {"rows without a vector": count.without_vector}
+        skipped |= {f"without label '{name}'": label.undefined for name, label in count.labels.items()}
         if any(skipped.values()):
-            said = ", ".join(f"{number:,} {what}" for what, number in skipped.items() if number)
-            sentences.append(f"{stage}: {count['rows']:,} rows; skipped: {said}")
+            listed = ", ".join(f"{number:,} {what}" for what, number in skipped.items() if number)
+            sentences.append(f"{split}: {count.rows:,} rows; skipped: {listed}")
     return sentences

@@ -1,12 +1,12 @@
 """Label tables, and their alignment with a table of vectors.
 
 A label table has one row per snapshot of a user: `user_id` (string), `as_of` (timestamp[us, UTC]) and one nullable
-boolean column per label; each stage (probe, test, ...) has its own location, or all share one with the column `stage`
-(string). A table that somebody else made can say with `observed_from` (timestamp) since when its labels were observed.
+boolean column per label; each split has its own location, or all share one with the column `role` (string: fit, score).
+A table that somebody else made can say with `observed_from` (timestamp) since when its labels were observed.
 Vectors (embeddings or hand-crafted features) carry the same two keys.
 
 Everything that would make an AUC dishonest is refused here: repeated keys, labels observed before `as_of`, vectors of
-another `as_of`, vectors that are absent, unequal or not finite, one-class labels, users shared by two stages. Stages
+another `as_of`, vectors that are absent, unequal or not finite, one-class labels, users shared by two splits. Stages
 that are no test of each other by their config alone are refused in `ray_ggsm.data.held_out`.
 
 Shapes: N label rows, D vector width, V vector rows.
@@ -24,14 +24,14 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 
 KEYS = ("user_id", "as_of")
-STAGE, OBSERVED_FROM = "stage", "observed_from"
+ROLE, OBSERVED_FROM = "role", "observed_from"
 """Optional columns; a boolean column of such a name is a label."""
 _AS_OF = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """Vectors and labels of one stage, row by row in the order of the label table."""
+    """Vectors and labels of one split, row by row in the order of the label table."""
 
     vectors: np.ndarray
     """(N, D) float32, finite."""
@@ -45,12 +45,25 @@ class Aligned:
     """Rows of the vector table that no label row asks for."""
 
 
-def read_labels(location: str, stage: str | None = None) -> pa.Table:
+@dataclass(frozen=True)
+class ProbeData:
+    """The rows that probes are fitted on, and those that they are scored on."""
+
+    fit: Aligned
+    score: Aligned
+
+
+def joined(first: Aligned, second: Aligned) -> Aligned:
+    """Both vectors side by side; the rows are those of the same label table."""
+    return replace(first, vectors=np.hstack([first.vectors, second.vectors]))
+
+
+def read_labels(location: str, role: str | None = None) -> pa.Table:
     """Read a label table: a Parquet file or a directory of them, local or s3://.
 
     Args:
         location: the table.
-        stage: the rows to read when the table has the column `stage`.
+        role: the rows to read when the table has the column `role`: fit or score.
 
     Raises:
         InputError: nothing is there, a column is missing, mistyped or no label, or labels are from before `as_of`.
@@ -62,7 +75,7 @@ def read_labels(location: str, stage: str | None = None) -> pa.Table:
         raise InputError(f"{location}: no label table here; run the prepare job first") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(f"{location}: expected a Parquet label table ({' '.join(str(error).split())})") from error
-    return check_labels(_of_stage(table, stage, location), location)
+    return check_labels(_of_role(table, role, location), location)
 
 
 def check_labels(table: pa.Table, origin: str) -> pa.Table:
@@ -76,25 +89,25 @@ def check_labels(table: pa.Table, origin: str) -> pa.Table:
         if not pa.types.is_boolean(kind):
             raise InputError(f"{origin}: label column '{name}' must be bool (true, false or null), found {kind}")
     if not table.num_rows:
-        raise InputError(f"{origin}: the label table has no rows; check the cutoffs and the user split of this stage")
+        raise InputError(f"{origin}: the label table has no rows; check the cutoffs and the user split of this split")
     return table
 
 
-def align(labels: pa.Table, features: pa.Table, vector_column: str, stage: str, name: str = "") -> Aligned:
-    """Bring vectors and labels of one stage together on (user_id, as_of).
+def align(labels: pa.Table, features: pa.Table, vector_column: str, split: str, name: str = "") -> Aligned:
+    """Bring vectors and labels of one split together on (user_id, as_of).
 
     Args:
         labels: a label table as `read_labels` gives it.
         features: a table with `user_id`, `as_of` and a list column of numbers; more rows than labels are fine.
         vector_column: name of that list column; all its vectors must have the same length.
-        stage: names the stage in errors.
+        split: names the split in errors.
         name: names the vectors in errors.
 
     Raises:
         InputError: a key is repeated or null, a label has one class, or a vector is missing, of another length or
                 not finite.
     """
-    label_origin, vector_origin = _origins(stage, vector_column, name)
+    label_origin, vector_origin = _origins(split, vector_column, name)
     labels, features = check_labels(labels, label_origin), _with_keys(features, vector_origin)
     found = _places(labels, features, label_origin, vector_origin)
     if found.null_count:
@@ -103,12 +116,12 @@ def align(labels: pa.Table, features: pa.Table, vector_column: str, stage: str, 
     matrix_ND = np.ascontiguousarray(matrix_VD[found.to_numpy()], dtype=np.float32)
     _check_finite(matrix_ND, labels, vector_origin)
     values = {name: _values(labels[name]) for name in labels.column_names if name not in KEYS}
-    check_two_classes(values, stage)
+    check_two_classes(values, split)
     return Aligned(matrix_ND, values, labels["user_id"].to_numpy(), 0, features.num_rows - labels.num_rows)
 
 
 def align_all(
-    labels: pa.Table, tables: Mapping[str, tuple[pa.Table, str]], stage: str, *, allow_missing: bool = False
+    labels: pa.Table, tables: Mapping[str, tuple[pa.Table, str]], split: str, *, allow_missing: bool = False
 ) -> dict[str, Aligned]:
     """`align` for several tables (name -> rows, vector column), all on the same label rows.
 
@@ -119,46 +132,46 @@ def align_all(
     """
     kept = labels
     for name, (features, column) in tables.items() if allow_missing else ():
-        origins = _origins(stage, column, name)
+        origins = _origins(split, column, name)
         checked, features = check_labels(kept, origins[0]), _with_keys(features, origins[1])
         found = _places(checked, features, *origins)
         if found.null_count == len(found):
             raise InputError(_missing_sentence(checked, features, found, *origins))
         kept = kept.filter(pc.is_valid(found))
     missing = labels.num_rows - kept.num_rows
-    return {name: replace(align(kept, *table, stage, name), missing=missing) for name, table in tables.items()}
+    return {name: replace(align(kept, *table, split, name), missing=missing) for name, table in tables.items()}
 
 
-def check_two_classes(labels: Mapping[str, np.ndarray], stage: str) -> None:
-    """Refuse labels (1, 0, NaN) of which a stage has only positives, only negatives or nothing: no AUC exists then."""
+def check_two_classes(labels: Mapping[str, np.ndarray], split: str) -> None:
+    """Refuse labels (1, 0, NaN) of which a split has only positives, only negatives or nothing: no AUC exists then."""
     for name, values_N in labels.items():
         positives, negatives = int((values_N == 1).sum()), int((values_N == 0).sum())
         if not positives or not negatives:
             raise InputError(
-                f"label '{name}', stage '{stage}': an AUC needs positives and negatives, found {positives} and "
+                f"label '{name}', split '{split}': an AUC needs positives and negatives, found {positives} and "
                 f"{negatives} in {len(values_N)} rows; change the label's definition or leave it out"
             )
 
 
-def check_disjoint(first: Aligned, second: Aligned, first_stage: str, second_stage: str) -> None:
-    """Refuse users who stand in both stages: a probe must be scored on people it has never seen."""
+def check_disjoint(first: Aligned, second: Aligned, first_split: str, second_split: str) -> None:
+    """Refuse users who stand in both splits: a probe must be scored on people it has never seen."""
     shared = np.intersect1d(first.users.astype(str), second.users.astype(str))
     if shared.size:
         raise InputError(
-            f"{shared.size} users are in both the {first_stage} and the {second_stage} stage (first: '{shared[0]}'); "
-            f"split the stages by user"
+            f"{shared.size} users are in both the {first_split} and the {second_split} split (first: '{shared[0]}'); "
+            f"split the splits by user"
         )
 
 
-def _of_stage(table: pa.Table, stage: str | None, origin: str) -> pa.Table:
-    """Only the rows of the stage, if there is a column that tells."""
-    if STAGE not in table.column_names or pa.types.is_boolean(table.schema.field(STAGE).type):
+def _of_role(table: pa.Table, role: str | None, origin: str) -> pa.Table:
+    """Only the rows of this role, if there is a column that tells."""
+    if ROLE not in table.column_names or pa.types.is_boolean(table.schema.field(ROLE).type):
         return table
-    names = table[STAGE].cast(pa.large_string())
-    rows = table.filter(pc.equal(names, stage)).drop_columns(STAGE)
+    names = table[ROLE].cast(pa.large_string())
+    rows = table.filter(pc.equal(names, role)).drop_columns(ROLE)
     if not rows.num_rows:
         found = ", ".join(sorted(str(name) for name in names.unique().to_pylist()))
-        raise InputError(f"{origin}: no row has stage '{stage}'; the column 'stage' holds: {found or 'nothing'}")
+        raise InputError(f"{origin}: no row has role '{role}'; the column 'role' holds: {found or 'nothing'}")
     return rows
 
 
@@ -180,9 +193,9 @@ def _observed_after(table: pa.Table, origin: str) -> pa.Table:
     return table.drop_columns(OBSERVED_FROM)
 
 
-def _origins(stage: str, vector_column: str, name: str) -> tuple[str, str]:
+def _origins(split: str, vector_column: str, name: str) -> tuple[str, str]:
     """How errors name the two sides."""
-    return f"{stage} labels", f"{stage} vectors ('{vector_column}'{f' of {name}' if name else ''})"
+    return f"{split} labels", f"{split} vectors ('{vector_column}'{f' of {name}' if name else ''})"
 
 
 def _places(labels: pa.Table, features: pa.Table, label_origin: str, vector_origin: str) -> pa.Array:

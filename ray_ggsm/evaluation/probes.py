@@ -86,7 +86,7 @@ def fit_and_score(
     """
     assert train_ND.shape[1] == test_MD.shape[1]
     assert len(train_ND) == len(train_labels_N) == len(train_users_N)
-    check_two_classes({label: test_labels_M}, "test")
+    check_two_classes({label: test_labels_M}, "score")
     rows_K = np.flatnonzero(~np.isnan(train_labels_N))
     positive_K = train_labels_N[rows_K] == 1
     splits = grouped_folds(positive_K, train_users_N[rows_K], config.folds, seed, label)
@@ -113,12 +113,13 @@ def grouped_folds(positive_K: np.ndarray, users_K: np.ndarray, folds: int, seed:
     """
     _, user_K = np.unique(users_K, return_inverse=True)
     if not len(user_K):
-        raise InputError(f"label '{label}', stage 'probe': no row has a value; check the label's definition")
+        raise InputError(f"label '{label}', rows to fit on: no row has a value; check the label's definition")
     share_U = np.bincount(user_K, weights=positive_K) / np.bincount(user_K)
     with_positive, with_negative = int((share_U > 0).sum()), int((share_U < 1).sum())
     if min(with_positive, with_negative) < folds:
         raise InputError(
-            f"label '{label}', stage 'probe': {with_positive} users have a positive row and {with_negative} a negative "
+            f"label '{label}': of the rows to fit on, {with_positive} users have a positive one and {with_negative} a "
+            f"negative "
             f"one, but {folds} folds need {folds} of each; use more users, fewer folds, or leave the label out"
         )
     shuffled_U = np.random.default_rng(seed).permutation(len(share_U))

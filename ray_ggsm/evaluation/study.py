@@ -25,7 +25,7 @@ LEVEL = 0.05
 """P values below it are called more than chance."""
 OTHER_ROWS = (
     "variants: not all have the same test rows and labels, so their AUCs cannot be compared; settings of data.users, "
-    "data.stages, data.snapshots and data.labels must be those of all variants"
+    "data.splits, data.snapshots and data.labels must be those of all variants"
 )
 
 

@@ -40,12 +40,12 @@ class HybridMLP(Recipe):
     def __init__(self, config: HybridMLPConfig) -> None:
         self.config = config
 
-    def opening(self, width: int, layers: int) -> "Opening":
+    def learned_mask(self, width: int, layers: int) -> "LearnedMask":
         """One MLP per layer."""
-        return Opening(width, layers, self.config.rank, self.config.buckets)
+        return LearnedMask(width, layers, self.config.rank, self.config.buckets)
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L): which keys may be opened; `opening` says how far."""
+        """(B, L): which keys may be seen; `learned_mask` says how much."""
         return tokens.history_BL.float()
 
     def inference_weight(self, tokens: Tokens) -> Tensor:
@@ -53,7 +53,7 @@ class HybridMLP(Recipe):
         return tokens.history_BL.float()
 
 
-class Opening(nn.Module):
+class LearnedMask(nn.Module):
     """Weights of every layer's future keys from the layer's own states."""
 
     def __init__(self, width: int, layers: int, rank: int, buckets: int) -> None:

@@ -87,7 +87,7 @@ class Recipe(Protocol):
     global_query: bool = False
     """Whether a learnable token after the history joins the user vector."""
 
-    def opening(self, width: int, layers: int) -> nn.Module | None:
+    def learned_mask(self, width: int, layers: int) -> nn.Module | None:
         """Trained part of the mask, kept with the encoder: called as (layer index, states (B, L, width), weight of
         `future_weight` or `inference_weight`), it returns that layer's weight; None when there is none."""
         return None

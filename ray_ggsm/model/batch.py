@@ -4,7 +4,6 @@ Legend: M modalities, B rows, E events of the batch (modality by modality, row b
 event encoder, F tabular features, T text tokens.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,6 +14,7 @@ import pyarrow.compute as pc
 import torch
 import transformers
 
+from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.template import TABULAR, Layout, Template
 
@@ -182,9 +182,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
 def row_keys(rows: pa.Table) -> np.ndarray:
     """A 64-bit key of each row's (user_id, as_of), uint64; equal on every machine."""
     as_of_B = rows["as_of"].cast(pa.int64()).to_pylist()
-    named = zip(rows["user_id"].to_pylist(), as_of_B, strict=True)
-    digests = [hashlib.blake2b(f"{user} {as_of}".encode(), digest_size=8).digest() for user, as_of in named]
-    return np.frombuffer(b"".join(digests), dtype="<u8")
+    return hash64(f"{user} {as_of}" for user, as_of in zip(rows["user_id"].to_pylist(), as_of_B, strict=True))
 
 
 def _scramble(value: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import transformers
 from pydantic import Field
 from torch import Tensor, nn
 
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import Config, InputError, Runtime
 from ray_ggsm.masks import Recipe, Tokens
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
 from ray_ggsm.model.attention import Backend, Visibility, Watch, open_backbone
@@ -62,7 +62,7 @@ class ModelConfig(Config):
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)
     """Longest instruction or answer text, in tokens; longer ones are cut."""
-    attention: Literal["auto"] | Backend = "auto"
+    attention: Runtime[Literal["auto"] | Backend] = "auto"
     """How attention is computed; the result is the same. auto: `eager` on CPU, `sdpa` on CUDA. `flex` is for CUDA."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the frozen backbone and its matrix products; everything trained stays float32."""
@@ -132,9 +132,9 @@ class UserEncoder(nn.Module):
             if template.tabular_tokens
             else None
         )
-        self.opening = recipe.opening(D, len(layers))
-        for index, layer in enumerate(layers if self.opening is not None else []):
-            layer.register_forward_pre_hook(partial(self._open, index), with_kwargs=True)
+        self.learned_mask = recipe.learned_mask(D, len(layers))
+        for index, layer in enumerate(layers if self.learned_mask is not None else []):
+            layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
         # injected vectors start at the size of the backbone's own token embeddings
         token_rms = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
         self.input_scale = nn.Parameter(torch.tensor(token_rms))
@@ -250,11 +250,16 @@ class UserEncoder(nn.Module):
         """What training changes, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def _open(self, layer: int, module: nn.Module, args: Any, keywords: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _open_layer(
+        self, layer: int, module: nn.Module, args: Any, keywords: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Before a layer of the backbone: its own visibility, opened by what the layer is about to read."""
         visibility: Visibility = keywords["visibility"]
-        assert self.opening is not None
-        return args, {**keywords, "visibility": visibility.with_weight(self.opening(layer, args[0], visibility.weight))}
+        assert self.learned_mask is not None
+        return args, {
+            **keywords,
+            "visibility": visibility.with_weight(self.learned_mask(layer, args[0], visibility.weight)),
+        }
 
     def _events(self, batch: Batch) -> Tensor:
         """Adapted event vectors with their numbers, (E, D)."""

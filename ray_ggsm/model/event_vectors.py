@@ -7,7 +7,6 @@ by key and mapped into memory: its processes share the pages they touch, and a s
 Legend: N stored texts, H width of the event encoder.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -20,26 +19,21 @@ import pyarrow.parquet as pq
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
+from ray_ggsm.hashing import hash64
 
 SCHEMA = pa.schema([("key", pa.uint64()), ("vector", pa.list_(pa.float16()))])
-
-
-def keys(texts: pa.Array) -> np.ndarray:
-    """64-bit keys of texts, uint64; equal texts have equal keys on every machine."""
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist()]
-    return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
 def part(texts: pa.Array, vectors_NH: np.ndarray) -> pa.Table:
     """One part of a store."""
     offsets = pa.array(np.arange(len(vectors_NH) + 1, dtype=np.int32) * vectors_NH.shape[1])
     vectors = pa.ListArray.from_arrays(offsets, pa.array(vectors_NH.reshape(-1), pa.float16()))
-    return pa.Table.from_arrays([pa.array(keys(texts)), vectors], schema=SCHEMA)
+    return pa.Table.from_arrays([pa.array(hash64(texts)), vectors], schema=SCHEMA)
 
 
 @dataclass(frozen=True)
-class Store:
-    """One state of a store; small enough to be sent to every worker, which opens its machine's copy."""
+class VectorStore:
+    """One state of the store; small enough to be sent to every worker, which opens its machine's copy."""
 
     files: tuple[str, ...]
     """the parts"""
@@ -51,9 +45,9 @@ class Store:
         return _opened(self)
 
 
-def find(location: str, cache: str) -> Store:
+def find(location: str, cache: str) -> VectorStore:
     """The store below `location` as it is now; empty when there is none."""
-    return Store(tuple(storage.list_files(location, ".parquet")), cache)
+    return VectorStore(tuple(storage.list_files(location, ".parquet")), cache)
 
 
 class EventVectors:
@@ -69,7 +63,7 @@ class EventVectors:
 
     def has(self, texts: pa.Array) -> np.ndarray:
         """Whether the store has each text, bool."""
-        return self._find(keys(texts)) >= 0
+        return self._find(hash64(texts)) >= 0
 
     def __call__(self, texts: pa.Array) -> np.ndarray:
         """Vectors of texts, (E, H) float16.
@@ -78,7 +72,7 @@ class EventVectors:
             InputError: a text was never encoded into this store.
         """
         encoded = texts.dictionary_encode()
-        found = self._find(keys(encoded.dictionary))
+        found = self._find(hash64(encoded.dictionary))
         if (found < 0).any():
             text = encoded.dictionary[int(np.argmin(found))].as_py()
             raise InputError(f"event text {text[:80]!r} has no vector in the store; encode the rows' events first")
@@ -93,7 +87,7 @@ class EventVectors:
 
 
 @lru_cache(maxsize=2)
-def _opened(store: Store) -> EventVectors:
+def _opened(store: VectorStore) -> EventVectors:
     if not store.files:
         return EventVectors(np.zeros(0, dtype=np.uint64), np.zeros((0, 0), dtype=np.float16))
     parent = os.path.join(store.cache, digest(os.path.dirname(store.files[0])))

@@ -12,31 +12,30 @@ encoder.
 """
 
 import hashlib
-import json
 import os
+import re
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
-from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ray_ggsm import masks, storage
 from ray_ggsm.config import InputError, digest
-from ray_ggsm.masks import MaskConfig, Recipe, RecipeConfig, Tokens
+from ray_ggsm.masks import Recipe, RecipeConfig, Tokens
+from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.encoder import ModelConfig, UserEncoder
 from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 from ray_ggsm.model.template import Modality, Template
 
-FORMAT = 2
 FILES = ("adapter_model.safetensors", "modules.safetensors", "mask.safetensors")
 
 
 @dataclass(frozen=True)
-class Trained:
+class EncoderBundle:
     """An encoder with what its training fixed."""
 
     encoder: UserEncoder
@@ -50,7 +49,7 @@ class Trained:
     backbone_digest: str
 
     @property
-    def half_way(self) -> bool:
+    def is_half_way(self) -> bool:
         """Whether training stopped before the mask had reached its inference form."""
         return self.recipe.alpha(self.step) < 1
 
@@ -59,7 +58,7 @@ class Trained:
 
         `finished` asks for the inference mask in any case.
         """
-        if self.half_way and not finished:
+        if self.is_half_way and not finished:
             return self.recipe.future_weight(tokens, self.step)
         return self.recipe.inference_weight(tokens)
 
@@ -72,7 +71,7 @@ def new_encoder(
     event_width: int,
     event_encoder_digest: str,
     seed: int,
-) -> Trained:
+) -> EncoderBundle:
     """An untrained encoder; equal arguments give equal weights."""
     backbone = load_model(config.backbone, config.torch_dtype)
     backbone_digest = weights_digest(backbone)
@@ -84,57 +83,50 @@ def new_encoder(
         torch.manual_seed(seed)
         encoder = UserEncoder(config, template, len(feature_names), backbone, event_width, recipe)
     encoder.start_tags_from_words(tokenizer)
-    return Trained(encoder, tokenizer, mask, recipe, 0, feature_names, event_encoder_digest, backbone_digest)
+    return EncoderBundle(encoder, tokenizer, mask, recipe, 0, feature_names, event_encoder_digest, backbone_digest)
 
 
-def save(trained: Trained, location: str) -> None:
+def save(bundle: EncoderBundle, location: str) -> None:
     """Write the encoder's directory, local or s3://."""
     from peft import get_peft_model_state_dict
 
     with tempfile.TemporaryDirectory() as directory:
-        encoder = trained.encoder
+        encoder = bundle.encoder
         encoder.backbone.peft_config["default"].save_pretrained(directory)
         _write(os.path.join(directory, "adapter_model.safetensors"), get_peft_model_state_dict(encoder.backbone))
         _write(os.path.join(directory, "modules.safetensors"), _modules(encoder))
-        _write(os.path.join(directory, "mask.safetensors"), trained.recipe.state_dict())
-        trained.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
-        description = {**_description(trained), "files": {name: _file_digest(directory, name) for name in FILES}}
+        _write(os.path.join(directory, "mask.safetensors"), bundle.recipe.state_dict())
+        bundle.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
+        description = _description(bundle, {name: _file_digest(directory, name) for name in FILES})
         storage.upload(directory, location)
-    storage.write_json(storage.join(location, "encoder.json"), description)
+    storage.write_json(storage.join(location, FILE), description.model_dump(mode="json"))
 
 
-def load(location: str, device: torch.device) -> Trained:
+def load(location: str, device: torch.device) -> EncoderBundle:
     """Read an encoder's directory.
 
     Raises:
         InputError: there is no finished encoder, or its parts or its backbone do not fit each other.
     """
-    if not storage.exists(storage.join(location, "encoder.json")):
-        raise InputError(
-            f"{location}: no saved encoder here (encoder.json is missing); give the directory that training wrote"
-        )
-    described = storage.read_json(storage.join(location, "encoder.json"))
-    _expect(location, "format", FORMAT, described["format"])
-    config = ModelConfig.model_validate_json(json.dumps(described["model"]))
-    mask: RecipeConfig = TypeAdapter(MaskConfig).validate_json(json.dumps(described["mask"]))
-    recipe = masks.build(mask)
-    _expect(location, "alpha", described["alpha"], recipe.alpha(described["step"]))
-    modalities = tuple(Modality(**m) for m in described["modalities"])
-    template = Template(modalities, described["tabular_tokens"], config.max_text_tokens, recipe.global_query)
+    description = SavedEncoder.read(location).description
+    config, recipe = description.model, masks.build(description.mask)
+    _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
+    template = Template(description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query)
     backbone = load_model(config.backbone, config.torch_dtype)
-    _expect(location, "backbone weights", described["backbone_digest"], weights_digest(backbone))
-    _expect(location, "template", described["template_digest"], _template_digest(template))
-    features = tuple(described["feature_names"])
-    encoder = UserEncoder(config, template, len(features), backbone, described["event_width"], recipe)
+    _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
+    _expect(location, "template", description.template_digest, _template_digest(template))
+    features = description.feature_names
+    encoder = UserEncoder(config, template, len(features), backbone, description.event_width, recipe)
     with storage.local_copy(location) as directory:
         for name in FILES:
-            _expect(location, name, described["files"][name], _file_digest(directory, name))
+            _expect(location, name, description.files[name], _file_digest(directory, name))
         restore(encoder, recipe, directory, location)
         place = os.path.join(directory, "tokenizer")
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
-    _expect(location, "tokenizer", described["tokenizer_digest"], _tokenizer_digest(tokenizer))
-    digests = described["event_encoder_digest"], described["backbone_digest"]
-    return Trained(encoder.to(device).eval(), tokenizer, mask, recipe, described["step"], features, *digests)
+    _expect(location, "tokenizer", description.tokenizer_digest, _tokenizer_digest(tokenizer))
+    digests = description.event_encoder_digest, description.backbone_digest
+    mask: RecipeConfig = description.mask
+    return EncoderBundle(encoder.to(device).eval(), tokenizer, mask, recipe, description.step, features, *digests)
 
 
 def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str) -> None:
@@ -149,24 +141,25 @@ def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str)
     recipe.load_state_dict(load_file(os.path.join(directory, "mask.safetensors")))
 
 
-def _description(trained: Trained) -> dict[str, Any]:
-    encoder, template = trained.encoder, trained.encoder.template
-    return {
-        "format": FORMAT,
-        "model": encoder.config.model_dump(mode="json"),
-        "mask": trained.mask.model_dump(mode="json"),
-        "step": trained.step,
-        "alpha": trained.recipe.alpha(trained.step),
-        "modalities": [asdict(m) for m in template.modalities],
-        "tabular_tokens": template.tabular_tokens,
-        "feature_names": list(trained.feature_names),
-        "event_width": encoder.event_width,
-        "width": encoder.width,
-        "backbone_digest": trained.backbone_digest,
-        "event_encoder_digest": trained.event_encoder_digest,
-        "template_digest": _template_digest(template),
-        "tokenizer_digest": _tokenizer_digest(trained.tokenizer),
-    }
+def _description(bundle: EncoderBundle, files: dict[str, str]) -> EncoderDescription:
+    encoder, template = bundle.encoder, bundle.encoder.template
+    return EncoderDescription(
+        format=FORMAT,
+        model=encoder.config,
+        mask=bundle.mask,
+        step=bundle.step,
+        alpha=bundle.recipe.alpha(bundle.step),
+        modalities=template.modalities,
+        tabular_tokens=template.tabular_tokens,
+        feature_names=bundle.feature_names,
+        event_width=encoder.event_width,
+        width=encoder.width,
+        backbone_digest=bundle.backbone_digest,
+        event_encoder_digest=bundle.event_encoder_digest,
+        template_digest=_template_digest(template),
+        tokenizer_digest=_tokenizer_digest(bundle.tokenizer),
+        files=files,
+    )
 
 
 def _template_digest(template: Template) -> str:
@@ -189,6 +182,8 @@ def _modules(encoder: UserEncoder) -> dict[str, Tensor]:
 
 
 def _load_modules(encoder: UserEncoder, state: dict[str, Tensor], location: str) -> None:
+    # encoders saved before the learned mask had its name call it `opening`
+    state = {re.sub(r"^opening\.", "learned_mask.", name): tensor for name, tensor in state.items()}
     expected = _modules(encoder)
     for name in sorted(expected.keys() ^ state.keys()):
         raise InputError(f"{location}: modules.safetensors: '{name}' is {'missing' if name in expected else 'unknown'}")

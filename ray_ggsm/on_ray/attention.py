@@ -1,7 +1,7 @@
-"""Where the attention of the train stage's encoders goes: before training and after it, on the same users.
+"""The attention job: where the attention of the train stage's encoders goes, before and after training.
 
-Writes `<output>/attention-<digest>/attention.json`: for each of three readings the step and alpha of its mask, and
-`AttentionMeans`. They tell what the mask did from what the weights learned:
+Writes `<output>/attention-<digest>/attention.json`: three readings of the same users. They tell what the mask did from
+what the weights learned:
 
     before    the encoder at step 0, as embedding uses it: under the mask that training began with
     opened    the encoder at step 0, under the mask of `after` (hybrid_mlp's mask is weights: there it is `before`)
@@ -9,112 +9,152 @@ Writes `<output>/attention-<digest>/attention.json`: for each of three readings 
 """
 
 import time
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import ray
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, digest
+from ray_ggsm.config import InputError, Record, digest
+from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
 from ray_ggsm.data.validate import validate
 from ray_ggsm.evaluation.attention import AttentionMeans, attention_of, terminal_table
-from ray_ggsm.evaluation.attention_pictures import attention_figure
-from ray_ggsm.evaluation.mask_pictures import Figure
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.evaluation.pages.attention_figures import attention_figure
+from ray_ggsm.evaluation.pages.mask_figures import Figure
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.model import saved
-from ray_ggsm.model.event_vectors import Store
-from ray_ggsm.on_ray.cluster import connected
-from ray_ggsm.on_ray.devices import actor_resources, device_of
-from ray_ggsm.on_ray.embed import describe_encoder, modalities
-from ray_ggsm.on_ray.events import encode_events
-from ray_ggsm.on_ray.plan import Block, plan, read_block
+from ray_ggsm.model.description import EncoderDescription, SavedEncoder
+from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
+from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
+from ray_ggsm.stages import Pipeline
 
 
-def attention(experiment: Experiment) -> dict[str, Any]:
+class Reading(Record):
+    """What an encoder's heads do under one mask."""
+
+    step: int
+    alpha: float
+    means: AttentionMeans
+
+
+class Readings(Record):
+    """The content of `attention.json`."""
+
+    split: str
+    train: str
+    """Location of the train stage."""
+    seconds: float
+    readings: dict[str, Reading]
+    """before, opened, after"""
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """What the task reads."""
+
+    chunks: Sequence[Chunk]
+    encoder: EncoderDescription
+    vectors: VectorStore
+    train: str
+    """Location of the train stage."""
+
+
+def attention(pipeline: Pipeline) -> Readings:
     """Look at the sample's attention, print a table, and return what was written; a finished result is reused.
 
     Raises:
-        InputError: the train stage is not finished, or the stage to look at has no rows.
+        InputError: the train stage is not finished, or the split to look at has no rows.
     """
-    file = result_file(experiment)
+    file = result_file(pipeline)
     if not storage.exists(file):
-        began = time.monotonic()
-        place = stages(experiment)
-        place["prepare"].require("jobs/prepare.py")
-        place["train"].require("jobs/train.py")
-        described = describe_encoder(place["train"].path("encoder"), experiment.embedding)
-        names, features = modalities(described), len(described["feature_names"])
-        blocks = _blocks(experiment, names, features)
-        with connected(experiment):
-            events = encode_events(experiment, blocks, names, described["event_encoder_digest"])
-            task = _readings.options(**actor_resources(experiment.ray))
-            readings = ray.get(task.remote(experiment, place["train"].location, blocks, names, features, events.store))
-        values = {"stage": experiment.attention.stage, "train": place["train"].location, "readings": readings}
-        storage.write_json(file, {**values, "seconds": round(time.monotonic() - began, 1)})
-    result: dict[str, Any] = storage.read_json(file)
-    means = {name: AttentionMeans(**reading["means"]) for name, reading in result["readings"].items()}
+        storage.write_json(file, _read(pipeline).model_dump(mode="json"))
+    result = Readings.model_validate_json(storage.read_text(file))
+    means = {name: reading.means for name, reading in result.readings.items()}
     print(f"{terminal_table(means)}\nattention: {file}", flush=True)
     return result
 
 
-def result_file(experiment: Experiment) -> str:
+def result_file(pipeline: Pipeline) -> str:
     """Where the result is, or will be."""
-    train = stages(experiment)["train"].location.rsplit("/", 1)[-1]
-    name = f"attention-{digest(train, experiment.attention, experiment.embedding.mask)}"
-    return storage.join(storage.absolute(experiment.output), name, "attention.json")
+    e = pipeline.experiment
+    name = f"attention-{digest(pipeline.train.directory, e.attention, e.embedding.mask)}"
+    return storage.join(storage.absolute(e.output), name, "attention.json")
 
 
-def attention_picture(experiment: Experiment) -> Figure | None:
+def attention_picture(pipeline: Pipeline) -> Figure | None:
     """Before and after as a picture; None: jobs/attention.py has not looked yet."""
-    file = result_file(experiment)
+    file = result_file(pipeline)
     if not storage.exists(file):
         return None
-    readings = storage.read_json(file)["readings"]
-    return attention_figure(*(AttentionMeans(**readings[name]["means"]) for name in ("before", "after")))
+    readings = Readings.model_validate_json(storage.read_text(file)).readings
+    return attention_figure(readings["before"].means, readings["after"].means)
 
 
-def check_stage(experiment: Experiment) -> None:
-    """Refuse a stage that the data do not have."""
-    wanted, known = experiment.attention.stage, experiment.data.stages
-    if wanted not in known:
-        raise InputError(f"attention.stage: there is no stage '{wanted}' in data.stages; it has {', '.join(known)}")
+def attention_split(experiment: Experiment) -> str:
+    """The split to look at.
+
+    Raises:
+        InputError: the data do not have it.
+    """
+    splits, split = experiment.data.splits, experiment.attention.split or experiment.data.score_split
+    if split not in splits:
+        raise InputError(f"attention.split: there is no split '{split}' in data.splits; it has {', '.join(splits)}")
+    return split
 
 
-def _blocks(experiment: Experiment, names: list[str], features: int) -> list[Block]:
-    """The first blocks of the stage's rows, just enough for the sample."""
-    config, place = experiment.attention, stages(experiment)["prepare"]
-    check_stage(experiment)
-    blocks, rows = [], 0
-    for block in plan(storage.list_files(place.path("rows", config.stage), ".parquet"), config.rows, names, features):
+def _read(pipeline: Pipeline) -> Readings:
+    started, e = time.monotonic(), pipeline.experiment
+    pipeline.prepare.require()
+    pipeline.train.require()
+    encoder = SavedEncoder.read(pipeline.train.encoder).description
+    chunks = _chunks(pipeline, encoder)
+    with connected(e):
+        encoding = EventEncoding(e.model.event_encoder, encoder.event_encoder_digest, pipeline.event_vectors, e.ray)
+        events = encode_events(encoding, chunks, encoder.modality_names)
+        sample = _Sample(chunks, encoder, events.vectors, pipeline.train.location)
+        task = _readings.options(**actor_resources(e.ray))
+        readings: dict[str, Reading] = ray.get(task.remote(e, sample))
+    seconds = round(time.monotonic() - started, 1)
+    return Readings(split=attention_split(e), train=pipeline.train.location, seconds=seconds, readings=readings)
+
+
+def _chunks(pipeline: Pipeline, encoder: EncoderDescription) -> list[Chunk]:
+    """The first chunks of the split's rows, just enough for the sample."""
+    config, split = pipeline.experiment.attention, attention_split(pipeline.experiment)
+    files = storage.list_files(pipeline.prepare.rows(split), ".parquet")
+    chunks, rows = [], 0
+    for chunk in plan_chunks(files, config.rows, encoder.modality_names, len(encoder.feature_names)):
         if rows < config.rows:
-            blocks.append(block)
-            rows += block.rows
-    if not blocks:
-        raise InputError(f"attention.stage: '{config.stage}' has no rows; choose another stage")
-    return blocks
+            chunks.append(chunk)
+            rows += chunk.rows
+    if not chunks:
+        raise InputError(f"attention.split: '{split}' has no rows; choose another split")
+    return chunks
 
 
 @ray.remote
-def _readings(
-    experiment: Experiment, train: str, blocks: list[Block], names: list[str], features: int, store: Store
-) -> dict[str, Any]:
-    """Every reading with its step, alpha and means."""
-    config, limit = experiment.attention, experiment.data.max_text_length
-    columns = ["user_id", "as_of", *names, "tabular", "query"]
-    tables = [validate(read_block(block, columns), names, features, limit, source=block.file)[0] for block in blocks]
-    rows = pa.concat_tables(tables).slice(0, config.rows)
+def _readings(experiment: Experiment, sample: _Sample) -> dict[str, Reading]:
+    """Every reading by its name."""
+    names, features = sample.encoder.modality_names, len(sample.encoder.feature_names)
+    columns, limit = ["user_id", "as_of", *names, "tabular", "query"], experiment.data.max_text_length
+    tables = [
+        validate(read_chunk(chunk, columns), names, features, limit, source=chunk.file)[0] for chunk in sample.chunks
+    ]
+    rows = pa.concat_tables(tables).slice(0, experiment.attention.rows)
     device = device_of(experiment.ray)
-    before, after = (saved.load(storage.join(train, name), device) for name in ("untrained", "encoder"))
-    for trained in (before, after):
-        trained.encoder.merge_lora()  # as embedding does
+    before, after = (saved.load(storage.join(sample.train, name), device) for name in ("untrained", "encoder"))
+    for bundle in (before, after):
+        bundle.encoder.merge_lora()  # as embedding does
     opened = replace(before, recipe=after.recipe, step=after.step)
-    lookup, finished = store.open(), experiment.embedding.mask == "inference"
+    lookup, finished = sample.vectors.open(), experiment.embedding.mask == "inference"
     return {
-        name: {
-            "step": trained.step,
-            "alpha": 1.0 if finished else trained.recipe.alpha(trained.step),
-            "means": asdict(attention_of(trained, lookup, rows, finished)),
-        }
-        for name, trained in {"before": before, "opened": opened, "after": after}.items()
+        name: Reading(
+            step=bundle.step,
+            alpha=1.0 if finished else bundle.recipe.alpha(bundle.step),
+            means=attention_of(bundle, lookup, rows, finished),
+        )
+        for name, bundle in {"before": before, "opened": opened, "after": after}.items()
     }

@@ -15,22 +15,24 @@ from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
-from ray_ggsm.evaluation.labels import KEYS, Aligned, align_all, check_disjoint, read_labels
+from ray_ggsm.evaluation.labels import KEYS, ProbeData, align_all, check_disjoint, read_labels
 from ray_ggsm.evaluation.metrics import MEAN
 from ray_ggsm.evaluation.results import results
 from ray_ggsm.evaluation.summary import TITLES
 from ray_ggsm.experiment import RayConfig
-from ray_ggsm.on_ray.cluster import check_place, started
-from ray_ggsm.on_ray.evaluate import FIT, SCORE, probe_all
+from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.tables.compare import Side, SideConfig, opened, shared
 from ray_ggsm.tables.drift import moved
 
+FIT, SCORE = "fit", "score"
+"""Roles of label tables."""
 OTHER_ENCODER = "the encoders differ, so cosines compare coordinates that need not mean the same"
 OTHER_WIDTH = "the widths differ, so there are no cosines"
 
 
 class LabelTables(Config):
-    """Label tables: user_id, as_of, boolean labels; one table can hold both with a column `stage` (probe, test)."""
+    """Label tables: user_id, as_of, boolean labels; one table can hold both with a column `role` (fit, score)."""
 
     fit: str
     """Rows that the probes are fitted on."""
@@ -111,16 +113,15 @@ def _labels(tables: LabelTables) -> dict[str, pa.Table]:
 
 def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> dict[str, Any]:
     """AUCs of both sides on the same rows, and their paired differences."""
-    aligned: dict[str, dict[str, Aligned]] = {"new": {}, "old": {}}
-    for stage, labels in _labels(tables).items():
+    aligned = {}
+    for role, labels in _labels(tables).items():
         users = labels["user_id"].combine_chunks().unique()
         vectors = {s.name: (s.read(["user_id", "as_of", "embedding"], users), "embedding") for s in (new, old)}
-        rows = align_all(labels, vectors, stage, allow_missing=config.evaluation.allow_missing)
-        for name, each in rows.items():
-            aligned[name][stage] = each
-    check_disjoint(aligned["new"][FIT], aligned["new"][SCORE], FIT, SCORE)
-    probed = probe_all(config.evaluation, config.seed, aligned)
-    found = results(probed, {name: each[SCORE] for name, each in aligned.items()}, config.seed)  # new minus old
+        aligned[role] = align_all(labels, vectors, role, allow_missing=config.evaluation.allow_missing)
+    data = {name: ProbeData(aligned[FIT][name], aligned[SCORE][name]) for name in ("new", "old")}
+    check_disjoint(data["new"].fit, data["new"].score, FIT, SCORE)
+    probed = probe_all(config.evaluation, config.seed, data)
+    found = results(probed, {name: each.score for name, each in data.items()}, config.seed)  # new minus old
     auc = {
         kind: {
             label: {
@@ -132,7 +133,7 @@ def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> d
         }
         for kind, labels in found.differences["old"].items()
     }
-    return {"auc": auc, "counts": count_rows(aligned["new"])}
+    return {"auc": auc, "counts": count_rows({FIT: data["new"].fit, SCORE: data["new"].score})}
 
 
 def _text(values: dict[str, Any]) -> str:

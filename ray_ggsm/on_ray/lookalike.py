@@ -7,9 +7,8 @@ directions, or to the sentence's vector from the encoder's answer tower.
 Legend: S seed rows, N rows of a file, D width.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -17,56 +16,91 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 import torch
+from pydantic import Field, model_validator
 
 from ray_ggsm import storage
-from ray_ggsm.cli import user_error
-from ray_ggsm.config import InputError, digest
+from ray_ggsm.config import Config, InputError, Runtime
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import saved
-from ray_ggsm.on_ray.cluster import check_place, started
+from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.numerics import unit
+from ray_ggsm.on_ray.cluster.connection import check_place, started
 from ray_ggsm.tables import open_table, scan
-from ray_ggsm.tables.commands import read_users
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import matrix
+from ray_ggsm.tables.user_lists import read_users
 
 COLUMNS = ["user_id", "as_of", "instruction", "embedding"]
 
 
-def run(description: str, arguments: Sequence[str] | None = None) -> int:
-    """Parse arguments, search, write the audience; returns the exit code."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", help="the table's location, local or s3://")
-    seeds = parser.add_mutually_exclusive_group(required=True)
-    seeds.add_argument("--users-file", help="text file with one seed user_id per line, local or s3://")
-    seeds.add_argument("--text", help="one sentence; needs --encoder")
-    parser.add_argument("--encoder", help="the saved encoder that made the table")
-    parser.add_argument("--instruction", default="default", help="search among the rows of this instruction")
-    parser.add_argument("--k", type=int, default=1000, help="users to find")
-    parser.add_argument("--output", required=True, help="Parquet file to write, local or s3://")
-    options = parser.parse_args(arguments)
-    try:
-        if options.k < 1:
-            raise InputError(f"--k: expected 1 or more users, found {options.k}")
-        table = open_table(options.table)
-        if options.users_file:
-            users = read_users(options.users_file)
-            target_D = seed_direction(table, users, options.instruction)
-        else:
-            users, target_D = [], sentence_direction(table, options.text, options.encoder)
-        with started(RayConfig()):
-            check_place("--output", options.output)
-            found = lookalike(table, target_D, options.k, users, options.instruction)
-        sink = pa.BufferOutputStream()
-        pq.write_table(found, sink)
-        storage.write_bytes(storage.absolute(options.output), sink.getvalue().to_pybytes())
-    except Exception as error:
-        if (sentence := user_error(error)) is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return 2
-    print(f"lookalike: {len(found):,} users of version {table.version} in {options.output}")
-    return 0
+class LookalikeConfig(Config):
+    """Whom to look for."""
+
+    table: str
+    """The table's location, local or s3://."""
+    users_file: str | None = None
+    """Text file with one seed user_id per line. Either this or `text`."""
+    text: str | None = None
+    """One sentence; needs `encoder`."""
+    encoder: str | None = None
+    """The saved encoder that made the table."""
+    instruction: str = "default"
+    """Search among the rows of this instruction."""
+    k: int = Field(1000, ge=1)
+    """Users to find."""
+    output: str
+    """Parquet file to write, local or s3://."""
+    ray: Runtime[RayConfig] = RayConfig()
+    """Resources."""
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "LookalikeConfig":
+        if (self.users_file is None) == (self.text is None):
+            raise ValueError("give either users_file or text")
+        return self
+
+
+def lookalike(config: LookalikeConfig) -> pa.Table:
+    """Search, write the audience, and return it: user_id, as_of, score.
+
+    Raises:
+        InputError: there is no table, seed user or encoder.
+    """
+    table, target = open_table(config.table), _target(config)
+    with started(config.ray):
+        check_place("output", config.output)
+        found = nearest(table, target.direction_D, config.k, target.users, config.instruction)
+    sink = pa.BufferOutputStream()
+    pq.write_table(found, sink)
+    storage.write_bytes(storage.absolute(config.output), sink.getvalue().to_pybytes())
+    print(f"lookalike: {len(found):,} users of version {table.version} in {config.output}")
+    return found
+
+
+def preview(config: LookalikeConfig) -> str:
+    """What would be searched; raises like `lookalike`, before anything is searched."""
+    table, target = open_table(config.table), _target(config)
+    return f"lookalike: {config.k:,} users of {table.location} version {table.version}; {target.source}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to look."""
+
+    direction_D: np.ndarray
+    users: list[str]
+    """Seeds, who are left out of the audience."""
+    source: str
+    """For people."""
+
+
+def _target(config: LookalikeConfig) -> Target:
+    table = open_table(config.table)
+    if config.users_file is not None:
+        users = read_users(config.users_file)
+        return Target(seed_direction(table, users, config.instruction), users, f"{len(users):,} seed users")
+    return Target(sentence_direction(table, config.text or "", config.encoder), [], f"the sentence '{config.text}'")
 
 
 def seed_direction(table: EmbeddingTable, users: Sequence[str], instruction: str) -> np.ndarray:
@@ -81,7 +115,7 @@ def seed_direction(table: EmbeddingTable, users: Sequence[str], instruction: str
         raise InputError(f"{table.location}: none of the {len(users)} seed users has a row of '{instruction}'")
     if missing:
         print(f"lookalike: {missing:,} of {len(set(users)):,} seed users are not in the table", flush=True)
-    direction_D: np.ndarray = _unit(vector_SD).mean(axis=0)
+    direction_D: np.ndarray = unit(vector_SD).mean(axis=0)
     return direction_D
 
 
@@ -92,19 +126,17 @@ def sentence_direction(table: EmbeddingTable, text: str, encoder: str | None) ->
         InputError: there is no encoder, or it is not the one that made the table.
     """
     if not encoder:
-        raise InputError("--text needs --encoder: the saved encoder that made the table")
-    trained = saved.load(encoder, torch.device("cpu"))
-    made_by, given = table.metadata().get("encoder"), digest(storage.read_json(storage.join(encoder, "encoder.json")))
+        raise InputError("encoder: `text` needs the saved encoder that made the table")
+    made_by, given = table.metadata().get("encoder"), SavedEncoder.read(encoder).digest
     if made_by != given:
         raise InputError(f"{encoder}: this encoder is {given}, the table was made by {made_by}; give that one")
-    no_events = np.zeros((0, trained.encoder.event_width), np.float32)
-    vector_D: np.ndarray = Embedder(trained, lambda texts: no_events, 16_384).texts([text])[0]
+    bundle = saved.load(encoder, torch.device("cpu"))
+    no_events = np.zeros((0, bundle.encoder.event_width), np.float32)
+    vector_D: np.ndarray = Embedder(bundle, lambda texts: no_events, 16_384).texts([text]).vectors[0]
     return vector_D
 
 
-def lookalike(
-    table: EmbeddingTable, target_D: np.ndarray, k: int, without: Sequence[str], instruction: str
-) -> pa.Table:
+def nearest(table: EmbeddingTable, target_D: np.ndarray, k: int, without: Sequence[str], instruction: str) -> pa.Table:
     """The k best users (user_id, as_of, score), best first; `without` are left out. Of several rows the best counts."""
     files = [{"file": file} for file in table.files()]
     scored = ray.data.from_items(files, override_num_blocks=max(len(files), 1)).map_batches(
@@ -130,7 +162,7 @@ def _best_of_files(files: pa.Table, target_D: np.ndarray, k: int, without: pa.Ar
     rows = rows.filter(wanted)
     if not len(rows):
         return _RESULT.empty_table()
-    score_N = _unit(matrix(rows["embedding"])) @ target_D
+    score_N = unit(matrix(rows["embedding"])) @ target_D
     return _best(pa.table([rows["user_id"], rows["as_of"], pa.array(score_N, pa.float32())], schema=_RESULT), k)
 
 
@@ -139,8 +171,3 @@ def _best(rows: pa.Table, k: int) -> pa.Table:
     users = ordered["user_id"].combine_chunks().dictionary_encode()
     _, first = np.unique(users.indices.to_numpy(), return_index=True)
     return ordered.take(pa.array(np.sort(first)[:k]))
-
-
-def _unit(vector_ND: np.ndarray) -> np.ndarray:
-    lengths: np.ndarray = np.linalg.norm(vector_ND, axis=1, keepdims=True)
-    return vector_ND / np.maximum(lengths, 1e-12)

@@ -1,43 +1,41 @@
-"""The prepare stage: event tables -> user rows, features and labels, one Ray task per shard of users."""
+"""The prepare job: event tables -> user rows, features and labels, one Ray task per shard of users."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import ray
 
-from ray_ggsm.data import prepare as engine
+from ray_ggsm.data import prepare as shards
 from ray_ggsm.data.aggregates import Fitted
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.on_ray.cluster import connected
-from ray_ggsm.on_ray.stages import timed
+from ray_ggsm.data.summary import ShardCounts
+from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.stages import Pipeline, PrepareResult, timed
 
 
-def prepare(experiment: Experiment) -> str:
+def prepare(pipeline: Pipeline) -> str:
     """Write user rows and labels; returns the stage's location. A finished stage is reused."""
-    stage = stages(experiment)["prepare"]
+    stage, config = pipeline.prepare, pipeline.experiment.data
     if stage.result():
         return stage.location
-    engine.check(experiment.data)
-    with connected(experiment), timed(stage) as results:
-        shards = experiment.data.shards
-        fitted = ray.get(_fit.remote(experiment.data, shards))
-        counts = ray.get(
-            [_write_shard.remote(experiment.data, fitted, k, shards, stage.location) for k in range(shards)]
-        )
-        summary = results["summary"] = engine.write_summary(experiment.data, fitted, counts, stage.location)
-        print(f"prepare: rows {_listed(summary['rows'])}; rejected {_listed(summary['dead_letters'])}", flush=True)
+    shards.check(config)
+    with connected(pipeline.experiment), timed(stage) as running:
+        fitted = ray.get(_fit.remote(config, config.shards))
+        tasks = [_write_shard.remote(config, fitted, k, config.shards, stage.location) for k in range(config.shards)]
+        summary = shards.write_summary(config, fitted, ray.get(tasks), stage.location)
+        print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
+        running.result = PrepareResult(summary=summary)
     return stage.location
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
 
 
 @ray.remote(num_cpus=2)
-def _fit(config: DataConfig, shards: int) -> Fitted:
-    return engine.fit(config, shards)
+def _fit(config: DataConfig, n_shards: int) -> Fitted:
+    return shards.fit(config, n_shards)
 
 
 @ray.remote(num_cpus=2)
-def _write_shard(config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str) -> dict[str, Any]:
-    return engine.write_shard(config, fitted, shard, shards, location)
+def _write_shard(config: DataConfig, fitted: Fitted, shard: int, n_shards: int, location: str) -> ShardCounts:
+    return shards.write_shard(config, fitted, shard, n_shards, location)

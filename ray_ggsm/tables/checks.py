@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_ggsm.model.event_vectors import keys
+from ray_ggsm.hashing import hash64
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import KEY, SCHEMA, matrix
 
@@ -111,7 +111,7 @@ def _anchors(table: pa.Table) -> pa.Table:
     if not table.num_rows:
         return table
     encoded = table["user_id"].combine_chunks().dictionary_encode()
-    key_U = keys(encoded.dictionary)
+    key_U = hash64(encoded.dictionary)
     if len(key_U) <= ANCHORS:
         return table
     largest = np.partition(key_U, ANCHORS - 1)[ANCHORS - 1]

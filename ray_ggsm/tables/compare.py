@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm.config import Config, InputError
-from ray_ggsm.model.event_vectors import keys
+from ray_ggsm.hashing import hash64
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
 from ray_ggsm.tables.schema import matrix
 
@@ -135,7 +135,7 @@ def shared(old: Side, new: Side, sample: int) -> Shared:
         both = of_old.filter(pc.is_in(of_old, value_set=of_new))
         in_old, in_new, in_both = in_old + len(of_old), in_new + len(of_new), in_both + len(both)
         kept = pa.concat_arrays([kept, both])
-        kept = kept.take(pa.array(np.argsort(keys(kept), kind="stable")[:sample]))
+        kept = kept.take(pa.array(np.argsort(hash64(kept), kind="stable")[:sample]))
     for side, count in ((old, in_old), (new, in_new)):
         if not count:
             raise side.nobody()

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, Runtime
 from ray_ggsm.tables.files import TableConfig
 from ray_ggsm.tables.gates import GatesConfig
 
@@ -14,5 +14,5 @@ class PublishingConfig(Config):
     """Rows that a table is made for per bucket (a bucket is one file); fixed with the table's first version."""
     files: TableConfig = TableConfig()
     """How vectors are stored."""
-    gates: GatesConfig = GatesConfig()
+    gates: Runtime[GatesConfig] = GatesConfig()
     """Limits."""

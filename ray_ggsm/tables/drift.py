@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_ggsm.numerics import unit
+
 
 @dataclass(frozen=True)
 class Moved:
@@ -56,7 +58,7 @@ def moved(old_NA: np.ndarray, new_NB: np.ndarray, k: int, seed: int = 0) -> Move
 
 def cosines(old_ND: np.ndarray, new_ND: np.ndarray) -> np.ndarray:
     """Cosine of each user's two vectors, (N,) float64; 0 where one of them is zero."""
-    return np.einsum("nd,nd->n", _unit(old_ND), _unit(new_ND))
+    return np.einsum("nd,nd->n", unit(old_ND), unit(new_ND))
 
 
 def procrustes(old_NA: np.ndarray, new_NB: np.ndarray) -> float:
@@ -83,19 +85,14 @@ def neighbour_overlap(old_NA: np.ndarray, new_NB: np.ndarray, k: int = 10) -> fl
 def mean_similarity(vector_ND: np.ndarray) -> float:
     """Mean cosine of all pairs of different users; 1: all vectors point the same way."""
     N = len(vector_ND)
-    unit = _unit(vector_ND)
-    total = float(np.square(unit.sum(axis=0)).sum()) - float(np.square(unit).sum())
+    unit_ND = unit(vector_ND)
+    total = float(np.square(unit_ND.sum(axis=0)).sum()) - float(np.square(unit_ND).sum())
     return total / (N * (N - 1)) if N > 1 else 0.0
 
 
-def _unit(vector_ND: np.ndarray) -> np.ndarray:
-    wide = np.asarray(vector_ND, dtype=np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
-
-
 def _neighbours(vector_ND: np.ndarray, k: int) -> np.ndarray:
-    unit = _unit(vector_ND)
-    similarity_NN = unit @ unit.T
+    unit_ND = unit(vector_ND)
+    similarity_NN = unit_ND @ unit_ND.T
     np.fill_diagonal(similarity_NN, -np.inf)
     return np.argpartition(-similarity_NN, k - 1, axis=1)[:, :k]
 

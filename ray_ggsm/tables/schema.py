@@ -6,7 +6,7 @@ Legend: N rows, D width.
 import numpy as np
 import pyarrow as pa
 
-from ray_ggsm.model.event_vectors import keys
+from ray_ggsm.hashing import hash64
 
 SCHEMA = pa.schema(
     [
@@ -31,7 +31,7 @@ def bucket_of(user_ids: pa.Array | pa.ChunkedArray, buckets: int) -> np.ndarray:
     """Bucket of each user, (N,) int32 in [0, buckets); the same on every machine."""
     if not len(user_ids):
         return np.zeros(0, dtype=np.int32)
-    return (keys(user_ids) % np.uint64(buckets)).astype(np.int32)
+    return (hash64(user_ids) % np.uint64(buckets)).astype(np.int32)
 
 
 def rows_to_table(

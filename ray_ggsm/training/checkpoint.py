@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ray_ggsm.config import InputError
 from ray_ggsm.model import saved
-from ray_ggsm.model.saved import Trained
+from ray_ggsm.model.saved import EncoderBundle
 
 Log = list[dict[str, float]]
 Identity = dict[str, str]
@@ -31,12 +31,12 @@ class Progress:
 
 
 def write(
-    directory: str, trained: Trained, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
+    directory: str, bundle: EncoderBundle, optimizer: torch.optim.Optimizer, progress: Progress, identity: Identity
 ) -> None:
     """Write a checkpoint into a local directory."""
-    saved.save(trained, directory)
+    saved.save(bundle, directory)
     tensors = {}
-    for name, parameter in trained.encoder.trainable().items():
+    for name, parameter in bundle.encoder.trainable().items():
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     save_file(tensors, os.path.join(directory, "optimizer.safetensors"))
@@ -44,7 +44,7 @@ def write(
         json.dump({**vars(progress), "identity": identity}, file)
 
 
-def read(directory: str, trained: Trained, optimizer: torch.optim.Optimizer, identity: Identity) -> Progress:
+def read(directory: str, bundle: EncoderBundle, optimizer: torch.optim.Optimizer, identity: Identity) -> Progress:
     """Restore encoder, recipe and optimiser in place.
 
     Raises:
@@ -59,9 +59,9 @@ def read(directory: str, trained: Trained, optimizer: torch.optim.Optimizer, ide
             f"{directory}: this run cannot go on from its checkpoint, because it has another"
             f" {', another '.join(changed)} now; bring back the old one, or start anew with another `output`"
         )
-    saved.restore(trained.encoder, trained.recipe, directory, directory)
+    saved.restore(bundle.encoder, bundle.recipe, directory, directory)
     tensors = load_file(os.path.join(directory, "optimizer.safetensors"))
-    parameters = trained.encoder.trainable()
+    parameters = bundle.encoder.trainable()
     for entry, value in tensors.items():
         key, _, name = entry.partition("/")
         optimizer.state[parameters[name]][key] = value if key == "step" else value.to(parameters[name].device)

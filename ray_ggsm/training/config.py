@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, Runtime
 from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.loss import SameSide, Term
 from ray_ggsm.training.optimizer import OptimizerConfig
@@ -13,8 +13,8 @@ from ray_ggsm.training.optimizer import OptimizerConfig
 class HeldOutConfig(Config):
     """Pairs that are never trained on; the loss on them is taken at every checkpoint and at the end."""
 
-    stage: str
-    """Stage of prepared rows, other than the one that is trained on."""
+    split: str
+    """Split of prepared rows, other than the one that is trained on."""
     rows: int = Field(512, ge=2)
     """Its first rows."""
     patience: int | None = Field(None, ge=1)
@@ -46,14 +46,14 @@ class TrainingConfig(Config):
     """AdamW and its schedule."""
     tokens_per_micro_batch: int = Field(16_384, ge=1)
     """Padded tokens that one forward pass takes; less needs less memory."""
-    graph_tokens: int = Field(65_536, ge=0)
+    graph_tokens: Runtime[int] = Field(65_536, ge=0)
     """Padded tokens of a worker's batch whose graphs are kept for the backward pass; the rest runs forward twice, with
     the same result (gradient caching), so that memory does not grow with `batch_size`."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Runtime[bool] = False
     """Keep only each layer's input and compute the layer again in the backward pass: less memory, a third slower."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps between checkpoints."""
-    keep_checkpoints: int = Field(2, ge=1)
+    """Steps between checkpoints. Results depend on it: the held-out loss is taken at each."""
+    keep_checkpoints: Runtime[int] = Field(2, ge=1)
     """The newest ones are kept, and the best with `held_out`."""
     centre_rows: int = Field(1024, ge=2)
     """Training rows that the towers' centres are taken from when an encoder is saved."""

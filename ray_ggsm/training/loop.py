@@ -7,7 +7,6 @@ gradients; sum parameter gradients over workers; AdamW.
 Legend: b rows of this worker, B rows of the global batch, D width.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Sequence
@@ -20,10 +19,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Collator, tabular_matrix
 from ray_ggsm.model.encoder import Observe
-from ray_ggsm.model.saved import Trained
+from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training import checkpoint
 from ray_ggsm.training.checkpoint import Identity, Progress
 from ray_ggsm.training.config import TrainingConfig
@@ -50,7 +50,7 @@ class Trainer:
 
     def __init__(
         self,
-        trained: Trained,
+        bundle: EncoderBundle,
         collator: Collator,
         config: TrainingConfig,
         workers: Workers,
@@ -73,9 +73,9 @@ class Trainer:
             identity: what the run is made of, for its checkpoints.
         """
         self.held_out, self.identity = held_out, identity or {}
-        self.trained, self.head, self.collator, self.config = trained, head, collator, config
+        self.bundle, self.head, self.collator, self.config = bundle, head, collator, config
         self.workers, self.seed = workers, seed
-        self.encoder, self.recipe = trained.encoder, trained.recipe
+        self.encoder, self.recipe = bundle.encoder, bundle.recipe
         self.optimizer = make_optimizer(self.encoder, config.optimizer)
         self.frozen: dict[str, Tensor] = {}
         """the weights of step 0, where GG-SM takes its gradients from them"""
@@ -91,7 +91,7 @@ class Trainer:
     @property
     def done(self) -> bool:
         """Whether all steps are taken, or the held-out loss has not improved for too long."""
-        return not self.recipe.trains or self.trained.step >= self.config.total_steps or self._stalled()
+        return not self.recipe.trains or self.bundle.step >= self.config.total_steps or self._stalled()
 
     def _stalled(self) -> bool:
         patience = self.config.held_out.patience if self.config.held_out else None
@@ -112,7 +112,7 @@ class Trainer:
         Raises:
             DivergenceError: the loss is not finite, or both towers collapsed to one point.
         """
-        started, step = time.perf_counter(), self.trained.step
+        started, step = time.perf_counter(), self.bundle.step
         self.encoder.train()
         rate = set_learning_rate(self.optimizer, self.config.optimizer, step, self.config.total_steps)
         towers = self._towers(rows)
@@ -130,7 +130,7 @@ class Trainer:
         norm = self._update(rows)
         seconds = time.perf_counter() - started
         utilisation = step_flops(self.encoder, towers.length_N) / seconds / self.peak
-        self.trained = replace(self.trained, step=step + 1)
+        self.bundle = replace(self.bundle, step=step + 1)
         metrics = {
             "step": step + 1, "loss": loss, "accuracy": seen.accuracy, "mean_rank": seen.mean_rank,
             "cos_positive": seen.positive, "cos_negative": seen.negative,
@@ -149,24 +149,24 @@ class Trainer:
         if not self.encoder.config.centre:
             return
         self.encoder.eval()
-        states = self._towers(self.head.slice(0, self.config.centre_rows)).states(self.trained.embedding_weight)
+        states = self._towers(self.head.slice(0, self.config.centre_rows)).states(self.bundle.embedding_weight)
         self.encoder.centre_user_D.copy_(states["user"].mean(dim=0))
         self.encoder.centre_answer_D.copy_(states["answer"].mean(dim=0))
 
     def save(self, directory: str) -> None:
         """Write a checkpoint into a local directory; it is a saved encoder, too."""
         self.centre()
-        progress = Progress(self.trained.step, self.log, self.mask_log.weight)
-        checkpoint.write(directory, self.trained, self.optimizer, progress, self.identity)
+        progress = Progress(self.bundle.step, self.log, self.mask_log.weight)
+        checkpoint.write(directory, self.bundle, self.optimizer, progress, self.identity)
 
     def restore(self, directory: str) -> None:
         """Go on from a checkpoint; errors as `ray_ggsm.training.checkpoint.read`."""
-        progress = checkpoint.read(directory, self.trained, self.optimizer, self.identity)
+        progress = checkpoint.read(directory, self.bundle, self.optimizer, self.identity)
         self.log, self.mask_log.weight = progress.log, progress.mask_weight
-        self.trained = replace(self.trained, step=progress.step)
+        self.bundle = replace(self.bundle, step=progress.step)
 
     def _towers(self, rows: pa.Table, answer_seed: int | None = None) -> Towers:
-        step = self.trained.step
+        step = self.bundle.step
         return Towers(
             self.encoder, self.collator, rows,
             answer=self.config.answer, tokens_per_micro_batch=self.config.tokens_per_micro_batch,
@@ -210,7 +210,7 @@ class Trainer:
         }
 
     def _weight(self, tokens: Tokens) -> Tensor:
-        return self.recipe.future_weight(tokens, self.trained.step)
+        return self.recipe.future_weight(tokens, self.bundle.step)
 
     def _probe(self, towers: Towers, rows: pa.Table) -> None:
         """A forward and backward pass that only feeds `observe`, by the encoder as it is or as it was at step 0."""
@@ -225,7 +225,7 @@ class Trainer:
 
     def _observers(self, tokens: Tokens) -> Sequence[Observe]:
         assert self.recipe.grad_site is not None
-        return [Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.trained.step))]
+        return [Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.bundle.step))]
 
     def _update(self, rows: pa.Table) -> float:
         """Sum gradients over workers, clip, step; returns the gradient norm before clipping."""
@@ -252,12 +252,11 @@ class Trainer:
             )
 
     def _stop(self, sentence: str, rows: pa.Table) -> None:
-        error = DivergenceError(f"step {self.trained.step}: {sentence}")
+        error = DivergenceError(f"step {self.bundle.step}: {sentence}")
         error.rows = rows.select(["user_id", "as_of"])
         raise error
 
 
 def user_ids(rows: pa.Table) -> Tensor:
     """int64 (b,): equal for rows of the same user, on every worker."""
-    digests = [hashlib.blake2b(user.encode(), digest_size=8).digest() for user in rows["user_id"].to_pylist()]
-    return torch.from_numpy(np.frombuffer(b"".join(digests), dtype="<i8").copy())
+    return torch.from_numpy(hash64(rows["user_id"]).view(np.int64).copy())

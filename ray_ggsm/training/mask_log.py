@@ -3,13 +3,12 @@
 Legend: B rows, L tokens, D width, S slots of the template, G groups of slots.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from ray_ggsm.masks import Recipe, Tokens
+from ray_ggsm.masks import Recipe, RecipeConfig, Tokens
+from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.template import Template
 from ray_ggsm.training.workers import Workers
@@ -73,17 +72,18 @@ class MaskLog:
             "w_spread": values.std(correction=0).item(),
         }  # fmt: skip
 
-    def describe(self, mask: dict[str, Any]) -> dict[str, Any]:
-        """For mask.json: slots, weights, and GG-SM's importance; `mask` is the recipe's config."""
+    def slot_weights(self, mask: RecipeConfig) -> SlotWeights:
+        """What is known slot by slot; `mask` is the recipe's config."""
         state = self.recipe.state_dict()
+        settings = mask.model_dump(mode="json")
         importance = None
-        if "importance_S" in state and mask["slot"] == "modality_rank" and len(state["importance_S"]):
+        if "importance_S" in state and settings["slot"] == "modality_rank" and len(state["importance_S"]):
             pairs = zip(state["importance_S"].tolist(), state["seen_S"].tolist(), strict=True)
-            importance = [g if seen else None for g, seen in pairs]
-        return {
-            "recipe": mask["recipe"],
-            "slots": list(self.template.slot_names),
-            "weight": self.weight,
-            "importance": importance,
-            "calibration": mask.get("calibration"),
-        }
+            importance = tuple(g if seen else None for g, seen in pairs)
+        return SlotWeights(
+            recipe=mask.recipe,
+            slots=self.template.slot_names,
+            weight={int(step): tuple(weights) for step, weights in self.weight.items()},
+            importance=importance,
+            calibration=settings.get("calibration"),
+        )

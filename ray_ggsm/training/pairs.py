@@ -122,7 +122,7 @@ def head(location: str, n: int) -> pa.Table:
     return pa.concat_tables(tables).slice(0, n).combine_chunks()
 
 
-def snapshot(location: str) -> list[tuple[str, int, int]]:
+def row_groups(location: str) -> list[tuple[str, int, int]]:
     """What the pairs below `location` are: file names, row groups and their rows."""
     return [(file.rsplit("/", 1)[-1], group, rows) for file, group, rows in _groups(location)]
 

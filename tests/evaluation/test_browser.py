@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_ggsm.evaluation import report, study_report
+from ray_ggsm.evaluation.pages import report, study_report
 from tests.evaluation import test_report, test_study_report
 from tests.evaluation.test_study_report import summary  # noqa: F401
 

@@ -6,15 +6,15 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ray_ggsm.evaluation.mask_pictures import (
+from ray_ggsm.evaluation.pages.mask_figures import (
     SlotWeights,
     calibrated_weight,
-    opening,
+    mask_history,
     over_gradients,
     over_slots,
     over_steps,
 )
-from ray_ggsm.evaluation.report import render
+from ray_ggsm.evaluation.pages.report import render
 from tests.evaluation.test_report import report
 from tests.evaluation.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, mask_json
 
@@ -37,7 +37,7 @@ def slots_with(norms, calibration="zscore"):
 
 
 def test_published_weight_is_flat_and_calibrated_one_is_not():
-    figure = over_gradients(opening(log_json(), mask_json()).slots)
+    figure = over_gradients(mask_history(log_json(), mask_json()).slots)
     lines = drawn(figure.panels[""])
     seen = [g for g in importance() if g is not None]
     assert len(lines["published"]) == len(lines["calibrated"]) == len(seen) == len(NAMES) - 1
@@ -79,7 +79,7 @@ def test_fewer_than_two_gradients_are_no_picture(norms):
 
 def test_panels_show_every_modality_over_recency_and_the_rest_in_rows():
     values = mask_json()
-    figure = over_slots(opening(log_json(), values))
+    figure = over_slots(mask_history(log_json(), values))
     assert list(figure.panels) == [*KEEP, ""]
     assert figure.names == ["step 1", "step 20, warm-up", "step 31, late warm-up", "step 90, alpha 0.49"]
     for name, keep in KEEP.items():
@@ -109,7 +109,7 @@ def test_panels_show_every_modality_over_recency_and_the_rest_in_rows():
 def test_steps_are_chosen_by_what_is_recorded(alpha_of, names):
     values = {"slots": ["text"], "weight": {str(step): [0.5] for step in range(1, 10)}}
     log = [{"step": n, "alpha": alpha_of(n), "w_mean": 0, "w_p5": 0, "w_p95": 0} for n in range(1, 10) if alpha_of]
-    found = over_slots(opening(log, values)).names
+    found = over_slots(mask_history(log, values)).names
     assert found[: len(names)] == names
     assert len(found) <= 4
 
@@ -117,13 +117,13 @@ def test_steps_are_chosen_by_what_is_recorded(alpha_of, names):
 def test_gradient_norms_stand_on_a_logarithmic_axis():
     log = [{"step": n, "grad_norm/bill": 10.0**-n, "grad_norm/text": 0.01} for n in (1, 2, 3)]
     log.append({"step": 4, "grad_norm/bill": float("nan"), "grad_norm/text": 0.0, "grad_norm/promo": 0.0})
-    (figure,) = over_steps(opening(log, None))
+    (figure,) = over_steps(mask_history(log, None))
     lines = drawn(figure.panels[""], -3, -1)
     assert lines == {"bill": pytest.approx([-1, -2, -3], abs=0.01), "text": pytest.approx([-2] * 3, abs=0.01)}
 
 
 def test_weight_over_steps_has_the_whole_axis():
-    figure, _ = over_steps(opening(log_json(), None))
+    figure, _ = over_steps(mask_history(log_json(), None))
     lines = drawn(figure.panels[""])
     assert lines["alpha"] == pytest.approx([alpha(step) for step in range(1, 151)], abs=0.001)
 
@@ -145,7 +145,7 @@ def test_weight_over_steps_has_the_whole_axis():
     ids=["oracle", "older", "no mask.json", "no gradients", "all", "nothing recorded"],
 )
 def test_what_was_not_logged_leaves_no_picture_behind(log, slots, captions):
-    page = render(report(mask=opening(log, slots)))
+    page = render(report(mask=mask_history(log, slots)))
     section = re.search(r"<h2>Opening of the mask</h2>.*?</section>", page, re.S)
     found = re.findall(r"<figcaption>(.*?)</figcaption>", section.group()) if section else []
     assert found == captions

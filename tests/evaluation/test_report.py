@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_ggsm.evaluation import charts
-from ray_ggsm.evaluation.axes import Axis, LogAxis
 from ray_ggsm.evaluation.health import vector_health
-from ray_ggsm.evaluation.mask_pictures import opening
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.evaluation.page import duration
-from ray_ggsm.evaluation.report import Report, headline, render, verdict, write_report
-from ray_ggsm.evaluation.user_map import UserMap
+from ray_ggsm.evaluation.pages import charts
+from ray_ggsm.evaluation.pages.axes import Axis, LogAxis
+from ray_ggsm.evaluation.pages.mask_figures import mask_history
+from ray_ggsm.evaluation.pages.page import duration
+from ray_ggsm.evaluation.pages.report import Report, headline, render, verdict, write_report
+from ray_ggsm.evaluation.pages.user_map import UserMap
 from tests.evaluation.train_stage import log_json, mask_json
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
@@ -51,7 +51,7 @@ FULL = {
     "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},
     "user_map": UserMap(np.array([[0.0, 1.0], [2.0, 3.0]]), {"food": np.array([1.0, np.nan])}, 1185, 0.42),
     "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
-    "mask": opening(log_json(), mask_json()),
+    "mask": mask_history(log_json(), mask_json()),
     "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
     "seconds": {"train": 100.0, "embed": 10.0},
     "config": "name: x",

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ray_ggsm.evaluation.mask_pictures import opening
+from ray_ggsm.evaluation.pages.mask_figures import mask_history
+from ray_ggsm.evaluation.pages.study_report import StudyReport, render, smoothed, typical_half_width
 from ray_ggsm.evaluation.study import Scores, study_summary
-from ray_ggsm.evaluation.study_report import StudyReport, render, smoothed, typical_half_width
 from tests.evaluation.train_stage import log_json, mask_json
 
 N = 120
@@ -36,7 +36,7 @@ def report(summary: dict, **changes) -> StudyReport:
 
 def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
     curve = [(step, 5 - step / 100) for step in range(100)]
-    mask = opening(log_json(), mask_json())
+    mask = mask_history(log_json(), mask_json())
     page = render(report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
     assert not re.search(r"https?://|<script|<link|@import|url\(|<img|v<2>", page)
     for picture in re.findall(r"<svg.*?</svg>", page, re.S):

@@ -17,7 +17,7 @@ from ray_ggsm.on_ray.study import StudyConfig
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
 STUDY = ROOT / "configs/journey/study.yaml"
-SCHEMAS = {STUDY: StudyConfig, ROOT / "configs/own_events/drift.yaml": DriftConfig}
+SCHEMAS = {STUDY: StudyConfig, ROOT / "configs/drift.yaml": DriftConfig}
 """Of the config files that are no experiment."""
 CONFIGS = [f for f in sorted(ROOT.glob("configs/**/*.yaml")) if set(yaml.safe_load(f.read_text())) != {"data"}]
 OTHERS = {"tables", "lookalike", "refresh", "study", "drift"}

@@ -236,19 +236,19 @@ def test_grad_sites_are_checked() -> None:
             ggsm(grad_site=site)
 
 
-def test_learned_opening_against_a_loop_over_pairs() -> None:
+def test_learned_mask_against_a_loop_over_pairs() -> None:
     """sigmoid of a two-layer network of h_i, read at the power of two over j - i; closed outside history."""
     torch.manual_seed(3)
     recipe = build(HybridMLPConfig(recipe="hybrid_mlp", rank=2, buckets=3))
-    opening = recipe.opening(D, 2)
-    for parameter in opening.parameters():
+    learned_mask = recipe.learned_mask(D, 2)
+    for parameter in learned_mask.parameters():
         torch.nn.init.normal_(parameter)
     history = tokens().valid_BL.clone()
     history[:, 3:] = False
     t_ = Tokens(tokens().valid_BL, tokens().slot_BL, history, S, 11)
     states = torch.randn(B, L, D)
-    weight = opening(1, states, recipe.future_weight(t_, 0))
-    first, second = ({k: v.double().detach().numpy() for k, v in opening.mlps[1][i].named_parameters()} for i in (0, 2))
+    weight = learned_mask(1, states, recipe.future_weight(t_, 0))
+    first, second = ({k: v.double().detach().numpy() for k, v in learned_mask.mlps[1][i].named_parameters()} for i in (0, 2))
     for b in range(B):
         for i in range(L):
             h = states[b, i].double().numpy()
@@ -261,9 +261,9 @@ def test_learned_opening_against_a_loop_over_pairs() -> None:
                 assert weight[b, i, j].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_learned_opening_starts_nearly_causal() -> None:
+def test_learned_mask_starts_nearly_causal() -> None:
     recipe = build(HybridMLPConfig(recipe="hybrid_mlp"))
-    weight = recipe.opening(D, 1)(0, torch.randn(B, L, D), recipe.inference_weight(tokens()))
+    weight = recipe.learned_mask(D, 1)(0, torch.randn(B, L, D), recipe.inference_weight(tokens()))
     assert weight.max().item() == pytest.approx(1 / (1 + math.exp(3)), abs=1e-6)
 
 

@@ -11,7 +11,7 @@ from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.encoder import LoraConfig, ModelConfig
 from ray_ggsm.model.event_encoder import EventEncoderConfig
-from ray_ggsm.model.saved import Trained, new_encoder
+from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.source import PretrainedConfig
 from ray_ggsm.model.template import Modality
 
@@ -24,7 +24,7 @@ def lookup(texts: pa.Array) -> np.ndarray:
     return np.array([np.random.default_rng(s).normal(size=WIDTH) for s in seeds], dtype=np.float32).reshape(-1, WIDTH)
 
 
-def encoder_on(decoder: str, mask: RecipeConfig, **model) -> Trained:
+def encoder_on(decoder: str, mask: RecipeConfig, **model) -> EncoderBundle:
     """A float32 encoder for the rows of `make_rows`, on the decoder in a directory."""
     config = ModelConfig(
         backbone=PretrainedConfig(name=decoder, layers=2),
@@ -36,10 +36,10 @@ def encoder_on(decoder: str, mask: RecipeConfig, **model) -> Trained:
 
 
 @pytest.fixture
-def make_encoder(tiny_decoder: str) -> Callable[..., Trained]:
+def make_encoder(tiny_decoder: str) -> Callable[..., EncoderBundle]:
     """Builds encoders on the tiny decoder."""
 
-    def make(mask: RecipeConfig | None = None, **model) -> Trained:
+    def make(mask: RecipeConfig | None = None, **model) -> EncoderBundle:
         return encoder_on(tiny_decoder, mask or BidirectionalConfig(recipe="bidirectional"), **model)
 
     return make

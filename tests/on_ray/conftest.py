@@ -57,7 +57,7 @@ def experiment(values: dict[str, Any]) -> Callable[..., Experiment]:
 @pytest.fixture(scope="session")
 def finished(experiment: Callable[..., Experiment]) -> Experiment:
     """All stages of the shared config, done."""
-    quickstart(experiment())
+    quickstart(Pipeline.of(experiment()))
     return experiment()
 
 

@@ -12,7 +12,7 @@ import torch
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.attention import AttentionMeans, attention_of
-from ray_ggsm.experiment import Experiment, event_vectors, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model import saved
 from ray_ggsm.on_ray.attention import attention, result_file
@@ -37,11 +37,11 @@ def test_the_job_against_the_same_rows_without_ray(sample: Callable, capsys, tmp
     result = attention(experiment)
     assert json.loads(Path(result_file(experiment)).read_text()) == result
     place, found = stages(experiment), means(result)
-    files = storage.list_files(place["prepare"].path("rows", "test"), ".parquet")
+    files = storage.list_files(place.prepare.rows("test"), ".parquet")
     rows = pq.read_table(files).slice(0, ROWS)
-    trained = saved.load(place["train"].path("encoder"), torch.device("cpu"))
-    location = storage.join(event_vectors(experiment), trained.event_encoder_digest)
-    expected = attention_of(trained, store.find(location, str(tmp_path / "cache")).open(), rows, False)
+    bundle = saved.load(place.train.path("encoder"), torch.device("cpu"))
+    location = storage.join(event_vectors(experiment), bundle.event_encoder_digest)
+    expected = attention_of(bundle, store.find(location, str(tmp_path / "cache")).open(), rows, False)
     for name in ("future_share", "distance", "entropy", "relative_entropy", "uniform_future_share"):
         np.testing.assert_allclose(getattr(found["after"], name), getattr(expected, name), atol=1e-5)
     assert found["after"].rows == ROWS
@@ -69,9 +69,9 @@ def test_a_finished_result_is_reused(sample: Callable) -> None:
     before = file.stat().st_mtime_ns
     assert attention(experiment) == first
     assert file.stat().st_mtime_ns == before
-    assert result_file(sample(attention__stage="probe")) != str(file)
+    assert result_file(sample(attention__split="probe")) != str(file)
     assert {s.location for s in stages(sample()).values()} == {
-        s.location for s in stages(sample(attention__stage="probe")).values()
+        s.location for s in stages(sample(attention__split="probe")).values()
     }
 
 
@@ -87,4 +87,4 @@ def test_mistakes(sample: Callable) -> None:
     with pytest.raises(InputError, match=r"run jobs/train\.py"):
         attention(sample(training__steps=5))
     with pytest.raises(InputError, match=r"attention\.stage: there is no stage 'tset'.* pretrain, probe, test"):
-        attention(sample(attention__stage="tset"))
+        attention(sample(attention__split="tset"))

@@ -7,21 +7,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.lookalike import run
+from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
 
 
 @pytest.fixture
 def search(finished: Experiment, tmp_path: Path) -> Callable[..., int]:
     """Runs the job on the shared table; the audience goes to `found.parquet`."""
-    table, output = embed(finished), str(tmp_path / "found.parquet")
+    table, output = embed(Pipeline.of(finished)), str(tmp_path / "found.parquet")
     return lambda *arguments: run("", [table, *arguments, "--output", output])
 
 
 def test_the_nearest_users_in_order(finished: Experiment, search: Callable, tmp_path: Path, capsys) -> None:
-    users, vector_ND = open_table(embed(finished)).matrix()
+    users, vector_ND = open_table(embed(Pipeline.of(finished))).matrix()
     seeds = sorted(set(users.tolist()))[:3]
     (tmp_path / "seeds.txt").write_text("\n".join([*seeds, "nobody"]))
     assert search("--users-file", str(tmp_path / "seeds.txt"), "--k", "7") == 0
@@ -39,7 +40,7 @@ def test_the_nearest_users_in_order(finished: Experiment, search: Callable, tmp_
 
 
 def test_a_sentence(finished: Experiment, search: Callable, tmp_path: Path, capsys) -> None:
-    place = stages(finished)["train"]
+    place = Pipeline.of(finished).train
     assert search("--text", "buys item 3", "--encoder", place.path("encoder"), "--k", "5") == 0
     found = pq.read_table(tmp_path / "found.parquet").to_pydict()
     assert len(set(found["user_id"])) == 5

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_ggsm.config import InputError
-from ray_ggsm.on_ray.plan import plan
+from ray_ggsm.data.chunks import plan
 from tests.tiny import user_rows
 
 

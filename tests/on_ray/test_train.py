@@ -15,11 +15,10 @@ import pytest
 
 from ray_ggsm.cli import run
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import Stage, stages
-from ray_ggsm.on_ray.pairs import stream
 from ray_ggsm.on_ray.prepare import prepare
-from ray_ggsm.on_ray.stages import interrupted
 from ray_ggsm.on_ray.train import train
+from ray_ggsm.on_ray.training.pairs import stream
+from ray_ggsm.stages import Pipeline, interrupted
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.workers import Workers
 from tests.undisturbed import undisturbed, weights
@@ -30,7 +29,7 @@ def log(location: str) -> list[dict[str, float]]:
 
 
 def test_two_workers_train_as_one(experiment: Callable, finished, beside: Callable) -> None:
-    alone = train(finished)
+    alone = train(Pipeline.of(finished))
     both = train(experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2))
     for key in ("loss", "accuracy", "grad_norm", "w_mean", "w_p5", "w_p95"):
         np.testing.assert_allclose([e[key] for e in log(both)], [e[key] for e in log(alone)], rtol=1e-4, err_msg=key)
@@ -73,11 +72,11 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
     # after step 6: the first checkpoint may be written and not yet known to Ray when its worker is killed
     steps = sorted(random.Random(time.time_ns()).sample(range(7, 54), 2))
     kills: list[int] = []
-    place = Path(stages(mine)["train"].location)
+    place = Path(Pipeline.of(mine).train.location)
     killer = threading.Thread(target=kill_workers, args=(place, steps, kills), daemon=True)
     killer.start()
     capsys.readouterr()
-    location = train(mine)
+    location = train(Pipeline.of(mine))
     killer.join(timeout=1)
     said = capsys.readouterr().out
     assert kills, f"nothing was killed; {steps}"
@@ -92,13 +91,13 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
 def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(
         output=beside("event_vectors"),
-        data__stages__probe__future=True,
-        training__held_out={"stage": "probe", "rows": 24, "publish": "best"},
+        data__splits__probe__future=True,
+        training__held_out={"split": "probe", "rows": 24, "publish": "best"},
         training__optimizer={"learning_rate": 0.03},
         training__checkpoint_every=1,
     )
-    prepare(mine)
-    location = train(mine)
+    prepare(Pipeline.of(mine))
+    location = train(Pipeline.of(mine))
     losses = {int(e["step"]): e["held_out_loss"] for e in log(location)}
     step = json.loads(Path(location, "stage.json").read_text())["best_step"]
     assert list(losses) == list(range(1, 7))
@@ -110,22 +109,22 @@ def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, fin
 
 def test_held_out_pairs_need_a_stage_with_a_future(experiment: Callable, finished) -> None:
     with pytest.raises(InputError, match=r"'probe' carries no future .* `future: true` \(none yet\)"):
-        train(experiment(training__held_out={"stage": "probe"}))
+        train(Pipeline.of(experiment(training__held_out={"split": "probe"})))
 
 
 def test_held_out_pairs_must_be_enough_for_all_workers(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(
-        output=beside("event_vectors"), data__stages__probe__future=True, ray__train_workers=3,
-        training__held_out={"stage": "probe", "rows": 2},
+        output=beside("event_vectors"), data__splits__probe__future=True, ray__train_workers=3,
+        training__held_out={"split": "probe", "rows": 2},
     )  # fmt: skip
-    prepare(mine)
+    prepare(Pipeline.of(mine))
     with pytest.raises(InputError, match="2 rows of 'probe' are too few"):
-        train(mine)
+        train(Pipeline.of(mine))
 
 
 def test_the_oracle_goes_through_all_stages_untrained(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(output=beside("prepare-", "event_vectors"), mask={"recipe": "oracle"})
-    location = train(mine)
+    location = train(Pipeline.of(mine))
     assert log(location) == []
     final, start = weights(Path(location, "encoder")), weights(Path(location, "untrained"))
     assert all(np.array_equal(final[key], tensor) for key, tensor in start.items())
@@ -166,6 +165,6 @@ def test_a_model_that_is_not_there(experiment: Callable, finished, tmp_path: Pat
 def test_a_run_that_diverges_says_what_to_try(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(output=beside("prepare-", "event_vectors"), training__optimizer={"learning_rate": 1e30})
     with pytest.raises(Exception, match=r"try a lower training\.optimizer\.learning_rate; .* users are listed in"):
-        train(mine)
+        train(Pipeline.of(mine))
     (listed,) = Path(mine.output).glob("train-*/diverged-0.json")
     assert len(json.loads(listed.read_text())) == mine.training.batch_size

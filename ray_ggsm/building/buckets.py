@@ -1,0 +1,155 @@
+"""The data files of a new version, bucket by bucket, out of staged files and the version before.
+
+A bucket's file holds its staged rows, sorted by user; rows that were not encoded again come from the version before. A
+bucket in which nothing changed keeps its file. Data files have final names, too, so an interrupted run does not write
+them again.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ray_ggsm import storage
+from ray_ggsm.building.build import Build
+from ray_ggsm.building.fingerprints import user_keys
+from ray_ggsm.config import InputError
+from ray_ggsm.data.chunks import THREADS, read_footer
+from ray_ggsm.tables import gates, scan
+from ray_ggsm.tables.files import DataFile, TableConfig, bucket_path, describe, spacing_of, write_bucket
+from ray_ggsm.tables.gates import FileCheck
+from ray_ggsm.tables.schema import SCHEMA
+
+Part = tuple[str, int]
+"""A staged file and one of its row groups."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """One bucket of the new version."""
+
+    bucket: int
+    file: DataFile | None
+    """None: the bucket has no rows now, or it keeps its file."""
+    kept: bool
+    """Nothing changed, and the file of the version before stays."""
+    encoded: int
+    """Rows with a vector of this run."""
+    departed: int
+    """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
+
+
+@dataclass(frozen=True)
+class StagedVersion:
+    """A version that is written, and not published."""
+
+    buckets: tuple[Filled, ...]
+    check: FileCheck
+    """Of all of them."""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it equals the version before."""
+        return all(bucket.kept for bucket in self.buckets)
+
+
+def parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
+    """Bucket -> where its rows are staged."""
+
+    def read(file: str) -> list[tuple[int, Part]]:
+        footer = read_footer(file)
+        column = footer.schema.names.index("bucket")
+        groups = range(footer.num_row_groups)
+        return [(int(footer.row_group(g).column(column).statistics.min), (file, g)) for g in groups]
+
+    parts: dict[int, list[Part]] = defaultdict(list)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for found in pool.map(read, files):
+            for bucket, part in found:
+                parts[bucket].append(part)
+    return parts
+
+
+def fill_bucket(
+    build: Build,
+    bucket: int,
+    parts: Sequence[Part],
+    before: Sequence[DataFile] | None,
+    table: str,
+    config: TableConfig,
+    *,
+    one_row_each: bool,
+) -> tuple[Filled, FileCheck]:
+    """Write a bucket's file, or say that it stays as it is.
+
+    Args:
+        build: the build.
+        bucket: its number.
+        parts: where its rows are staged.
+        before: its files in the version before; None: there is no such version.
+        table: location of the table.
+        config: how vectors are stored.
+        one_row_each: refuse a user with several rows of one instruction.
+
+    Raises:
+        InputError: with `one_row_each`, a user stands in the input more than once.
+    """
+    rows, departed, spacing = _staged(parts), 0, None
+    if one_row_each:
+        _one_row_per_user(rows)
+    fresh = len(rows) - rows["embedding"].null_count
+    if before is not None:
+        n_before = sum(file.rows for file in before)
+        if not fresh and len(rows) == n_before:
+            return Filled(bucket, None, True, 0, 0), gates.carried(n_before)
+        files = [storage.join(table, file.path) for file in before]
+        carries = rows["embedding"].null_count > 0
+        rows, departed = _carry(rows, scan.read_files(files, SCHEMA.names))
+        spacing = spacing_of(files) if carries else None
+    path = bucket_path(build.run, bucket)
+    if not len(rows):
+        return Filled(bucket, None, False, 0, departed), FileCheck()
+    if storage.exists(storage.join(table, path)):
+        file = describe(table, path)
+        rows = scan.read_files([storage.join(table, path)], SCHEMA.names)
+    else:
+        file = write_bucket(rows, table, build.run, bucket, config, spacing)
+    return Filled(bucket, file, False, fresh, departed), gates.check_file(rows)
+
+
+def _staged(parts: Sequence[Part]) -> pa.Table:
+    tables = [storage.retried(partial(_row_group, *part)) for part in parts]
+    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
+
+
+def _row_group(file: str, group: int) -> pa.Table:
+    fs, path = storage.arrow_filesystem(file)
+    with pq.ParquetFile(path, filesystem=fs) as parquet:
+        return parquet.read_row_group(group, columns=SCHEMA.names)
+
+
+def _one_row_per_user(rows: pa.Table) -> None:
+    names = ["user_id", "instruction"]
+    counts = rows.group_by(names).aggregate([("as_of", "count"), ("as_of", "min"), ("as_of", "max")])
+    repeated = counts.filter(pc.greater(counts["as_of_count"], 1))
+    if len(repeated):
+        first = repeated.slice(0, 1).to_pylist()[0]
+        raise InputError(
+            f"user '{first['user_id']}' stands in the input {first['as_of_count']} times (as_of {first['as_of_min']} "
+            f"to {first['as_of_max']}); a refreshed table has one row per user and instruction: give the newest"
+        )
+
+
+def _carry(rows: pa.Table, old: pa.Table) -> tuple[pa.Table, int]:
+    """Fresh rows, and for the others the row that the table has; and how many rows of the table nobody asks for."""
+    key_N, key_K = user_keys(rows["user_id"], rows["instruction"]), user_keys(old["user_id"], old["instruction"])
+    carried_N = pc.is_null(rows["embedding"]).to_numpy()
+    wanted_K = np.isin(key_K, key_N[carried_N])
+    kept = pa.concat_tables([rows.filter(pa.array(~carried_N)), old.filter(pa.array(wanted_K))])
+    return kept, int((~np.isin(key_K, key_N)).sum())

@@ -1,0 +1,57 @@
+"""What a job's end means to who started it.
+
+0 done, 2 the user's input is wrong (one sentence says what), 3 a publish gate failed, 1 anything else.
+"""
+
+import errno
+import sys
+import traceback
+from collections.abc import Callable
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.tables.gates import GateError
+
+STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""What the user has to mend: rights, read-only or full storage."""
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Do the work and return its exit code; errors are printed."""
+    try:
+        return work() or 0
+    except GateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if sentence := user_error(error):
+            print(f"error: {sentence}", file=sys.stderr)
+            return 2
+        traceback.print_exc()
+        return 1
+
+
+def user_error(error: BaseException) -> str | None:
+    """The user's mistake behind an exception, however deep a remote worker wrapped it; None: it is none."""
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        current = queue.pop(0)
+        if current is None or any(current is s for s in seen):
+            continue
+        seen.append(current)
+        if isinstance(current, InputError):
+            cause = getattr(current, "cause", None)
+            return str(cause if isinstance(cause, InputError) else current)
+        if isinstance(current, OSError) and current.errno in STORAGE_ERRORS:
+            return str(current)
+        if storage.refused(current):
+            answer = " ".join(str(current).split())[:300]
+            return f"the storage refuses access ({answer}); look at the credentials (AWS_*), their rights and their end"
+        queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        failures = getattr(current, "worker_failures", None)
+        queue += list(failures.values()) if isinstance(failures, dict) else []
+    return None

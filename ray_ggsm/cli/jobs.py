@@ -1,0 +1,212 @@
+"""All jobs: what each is for, and what it runs. Jobs are imported when they are started, so that help is fast."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray_ggsm.config import Config, to_yaml
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a job does."""
+
+    config: type[Config]
+    """Schema of its config file."""
+    run: Callable[..., object]
+    """Gets the config, and the reason of --publish-anyway where the job publishes."""
+    preview: Callable[[Any], str]
+    """Checks what the job needs, and says what it would do (--dry-run)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job."""
+
+    help: str
+    """A sentence, then what is read and written."""
+    load: Callable[[], Steps]
+    publishes: bool = False
+    """Whether it has publish gates."""
+
+
+def _experiment_job(run: Callable[..., object]) -> Steps:
+    """A job about the stages of an experiment."""
+    from ray_ggsm.experiment import Experiment
+    from ray_ggsm.stages import Pipeline
+
+    return Steps(Experiment, lambda config, *reason: run(Pipeline.of(config), *reason), _plan)
+
+
+def _plan(experiment: Any) -> str:
+    from ray_ggsm.data.prepare import check
+    from ray_ggsm.stages import Pipeline
+
+    check(experiment.data)
+    lines = [
+        f"  {stage.name:9} {'finished' if stage.result() else 'to do':9} {stage.location}"
+        for stage in Pipeline.of(experiment).stages
+    ]
+    return "\n".join([to_yaml(experiment), "stages:", *lines])
+
+
+def _prepare() -> Steps:
+    from ray_ggsm.on_ray.prepare import prepare
+
+    return _experiment_job(prepare)
+
+
+def _train() -> Steps:
+    from ray_ggsm.on_ray.train import train
+
+    return _experiment_job(train)
+
+
+def _embed() -> Steps:
+    from ray_ggsm.on_ray.embed import embed
+
+    return _experiment_job(embed)
+
+
+def _evaluate() -> Steps:
+    from ray_ggsm.on_ray.evaluate import evaluate
+
+    return _experiment_job(evaluate)
+
+
+def _attention() -> Steps:
+    from ray_ggsm.on_ray.attention import attention
+
+    return _experiment_job(attention)
+
+
+def _quickstart() -> Steps:
+    from ray_ggsm.on_ray.quickstart import quickstart
+
+    return _experiment_job(quickstart)
+
+
+def _refresh() -> Steps:
+    from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
+
+    return Steps(RefreshConfig, refresh, _resolved(preview))
+
+
+def _study() -> Steps:
+    from ray_ggsm.on_ray.study import StudyConfig, preview, study
+
+    return Steps(StudyConfig, study, _resolved(preview))
+
+
+def _drift() -> Steps:
+    from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
+
+    return Steps(DriftConfig, drift, _resolved(preview))
+
+
+def _lookalike() -> Steps:
+    from ray_ggsm.on_ray.lookalike import LookalikeConfig, lookalike, preview
+
+    return Steps(LookalikeConfig, lookalike, _resolved(preview))
+
+
+def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
+    """The resolved config, then the preview."""
+    return lambda config: f"{to_yaml(config)}\n{preview(config)}"
+
+
+JOBS = {
+    "prepare": Job(
+        """Turn event tables into user rows, features and labels.
+
+Reads   the tables that `data.source` names (CSV, Parquet, local or s3://; or the Complete Journey package)
+Writes  <output>/prepare-<digest>/: rows/<split>/, labels/<split>/, dead_letters/, data.json
+""",
+        _prepare,
+    ),
+    "train": Job(
+        """Fine-tune the decoder into a user encoder with the configured mask recipe.
+
+Reads   the rows of the split with `role: train` that jobs/prepare.py wrote, and the models that `model` names
+Writes  <output>/train-<digest>/: encoder/, untrained/ (the same encoder at step 0), log.json, runs/ (checkpoints);
+        <output>/event_vectors/ (one vector per distinct event text, shared by all runs)
+An interrupted run goes on from its last checkpoint.
+""",
+        _train,
+    ),
+    "embed": Job(
+        """Embed user rows with a trained encoder and publish an embedding table.
+
+Reads   the rows of `embedding.splits`, and the encoder that jobs/train.py wrote
+        (--set embedding.checkpoint=untrained: the same encoder at step 0)
+Writes  <output>/embed-<digest>/table/ (a Delta table; docs/tables.md), staging/dead_letters/ (rejected rows, with
+        reasons), report.json|html (what the run did). Exit code 3: a publish gate failed and nothing was published.
+""",
+        _embed,
+        publishes=True,
+    ),
+    "evaluate": Job(
+        """Fit probes on frozen vectors and compare encoder, untrained encoder and hand-crafted features.
+
+Reads   labels and tabular features that jobs/prepare.py wrote, and the tables of jobs/embed.py (trained and untrained)
+Writes  <output>/evaluate-<digest>/: report.html, results.json; and <output>/summary.json
+""",
+        _evaluate,
+    ),
+    "attention": Job(
+        """Look at the attention of the encoder before and after training: to the past or future, how far, how spread.
+
+Reads   rows that jobs/prepare.py wrote (those that probes are scored on, or attention.split), and the encoders of
+        jobs/train.py
+Writes  <output>/attention-<digest>/attention.json, and prints it as a table; event vectors that are missing are added
+""",
+        _attention,
+    ),
+    "quickstart": Job(
+        """All stages in a row: prepare, train, embed, evaluate. Finished stages are reused.
+
+Reads   what the four jobs read; jobs/quickstart.py without --config: the Complete Journey data, models from PyPI
+Writes  what the four jobs write, below the config's `output`, and prints the summary
+""",
+        _quickstart,
+    ),
+    "refresh": Job(
+        """Refresh a long-lived table: encode the users who changed, carry the others forward, publish one version.
+
+Reads   the user rows, the encoder and the newest version of the table that the config names (configs/refresh.yaml)
+Writes  a new version of the table (none when nothing changed), and below it staging/<run>/dead_letters/ (rejected
+        rows, with reasons) and runs/<run>/report.json|html (what the run did).
+Start it again after any failure: it goes on where it was.
+Exit code 3: a publish gate failed and nothing was published.
+""",
+        _refresh,
+        publishes=True,
+    ),
+    "study": Job(
+        """Compare recipes (or any settings) over seeds: train, embed and score every run, then test all differences.
+
+Reads   a study config (configs/journey/study.yaml) and the experiment config that it names
+Writes  below the study's `output` the stages of every run, scores-<digest>.parquet, and study-<digest>/study.json|md
+Start it again after any interruption: what is done is not done again.
+""",
+        _study,
+    ),
+    "drift": Job(
+        """Say what changed between two encoders, or two versions or moments of a table, for the same users.
+
+Reads   the two tables that the config names (configs/drift.yaml) and, for probes, two label tables
+Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences
+""",
+        _drift,
+    ),
+    "lookalike": Job(
+        """Find the users of an embedding table who are most like some seed users, or like one sentence.
+
+Reads   the newest version of the table that the config names (configs/lookalike.yaml), and the seed users' file or the
+        encoder
+Writes  one Parquet file: user_id, as_of, score (cosine), best first
+""",
+        _lookalike,
+    ),
+}
+"""Name -> job. `tables` stands in `ray_ggsm.cli.tables`: it has commands instead of a config."""

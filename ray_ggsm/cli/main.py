@@ -1,0 +1,77 @@
+"""Starts a job: arguments, --dry-run, exit code."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ray_ggsm.cli.exit_codes import exit_code
+from ray_ggsm.cli.jobs import JOBS, Job
+from ray_ggsm.cli.tables import DESCRIPTION as TABLES
+from ray_ggsm.cli.tables import run_command
+from ray_ggsm.config import load
+
+
+def main(job: str | None = None, default_config: str | None = None) -> None:
+    """Run a job with this process's arguments and exit with its code; without a name, the first argument is the job.
+
+    `default_config` is the file that is used without --config; None: the argument is required.
+    """
+    arguments = sys.argv[1:]
+    if job is None:
+        job, arguments = _choose(arguments), arguments[1:]
+    code = run_command(arguments) if job == "tables" else run(JOBS[job], arguments, default_config)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def run(job: Job, arguments: Sequence[str], default_config: str | None = None) -> int:
+    """Run a job and return its exit code."""
+    options = _parser(job, default_config).parse_args(arguments)
+
+    def work() -> None:
+        steps = job.load()
+        config = load(steps.config, options.config, options.set)
+        if options.dry_run:
+            print(steps.preview(config))
+        elif job.publishes:
+            steps.run(config, options.publish_anyway)
+        else:
+            steps.run(config)
+
+    return exit_code(work)
+
+
+def _choose(arguments: Sequence[str]) -> str:
+    """The job that the first argument names."""
+    titles = {name: job.help.splitlines()[0] for name, job in JOBS.items()} | {"tables": TABLES.splitlines()[0]}
+    listed = "\n".join(f"  {name:11} {title}" for name, title in titles.items())
+    parser = argparse.ArgumentParser(
+        prog="ray-ggsm",
+        usage="ray-ggsm JOB [--help] ...",
+        description=f"User embeddings from behaviour logs. Jobs:\n\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("job", choices=titles, metavar="JOB", help="one of the jobs above")
+    chosen: str = parser.parse_args(arguments[:1]).job
+    return chosen
+
+
+def _parser(job: Job, default_config: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=job.help, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--config", required=default_config is None, default=default_config, help="YAML file, local or s3://"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY.PATH=VALUE", help="change one setting; repeatable"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check config, files, columns and SQL; print the resolved config and the plan; change nothing",
+    )
+    if job.publishes:
+        parser.add_argument(
+            "--publish-anyway", metavar="REASON", help="publish even if gates fail; the reason stands in the version"
+        )
+    return parser

@@ -1,0 +1,96 @@
+"""The job `tables`: commands that look after an embedding table. `verify` exits with 1 when it found problems."""
+
+import argparse
+from collections.abc import Sequence
+
+from ray_ggsm.cli.exit_codes import exit_code
+from ray_ggsm.tables import maintenance
+from ray_ggsm.tables.reader import open_table
+from ray_ggsm.tables.user_lists import read_users
+
+DESCRIPTION = """Look after an embedding table: history, verify, rollback, vacuum, forget.
+
+Reads   the table's log and files; `forget` also a text file with one user_id per line
+Writes  new versions of the table; `vacuum` removes files
+
+  python jobs/tables.py history s3://bucket/users
+  python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
+"""
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Do one command and return the exit code."""
+    options = _parser().parse_args(arguments)
+    return exit_code(lambda: options.command(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("table", help="the table's location, local or s3://")
+        sub.set_defaults(command=command)
+        return sub
+
+    add("history", _history, "list the versions, newest first")
+    verify = add("verify", _verify, "check the files of the newest version against the log")
+    verify.add_argument("--deep", action="store_true", help="read everything and compare page checksums")
+    rollback = add("rollback", _rollback, "commit a new version that equals an earlier one")
+    rollback.add_argument("version", type=int)
+    rollback.add_argument("--bring-back-forgotten", action="store_true", help="even if users were forgotten since")
+    vacuum = add("vacuum", _vacuum, "remove files that no version of the retention needs, and old unpublished files")
+    vacuum.add_argument("--retention-hours", type=int, required=True, help="longer than the longest run; 168: a week")
+    vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
+    forget = add("forget", _forget, "commit a version without some users")
+    forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
+    return parser
+
+
+def _history(options: argparse.Namespace) -> int:
+    print(f"{'version':>7}  {'time (UTC)':19}  {'operation':12}  {'rows':>13}  {'encoder':16}  run")
+    for entry in open_table(options.table).history():
+        rows = "" if entry["rows"] is None else f"{entry['rows']:,}"
+        time = f"{entry['timestamp']:%Y-%m-%d %H:%M:%S}"
+        encoder, name = entry["encoder"] or "", entry["run"] or ""
+        print(f"{entry['version']:>7}  {time:19}  {entry['operation']:12}  {rows:>13}  {encoder:16}  {name}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    table = open_table(options.table)
+    problems = table.verify(deep=options.deep)
+    for problem in problems:
+        print(problem)
+    files = len(table.data_files())
+    verdict = (
+        f"{len(problems)} of {files} files have problems" if problems else f"all {files} files are as the log says"
+    )
+    print(f"version {table.version}: {verdict}")
+    return 1 if problems else 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    version = maintenance.rollback(options.table, options.version, bring_back_forgotten=options.bring_back_forgotten)
+    print(f"version {version} has the rows of version {options.version}")
+    return 0
+
+
+def _vacuum(options: argparse.Namespace) -> int:
+    removed = maintenance.vacuum(options.table, options.retention_hours, dry_run=options.dry_run)
+    for path in removed:
+        print(path)
+    print(f"{len(removed)} files {'would be' if options.dry_run else 'were'} removed")
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    done = maintenance.forget(options.table, read_users(options.users_file))
+    print(
+        f"version {done.version}: {done.users:,} users with {done.rows:,} rows forgotten, "
+        f"{done.absent:,} users were not there"
+    )
+    if done.users:
+        print("Earlier versions keep them until `vacuum` removes their files after the retention.")
+    return 0

@@ -1,0 +1,187 @@
+"""Pictures of how the attention mask opened: over steps, over slots, and why the published weight is flat.
+
+They are drawn from what the train stage logs: an entry per step, and the weight of future keys per slot at some steps
+(`mask.json`). A slot is a place in the template: a tag, text, or `name[rank]`, where rank 0 is the newest event.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ray_ggsm.evaluation.pages import charts
+from ray_ggsm.evaluation.pages.charts import Points
+from ray_ggsm.masks.slot_weights import SlotWeights
+
+WEIGHT_CURVES = {"alpha": "alpha", "mean": "w_mean", "p5": "w_p5", "p95": "w_p95"}
+"""Curve -> key in the log."""
+GRADIENT = "grad_norm/"
+"""What the keys of gradient norms in the log begin with; the rest names the tokens."""
+FEW = 4
+"""Families of at most so many ranks are shown as rows of marks, larger ones as lines in a panel of their own."""
+FLAT = 0.05
+"""A published weight that stays nearer to 0.5 is called flat."""
+
+_CALIBRATIONS = {
+    "none": "This run used the published weight.",
+    "zscore": "This run used the calibrated weight.",
+    "rank": "This run used the rank of g instead of its z-score.",
+}
+
+
+@dataclass(frozen=True)
+class MaskHistory:
+    """How the mask opened. Empty parts leave no picture behind."""
+
+    weight: Mapping[str, Points] = field(default_factory=dict)
+    """"alpha", "mean", "p5", "p95" -> (step, value); all four or none."""
+    gradient: Mapping[str, Points] = field(default_factory=dict)
+    """Modality, "tags", "tabular", "text" -> (step, mean gradient norm at the input embeddings, above 0)."""
+    slots: SlotWeights | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A titled group of pictures with a legend and a sentence."""
+
+    caption: str
+    panels: Mapping[str, str]
+    """Heading ("" for none) -> SVG."""
+    names: Sequence[str] = ()
+    """Series of the legend; none where the picture names them itself."""
+    band: str = ""
+    """What the shaded band is."""
+    note: str = ""
+
+
+def mask_history(log: Sequence[Mapping[str, float]], slots: SlotWeights | None) -> MaskHistory:
+    """What there is to draw.
+
+    Args:
+        log: the train stage's entries, one per step; empty without training.
+        slots: weights slot by slot; None: unknown.
+    """
+    gradients = dict.fromkeys(key for entry in log for key in entry if key.startswith(GRADIENT))
+    weight = {name: curve(log, key) for name, key in WEIGHT_CURVES.items()}
+    norms = {key.removeprefix(GRADIENT): [p for p in curve(log, key) if p[1] > 0] for key in gradients}
+    return MaskHistory(
+        weight=weight if all(weight.values()) else {},
+        gradient={name: points for name, points in norms.items() if points},
+        slots=slots,
+    )
+
+
+def curve(log: Sequence[Mapping[str, float]], key: str) -> Points:
+    """(step, value) of every entry that has a finite value under the key."""
+    return [(entry["step"], entry[key]) for entry in log if key in entry and math.isfinite(entry[key])]
+
+
+def over_steps(mask: MaskHistory) -> list[Figure]:
+    """The weight over steps with its band over slots, and gradient norms."""
+    figures = []
+    if mask.weight:
+        shown = {"mean weight": mask.weight["mean"], "alpha": mask.weight["alpha"]}
+        band = (mask.weight["p5"], mask.weight["p95"])
+        picture = charts.lines(shown, "Mask weight over training steps", band, span=(0, 1))
+        figures.append(Figure("Weight of future keys", {"": picture}, list(shown), "5th to 95th percentile"))
+    if mask.gradient:
+        title = "Gradient norms at the input over training steps, logarithmic"
+        picture = charts.lines(mask.gradient, title, logarithmic=True, names=True, size=(540, 260))
+        figures.append(Figure("Gradient norm at the input embeddings (logarithmic)", {"": picture}))
+    return figures
+
+
+def over_gradients(slots: SlotWeights | None) -> Figure | None:
+    """sigma(g) and sigma of the z-score of g for every slot seen, in the order of g. Paper, eq. 5."""
+    norms = np.sort([g for g in slots.importance if g is not None]) if slots and slots.importance else np.zeros(0)
+    if slots is None or len(norms) < 2:
+        return None
+    published, calibrated = published_weight(norms), calibrated_weight(norms)
+    series = {
+        name: list(enumerate(values.tolist(), 1))
+        for name, values in {"calibrated": calibrated, "published": published}.items()
+    }
+    title = "Weight of every slot as published and calibrated, in the order of the gradient norm"
+    axis_name = "slots, from the smallest gradient norm to the largest"
+    picture = charts.lines(series, title, span=(0, 1), names=True, axis_name=axis_name, size=(540, 270))
+    given = f"The gradient norms g of {len(norms):,} slots lie between {norms[0]:.2g} and {norms[-1]:.2g}"
+    low, high = published[0], published[-1]
+    if high < 0.5 + FLAT:
+        caption = "Why the published weight is flat"
+        note = (
+            f"{given}, so near zero that the published weight, the sigmoid σ(g), stays between {low:.4f} and "
+            f"{high:.4f}, about σ(0) = 0.5 for every slot: only the differences between slots carry information, and "
+            "measuring them in standard deviations (the z-score) spreads the weight from "
+            f"{calibrated[0]:.3f} to {calibrated[-1]:.3f}."
+        )
+    else:
+        caption = "The published weight and the calibrated one"
+        note = (
+            f"{given}, which puts the published σ(g) between {low:.2f} and {high:.2f}, and σ of the z-score "
+            f"between {calibrated[0]:.2f} and {calibrated[-1]:.2f}."
+        )
+    return Figure(caption, {"": picture}, note=f"{note} {_CALIBRATIONS.get(slots.calibration or '', '')}".strip())
+
+
+def over_slots(mask: MaskHistory) -> Figure | None:
+    """The weight over recency ranks, a panel per modality, and the other slots as rows, at a few steps."""
+    if not mask.slots or not mask.slots.weight:
+        return None
+    slots = mask.slots
+    chosen = _telling_steps(slots.weight, {int(step): alpha for step, alpha in mask.weight.get("alpha", ())})
+    families: dict[str, list[int]] = {}
+    for slot, name in enumerate(slots.slots):
+        families.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(slot)
+    panels = {}
+    for family, members in families.items():
+        if len(members) > FEW:
+            title = f"Weight of {family} over {'number' if family == 'tabular' else 'recency rank'}"
+            series = {
+                name: [(rank, slots.weight[step][slot]) for rank, slot in enumerate(members)]
+                for step, name in chosen.items()
+            }
+            panels[family] = charts.lines(series, title, span=(0, 1), size=(330, 190))
+    single = [slot for members in families.values() if len(members) <= FEW for slot in members]
+    rows = {slots.slots[slot]: [slots.weight[step][slot] for step in chosen] for slot in single}
+    if rows:
+        title = "Weight of tags, text and other single slots"
+        panels[""] = charts.marks(rows, list(chosen.values()), title, (0, 1), 330)
+    note = "The left end of a modality's panel is the newest event (recency rank 0)."
+    if unseen := sum(g is None for g in slots.importance or ()):
+        note += (
+            f" Slots that no token ever filled ({unseen:,} of {len(slots.importance or ()):,}) warm up at σ(0) = 0.5."
+        )
+    return Figure("Weight of future keys by slot", panels, list(chosen.values()), note=note)
+
+
+def _telling_steps(weight: Mapping[int, Sequence[float]], alpha: Mapping[int, float]) -> dict[int, str]:
+    """Recorded step -> its name, oldest first: the start, the middle and the last of the warm-up, half of the ramp.
+
+    Without a ramp (alpha is the same at all steps, or unknown) the first, the middle and the last one.
+    """
+    steps = sorted(weight)
+    warmup = [step for step in steps if alpha.get(step) == 0]
+    ramp = [step for step in steps if 0 < alpha.get(step, 0) < 1]
+    if ramp:
+        half = min(ramp, key=lambda step: abs(alpha[step] - 0.5))
+        chosen = {half: f"step {half}, alpha {alpha[half]:.2f}"}
+        if warmup:
+            middle, end = warmup[(len(warmup) - 1) // 2], warmup[-1]
+            chosen |= {middle: f"step {middle}, warm-up", end: f"step {end}, late warm-up"}
+    else:
+        chosen = {step: f"step {step}" for step in (steps[len(steps) // 2], steps[-1])}
+    chosen[steps[0]] = f"step {steps[0]}"
+    return dict(sorted(chosen.items()))
+
+
+def published_weight(norms: np.ndarray) -> np.ndarray:
+    """sigma(g)."""
+    return 1 / (1 + np.exp(-norms))
+
+
+def calibrated_weight(norms: np.ndarray) -> np.ndarray:
+    """sigma of the z-score of g among all; 0.5 if all are equal."""
+    spread = norms.std() if np.ptp(norms) > 0 else 1.0
+    return published_weight((norms - norms.mean()) / spread)

@@ -1,0 +1,115 @@
+"""Encodes every distinct event text once: rows -> distinct texts -> vectors in the shared store, on Ray Data."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.data.chunks import Chunk
+from ray_ggsm.data.texts import distinct_texts, unknown_texts
+from ray_ggsm.experiment import RayConfig
+from ray_ggsm.model import event_vectors
+from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
+from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
+from ray_ggsm.stages import EventCounts
+
+
+@dataclass(frozen=True)
+class EventEncoding:
+    """What encodes event texts, and where their vectors are kept."""
+
+    encoder: EventEncoderConfig
+    digest: str | None
+    """Of the event encoder that a trained encoder goes with; None: that of `encoder`."""
+    location: str
+    """Of the vectors, in one directory per event encoder."""
+    ray: RayConfig
+
+
+@dataclass(frozen=True)
+class EncodedEvents:
+    """A store that has the vectors of all events of a job's rows."""
+
+    digest: str
+    """Of the event encoder."""
+    vectors: VectorStore
+    counts: EventCounts
+
+
+def encode_events(config: EventEncoding, chunks: Sequence[Chunk], columns: Sequence[str]) -> EncodedEvents:
+    """Bring the store up to date with all event texts in `columns` of the chunks, and say what it had.
+
+    The event encoder is loaded only where texts are new to the store, or where its digest is asked for.
+
+    Raises:
+        InputError: texts are new, and the config names another event encoder than the digest.
+    """
+    digest = config.digest or ray.get(_digest.remote(config.encoder))
+    location = storage.join(config.location, digest)
+    known = event_vectors.find(location, config.ray.cache_directory)
+    described = ray.data.from_items([asdict(chunk) for chunk in chunks], override_num_blocks=max(len(chunks), 1))
+    counted = described.map_batches(
+        distinct_texts, batch_format="pyarrow", batch_size=1, fn_args=[columns, known]
+    ).materialize()
+    events = found = 0
+    for batch in counted.select_columns(["events", "found"]).iter_batches(batch_size=None, batch_format="numpy"):
+        events, found = events + int(batch["events"].sum()), found + int(batch["found"].sum())
+    before = len(known.open().key_N)
+    if found < events:
+        _encode(counted, config, digest, location)
+        known = event_vectors.find(location, config.ray.cache_directory)
+    encoded = len(known.open().key_N) - before
+    share = found / events if events else 1.0
+    print(
+        f"events: {events:,}, {share:.1%} of them found in the store; {encoded:,} texts encoded; {location}", flush=True
+    )
+    counts = EventCounts(events=events, events_found_in_store=found, event_texts_encoded=encoded)
+    return EncodedEvents(digest, known, counts)
+
+
+def _encode(counted: ray.data.Dataset, config: EventEncoding, digest: str, location: str) -> None:
+    """Encode the texts that the store does not know, into new parts of the store."""
+    texts = counted.map_batches(unknown_texts, batch_format="pyarrow")
+    # equal texts have equal keys, so after this shuffle each text is in one Ray block only
+    encoded = texts.repartition(config.ray.embed_workers * 2, keys=["key"]).map_batches(
+        _Encode,
+        fn_constructor_args=[config.encoder, config.ray, digest],
+        batch_format="pyarrow",
+        batch_size=None,
+        compute=ActorPoolStrategy(size=config.ray.embed_workers),
+        **actor_resources(config.ray),
+    )
+    fs, path = storage.arrow_filesystem(location)
+    encoded.write_parquet(path, filesystem=fs)
+
+
+@ray.remote
+def _digest(config: EventEncoderConfig) -> str:
+    import torch
+
+    return EventEncoder(config, torch.device("cpu")).digest
+
+
+class _Encode:
+    """Actor: texts -> one part of the store."""
+
+    def __init__(self, config: EventEncoderConfig, resources: RayConfig, digest: str) -> None:
+        self.encoder, self.digest = EventEncoder(config, device_of(resources)), digest
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self.encoder.digest != self.digest:
+            raise InputError(
+                f"model.event_encoder is {self.encoder.digest}; the encoder was trained with the event encoder "
+                f"{self.digest}: name that one"
+            )
+        texts = pc.unique(batch["text"])
+        if not len(texts):
+            return event_vectors.SCHEMA.empty_table()
+        return event_vectors.part(texts, self.encoder.encode(texts.to_pylist()))

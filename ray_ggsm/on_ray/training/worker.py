@@ -1,0 +1,154 @@
+"""One training worker: what Ray Train runs on each of its processes."""
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+import ray.train.torch
+from ray.train import Checkpoint
+
+from ray_ggsm import progress, storage
+from ray_ggsm.config import InputError, digest
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.cpu import use_cpu
+from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.model.template import Modality
+from ray_ggsm.on_ray.training.pairs import stream
+from ray_ggsm.training.logs import write_log
+from ray_ggsm.training.loop import HEAD_ROWS, DivergenceError, Trainer
+from ray_ggsm.training.pairs import Pairs, head, row_groups
+from ray_ggsm.training.workers import ALONE, Workers, process_group
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What every training worker gets."""
+
+    experiment: Experiment
+    """Resolved."""
+    rows: str
+    """Location of the training pairs."""
+    held_out: str | None
+    """Location of the held-out pairs."""
+    prepared: str
+    """Name of the prepare stage's directory: the digest of the data."""
+    location: str
+    """Where encoders and logs go."""
+    feature_names: tuple[str, ...]
+    event_encoder_digest: str
+    vectors: VectorStore
+    """Of event texts."""
+    event_width: int
+    """Width of these vectors."""
+
+
+def work(config: dict[str, Any]) -> None:
+    """Train as one of the workers; `config` holds the `job` and `lines`, the console's actor.
+
+    After a failure that would only repeat itself, Ray's restarted workers return at once.
+    """
+    job: TrainingJob = config["job"]
+    lines = config["lines"]
+    if ray.get(lines.failed.remote()):
+        return
+    try:
+        _train(job, lines)
+    except DivergenceError as error:
+        file = storage.join(job.location, f"diverged-{ray.train.get_context().get_world_rank()}.json")
+        if error.rows is not None:
+            storage.write_json(
+                file, error.rows.cast(error.rows.schema.set(1, pa.field("as_of", pa.string()))).to_pylist()
+            )
+        ray.get(lines.fail.remote(DivergenceError(f"{error}; the batch's users are listed in {file}")))
+        raise  # Ray ends the other workers
+    except InputError as error:
+        ray.get(lines.fail.remote(error))
+        raise
+
+
+def _train(job: TrainingJob, lines: Any) -> None:
+    training = job.experiment.training
+    workers = process_group() if ray.train.get_context().get_world_size() > 1 else ALONE
+    trainer = _trainer(job, workers)
+    _start(trainer, job, workers, lines)
+    pairs = Pairs(job.rows, training.batch_size, job.experiment.seed)
+    batches = stream(pairs, trainer.bundle.step, training.total_steps, workers)
+    while not trainer.done:
+        metrics = trainer.step(next(batches))
+        if workers.rank == 0 and (text := progress.line(metrics, training.total_steps)):
+            lines.write.remote(text)
+        if int(metrics["step"]) % training.checkpoint_every == 0 or (trainer.done and training.held_out):
+            _report(trainer, metrics, workers, job.location)
+    trainer.centre()
+    if workers.rank == 0:
+        saved.save(trainer.bundle, storage.join(job.location, "encoder"))
+        _write_logs(trainer, job.location)
+
+
+def _start(trainer: Trainer, job: TrainingJob, workers: Workers, lines: Any) -> None:
+    """Go on from the last checkpoint, or begin with step 0 and save the untrained encoder."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint:
+        with checkpoint.as_directory() as directory:
+            trainer.restore(directory)
+        if workers.rank == 0:
+            lines.write.remote(f"train: goes on from step {trainer.bundle.step}")
+        return
+    trainer.prepare()
+    if workers.rank == 0:
+        saved.save(trainer.bundle, storage.join(job.location, "untrained"))
+
+
+def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
+    e = job.experiment
+    if not e.ray.gpu:
+        use_cpu(e.ray.cpus_per_train_worker)
+    bundle = saved.new_encoder(
+        e.model,
+        e.resolved_mask(),
+        tuple(Modality(name, modality.keep) for name, modality in e.data.modalities.items()),
+        job.feature_names,
+        job.event_width,
+        job.event_encoder_digest,
+        e.seed,
+    )
+    bundle.encoder.to(ray.train.torch.get_device())
+    held_out = e.training.held_out
+    return Trainer(
+        bundle,
+        Collator(bundle.encoder.template, bundle.tokenizer, job.vectors.open()),
+        e.training,
+        workers,
+        e.seed,
+        head=head(job.rows, HEAD_ROWS),
+        held_out=head(job.held_out, held_out.rows) if held_out and job.held_out else None,
+        identity={
+            "model": digest(e.model),
+            "mask": digest(e.mask),
+            "training": digest(e.training, e.seed),
+            "data snapshot": digest(job.prepared, row_groups(job.rows)),
+            "backbone": bundle.backbone_digest,
+            "event encoder": bundle.event_encoder_digest,
+        },
+    )
+
+
+def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers, location: str) -> None:
+    """Report to Ray Train, with a checkpoint from the first worker, and bring the logs up to date."""
+    with tempfile.TemporaryDirectory() as directory:
+        trainer.save(directory)
+        checkpoint = Checkpoint.from_directory(directory) if workers.rank == 0 else None
+        ray.train.report(metrics, checkpoint=checkpoint)
+    if workers.rank == 0:
+        _write_logs(trainer, location)
+
+
+def _write_logs(trainer: Trainer, location: str) -> None:
+    write_log(trainer.log, location)
+    weights = trainer.mask_log.slot_weights(trainer.bundle.mask)
+    storage.write_json(storage.join(location, "mask.json"), weights.model_dump(mode="json"))

@@ -1,0 +1,296 @@
+"""The stages of a pipeline: where each writes, what it recorded when it finished.
+
+    prepare -> train -> embed -> evaluate
+
+Every stage writes to `<output>/<stage>-<digest>`; the digest covers the settings that its results depend on, those of
+the stages before it, and the state of the input files. So a finished stage is reused as long as nothing it depends on
+changed, and a changed setting never overwrites or mixes with older results. `stage.json` is written last: without it a
+stage is not finished.
+
+A run resolves its pipeline once (`Pipeline.of`) and passes it on: input that lands in between cannot split it in two.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Generic, TypeVar
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError, Record, digest
+from ray_ggsm.data.prepare import input_state
+from ray_ggsm.data.summary import DataSummary
+from ray_ggsm.evaluation.counts import SplitCounts
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.masks.slot_weights import SlotWeights
+
+
+class StageResult(Record):
+    """What every stage records."""
+
+    seconds: float = 0.0
+    """Wall time."""
+
+
+class PrepareResult(StageResult):
+    """What `prepare` records."""
+
+    summary: DataSummary
+
+
+class EventCounts(Record):
+    """Events of a stage's rows, and what had to be encoded."""
+
+    events: int = 0
+    events_found_in_store: int = 0
+    """Events whose text had a vector before."""
+    event_texts_encoded: int = 0
+    """Distinct texts that were encoded."""
+
+
+class TrainResult(StageResult, EventCounts):
+    """What `train` records."""
+
+    steps: int
+    """Steps of the whole run."""
+    best_step: int | None = None
+    """Step of the published encoder where the best one is published."""
+
+
+class EmbedResult(StageResult, EventCounts):
+    """What `embed` records."""
+
+    table: str
+    """Location of the embedding table."""
+    rows: int
+    dead_letters: int
+
+
+class EvaluateResult(StageResult):
+    """What `evaluate` records."""
+
+    auc: dict[str, dict[str, dict[str, float]]]
+    """Vectors -> probe -> label -> AUC on the test rows."""
+    counts: dict[str, SplitCounts]
+    """Role -> rows used and left out."""
+
+
+Result = TypeVar("Result", bound=StageResult)
+AnyStage = TypeVar("AnyStage", bound="Stage[StageResult]")
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Result]):
+    """The place of one stage."""
+
+    location: str
+    name: ClassVar[str]
+    results: ClassVar[type[StageResult]]
+
+    @property
+    def directory(self) -> str:
+        """The stage's name with its digest."""
+        return self.location.rsplit("/", 1)[-1]
+
+    def path(self, *parts: str) -> str:
+        """A location below the stage's own."""
+        return storage.join(self.location, *parts)
+
+    def result(self) -> Result | None:
+        """What the finished stage recorded; None while it is not finished."""
+        marker = self.path("stage.json")
+        if not storage.exists(marker):
+            return None
+        recorded: Result = self.results.model_validate_json(storage.read_text(marker))  # type: ignore[assignment]
+        return recorded
+
+    def require(self) -> Result:
+        """What the finished stage recorded.
+
+        Raises:
+            InputError: it is not finished; the sentence tells what to run.
+        """
+        result = self.result()
+        if result is None:
+            raise InputError(
+                f"{self.location} is not there yet (with these settings); run jobs/{self.name}.py with the same config "
+                "first"
+            )
+        return result
+
+
+class PrepareStage(Stage[PrepareResult]):
+    """User rows, labels and dead letters (`ray_ggsm.data.prepare`)."""
+
+    name = "prepare"
+    results = PrepareResult
+
+    def rows(self, split: str) -> str:
+        """Directory of a split's user rows."""
+        return self.path("rows", split)
+
+    def labels(self, split: str) -> str:
+        """Directory of a split's labels."""
+        return self.path("labels", split)
+
+
+class TrainStage(Stage[TrainResult]):
+    """The encoder, and how it was trained."""
+
+    name = "train"
+    results = TrainResult
+
+    @property
+    def encoder(self) -> str:
+        """The trained encoder."""
+        return self.path("encoder")
+
+    @property
+    def untrained(self) -> str:
+        """The same encoder at step 0."""
+        return self.path("untrained")
+
+    @property
+    def checkpoints(self) -> str:
+        """Ray Train's directory."""
+        return self.path("runs")
+
+    def slot_weights(self) -> SlotWeights | None:
+        """The mask slot by slot, at some steps; None where nothing was recorded."""
+        file = self.path("mask.json")
+        return SlotWeights.model_validate_json(storage.read_text(file)) if storage.exists(file) else None
+
+    def log(self) -> list[dict[str, float]]:
+        """One entry per step."""
+        entries: list[dict[str, float]] = storage.read_json(self.path("log.json"))
+        return entries
+
+
+class EmbedStage(Stage[EmbedResult]):
+    """One version of an embedding table."""
+
+    name = "embed"
+    results = EmbedResult
+
+    @property
+    def table(self) -> str:
+        """The embedding table."""
+        return self.path("table")
+
+    @property
+    def staging(self) -> str:
+        """Vectors that are not published yet, and dead letters."""
+        return self.path("staging")
+
+
+class EvaluateStage(Stage[EvaluateResult]):
+    """Probes on the vectors."""
+
+    name = "evaluate"
+    results = EvaluateResult
+
+    @property
+    def report(self) -> str:
+        """The HTML page."""
+        return self.path("report.html")
+
+    @property
+    def results_file(self) -> str:
+        """All numbers as JSON."""
+        return self.path("results.json")
+
+    @property
+    def config_file(self) -> str:
+        """The resolved config."""
+        return self.path("config.yaml")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """An experiment with the places of its stages."""
+
+    experiment: Experiment
+    prepare: PrepareStage
+    train: TrainStage
+    embed: EmbedStage
+    embed_untrained: EmbedStage
+    """The table of the encoder at step 0."""
+    evaluate: EvaluateStage
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Pipeline":
+        """Resolve the places.
+
+        Raises:
+            InputError: the input files are not there.
+        """
+        return pipelines([experiment])[0]
+
+    @property
+    def stages(self) -> Sequence[Stage[StageResult]]:
+        """All stages in their order, with one table."""
+        return self.prepare, self.train, self.embed, self.evaluate  # type: ignore[return-value]
+
+    @property
+    def event_vectors(self) -> str:
+        """Where the experiments below one `output` share the vectors of event texts."""
+        return storage.join(storage.absolute(self.experiment.output), "event_vectors")
+
+    @property
+    def untrained(self) -> "Pipeline":
+        """The same pipeline, embedding with the encoder at step 0."""
+        embedding = self.experiment.embedding.model_copy(update={"checkpoint": "untrained"})
+        experiment = self.experiment.model_copy(update={"embedding": embedding})
+        return replace(self, experiment=experiment, embed=self.embed_untrained)
+
+
+def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
+    """The pipelines of several experiments; the files of each source are looked at once."""
+    states: dict[str, object] = {}
+    found = []
+    for e in experiments:
+        source = digest(e.data.source)
+        if source not in states:
+            states[source] = input_state(e.data)
+        found.append(_resolve(e, states[source]))
+    return found
+
+
+def _resolve(e: Experiment, input_files: object) -> Pipeline:
+    prepare = digest(e.data, input_files)
+    train = digest(prepare, e.model, e.mask, e.training, e.seed)
+    embed = {
+        checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
+        for checkpoint in ("final", "untrained")
+    }
+    evaluate = digest(embed["final"], e.evaluation, e.seed)
+    place = storage.absolute(e.output)
+    return Pipeline(
+        experiment=e,
+        prepare=PrepareStage(storage.join(place, f"prepare-{prepare}")),
+        train=TrainStage(storage.join(place, f"train-{train}")),
+        embed=EmbedStage(storage.join(place, f"embed-{embed[e.embedding.checkpoint]}")),
+        embed_untrained=EmbedStage(storage.join(place, f"embed-{embed['untrained']}")),
+        evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}")),
+    )
+
+
+@dataclass
+class Running(Generic[Result]):
+    """A stage at work."""
+
+    result: Result | None = field(default=None)
+    """Set it before the block ends."""
+
+
+@contextmanager
+def timed(stage: Stage[Result]) -> Iterator[Running[Result]]:
+    """Announce a stage, time it, and record its result when the block ends without an error."""
+    print(f"{stage.name}: writing {stage.location}", flush=True)
+    started = time.monotonic()
+    running: Running[Result] = Running()
+    yield running
+    assert running.result is not None, "a stage that ends has a result"
+    result = running.result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
+    storage.write_json(stage.path("stage.json"), result.model_dump(mode="json"))
+    print(f"{stage.name}: done in {result.seconds:.0f} s", flush=True)

@@ -45,7 +45,7 @@ TOKENS_PER_BATCH = 2048
 def histories(n: int) -> list[str]:
     """Rendered histories of Journey's probe rows."""
     experiment = load(Experiment, CONFIG)
-    prepare(experiment)
+    prepare(Pipeline.of(experiment))
     file = storage.list_files(Pipeline.of(experiment).prepare.rows("probe"), ".parquet")[0]
     rows = pq.read_table(file).slice(0, n)
     modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())

@@ -10,6 +10,7 @@ import torch
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.event_encoder import EventEncoder
@@ -87,9 +88,9 @@ def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
     """Event vectors of all texts in the rows."""
     columns = [rows[name].combine_chunks() for name in (*experiment.data.modalities, "future")]
     texts = pc.unique(pa.chunked_array([pc.list_flatten(c).field("text") for c in columns], pa.string()))
-    order = np.argsort(keys(texts))
+    order = np.argsort(hash64(texts))
     encoded = EventEncoder(experiment.model.event_encoder, torch.device("cpu")).encode(texts.to_pylist())
-    return EventVectors(keys(texts)[order], encoded[order])
+    return EventVectors(hash64(texts)[order], encoded[order])
 
 
 def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Trainer:

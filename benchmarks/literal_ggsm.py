@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     use_cpu(2)
     quickstart = load(Experiment, CONFIG)
-    prepare(quickstart)
+    prepare(Pipeline.of(quickstart))
     size = quickstart.training.batch_size
     rows = head(Pipeline.of(quickstart).prepare.rows("pretrain"), arguments.steps * size)
     for name in ("ggsm_literal", "ggsm"):

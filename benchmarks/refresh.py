@@ -34,7 +34,8 @@ from refresh_world import World
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
-from ray_ggsm.data.chunks import plan
+from ray_ggsm.data.chunks import plan_chunks
+from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
@@ -45,14 +46,14 @@ from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.cluster.connection import started
-from ray_ggsm.on_ray.event_texts import encode_events
+from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.refresh import RefreshConfig, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import render
 
-BLOCKS = 40
-"""Of a full refresh, or fewer: each has 500 rows at least."""
+CHUNKS = 40
+"""Chunks of a full refresh; fewer where they would have under 500 rows."""
 PLAIN = 1024, 3072
 """Users of the plain script: its start is in the former, and not in the difference."""
 
@@ -62,8 +63,9 @@ class Journey:
 
     def __init__(self, directory: str, users: int) -> None:
         experiment = load(Experiment, CONFIG, ["ray.embed_workers=2", "ray.cpus_per_embed_worker=1"])
-        prepare(experiment)
-        place = Pipeline.of(experiment).prepare
+        pipeline = Pipeline.of(experiment)
+        prepare(pipeline)
+        place = pipeline.prepare
         found = [pq.read_table(file) for s in ("probe", "test") for file in storage.list_files(place.rows(s))]
         rows = pa.concat_tables(found)
         rows = rows.select([name for name in rows.column_names if name != "future"])
@@ -80,34 +82,41 @@ class Journey:
         new = saved.new_encoder(experiment.model, mask, names, features, events.width, events.digest, 0)
         saved.save(new, f"{directory}/encoder")
         self.modalities, self.features = [m.name for m in names], len(features)
-        where = RefreshConfig(rows=f"{directory}/rows/*.parquet", encoder=f"{directory}/encoder", table="")
-        self.rows_per_chunk = max(500, users // BLOCKS)
-        embedding = experiment.embedding.model_copy(update={"rows_per_chunk": self.rows_per_chunk})
-        changes = {"output": f"{directory}/out", "refresh": where, "embedding": embedding}
-        self.experiment = experiment.model_copy(update=changes)
+        self.rows_per_chunk, self.model = max(500, users // CHUNKS), experiment.model
+        self.config = RefreshConfig(
+            rows=f"{directory}/rows/*.parquet",
+            encoder=f"{directory}/encoder",
+            table=f"{directory}/users",
+            embedding=EncodingConfig(
+                rows_per_chunk=self.rows_per_chunk, tokens_per_batch=experiment.embedding.tokens_per_batch
+            ),
+            ray=experiment.ray,
+        )
+        self.digest = events.digest
         self.give(self.rows)
 
     def give(self, rows: pa.Table) -> None:
         """Make rows the input."""
         Path(self.directory, "rows").mkdir(exist_ok=True)
         pq.write_table(rows, f"{self.directory}/rows/part.parquet", row_group_size=self.rows_per_chunk)
-        blocks = plan([f"{self.directory}/rows/part.parquet"], self.rows_per_chunk, self.modalities, self.features)
-        encode_events(self.experiment, blocks, self.modalities)
+        file = f"{self.directory}/rows/part.parquet"
+        chunks = plan_chunks([file], self.rows_per_chunk, self.modalities, self.features)
+        encoding = EventEncoding(self.model.event_encoder, self.digest, self.config.vectors, self.config.ray)
+        encode_events(encoding, chunks, self.modalities)
 
     def refresh(self, table: str, workers: int = 2) -> float:
         """Seconds of a refresh of the table of this name."""
-        e = self.experiment
-        where = e.refresh.model_copy(update={"table": f"{self.directory}/{table}"})
-        resources = e.ray.model_copy(update={"embed_workers": workers})
-        return timed(lambda: refresh(e.model_copy(update={"refresh": where, "ray": resources})))
+        resources = self.config.ray.model_copy(update={"embed_workers": workers})
+        config = self.config.model_copy(update={"table": f"{self.directory}/{table}", "ray": resources})
+        return timed(lambda: refresh(config))
 
     def bare(self, rows: int) -> float:
         """Seconds per user of one process with both cores, which only encodes."""
         use_cpu(2)
-        store = find(event_vectors(self.experiment), self.experiment.ray.cache_directory).open()
+        vectors = find(storage.join(self.config.vectors, self.digest), self.config.ray.cache_directory).open()
         bundle = saved.load(f"{self.directory}/encoder", torch.device("cpu"))
-        embedder = Embedder(bundle, store, self.experiment.embedding.tokens_per_batch)
-        size = self.experiment.embedding.rows_per_batch
+        embedder = Embedder(bundle, vectors, self.config.embedding.tokens_per_batch)
+        size = self.config.embedding.rows_per_batch
         embedder(self.rows.slice(0, 64))
         parts = [self.rows.take(pa.array(range(start, min(start + size, rows)))) for start in range(0, rows, size)]
         return timed(lambda: [embedder(part) for part in parts]) / rows
@@ -115,7 +124,7 @@ class Journey:
     def plain(self, rows: int) -> float:
         """Seconds of the script a user would write, for some of the users."""
         directory = f"{self.directory}/plain"
-        width = write_plain(self.experiment.model.backbone, directory).hidden_size
+        width = write_plain(self.model.backbone, directory).hidden_size
         texts = render(history_events(self.rows.slice(0, rows), self.template), self.modalities)
 
         class Encode:

@@ -45,7 +45,7 @@ class World:
         features = tuple(f"f{i}" for i in range(7))
         mask = BidirectionalConfig(recipe="bidirectional")
         save(new_encoder(model, mask, MODALITIES, features, width, encoder.digest, 0), str(directory / "encoder"))
-        self._write_config(model, settings)
+        self._write_config(settings)
         block = user_rows(min(users, 500)).drop_columns("future")
         parts = [_renamed(block, start) for start in range(0, users, len(block))]
         self.rows = pa.concat_tables(parts).slice(0, users)
@@ -71,23 +71,14 @@ class World:
         """The job."""
         return [sys.executable, str(ROOT / "jobs" / "refresh.py"), "--config", str(self.config), *arguments]
 
-    def _write_config(self, model: ModelConfig, settings: dict[str, Any]) -> None:
-        log = self.directory / "events.csv"  # the sections about raw events are not used by a refresh
-        log.write_text("uid,ts,item\nu,2024-01-01T00:00:00,x\n")
-        data = {
-            "source": {"kind": "files", "tables": {"events": {"files": str(log), "user": "uid", "time": "ts"}}},
-            "modalities": {m.name: {"table": "events", "text": "{item}", "keep": m.keep} for m in MODALITIES},
-            "snapshots": {"cutoffs": ["2024-03-01"], "minimum_events": {"table": "events", "count": 1}},
-            "splits": {"pretrain": {"role": "train", "users": "all", "cutoffs": [0]}},
-        }
+    def _write_config(self, settings: dict[str, Any]) -> None:
         config = {
-            "name": "refresh", "output": str(self.directory / "out"), "data": data, "model": model.model_dump(),
-            "mask": {"recipe": "bidirectional"}, "training": {"steps": 1, "batch_size": 2},
-            "refresh": {"rows": f"{self.directory}/rows/*.parquet", "encoder": str(self.directory / "encoder"),
-                        "table": self.table},
+            "rows": f"{self.directory}/rows/*.parquet",
+            "encoder": str(self.directory / "encoder"),
+            "table": self.table,
             "ray": {"local_object_store_gb": 0.3, "embed_workers": 2, "cache": str(self.directory / "cache")},
             **settings,
-        }  # fmt: skip
+        }
         self.config.write_text(json.dumps(config))
 
 

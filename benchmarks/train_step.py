@@ -166,7 +166,7 @@ def main() -> None:
     arguments = parser.parse_args()
     use_cpu(2)
     experiment = load(Experiment, CONFIG)
-    prepare(experiment)
+    prepare(Pipeline.of(experiment))
     rows = head(Pipeline.of(experiment).prepare.rows("pretrain"), arguments.pairs)
     mask = BidirectionalConfig(recipe="bidirectional")
     trainer = journey_trainer(experiment, rows, mask, graph_tokens=4096 if arguments.one else 10**6)

@@ -6,6 +6,7 @@ import pytest
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.stages import Pipeline, pipelines
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "own_events" / "quickstart.yaml"
@@ -18,7 +19,7 @@ def _in_the_project(monkeypatch) -> None:
 
 
 def locations(*settings: str) -> dict[str, str]:
-    return {name: stage.location for name, stage in stages(load(Experiment, str(CONFIG), settings)).items()}
+    return {stage.name: stage.location for stage in Pipeline.of(load(Experiment, str(CONFIG), settings)).stages}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,11 @@ def locations(*settings: str) -> dict[str, str]:
         ("ray.train_workers=2", []),
         ("data.max_bad_share=0.5", []),
         ("evaluation.folds=3", ["evaluate"]),
-        ("embedding.rows_per_batch=7", ["embed", "evaluate"]),
+        ("embedding.rows_per_batch=7", []),
+        ("training.graph_tokens=100", []),
+        ("embedding.mask=inference", ["embed", "evaluate"]),
+        ("publishing.gates.max_zero=3", []),
+        ("training.temperature=0.05", ["train", "embed", "evaluate"]),
         ("training.steps=4", ["train", "embed", "evaluate"]),
         ("mask.warmup_share=0.5", ["train", "embed", "evaluate"]),
         ("model.pooling=user", ["train", "embed", "evaluate"]),
@@ -53,6 +58,20 @@ def test_changed_input_files_move_everything(tmp_path) -> None:
 
 
 def test_the_untrained_encoder_has_a_table_of_its_own() -> None:
-    experiment = load(Experiment, str(CONFIG))
-    first, second = stages(experiment), stages(untrained(experiment))
-    assert [name for name in ALL if first[name] != second[name]] == ["embed"]
+    pipeline = Pipeline.of(load(Experiment, str(CONFIG)))
+    places = zip(pipeline.stages, pipeline.untrained.stages, strict=True)
+    assert [first.name for first, second in places if first != second] == ["embed"]
+    assert pipeline.untrained == Pipeline.of(pipeline.untrained.experiment)
+
+
+def test_input_that_lands_in_between_splits_no_run(tmp_path) -> None:
+    """All stages of a pipeline, and all runs of a study, know one state of the input."""
+    (tmp_path / "clicks.csv").write_text((ROOT / "configs" / "own_events" / "clicks.csv").read_text())
+    experiments = [
+        load(Experiment, str(CONFIG), [f"data.source.tables.clicks.files={tmp_path}/*.csv", f"seed={seed}"])
+        for seed in (0, 1)
+    ]
+    first, second = pipelines(experiments)
+    (tmp_path / "more.csv").write_text("uid,ts,kind,page,item,price\neve,2024-03-02T09:30:00,app,home,pen,\n")
+    assert first.prepare == first.untrained.prepare == second.prepare
+    assert Pipeline.of(experiments[0]).prepare != first.prepare

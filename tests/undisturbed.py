@@ -22,14 +22,15 @@ Weights = dict[str, np.ndarray]
 
 def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[dict[str, float]]]:
     """Final weights and log of a run over prepared rows and stored event vectors; writes its encoder to `directory`."""
-    prepared = Pipeline.of(experiment).prepare
-    (store,) = {file.rsplit("/", 1)[0] for file in storage.list_files(event_vectors(experiment), ".parquet")}
+    pipeline = Pipeline.of(experiment)
+    prepared = pipeline.prepare
+    (store,) = {file.rsplit("/", 1)[0] for file in storage.list_files(pipeline.event_vectors, ".parquet")}
     vectors = find(store, experiment.ray.cache_directory).open()
     bundle = new_encoder(
         experiment.model,
         experiment.resolved_mask(),
         tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items()),
-        tuple(prepared.require()["summary"]["features"]),
+        prepared.require().summary.features,
         vectors.vector_NH.shape[1],
         store.rsplit("/", 1)[1],
         experiment.seed,

@@ -88,7 +88,7 @@ def test_bad_lines_are_set_aside_with_file_and_reason(tmp_path, monkeypatch, cli
     fitted = prepare.fit(config)
     counts = [prepare.write_shard(config, fitted, k, 3, "out") for k in range(3)]
     summary = prepare.write_summary(config, fitted, counts, "out")
-    assert summary["dead_letters"] == {
+    assert summary.dead_letters == {
         "bad_line": 3, "bad_time": 2, "bad_value": 1, "missing_user": 1, "null_text": 1,
     }  # fmt: skip
     letters = pq.read_table("out/dead_letters").to_pylist()
@@ -162,9 +162,9 @@ def test_the_database_has_no_way_out(tmp_path, monkeypatch, clicks):
                 connection.execute(statement).fetchall()
 
 
-def test_fingerprint_follows_the_file(tmp_path, monkeypatch, clicks):
+def test_the_input_state_follows_the_file(tmp_path, monkeypatch, clicks):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text("uid,ts,item,price\n")
-    before = prepare.fingerprint(data_config(clicks))
+    before = prepare.input_state(data_config(clicks))
     (tmp_path / "clicks.csv").write_text("uid,ts,item,price\n7,2024-02-20,a,1\n")
-    assert prepare.fingerprint(data_config(clicks)) != before
+    assert prepare.input_state(data_config(clicks)) != before

@@ -25,12 +25,12 @@ def run(config, location, shards=1):
     return prepare.write_summary(config, fitted, counts, str(location))
 
 
-def rows_of(location, stage):
-    return pq.read_table(f"{location}/rows/{stage}").to_pylist()
+def rows_of(location, split):
+    return pq.read_table(f"{location}/rows/{split}").to_pylist()
 
 
-def labels_of(location, stage):
-    table = pq.read_table(f"{location}/labels/{stage}").to_pylist()
+def labels_of(location, split):
+    table = pq.read_table(f"{location}/labels/{split}").to_pylist()
     return {(row.pop("user_id"), row.pop("as_of")): row for row in table}
 
 
@@ -49,7 +49,7 @@ def world(tmp_path, monkeypatch, clicks):
     clicks["source"]["tables"]["clicks"]["timezone"] = "America/New_York"
     clicks["snapshots"]["timezone"] = "America/New_York"
     clicks["users"] = {"salt": "s-", "test_percent": 40}
-    clicks["splits"]["test"] = {"users": "test", "cutoffs": [1, 2]}
+    clicks["splits"]["test"] = {"role": "score", "users": "test", "cutoffs": [1, 2]}
     clicks["features"] = [
         {"name": "n", "table": "clicks", "sql": "count(*)", "windows": [7, 20]},
         {"name": "since", "table": "clicks", "sql": "min(days_away)", "empty": 99},
@@ -77,9 +77,9 @@ def test_rows_features_and_labels_equal_a_plain_reference(world, tmp_path):
     values, events = world
     config = data_config(values)
     summary = run(config, tmp_path / "out", shards=3)
-    for stage, spec in config.splits.items():
-        found = {(r["user_id"], r["as_of"]): r for r in rows_of(tmp_path / "out", stage)}
-        answers = labels_of(tmp_path / "out", stage)
+    for split, spec in config.splits.items():
+        found = {(r["user_id"], r["as_of"]): r for r in rows_of(tmp_path / "out", split)}
+        answers = labels_of(tmp_path / "out", split)
         assert list(found) == list(answers)
         expected = {}
         for day in (config.snapshots.dates[k] for k in spec.cutoffs):
@@ -97,17 +97,17 @@ def test_rows_features_and_labels_equal_a_plain_reference(world, tmp_path):
         for key, (cut, history, future) in expected.items():
             row, answer = found[key], answers[key]
             assert [e["time"].timestamp() for e in row["view"]] == [e[0].timestamp() for e in history[-3:]]
-            if stage == "pretrain":
+            if spec.role == "train":
                 assert [e["text"] for e in row["future"]] == [e[1] for e in future]
             week = midnight((cut - timedelta(days=7)).date()).timestamp()
-            spend = [sum(p or 0 for _, i, p in history if i == v) for v in summary["vocabularies"]["spend"]]
+            spend = [sum(p or 0 for _, i, p in history if i == v) for v in summary.vocabularies["spend"]]
             numbers = [sum(t.timestamp() >= week for t, *_ in history), len(history)]
             np.testing.assert_allclose([*row["tabular"][:2], *row["tabular"][3:]], [*numbers, *spend], rtol=1e-5)
             soon = midnight((cut + timedelta(days=3)).date()).timestamp()
             assert answer["active"] == bool(future)
             assert answer["soon"] == answer["near"] == any(t.timestamp() < soon for t, *_ in future)
             total = sum(p or 0 for *_, p in future)
-            assert answer["much"] == (None if len(future) < 2 else total > summary["thresholds"]["much"])
+            assert answer["much"] == (None if len(future) < 2 else total > summary.thresholds["much"])
 
 
 def test_sharding_and_threads_change_nothing(world, tmp_path):
@@ -115,9 +115,9 @@ def test_sharding_and_threads_change_nothing(world, tmp_path):
     config = data_config(values)
     one, five = run(config, tmp_path / "one"), run(config, tmp_path / "five", shards=5)
     assert one == five
-    for stage in config.splits:
+    for split in config.splits:
         key = lambda row: (row["user_id"], row["as_of"])  # noqa: E731
-        assert sorted(rows_of(tmp_path / "one", stage), key=key) == sorted(rows_of(tmp_path / "five", stage), key=key)
+        assert sorted(rows_of(tmp_path / "one", split), key=key) == sorted(rows_of(tmp_path / "five", split), key=key)
     again = tmp_path / "again"
     run(config, again)
     name = "rows/pretrain/part-00000-of-00001.parquet"
@@ -130,9 +130,9 @@ def test_order_is_shuffled_and_features_are_named(world, tmp_path):
     table = pq.read_table(tmp_path / "out/rows/pretrain/part-00000-of-00001.parquet")
     users = table["user_id"].to_pylist()
     assert users != sorted(users)
-    assert list(feature_names(table.schema)) == summary["features"]
-    assert summary["features"][:3] == ["n_7d", "n_20d", "since"]
-    assert summary == json.loads((tmp_path / "out/data.json").read_text())
+    assert feature_names(table.schema) == summary.features
+    assert summary.features[:3] == ("n_7d", "n_20d", "since")
+    assert summary.model_dump(mode="json") == json.loads((tmp_path / "out/data.json").read_text())
 
 
 def test_later_events_never_change_histories(world, tmp_path):
@@ -167,15 +167,15 @@ def test_earlier_events_never_change_labels(world, tmp_path, k):
     with (tmp_path / "clicks.csv").open("a") as file:
         file.write("".join(f"{user},{at},bait,9000\n" for user in sorted({u for u, *_ in events})))
     run(config, tmp_path / "after")
-    for stage in (name for name, spec in config.splits.items() if k in spec.cutoffs):
+    for split in (name for name, spec in config.splits.items() if k in spec.cutoffs):
         before, after = (
-            {key: row for key, row in labels_of(tmp_path / out, stage).items() if key[1] == as_of}
+            {key: row for key, row in labels_of(tmp_path / out, split).items() if key[1] == as_of}
             for out in ("before", "after")
         )
         assert len(before) > 5
         assert {key: after[key] for key in before} == before
         assert not any(row["before"] or row["much"] for row in after.values())
-        baited = [row["view"][-1]["text"] == "bait" for row in rows_of(tmp_path / "after", stage)]
+        baited = [row["view"][-1]["text"] == "bait" for row in rows_of(tmp_path / "after", split)]
         assert sum(baited) >= len(after)
 
 
@@ -222,7 +222,7 @@ SECRETS = "SELECT 1 FROM read_text('/etc/hostname')"
         ("features.1.name", "n", r"'n' is given twice"),
         ("snapshots.minimum_events.table", "x", r"data\.snapshots\.minimum_events\.table"),
         ("splits.test.cutoffs", [7], r"there are 3 cutoffs"),
-        ("splits.test", {"users": "train", "cutoffs": [1]}, r"the same future"),
+        ("splits.test", {"role": "score", "users": "train", "cutoffs": [1]}, r"the same future"),
         ("splits.pretrain.learn_from", [1], r"splits\.pretrain\.learn_from: only .* positions in its cutoffs"),
         ("modalities.as_of", {"table": "clicks", "text": "{item}", "keep": 1}, r"reserved names"),
     ],
@@ -238,7 +238,7 @@ def test_mistakes_name_the_key(world, path, value, sentence):
         prepare.fit(data_config(values))
 
 
-def test_a_stage_without_rows_is_an_error(world, tmp_path):
+def test_a_split_without_rows_is_an_error(world, tmp_path):
     values, _ = world
     values["users"] = {"test_percent": 0}
     with pytest.raises(InputError, match=r"data\.splits\.test: no user has a row"):
@@ -253,11 +253,11 @@ def test_infinite_features_become_dead_letters(world, tmp_path):
     )
     summary = run(data_config(values), tmp_path / "out")
     letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
-    assert summary["dead_letters"] == Counter(letter["reason"] for letter in letters)
-    assert summary["dead_letters"]["non_finite_number"] > 0
-    assert {letter["stage"] for letter in letters} <= set(values["splits"])
-    for stage in values["splits"]:
-        assert len(rows_of(tmp_path / "out", stage)) == len(labels_of(tmp_path / "out", stage))
+    assert summary.dead_letters == Counter(letter["reason"] for letter in letters)
+    assert summary.dead_letters["non_finite_number"] > 0
+    assert {letter["split"] for letter in letters} <= set(values["splits"])
+    for split in values["splits"]:
+        assert len(rows_of(tmp_path / "out", split)) == len(labels_of(tmp_path / "out", split))
 
 
 def test_an_expression_that_fails_on_the_data_is_the_users_error(world):
@@ -272,18 +272,18 @@ def test_the_shipped_example(tmp_path):
     values = shipped("own_events/quickstart.yaml")
     values["source"]["tables"]["clicks"]["files"] = str(CONFIGS / "own_events/clicks.csv")
     summary = run(data_config(values), tmp_path / "out")
-    assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 1}
-    assert summary["dead_letters"] == {}
+    assert summary.rows == {"pretrain": 3, "probe": 3, "test": 1}
+    assert summary.dead_letters == {}
 
 
-def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_stages_as_they_are(world, tmp_path):
+def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_splits_as_they_are(world, tmp_path):
     values, _ = world
     values["labels"]["many"] = {"group": "g", "table": "clicks", "sql": "count(*)", "at_least_quantile": 0.6}
     few = run(data_config(values), tmp_path / "few")
     values["splits"]["pretrain"] |= {"cutoffs": [0, 3], "learn_from": [0]}
     values["snapshots"]["cutoffs"] = [*values["snapshots"]["cutoffs"], "2024-02-28"]
     more = run(data_config(values), tmp_path / "more")
-    assert more["rows"]["pretrain"] > few["rows"]["pretrain"]
-    for stage in ("probe", "test"):
-        assert rows_of(tmp_path / "more", stage) == rows_of(tmp_path / "few", stage)
-        assert labels_of(tmp_path / "more", stage) == labels_of(tmp_path / "few", stage)
+    assert more.rows["pretrain"] > few.rows["pretrain"]
+    for split in ("probe", "test"):
+        assert rows_of(tmp_path / "more", split) == rows_of(tmp_path / "few", split)
+        assert labels_of(tmp_path / "more", split) == labels_of(tmp_path / "few", split)

@@ -69,11 +69,11 @@ def test_texts_at_the_limit_pass():
 
 
 def test_only_the_first_of_equal_keys_stays():
-    good, bad = v.validate(table(row("u"), row("v"), row("u"), row("u")), ["a", "b"], 2, source="f", stage="probe")
+    good, bad = v.validate(table(row("u"), row("v"), row("u"), row("u")), ["a", "b"], 2, source="f", split="probe")
     assert good["user_id"].to_pylist() == ["u", "v"]
     assert (
-        bad.select(["stage", "source", "reason"]).to_pylist()
-        == [{"stage": "probe", "source": "f", "reason": v.DUPLICATE_KEY}] * 2
+        bad.select(["split", "source", "reason"]).to_pylist()
+        == [{"split": "probe", "source": "f", "reason": v.DUPLICATE_KEY}] * 2
     )
 
 

@@ -7,19 +7,23 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from ray_ggsm.cli import run
+from ray_ggsm.cli.jobs import Job, Steps
+from ray_ggsm.cli.main import run
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.on_ray.drift import DriftConfig
+from ray_ggsm.on_ray.lookalike import LookalikeConfig
+from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
 STUDY = ROOT / "configs/journey/study.yaml"
-SCHEMAS = {STUDY: StudyConfig, ROOT / "configs/drift.yaml": DriftConfig}
-"""Of the config files that are no experiment."""
-CONFIGS = [f for f in sorted(ROOT.glob("configs/**/*.yaml")) if set(yaml.safe_load(f.read_text())) != {"data"}]
+OWN_KINDS = {"drift": DriftConfig, "lookalike": LookalikeConfig, "refresh": RefreshConfig}
+SCHEMAS = {STUDY: StudyConfig, **{ROOT / f"configs/{name}.yaml": schema for name, schema in OWN_KINDS.items()}}
+"""Schemas of the config files that are no experiment."""
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 OTHERS = {"tables", "lookalike", "refresh", "study", "drift"}
 """Jobs that are not about the stages of one experiment."""
 CONFIG = ["--config", "config.yaml"]
@@ -80,7 +84,8 @@ def test_anything_else_is_one_with_a_traceback(place: Path, capsys) -> None:
     def broken(experiment: Experiment) -> None:
         raise RuntimeError("a disk is full")
 
-    assert run("", broken, None, ["--config", str(place / "config.yaml")]) == 1
+    job = Job("", lambda: Steps(Experiment, broken, str))
+    assert run(job, ["--config", str(place / "config.yaml")]) == 1
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert "RuntimeError: a disk is full" in error
@@ -94,7 +99,7 @@ def test_shipped_configs_load(file: Path) -> None:
 def test_the_shipped_study_has_all_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     study = load(StudyConfig, str(STUDY))
-    runs = [study.experiment(variant, 1) for variant in study.variants]
+    runs = [study.variant(name, 1) for name in study.variants]
     assert {run.mask.recipe for run in runs} == set(TypeAdapter(MaskConfig).json_schema()["discriminator"]["mapping"])
     assert all(run.model.backbone.layers == 2 and run.training.steps == 120 and run.seed == 1 for run in runs)
 

@@ -248,7 +248,9 @@ def test_learned_mask_against_a_loop_over_pairs() -> None:
     t_ = Tokens(tokens().valid_BL, tokens().slot_BL, history, S, 11)
     states = torch.randn(B, L, D)
     weight = learned_mask(1, states, recipe.future_weight(t_, 0))
-    first, second = ({k: v.double().detach().numpy() for k, v in learned_mask.mlps[1][i].named_parameters()} for i in (0, 2))
+    first, second = (
+        {k: v.double().detach().numpy() for k, v in learned_mask.mlps[1][i].named_parameters()} for i in (0, 2)
+    )
     for b in range(B):
         for i in range(L):
             h = states[b, i].double().numpy()

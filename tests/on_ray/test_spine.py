@@ -26,7 +26,7 @@ def rows_of(location: str, *names: str) -> list[str]:
 
 def test_summary_has_what_the_user_was_promised(finished) -> None:
     summary = json.loads(Path(finished.output, "summary.json").read_text())
-    assert set(summary) == {"rows", "label_rates", "auc", "seconds", "table", "report"}
+    assert set(summary) == {"rows", "label_rates", "auc", "seconds", "table", "report", "scored"}
     assert set(summary["rows"]) == set(summary["label_rates"]) == {"pretrain", "probe", "test"}
     assert all(set(rates) == LABELS for rates in summary["label_rates"].values())
     assert set(summary["auc"]) == set(TABLES)
@@ -43,8 +43,7 @@ def test_summary_has_what_the_user_was_promised(finished) -> None:
 
 
 def test_plain_readers_find_every_row_once(finished) -> None:
-    for variant in (finished, untrained(finished)):
-        place = Pipeline.of(variant)
+    for place in (Pipeline.of(finished), Pipeline.of(finished).untrained):
         files = DeltaTable(place.embed.path("table")).file_uris()
         assert keys(files) == keys(rows_of(place.prepare.location, "probe", "test"))
         vectors = np.array(pq.read_table(files, columns=["embedding"])["embedding"].to_pylist())
@@ -66,13 +65,13 @@ def test_event_texts_are_encoded_once_and_found_again(finished) -> None:
     rows = pq.read_table(place.prepare.rows("pretrain"))
     columns = [*finished.data.modalities, "future"]
     texts = [e["text"] for name in columns for row in rows[name].to_pylist() for e in row or []]
-    assert trained["events"] == len(texts)
-    assert trained["event_texts_encoded"] == len(set(texts))
-    assert trained["events_found_in_store"] == 0
-    assert 0 < embedded["events_found_in_store"] <= embedded["events"]
-    again = Pipeline.of(untrained(finished)).embed.require()
-    assert again["events_found_in_store"] == again["events"] == embedded["events"]
-    assert again["event_texts_encoded"] == 0
+    assert trained.events == len(texts)
+    assert trained.event_texts_encoded == len(set(texts))
+    assert trained.events_found_in_store == 0
+    assert 0 < embedded.events_found_in_store <= embedded.events
+    again = Pipeline.of(finished).embed_untrained.require()
+    assert again.events_found_in_store == again.events == embedded.events
+    assert again.event_texts_encoded == 0
 
 
 def test_nothing_that_is_saved_can_run_code(finished) -> None:

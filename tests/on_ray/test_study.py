@@ -18,7 +18,7 @@ UNTRAINED = {"embedding.checkpoint": "untrained"}
 def config(finished: Experiment, values: dict, tmp_path: Path) -> Callable[..., StudyConfig]:
     base = tmp_path / "base.yaml"
     base.write_text(yaml.safe_dump({**values, "output": "elsewhere"}, sort_keys=False))
-    settings = {"name": "Clicks", "base": str(base), "output": finished.output, "seeds": (0,), "resamples": 100}
+    settings = {"name": "Clicks", "experiment": str(base), "output": finished.output, "seeds": (0,), "resamples": 100}
     return lambda **changes: StudyConfig(
         **{**settings, "variants": {"ggsm": {"mask.warmup_share": 0.5}}, "reference": "ggsm", **changes}
     )

@@ -13,13 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_ggsm.cli import run
+from ray_ggsm import storage
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
 from ray_ggsm.config import InputError
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.on_ray.training.pairs import stream
-from ray_ggsm.stages import Pipeline, interrupted
+from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.resume import unlike_runs
 from ray_ggsm.training.workers import Workers
 from tests.undisturbed import undisturbed, weights
 
@@ -30,7 +33,7 @@ def log(location: str) -> list[dict[str, float]]:
 
 def test_two_workers_train_as_one(experiment: Callable, finished, beside: Callable) -> None:
     alone = train(Pipeline.of(finished))
-    both = train(experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2))
+    both = train(Pipeline.of(experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2)))
     for key in ("loss", "accuracy", "grad_norm", "w_mean", "w_p5", "w_p95"):
         np.testing.assert_allclose([e[key] for e in log(both)], [e[key] for e in log(alone)], rtol=1e-4, err_msg=key)
     found = weights(Path(both, "encoder"))
@@ -107,7 +110,7 @@ def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, fin
     assert list(Path(location, "tensorboard").glob("events*"))
 
 
-def test_held_out_pairs_need_a_stage_with_a_future(experiment: Callable, finished) -> None:
+def test_held_out_pairs_need_a_split_with_a_future(experiment: Callable, finished) -> None:
     with pytest.raises(InputError, match=r"'probe' carries no future .* `future: true` \(none yet\)"):
         train(Pipeline.of(experiment(training__held_out={"split": "probe"})))
 
@@ -131,13 +134,13 @@ def test_the_oracle_goes_through_all_stages_untrained(experiment: Callable, fini
 
 
 def test_an_interrupted_run_of_other_settings_is_named(finished, capsys, tmp_path: Path) -> None:
-    first, second = Stage("train", str(tmp_path / "train-1")), Stage("train", str(tmp_path / "train-2"))
-    assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []
-    assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []  # it goes on
-    (sentence,) = interrupted(second, {"training": {"steps": 5, "batch_size": 4}, "seed": 0})
+    first, second, all_runs = (str(tmp_path / name) for name in ("train-1", "train-2", "train-*"))
+    assert unlike_runs(first, all_runs, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []
+    assert unlike_runs(first, all_runs, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []  # it goes on
+    (sentence,) = unlike_runs(second, all_runs, {"training": {"steps": 5, "batch_size": 4}, "seed": 0})
     assert f"{tmp_path}/train-1 does not go on, because of another training.steps (3 -> 5)" in sentence
-    first.finish()
-    assert interrupted(second, {"training": {"steps": 5, "batch_size": 4}, "seed": 0}) == []
+    storage.write_json(f"{first}/stage.json", {})
+    assert unlike_runs(second, all_runs, {"training": {"steps": 5, "batch_size": 4}, "seed": 0}) == []
 
 
 @pytest.mark.parametrize("first", [0, 7])
@@ -155,7 +158,7 @@ def test_a_model_that_is_not_there(experiment: Callable, finished, tmp_path: Pat
     file = tmp_path / "config.json"
     file.write_text(finished.model_dump_json())
     for key in ("backbone", "event_encoder"):
-        code = run("", train, None, ["--config", str(file), "--set", f"model.{key}.name={tmp_path}/nowhere"])
+        code = run(JOBS["train"], ["--config", str(file), "--set", f"model.{key}.name={tmp_path}/nowhere"])
         error = capsys.readouterr().err
         assert code == 2
         assert f"error: model '{tmp_path}/nowhere' cannot be loaded" in error

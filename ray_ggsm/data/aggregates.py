@@ -19,7 +19,7 @@ Side = Literal["history", "future"]
 
 
 class Fitted(Config):
-    """What is learned from the pretrain rows and then applied to every split."""
+    """What is learned from the rows of the train split and then applied to every split."""
 
     thresholds: dict[str, float]
     """Label -> the quantile's value."""
@@ -36,17 +36,17 @@ class Window:
     days: int
 
     def relation(self, keys: Keys, snapshot: str) -> str:
-        """SQL of the rows that belong to the snapshot with this alias; adds the column `days_away`."""
+        """SQL that selects the rows of the snapshot with this alias, and adds the column `days_away`."""
         user, time = keys
-        mine = f"e.{quote(user)} = {snapshot}.user_id"
+        is_users = f"e.{quote(user)} = {snapshot}.user_id"
         if time is None:
-            return f"(SELECT e.*, NULL AS days_away FROM {quote(self.table)} AS e WHERE {mine})"
+            return f"(SELECT e.*, NULL AS days_away FROM {quote(self.table)} AS e WHERE {is_users})"
         at, sign = f"e.{quote(time)}", 1 if self.side == "history" else -1
         low, high = f"{snapshot}.as_of", f"{snapshot}.as_of + INTERVAL {self.days} DAY"
         if self.side == "history":
             low, high = f"{snapshot}.as_of - INTERVAL {self.days} DAY", low
         away = f"{sign} * (epoch({snapshot}.as_of::timestamp) - epoch({at}::timestamp)) / 86400"
-        rows = f"{quote(self.table)} AS e WHERE {mine} AND {at} >= {low} AND {at} < {high}"
+        rows = f"{quote(self.table)} AS e WHERE {is_users} AND {at} >= {low} AND {at} < {high}"
         return f"(SELECT e.*, {away} AS days_away FROM {rows})"
 
 
@@ -57,7 +57,7 @@ class Feature:
     config: FeatureConfig
     window: Window
     value: str | None
-    """The value of the `per` expression it counts for."""
+    """Value of the `per` expression that it counts for."""
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class Feature:
 
 
 def features(config: DataConfig, fitted: Fitted) -> list[Feature]:
-    """All numbers of the tabular vector, in its order."""
+    """The numbers of the tabular vector, in their order."""
     return [
         Feature(feature, window, value)
         for feature in config.features
@@ -88,7 +88,7 @@ def label_window(config: DataConfig, label: LabelConfig) -> Window:
 
 
 def aggregate(window: Window, keys: Keys, expressions: Sequence[str]) -> str:
-    """A query with `row` and one column c0, c1, ... per expression, for every snapshot."""
+    """Build a query that gives every snapshot's `row` and one column per expression: c0, c1, ..."""
     columns = ", ".join(f"({expression}) AS c{i}" for i, expression in enumerate(expressions))
     return (
         f"SELECT s.row, x.* FROM snapshots AS s, LATERAL (SELECT {columns}, count(*) AS __rows "
@@ -97,7 +97,7 @@ def aggregate(window: Window, keys: Keys, expressions: Sequence[str]) -> str:
 
 
 def aggregate_per(window: Window, keys: Keys, expression: str, per: str) -> str:
-    """A query with `row`, `value` (text) and `c0`, for the values that occur in a snapshot's window."""
+    """Build a query that gives `row`, `value` (text) and `c0` for each value that occurs in a snapshot's window."""
     rows = (
         "SELECT s.row AS __row, s.as_of AS as_of, x.* FROM snapshots AS s, "
         f"LATERAL (SELECT *, ({per})::varchar AS __value FROM {window.relation(keys, 's')}) AS x"
@@ -126,7 +126,7 @@ def create_features(connection: duckdb.DuckDBPyConnection, config: DataConfig, f
 
 
 def _queries(wanted: list[Feature], keys: dict[str, Keys]) -> Iterator[tuple[list[int], str]]:
-    """Queries that compute the features together, each with the positions of the features in its columns c0, c1, ..."""
+    """Yield queries that compute the features together, each with the positions of the features in its columns."""
     groups: dict[tuple[Window, str | None], list[int]] = {}
     for i, feature in enumerate(wanted):
         groups.setdefault((feature.window, feature.config.name if feature.value is not None else None), []).append(i)

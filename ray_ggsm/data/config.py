@@ -1,4 +1,4 @@
-"""What the user says about the data: event tables, modalities, features, snapshots, splits and labels.
+"""The `data` section of a config: event tables, modalities, features, snapshots, splits and labels.
 
 SQL expressions are DuckDB expressions over the columns of one table, times in the snapshot time zone. Two names are
 added to the columns: `as_of`, and `days_away`, the calendar days between the event and `as_of` (positive on both
@@ -123,7 +123,7 @@ class FeatureConfig(Config):
     per: str | None = None
     """Row expression: one feature per frequent value of it."""
     top: int | None = Field(None, ge=1)
-    """With `per`: the values that occur in most pretrain rows."""
+    """With `per`: how many values, those that occur in most rows of the train split."""
     empty: float = 0.0
     """The feature where the aggregate is NULL or the user has no such row."""
 
@@ -144,9 +144,9 @@ class LabelConfig(Config):
     sql: str
     """Boolean aggregate expression (NULL is no), or a number when a quantile is given."""
     at_least_quantile: Quantile | None = None
-    """Positive: the number is at least this quantile of the pretrain rows."""
+    """Positive: the number is at least this quantile over the rows of the train split."""
     above_quantile: Quantile | None = None
-    """Positive: the number is above this quantile of the pretrain rows."""
+    """Positive: the number is above this quantile over the rows of the train split."""
     defined_if: str | None = None
     """Boolean aggregate: where it is not true, the row has no such label; null: every row has one."""
 

@@ -128,7 +128,7 @@ def _future(config: DataConfig) -> str:
 
 
 def _template(modality: ModalityConfig) -> str:
-    """The text template as a SQL expression; a NULL column leaves nothing behind."""
+    """Turn the text template into a SQL expression, in which a NULL column leaves nothing behind."""
     parts = []
     for literal, field, _, _ in string.Formatter().parse(modality.text):
         if literal:

@@ -30,7 +30,7 @@ TABULAR_LENGTH = "wrong_tabular_length"
 EMPTY_HISTORY = "empty_history"
 
 MAX_TEXT_LENGTH = 2000
-"""Characters of one event text, query or answer."""
+"""Longest event text, query or answer, in characters."""
 OPTIONAL_TEXTS = ("query", "answer")
 
 Finding = tuple[str, np.ndarray, str]
@@ -151,7 +151,7 @@ def _findings(table: pa.Table, modalities: Sequence[str], tabular_size: int, max
 def _event_findings(
     name: str, column: pa.ListArray, as_of_B: np.ndarray, modalities: Sequence[str], max_text_length: int
 ) -> Iterator[Finding]:
-    """What is wrong with the events of one column."""
+    """Yield what is wrong with the events of one column."""
     events, row_E, B = column.flatten(), _parents(column), len(column)
     yield NULL_EVENT, _rows(_mask(pc.is_null(events)), row_E, B), name
     time, words, amount = (pc.struct_field(events, field) for field in ("time", "text", "amount"))
@@ -184,7 +184,7 @@ def _text_findings(text: pa.Array, row_E: np.ndarray, B: int, max_text_length: i
 
 
 def invalid_utf8(text: pa.Array) -> np.ndarray:
-    """Which strings or bytes are no UTF-8 (E, bool): one pass, and one per value only when that fails."""
+    """Find strings or bytes that are no UTF-8, (E,) bool: one pass over all, and one per value only when it fails."""
     try:
         text.cast(pa.binary()).cast(pa.string())
     except pa.ArrowInvalid:
@@ -206,7 +206,7 @@ def _printable(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _repeated(table: pa.Table) -> np.ndarray:
-    """Rows whose key stands in an earlier row of this table."""
+    """Mark rows whose key stands in an earlier row of this table, (B,) bool."""
     keys = pa.table(
         {"user": table["user_id"].cast(pa.binary()), "as_of": table["as_of"], "row": pa.array(np.arange(len(table)))}
     )
@@ -229,7 +229,7 @@ def _mask(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def _rows(bad_E: np.ndarray, row_E: np.ndarray, B: int) -> np.ndarray:
-    """Rows (B, bool) that own at least one bad event."""
+    """Mark rows with at least one bad event, (B,) bool."""
     bad_B = np.zeros(B, dtype=bool)
     bad_B[row_E[bad_E]] = True
     return bad_B

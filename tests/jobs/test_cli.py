@@ -12,18 +12,11 @@ from ray_ggsm.cli.main import run
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
-from ray_ggsm.on_ray.drift import DriftConfig
-from ray_ggsm.on_ray.lookalike import LookalikeConfig
-from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
 STUDY = ROOT / "configs/journey/study.yaml"
-OWN_KINDS = {"drift": DriftConfig, "lookalike": LookalikeConfig, "refresh": RefreshConfig}
-SCHEMAS = {STUDY: StudyConfig, **{ROOT / f"configs/{name}.yaml": schema for name, schema in OWN_KINDS.items()}}
-"""Schemas of the config files that are no experiment."""
-CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
 OTHERS = {"tables", "lookalike", "refresh", "study", "drift"}
 """Jobs that are not about the stages of one experiment."""
 CONFIG = ["--config", "config.yaml"]
@@ -89,11 +82,6 @@ def test_anything_else_is_one_with_a_traceback(place: Path, capsys) -> None:
     error = capsys.readouterr().err
     assert "Traceback" in error
     assert "RuntimeError: a disk is full" in error
-
-
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: str(f.relative_to(ROOT)))
-def test_shipped_configs_load(file: Path) -> None:
-    load(SCHEMAS.get(file, Experiment), str(file))
 
 
 def test_the_shipped_study_has_all_recipes(monkeypatch: pytest.MonkeyPatch) -> None:

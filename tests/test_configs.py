@@ -1,0 +1,56 @@
+"""Shipped configs: each is read by its job, and each whose inputs lie on this machine passes that job's dry run."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_ggsm.config import Config, load
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.drift import DriftConfig
+from ray_ggsm.on_ray.lookalike import LookalikeConfig
+from ray_ggsm.on_ray.refresh import RefreshConfig
+from ray_ggsm.on_ray.study import StudyConfig
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(ROOT.glob("configs/**/*.yaml"))
+MADE = ROOT / "configs" / "refresh.yaml"
+"""Reads what another job has to make first (tests/on_ray/test_shipped_refresh.py does both)."""
+LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file != MADE]
+"""Files that name no location on s3://, which a dry run would ask."""
+SCHEMAS: dict[str, type[Config]] = {
+    "study": StudyConfig,
+    "drift": DriftConfig,
+    "lookalike": LookalikeConfig,
+    "refresh": RefreshConfig,
+}
+"""Config classes of the jobs that read no experiment."""
+
+
+def job_of(file: Path) -> str:
+    """The job of the file's name; an experiment can have any name, and quickstart reads it."""
+    return file.stem if (ROOT / "jobs" / f"{file.stem}.py").exists() else "quickstart"
+
+
+def name(file: Path) -> str:
+    return str(file.relative_to(ROOT / "configs"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name)
+def test_shipped_configs_load(file: Path) -> None:
+    load(SCHEMAS.get(job_of(file), Experiment), str(file))
+
+
+@pytest.mark.parametrize("file", LOCAL, ids=name)
+def test_shipped_configs_pass_a_dry_run(file: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["job", "--config", str(file), "--dry-run"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "jobs" / f"{job_of(file)}.py"), run_name="__main__")
+    assert (stop.value.code, capsys.readouterr().err) == (0, "")
+
+
+def test_the_quickstarts_and_the_study_are_on_this_machine() -> None:
+    assert {"journey/quickstart.yaml", "journey/study.yaml", "own_events/quickstart.yaml"} <= {*map(name, LOCAL)}

@@ -1,0 +1,40 @@
+"""configs/refresh.yaml, as the README shows it: it refreshes a table from what configs/own_events/quickstart.yaml makes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
+from ray_ggsm.tables import open_table
+
+ROOT = Path(__file__).parents[2]
+REFRESH = ROOT / "configs" / "refresh.yaml"
+
+
+def test_the_shipped_refresh(
+    tiny_decoder: str, tiny_event_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Only the models and the directory are others; the table lies beside the rows and the encoder."""
+    monkeypatch.chdir(ROOT)
+    models = [f"model.backbone={{name: {tiny_decoder}}}", f"model.event_encoder.name={tiny_event_encoder}"]
+    settings = [f"output={tmp_path}", *models, "model.dtype=float32"]
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    example = ["--config", str(ROOT / "configs/own_events/quickstart.yaml"), *arguments]
+    assert run(JOBS["quickstart"], example) == 2, "ten lines are not enough for the evaluation"
+    for job in ("prepare", "train", "embed"):
+        assert run(JOBS[job], example) == 0
+
+    shipped = yaml.safe_load(REFRESH.read_text())
+    places = [
+        f"{key}={shipped[key].replace('outputs/own_events', str(tmp_path))}" for key in ("rows", "encoder", "table")
+    ]
+    refresh = ["--config", str(REFRESH), *(part for place in places for part in ("--set", place))]
+    assert run(JOBS["refresh"], [*refresh, "--dry-run"]) == 0
+    assert "is not there yet" in capsys.readouterr().out
+    assert run(JOBS["refresh"], refresh) == 0
+    table = open_table(str(tmp_path / "users"))
+    assert (table.version, len(table.read())) == (0, 1)
+    assert run(JOBS["refresh"], refresh) == 0
+    assert "nothing changed; no new version" in capsys.readouterr().out

@@ -28,9 +28,9 @@ from ray_ggsm.config import load
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import CausalConfig
-from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
+from ray_ggsm.model.events import history_events
 from ray_ggsm.model.source import resolve
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.prepare import prepare
@@ -135,7 +135,7 @@ def main() -> None:
         ids = bundle.tokenizer(texts, add_special_tokens=False, truncation=True, max_length=length - 1)["input_ids"]
         cut = bundle.tokenizer.batch_decode(ids)
         with_end = [text + eos for text in cut]
-        counts = np.array([len(i) for i in ours.collator.text_ids(cut)])
+        counts = ours.collator.text_sequences(cut).length_B
         work = flops(counts, plain)
         rate = product_rate(length, plain, arguments.rounds)
         mine = best(partial(ours.texts, cut), arguments.rounds)
@@ -143,7 +143,7 @@ def main() -> None:
         tried = {size: best(partial(encode, batch_size=size), 1) for size in BATCH_SIZES}
         size = min(tried, key=tried.__getitem__)
         their = min(tried[size], best(partial(encode, batch_size=size), arguments.rounds))
-        a, b = ours.texts(cut), theirs.encode(with_end, batch_size=size, normalize_embeddings=True)
+        a, b = ours.texts(cut).vectors, theirs.encode(with_end, batch_size=size, normalize_embeddings=True)
         cosines = (a * b).sum(axis=1)
         print(
             f"length {length} (mean {counts.mean():.0f}, {len(cut)} texts): {counts.sum() / mine:,.0f} tokens/s,"

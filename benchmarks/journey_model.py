@@ -13,10 +13,11 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import EventVectors
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
-from ray_ggsm.model.source import PretrainedConfig, load_model, load_tokenizer
+from ray_ggsm.model.source import load_model, load_tokenizer
 from ray_ggsm.model.template import Modality
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.workers import ALONE

@@ -40,10 +40,10 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model import saved
-from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import find
+from ray_ggsm.model.events import history_events
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events

@@ -15,10 +15,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ray_ggsm.masks.fixed import BidirectionalConfig  # noqa: E402
-from ray_ggsm.model.encoder import LoraConfig, ModelConfig  # noqa: E402
-from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig  # noqa: E402
+from ray_ggsm.model.config import (  # noqa: E402
+    EventEncoderConfig,
+    LoraConfig,
+    ModelConfig,
+    PretrainedConfig,
+)
+from ray_ggsm.model.event_encoder import EventEncoder  # noqa: E402
 from ray_ggsm.model.saved import new_encoder, save  # noqa: E402
-from ray_ggsm.model.source import PretrainedConfig  # noqa: E402
 from ray_ggsm.model.template import Modality  # noqa: E402
 from tests.tiny import user_rows, write_decoder, write_event_encoder  # noqa: E402
 

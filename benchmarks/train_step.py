@@ -32,15 +32,15 @@ from peft import LoraConfig, get_peft_model
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import BidirectionalConfig
-from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
+from ray_ggsm.model.events import history_events
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.source import load_model
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
-from ray_ggsm.training.answers import answer_batch, answer_lengths, render
+from ray_ggsm.training.answers import answer_sequences, render
 from ray_ggsm.training.loop import Trainer, user_ids
-from ray_ggsm.training.loss import info_nce
+from ray_ggsm.training.loss import Objective, info_nce
 from ray_ggsm.training.pairs import head
 
 PADDED = 512
@@ -50,16 +50,12 @@ def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
     """(c): forward and backward over batches that were built before."""
     encoder, c = trainer.encoder, trainer.config
     batches, orders = {}, {}
-    for tower, lengths, build in (
-        ("user", trainer.collator.user_lengths(rows), trainer.collator.users),
-        (
-            "answer",
-            answer_lengths(rows, trainer.collator, c.answer, 0),
-            partial(answer_batch, collator=trainer.collator, config=c.answer, seed=0),
-        ),
+    for tower, sequences in (
+        ("user", trainer.collator.user_sequences(rows)),
+        ("answer", answer_sequences(rows, trainer.collator, c.answer, 0)),
     ):
-        plan = batches_by_length(lengths, c.tokens_per_micro_batch)
-        batches[tower] = [build(rows.take(pa.array(index))) for index in plan]
+        plan = batches_by_length(sequences.length_B, c.tokens_per_micro_batch)
+        batches[tower] = [sequences.batch(index) for index in plan]
         orders[tower] = torch.from_numpy(np.argsort(np.concatenate(plan)))
     ids = user_ids(rows)
 
@@ -72,8 +68,7 @@ def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
             ]
             for tower, parts in batches.items()
         }
-        arguments = {"margin": c.margin, "terms": c.terms, "same_side": c.same_side, "centre": True}
-        info_nce(states["user"], states["answer"], ids, temperature=c.temperature, **arguments).backward()
+        info_nce(states["user"], states["answer"], ids, c.objective(centre=True)).backward()
 
     return step
 
@@ -104,8 +99,8 @@ def straightforward(trainer: Trainer, experiment: Experiment, rows: pa.Table) ->
         for start in range(0, len(rows), 4):
             part = rows.slice(start, 4)
             users = encode(collator.users(part))
-            answers = encode(answer_batch(part, collator, answer, 0))
-            info_nce(users, answers, user_ids(part), temperature=0.07, margin=0.1).backward()
+            answers = encode(answer_sequences(part, collator, answer, 0).batch(np.arange(len(part))))
+            info_nce(users, answers, user_ids(part), Objective(temperature=0.07, margin=0.1)).backward()
 
     return step
 
@@ -176,7 +171,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     users = trainer.collator.user_lengths(rows)
-    answers = answer_lengths(rows, trainer.collator, trainer.config.answer, 0)
+    answers = answer_sequences(rows, trainer.collator, trainer.config.answer, 0).length_B
     theirs, real = sentence_transformers(
         experiment, trainer, rows, (round(float(users.mean())), round(float(answers.mean())))
     )

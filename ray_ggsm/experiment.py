@@ -11,8 +11,8 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
-from ray_ggsm.masks import MaskConfig, RecipeConfig
-from ray_ggsm.model.encoder import ModelConfig
+from ray_ggsm.masks import MaskConfig
+from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.training.config import TrainingConfig
 
@@ -93,6 +93,6 @@ class Experiment(Config):
         """With the number of training steps filled in, for so many training rows."""
         return self.model_copy(update={"training": self.training.resolved(rows)})
 
-    def resolved_mask(self) -> RecipeConfig:
+    def resolved_mask(self) -> MaskConfig:
         """The mask config with T_total filled in."""
         return masks.with_total_steps(self.mask, self.training.total_steps)

@@ -1,4 +1,4 @@
-"""Settings of embedding."""
+"""Settings for turning user rows into vectors."""
 
 from typing import Literal
 
@@ -8,25 +8,26 @@ from ray_ggsm.config import Config, Runtime
 
 
 class EncodingConfig(Config):
-    """How user rows become vectors."""
+    """Instructions, mask and batches of an embedding run."""
 
     instructions: dict[str, str] = Field({"default": ""}, min_length=1)
-    """Name -> text. Every user gets one vector per instruction; an empty text leaves the rows' own `query`, if any."""
+    """Name -> text. Every user gets one vector per instruction; an empty text keeps the `query` of the rows, if any."""
     mask: Literal["trained", "inference"] = "trained"
-    """trained: the mask that training ended with, also where it stopped half-way (alpha < 1). inference: the recipe's
-    inference mask in any case."""
+    """trained: the mask at the end of training, even if training stopped half-way (alpha < 1). inference: the recipe's
+    inference mask in both cases."""
     rows_per_chunk: Runtime[int] = Field(16_384, ge=1)
-    """Rows that are done, or done again after a failure, as one: row groups of the input join up to this number."""
+    """Largest number of rows that are done, or done again after a failure, as one. Smaller row groups of the input are
+    joined."""
     rows_per_batch: Runtime[int] = Field(4096, ge=1)
-    """Rows that are ordered by length together."""
+    """Number of rows that are ordered by length together."""
     tokens_per_batch: Runtime[int] = Field(16_384, ge=1)
     """Padded tokens in one forward pass."""
 
 
 class EmbeddingConfig(EncodingConfig):
-    """Which rows of an experiment are embedded, and how."""
+    """The rows of an experiment that are embedded, and the encoder they are embedded with."""
 
     checkpoint: Literal["final", "untrained"] = "final"
-    """The trained encoder, or the same encoder at step 0."""
+    """final: the trained encoder. untrained: the same encoder at step 0."""
     splits: tuple[str, ...] | None = None
-    """Splits of prepared rows to embed; null: those that probes are fitted and scored on."""
+    """Splits of prepared rows to embed; null: the splits that probes are fitted and scored on."""

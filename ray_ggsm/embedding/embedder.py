@@ -1,9 +1,9 @@
-"""User rows -> vectors, with a saved encoder; no Ray here.
+"""Turns user rows into vectors, in one process and without Ray.
 
-Legend: B rows, L tokens, D width.
+Legend: B rows, N rows of a batch, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ray_ggsm.model.batch import Batch, Collator, Lookup
+from ray_ggsm.model.batch import Batch, Collator, Lookup, Sequences
 from ray_ggsm.model.encoder import Tower
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import EncoderBundle
@@ -19,84 +19,82 @@ from ray_ggsm.model.saved import EncoderBundle
 
 @dataclass(frozen=True)
 class Embedded:
-    """What came out for some rows or texts, in their order."""
+    """The vectors of some rows or texts, in their order."""
 
     vectors: np.ndarray
     """(B, D) float32, centred and L2-normalised; zero where `fits` is false."""
     fits: np.ndarray
-    """(B,) bool: false for a row that is too large for the memory, alone in its batch."""
+    """(B,) bool: false for a row that does not fit in memory even as the only one of its batch."""
 
 
 class Embedder:
-    """Embeds validated user rows."""
+    """Embeds validated user rows, and texts to compare them with."""
 
     def __init__(
         self, bundle: EncoderBundle, lookup: Lookup, tokens_per_batch: int, finished_mask: bool = False
     ) -> None:
-        """Take over the encoder, and folds its LoRA in.
+        """Take the encoder and merge its LoRA into the backbone, so it cannot be trained any more.
 
         Args:
-            trained: the encoder.
+            bundle: the encoder; changed in place.
             lookup: event texts -> event vectors.
             tokens_per_batch: padded tokens in one forward pass.
-            finished_mask: use the recipe's inference mask even where training stopped half-way.
+            finished_mask: use the recipe's inference mask even if training stopped half-way.
         """
         self.bundle, self.tokens_per_batch, self.finished_mask = bundle, tokens_per_batch, finished_mask
         self.encoder = bundle.encoder.eval()
         self.encoder.merge_lora()
         self.tokens = 0
-        """real tokens so far, without padding"""
+        """Number of tokens embedded so far, without padding."""
         self.collator = Collator(self.encoder.template, bundle.tokenizer, lookup)
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> Embedded:
-        """Vectors of the user tower. A batch that does not fit is halved until its rows fit, or one row alone does
-        not."""
-        return self._embed(
-            self.collator.user_lengths(rows), lambda chosen: self.collator.users(rows.take(pa.array(chosen))), "user"
-        )
+        """Vectors of user rows, from the user tower. A batch that does not fit in memory is halved until it does."""
+        return self._embed(self.collator.user_sequences(rows), "user")
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Embedded:
-        """Vectors of the answer tower for texts, to be compared with users'."""
-        ids = self.collator.text_ids(texts)
-        return self._embed(
-            np.array([len(i) for i in ids]), lambda chosen: self.collator.answer_ids([ids[n] for n in chosen]), "answer"
-        )
+        """Vectors of texts, from the answer tower; they can be compared with those of users."""
+        return self._embed(self.collator.text_sequences(texts), "answer")
 
-    def _embed(self, length_B: np.ndarray, build: Callable[[np.ndarray], Batch], tower: Tower) -> Embedded:
-        vector_BD = np.zeros((len(length_B), self.encoder.width), dtype=np.float32)
-        fits_B = np.zeros(len(length_B), dtype=bool)
-        waiting = batches_by_length(length_B, self.tokens_per_batch)[::-1]
-        with ThreadPoolExecutor(1) as pool:  # builds a batch while the device works on the one before
-
-            def start_next() -> tuple[np.ndarray, Future[Batch]] | None:
-                if not waiting:
-                    return None
-                chosen = waiting.pop()  # the longest first: what does not fit shows at once
-                return chosen, pool.submit(build, chosen)
-
-            current = start_next()
-            while current:
-                (chosen, built), current = current, start_next()
-                try:
-                    vector_BD[chosen], fits_B[chosen] = self._forward(built.result(), tower), True
-                except (MemoryError, RuntimeError) as error:
-                    if not _out_of_memory(error):
-                        raise
-                    if len(chosen) > 1:
-                        waiting += np.array_split(chosen, 2)
-                        current = current or start_next()
+    def _embed(self, sequences: Sequences, tower: Tower) -> Embedded:
+        B = len(sequences.length_B)
+        vector_BD, fits_B = np.zeros((B, self.encoder.width), dtype=np.float32), np.zeros(B, dtype=bool)
+        waiting = batches_by_length(sequences.length_B, self.tokens_per_batch)[::-1]
+        for index_N, building in _building(sequences, waiting):
+            try:
+                vector_BD[index_N], fits_B[index_N] = self._forward(building.result(), tower), True
+            except (MemoryError, RuntimeError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(index_N) > 1:
+                    waiting += np.array_split(index_N, 2)
         return Embedded(vector_BD, fits_B)
 
     def _forward(self, batch: Batch, tower: Tower) -> np.ndarray:
         batch = batch.to(self.encoder.device)
         self.tokens += batch.n_tokens
         weight = self.bundle.embedding_weight(batch.layout.tokens, self.finished_mask)
-        vector_BD: np.ndarray = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
-        return vector_BD
+        vector_ND: np.ndarray = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
+        return vector_ND
+
+
+def _building(sequences: Sequences, waiting: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Future[Batch]]]:
+    """The batches of `waiting`, from its end on, until it is empty; the caller may append more on the way.
+
+    The rows at its end are the longest, so that a batch that does not fit in memory comes first. A thread builds one
+    batch while the caller works on the one before.
+    """
+    started: list[tuple[np.ndarray, Future[Batch]]] = []
+    with ThreadPoolExecutor(1) as pool:
+        while waiting or started:
+            while waiting and len(started) < 2:
+                index_N = waiting.pop()
+                started.append((index_N, pool.submit(sequences.batch, index_N)))
+            yield started.pop(0)
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """On CPU, torch tells it in words only."""
+    """Whether an error is about memory; for CPU, torch has no type of its own for that."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""The one place where visibility becomes an attention bias: causality, padding and the logarithm (paper, eq. 4).
+"""From visibility to attention bias, with causality and padding; nothing else builds a mask. Paper, eq. 4.
 
 Legend: B rows, L tokens, i query position, j key position.
 """
@@ -13,18 +13,21 @@ def attention_bias(weight: Tensor, valid_BL: Tensor, dtype: torch.dtype) -> Tens
     A padding query sees itself only, so that no row of the softmax is empty.
 
     Args:
-        weight: visibility of future keys in [0, 1]; (B, L) when it depends on the key only, else (B, L, L) as (i, j).
+        weight: visibility of future keys, in [0, 1]; (B, L) when it depends on the key only, else (B, L, L) as (i, j).
         valid_BL: bool, True for real tokens.
         dtype: floating type of the attention logits.
 
     Returns:
-        (B, 1, L, L) of `dtype`, broadcast over heads.
+        (B, 1, L, L) of `dtype`, to broadcast over heads.
+
+    Raises:
+        ValueError: `weight` has neither shape.
     """
     B, L = valid_BL.shape
     if weight.shape not in ((B, L), (B, L, L)):
         raise ValueError(f"weight: expected {(B, L)} or {(B, L, L)}, found {tuple(weight.shape)}")
-    weight_BXL = weight[:, None, :] if weight.dim() == 2 else weight  # X is 1 or L: a key's weight needs one log only
-    # the smallest number instead of 0 keeps the gradient of a learned weight finite
+    weight_BXL = weight[:, None, :] if weight.dim() == 2 else weight  # X is 1 or L; one logarithm per key is enough
+    # the smallest positive number instead of 0 keeps the gradient of a learned weight finite
     log_BXL = torch.log(weight_BXL.clamp(min=torch.finfo(weight.dtype).tiny)).to(dtype)
     log_BXL = log_BXL.masked_fill(weight_BXL <= 0, -torch.inf)
     future_LL = torch.ones(L, L, dtype=torch.bool, device=valid_BL.device).triu(1)

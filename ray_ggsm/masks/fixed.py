@@ -1,6 +1,6 @@
-"""Recipes whose mask never changes: oracle, causal, prefix (the Introduction's hybrid), hybrid_gq, bidirectional.
+"""Recipes whose mask never changes: oracle, causal, prefix, hybrid_gq, bidirectional.
 
-Paper, section 5 (oracle) and Appendix A.4.
+Paper, Introduction (prefix, called hybrid there), section 5 (oracle) and Appendix A.4.
 """
 
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from ray_ggsm.masks.tokens import Tokens
 
 
 class OracleConfig(RecipeConfig):
-    """The backbone as it comes, causal and untrained."""
+    """The pretrained backbone, causal and untrained."""
 
     recipe: Literal["oracle"]
 
     def build(self) -> "Fixed":
-        """The recipe."""
+        """A causal mask, without training."""
         return Fixed(lambda tokens: constant_weight(tokens, 0.0), trains=False)
 
 
 class CausalConfig(RecipeConfig):
-    """Every token sees its past only, as in pretraining."""
+    """Every token sees its past only, as in the backbone's pretraining."""
 
     recipe: Literal["causal"]
 
     def build(self) -> "Fixed":
-        """The recipe."""
+        """Weight 0 for every future key."""
         return Fixed(lambda tokens: constant_weight(tokens, 0.0))
 
 
@@ -38,18 +38,20 @@ class PrefixConfig(RecipeConfig):
     recipe: Literal["prefix"]
 
     def build(self) -> "Fixed":
-        """The recipe: a later key of the user segment is seen, and then the query is in the user segment, too."""
+        """Weight 1 for future keys of the user segment; their queries are earlier, so they are in the segment, too."""
         return Fixed(lambda tokens: tokens.history_BL.float())
 
 
 class HybridGQConfig(RecipeConfig):
-    """Causal, with one learnable global query after the history: it has the whole history in its past, and its state
-    joins the user vector. Hybrid (c)."""
+    """Causal, with one learnable global query after the history. Hybrid (c) of Appendix A.4.
+
+    The query has the whole history in its past, and its state joins the user vector.
+    """
 
     recipe: Literal["hybrid_gq"]
 
     def build(self) -> "Fixed":
-        """The recipe."""
+        """A causal mask, and a template with the global query."""
         return Fixed(lambda tokens: constant_weight(tokens, 0.0), global_query=True)
 
 
@@ -59,18 +61,18 @@ class BidirectionalConfig(RecipeConfig):
     recipe: Literal["bidirectional"]
 
     def build(self) -> "Fixed":
-        """The recipe."""
+        """Weight 1 for every future key."""
         return Fixed(lambda tokens: constant_weight(tokens, 1.0))
 
 
 class Fixed(Recipe):
-    """One weight, at every step and at inference."""
+    """The same weight at every step and at inference."""
 
     def __init__(self, weight: Callable[[Tokens], Tensor], trains: bool = True, global_query: bool = False) -> None:
         self.weight, self.trains, self.global_query = weight, trains, global_query
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L), the same at every step."""
+        """(B, L), whatever the step."""
         return self.weight(tokens)
 
     def inference_weight(self, tokens: Tokens) -> Tensor:

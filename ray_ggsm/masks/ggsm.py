@@ -1,16 +1,18 @@
-"""Gradient-Guided Soft Masking (GG-SM): the mask opens first where the loss looks, then everywhere. Paper, eq. 4, 5.
+"""Gradient-Guided Soft Masking (GG-SM): the mask opens where gradients are large, then everywhere. Paper, eq. 4, 5.
 
     t <  T_warm:  w_j = sigma(g_j)
     t >= T_warm:  w_j = (1 - alpha) sigma(g_j at T_warm - 1) + alpha,   alpha = (t - T_warm) / (T_total - T_warm)
 
-g_j is the norm of the loss gradient at h_j. The paper leaves open how a gradient can steer the forward pass that
-produces it, and what a weight frozen for one user's tokens means for the next user. Here the importance g is a vector
-over the template's slots: the mean norm over the valid tokens of a slot, over all workers, smoothed over the steps
-before. A raw norm is so small that sigma(g) is the constant 0.5; `calibration: none` is that published form, and
-`zscore` spreads the importance over slots before the sigmoid.
+g_j is the norm of the loss gradient at h_j. The paper leaves two questions open: how a gradient can steer the forward
+pass that produces it, and what a weight frozen for one user's tokens means for the next user. Here the importance g is
+a vector over the template's slots: the mean norm over a slot's valid tokens on all workers, smoothed over past steps.
+A raw norm is so small that sigma(g) is about 0.5 for every slot. `calibration: none` is that published form; `zscore`
+spreads the importance over slots before the sigmoid.
 
-Steps: `observe` adds up each micro-batch, `end_step` folds one step in, `future_weight` reads, and nothing is learned
-from step T_warm on.
+Steps: `observe` sums over micro-batches, `end_step` merges a step's sums into the importance, `future_weight` reads the
+importance. From step T_warm on, the importance is frozen.
+
+Legend: B rows, L tokens, D width, S slots of the template.
 """
 
 import re
@@ -20,6 +22,8 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from ray_ggsm.masks.calibration import Calibration, calibrated
+from ray_ggsm.masks.norms import add_norms
 from ray_ggsm.masks.recipe import Clock, Recipe, Reduce, ScheduledConfig, Timing, WarmupConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
@@ -31,24 +35,23 @@ def _grad_site(name: str) -> str:
 
 
 GradSite = Annotated[str, AfterValidator(_grad_site)]
-Calibration = Literal["none", "zscore", "rank"]
 
 
 class ImportanceConfig(ScheduledConfig):
-    """How gradients become an importance per slot, and the importance a weight."""
+    """How gradients become an importance per slot, and importances become weights."""
 
     grad_site: GradSite = "input"
-    """Hidden states whose gradient counts: the input embeddings, the state after layer k, the mean over all layers, or
-    the last state (which cannot rank tokens: with <USER> pooling its gradient is 0 at every other token)."""
+    """Hidden states whose gradients count: the input embeddings, the states after layer k, the mean over all layers, or
+    the last states (which cannot rank tokens: with <USER> pooling, their gradient is 0 at every other token)."""
     timing: Timing = "previous_step"
-    """Which backward pass gives the gradients."""
+    """Backward pass that the gradients come from."""
     slot: Literal["modality_rank", "position"] = "modality_rank"
-    """What an importance belongs to: (modality, recency rank), or the absolute position."""
+    """Tokens that share an importance: those of one (modality, recency rank), or those at one absolute position."""
     calibration: Calibration = "zscore"
     """What the sigmoid takes: the raw gradient norm (as published), its z-score over the slots seen so far, or the
     normal score of its rank among them."""
     smoothing: float = Field(0.9, ge=0, lt=1)
-    """Share of the previous importance that one step keeps (exponential moving average)."""
+    """Share of the previous importance that each step keeps (exponential moving average)."""
 
 
 class GGSMConfig(ImportanceConfig, WarmupConfig):
@@ -56,10 +59,10 @@ class GGSMConfig(ImportanceConfig, WarmupConfig):
 
     recipe: Literal["ggsm"]
     start: Literal["literal", "ramp"] = "literal"
-    """literal: the soft mask acts in full from step 0. ramp: it fades in from causal over the warm-up."""
+    """literal: the soft mask applies in full from step 0. ramp: it fades in from causal over the warm-up."""
 
     def build(self) -> "GGSM":
-        """The recipe."""
+        """GG-SM with this config's importance."""
         return GGSM(self, self.clock(), ramp_in=self.start == "ramp")
 
 
@@ -69,13 +72,13 @@ class HybridMaskConfig(ImportanceConfig):
     recipe: Literal["hybrid_mask"]
 
     def build(self) -> "HybridMask":
-        """The recipe."""
+        """GG-SM whose warm-up lasts the whole run."""
         total = self.require_total_steps()
         return HybridMask(self, Clock(total, total), ramp_in=False)
 
 
 class GGSM(Recipe):
-    """Slot importances learned from gradients, frozen at T_warm, then ramped to 1."""
+    """A weight per slot, from gradients until T_warm and then ramped to 1."""
 
     def __init__(self, config: ImportanceConfig, clock: Clock, ramp_in: bool) -> None:
         self.config, self.clock, self.ramp_in = config, clock, ramp_in
@@ -95,25 +98,22 @@ class GGSM(Recipe):
         return step < self.clock.warmup_steps
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L): eq. 5. Slots that no gradient has reached yet weigh sigma(0) = 0.5."""
+        """(B, L): eq. 5. A slot that no gradient has reached yet weighs sigma(0) = 0.5."""
         alpha = self.alpha(step)
         entered = min(step / self.clock.warmup_steps, 1.0) if self.ramp_in else 1.0
         return (1 - alpha) * entered * self._soft_BL(tokens) + alpha
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
-        """Add this micro-batch's gradient norms to the step's sums; ignored once the importance is frozen."""
+        """Add this micro-batch's gradient norms to the step's sums, unless the importance is frozen."""
         if not self.wants_gradients(step):
             return
         n = tokens.n_slots if self.config.slot == "modality_rank" else tokens.n_positions
         if self._sum_count_2S is None:
             self._sum_count_2S = torch.zeros(2, n, device=grad_BLD.device)
-        slots = self._slot_BL(tokens)[tokens.valid_BL]
-        norms = grad_BLD.detach().float().norm(dim=-1)[tokens.valid_BL]
-        self._sum_count_2S[0].index_add_(0, slots, norms)
-        self._sum_count_2S[1].index_add_(0, slots, torch.ones_like(norms))
+        add_norms(self._sum_count_2S, grad_BLD, self._slot_BL(tokens), tokens.valid_BL)
 
     def end_step(self, reduce: Reduce) -> None:
-        """Reduce (sum, count) over workers, take the mean per slot, and smooth it into the importance."""
+        """Sum over workers, take the mean per slot, and smooth it into the importance."""
         if self._sum_count_2S is None:
             return
         sum_S, count_S = reduce(self._sum_count_2S).cpu()
@@ -132,16 +132,16 @@ class GGSM(Recipe):
         return constant_weight(tokens, 1.0)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The importance and which slots it is known for."""
+        """The importance, and the slots it is known for."""
         return {"importance_S": self.importance_S, "seen_S": self.seen_S}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the importance."""
+        """Restore both."""
         self.importance_S, self.seen_S = state["importance_S"], state["seen_S"]
 
     def _soft_BL(self, tokens: Tokens) -> Tensor:
-        """sigma(g) of each token's slot."""
-        weight_S = torch.sigmoid(self._calibrated_S())
+        """(B, L): sigma(g) of each token's slot."""
+        weight_S = torch.sigmoid(calibrated(self.importance_S, self.seen_S, self.config.calibration))
         if not len(weight_S):
             return constant_weight(tokens, 0.5)
         return weight_S.to(tokens.valid_BL.device)[self._slot_BL(tokens)]
@@ -149,22 +149,12 @@ class GGSM(Recipe):
     def _slot_BL(self, tokens: Tokens) -> Tensor:
         return tokens.slot_BL if self.config.slot == "modality_rank" else tokens.position_BL()
 
-    def _calibrated_S(self) -> Tensor:
-        if self.config.calibration == "none" or not self.seen_S.any():
-            return self.importance_S
-        seen = self.importance_S[self.seen_S].double()
-        if self.config.calibration == "zscore":
-            scores = (seen - seen.mean()) / seen.std(correction=0).clamp(min=torch.finfo(seen.dtype).tiny)
-        else:
-            scores = torch.special.ndtri((seen.argsort().argsort() + 0.5) / len(seen))
-        return torch.zeros_like(self.importance_S).masked_scatter(self.seen_S, scores.float())
-
 
 class HybridMask(GGSM):
-    """The same importances, learned during the whole run and never ramped."""
+    """GG-SM's importances, learned during the whole run and never ramped."""
 
     def alpha(self, step: int) -> float:
-        """There is no other inference mask to travel to."""
+        """1: inference uses the same mask."""
         return 1.0
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:

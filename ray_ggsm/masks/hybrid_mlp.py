@@ -1,8 +1,9 @@
-"""A small MLP opens the attention to the future, from what each query knows. Paper, Appendix A.4, hybrid (b).
+"""A small MLP computes from each query's state how far it sees into the future. Paper, Appendix A.4, hybrid (b).
 
 The paper leaves the MLP's form open. Here every layer has one: w_ij = sigmoid(MLP(h_i)[bucket(j - i)]) for keys j of
-the user segment, 0 for later ones. Distances share a bucket by powers of two, so the MLP's r hidden units are a
-low-rank form of a weight for every (i, j - i). It starts nearly causal, which is what the backbone is used to.
+the user segment, and 0 for later keys. Distances up to the same power of two share a bucket, so the MLP's r hidden
+units are a low-rank form of a weight for every (i, j - i). Training starts nearly causal, as the backbone was
+pretrained.
 
 Legend: B rows, L tokens, D width, K buckets of distance, i query position, j key position.
 """
@@ -21,21 +22,21 @@ START = -3.0
 
 
 class HybridMLPConfig(RecipeConfig):
-    """Keys of the user segment are opened by a learned weight, in training and at inference."""
+    """Future keys of the user segment have a learned weight, in training and at inference."""
 
     recipe: Literal["hybrid_mlp"]
     rank: int = Field(8, ge=1)
     """Hidden units of each layer's MLP."""
     buckets: int = Field(10, ge=1)
-    """Distances told apart: 1, 2, 3-4, 5-8, ...; everything further shares the last bucket."""
+    """Number of distance buckets: 1, 2, 3-4, 5-8, ...; all larger distances share the last one."""
 
     def build(self) -> "HybridMLP":
-        """The recipe."""
+        """A mask with MLPs of this size."""
         return HybridMLP(self)
 
 
 class HybridMLP(Recipe):
-    """The same learned mask in training and at inference; its weights are trained and saved with the encoder's."""
+    """The same learned mask in training and at inference; its weights are trained and saved with the encoder."""
 
     def __init__(self, config: HybridMLPConfig) -> None:
         self.config = config
@@ -45,7 +46,7 @@ class HybridMLP(Recipe):
         return LearnedMask(width, layers, self.config.rank, self.config.buckets)
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L): which keys may be seen; `learned_mask` says how much."""
+        """(B, L): 1 for the keys that `learned_mask` weighs, 0 for keys that stay closed."""
         return tokens.history_BL.float()
 
     def inference_weight(self, tokens: Tokens) -> Tensor:
@@ -54,7 +55,7 @@ class HybridMLP(Recipe):
 
 
 class LearnedMask(nn.Module):
-    """Weights of every layer's future keys from the layer's own states."""
+    """Weights of future keys, layer by layer, from the states that the layer reads."""
 
     def __init__(self, width: int, layers: int, rank: int, buckets: int) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class LearnedMask(nn.Module):
         bucket_L = torch.ceil(torch.log2(ahead_L.float())).long().clamp(max=self.buckets - 1)
         in_bucket_KL = nn.functional.one_hot(bucket_L, self.buckets).T.to(states_BLD.dtype)
         by_distance_BLL = weight_BLK.to(states_BLD.dtype) @ in_bucket_KL
-        # rows one element too long, read as rows of L: row i moves i to the right, and distance j - i comes to lie at j
+        # rows that are one element too long, read as rows of L: row i moves i to the right, so distance j - i lies at j
         weight_BLL = nn.functional.pad(by_distance_BLL, (0, 1)).view(B, -1)[:, : L * L].view(B, L, L)
         return weight_BLL * weight_BL[:, None, :].to(states_BLD.dtype)
 

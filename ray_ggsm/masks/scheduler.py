@@ -1,4 +1,4 @@
-"""Scheduler-based transition from causal to bidirectional, without looking at the data. Paper, Appendix A.4 (b)."""
+"""Recipes that open the mask by the clock, without looking at the data. Paper, Appendix A.4 (b)."""
 
 import math
 from typing import Literal
@@ -14,16 +14,16 @@ class SchedulerConfig(ScheduledConfig):
 
     recipe: Literal["scheduler"]
     shape: Literal["linear", "cosine", "window"] = "linear"
-    """linear, cosine: every future key weighs alpha(t). window: a query sees the next Delta(t) keys, no others;
-    Delta(t) = alpha(t) times the length of the row, alpha linear."""
+    """linear, cosine: every future key weighs alpha(t). window: a query sees the next Delta(t) keys and no later ones;
+    Delta(t) is alpha(t) times the row's length, with linear alpha."""
 
     def build(self) -> "Scheduler":
-        """The recipe."""
+        """A schedule of this shape up to T_total."""
         return Scheduler(self.shape, self.require_total_steps())
 
 
 class Scheduler(Recipe):
-    """Opens the future on a clock."""
+    """A weight of future keys that rises with the step."""
 
     def __init__(self, shape: Literal["linear", "cosine", "window"], total_steps: int) -> None:
         self.shape, self.total_steps = shape, total_steps
@@ -34,7 +34,7 @@ class Scheduler(Recipe):
         return (1 - math.cos(math.pi * share)) / 2 if self.shape == "cosine" else share
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
-        """(B, L); (B, L, L) for the window."""
+        """(B, L), or (B, L, L) for the window."""
         alpha = self.alpha(step)
         if self.shape != "window":
             return constant_weight(tokens, alpha)
@@ -48,12 +48,12 @@ class Scheduler(Recipe):
 
 
 class ConstantConfig(WarmupConfig):
-    """The null hypothesis of GG-SM: its clock, with one half in place of what the gradients say."""
+    """GG-SM's schedule with the weight 0.5 instead of one from gradients: its null hypothesis."""
 
     recipe: Literal["constant"]
 
     def build(self) -> "Constant":
-        """The recipe."""
+        """A constant weight with this config's clock."""
         return Constant(self)
 
 

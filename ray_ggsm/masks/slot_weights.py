@@ -1,4 +1,4 @@
-"""How far a mask was open slot by slot: what training records and the reports show.
+"""How far the mask was open in each slot, as training records it and reports show it.
 
 A slot is a place in the template: a tag, text, or `name[rank]`, where rank 0 is the newest event.
 """
@@ -7,14 +7,15 @@ from ray_ggsm.config import Record
 
 
 class SlotWeights(Record):
-    """The content of `mask.json`: weights of future keys slot by slot."""
+    """The content of `mask.json`: weights of future keys per slot, at some steps."""
 
     recipe: str
     slots: tuple[str, ...]
-    """One name per slot."""
+    """Names of the slots."""
     weight: dict[int, tuple[float, ...]]
-    """Step, from 1 -> weight in [0, 1] of future keys per slot."""
+    """Step, counted from 1 -> weight of future keys per slot, in [0, 1]."""
     importance: tuple[float | None, ...] | None = None
-    """GG-SM's gradient norm g per slot as the warm-up left it, None where no token ever was; None: there is none."""
+    """GG-SM's gradient norm g per slot at the end of its warm-up, None at slots without any token. None as a whole for
+    recipes without importances."""
     calibration: str | None = None
-    """What the sigmoid took: "none" for the norm itself, "zscore", "rank"."""
+    """GG-SM's `calibration`; None for recipes without importances."""

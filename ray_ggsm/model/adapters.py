@@ -1,6 +1,6 @@
-"""Event vectors, numbers and tabular features -> vectors in the backbone's input space. Paper, section 4.
+"""Maps event vectors, numbers and tabular features into the backbone's input space. Paper, section 4.
 
-Legend: E events, B rows, H width of the event encoder, D width of the backbone, F tabular features.
+Legend: E events, B rows, H width of the event encoder, D width of the backbone, F tabular features, K tabular tokens.
 """
 
 import math
@@ -8,24 +8,21 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-def signed_log(value: Tensor) -> Tensor:
-    """sign(x) log(1 + |x|): tames heavy tails and keeps the sign."""
-    return value.sign() * value.abs().log1p()
+from ray_ggsm.numerics import signed_log
 
 
 class EventAdapter(nn.Sequential):
-    """LayerNorm and a 2-layer MLP, (E, H) -> (E, D); one per modality."""
+    """LayerNorm and a 2-layer MLP for the events of one modality, (E, H) -> (E, D)."""
 
     def __init__(self, H: int, D: int) -> None:
         super().__init__(nn.LayerNorm(H), nn.Linear(H, D), nn.GELU(), nn.Linear(D, D))
 
 
 class NumberEmbedding(nn.Module):
-    """Age before as_of (days) and amount of an event, (E,) and (E,) -> (E, D).
+    """Embeds an event's age (days before as_of) and its amount, (E,) and (E,) -> (E, D).
 
-    The age enters on a logarithmic scale and as phases of the day and the week, so that rhythm survives; a missing
-    amount (NaN) has an indicator of its own.
+    The age enters on a linear and a logarithmic scale and as phases of the day and the week, so that rhythm survives. A
+    missing amount (NaN) has its own indicator.
     """
 
     FEATURES = 8
@@ -35,17 +32,17 @@ class NumberEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(self.FEATURES, 64), nn.GELU(), nn.Linear(64, D))
 
     def forward(self, age_E: Tensor, amount_E: Tensor) -> Tensor:
-        """Sum of both embeddings, (E, D)."""
+        """One embedding of both numbers, (E, D)."""
         missing_E = amount_E.isnan()
         day_E, week_E = 2 * math.pi * age_E, 2 * math.pi * age_E / 7
         features = [
-            signed_log(age_E) / math.log(91),
+            signed_log(age_E, torch) / math.log(91),
             age_E / 90,
             day_E.sin(),
             day_E.cos(),
             week_E.sin(),
             week_E.cos(),
-            signed_log(amount_E.nan_to_num()) / 4,
+            signed_log(amount_E.nan_to_num(), torch) / 4,
             missing_E.float(),
         ]
         embedded: Tensor = self.mlp(torch.stack(features, dim=1))
@@ -53,9 +50,9 @@ class NumberEmbedding(nn.Module):
 
 
 class TabularAdapter(nn.Module):
-    """Tabular features -> a few vectors: signed log, z-score over the training rows, small MLP. (B, F) -> (B, K, D).
+    """Turns tabular features into K vectors, (B, F) -> (B, K, D): signed log, z-score over training rows, small MLP.
 
-    `residual` is a linear map of the same z-scores for the pooled state, past the backbone.
+    `residual` maps the same z-scores linearly to (B, D); they are added to the pooled state, past the backbone.
     """
 
     mean_F: Tensor
@@ -70,17 +67,17 @@ class TabularAdapter(nn.Module):
         self.register_buffer("scale_F", torch.ones(F))
 
     def fit(self, tabular_BF: Tensor) -> None:
-        """Take mean and standard deviation from training rows; constant features keep scale 1."""
-        log_BF = signed_log(tabular_BF.double())
+        """Set mean and standard deviation to those of training rows; constant features keep scale 1."""
+        log_BF = signed_log(tabular_BF.double(), torch)
         deviation_F = log_BF.std(dim=0, correction=0)
         self.mean_F.copy_(log_BF.mean(dim=0))
         self.scale_F.copy_(torch.where(deviation_F > 1e-6, deviation_F, 1.0))
 
     def forward(self, tabular_BF: Tensor) -> Tensor:
-        """(B, K, D), K the number of tabular tokens."""
+        """K vectors per row, (B, K, D)."""
         vectors: Tensor = self.mlp(self.z_scores(tabular_BF)).unflatten(1, (self.tokens, -1))
         return vectors
 
     def z_scores(self, tabular_BF: Tensor) -> Tensor:
-        """(B, F), within [-5, 5]."""
-        return ((signed_log(tabular_BF) - self.mean_F) / self.scale_F).clamp(-5, 5)
+        """Z-scores of the features' signed logarithms, (B, F), cut to [-5, 5]."""
+        return ((signed_log(tabular_BF, torch) - self.mean_F) / self.scale_F).clamp(-5, 5)

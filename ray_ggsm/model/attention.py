@@ -1,10 +1,12 @@
-"""One attention function for every decoder: how far each layer sees is an argument, not part of the model.
+"""One attention function for every decoder: how far a layer sees is an argument, not part of the model.
 
-It is registered with transformers' attention interface, so no model class is copied or patched: a decoder set to it
-hands over its queries, keys and values, and makes no mask of its own. Backends: `sdpa` (torch's fused kernels with an
-additive bias), `flex` (FlexAttention, for CUDA: a score modifier from the weights and a block mask for padding, no
-L x L tensor; unverified on CUDA) and `eager` (matrix products). `sdpa` and `eager` use no mask
-where the weights allow. Only `eager` has the attention shares in its hands, so only there they can be watched.
+The function is registered with transformers' attention interface, so no model class is copied or patched: a decoder set
+to it passes its queries, keys and values, and builds no mask. It has three backends:
+
+    sdpa   torch's fused kernels with an additive bias; no mask where the weights allow that
+    flex   FlexAttention, for CUDA: a score modifier from the weights and a block mask for padding, without any L x L
+           tensor; unverified on CUDA
+    eager  matrix products, the only backend whose attention shares can be watched; no mask where all weights are 1
 
 Legend: B rows, H heads, G heads of keys and values, L tokens, M = L H / G stacked queries, d width of a head.
 """
@@ -21,31 +23,43 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ray_ggsm.config import InputError
 from ray_ggsm.masks import attention_bias
+from ray_ggsm.model.config import Backend
 
+Arguments = tuple[Tensor, Tensor, Tensor]
+"""Queries (B, H, L, d), keys and values (B, G, L, d)."""
 NAME = "ray_ggsm"
-Backend = Literal["sdpa", "flex", "eager"]
+"""The function's name in transformers' attention interface."""
 Watch = Callable[[int, Tensor, Tensor], None]
 """Gets a layer's index, its attention shares (B, H, L, L), which sum to 1 over keys, and its bias (B, 1, L, L)."""
 
 
 class Visibility:
-    """What every layer of one forward pass needs to know."""
+    """How far the layers of one forward pass see, with the masks that follow from it."""
 
     def __init__(
         self, weight: Tensor, valid_BL: Tensor, dtype: torch.dtype, backend: Backend, watch: Watch | None = None
     ) -> None:
-        """`weight` as in `ray_ggsm.masks.attention_bias`; `dtype` of the attention logits; `watch` needs `eager`."""
-        assert watch is None or backend == "eager", "fused kernels do not tell the shares"
+        """Masks are built when a layer first needs them.
+
+        Args:
+            weight: visibility of future keys, as in `ray_ggsm.masks.attention_bias`.
+            valid_BL: bool, True for real tokens.
+            dtype: type of the attention logits.
+            backend: implementation of attention.
+            watch: gets each layer's attention shares; needs `eager`.
+        """
+        assert watch is None or backend == "eager", "fused kernels do not give the shares"
         self.weight, self.valid_BL, self.dtype, self.backend, self.watch = weight, valid_BL, dtype, backend, watch
-        self._masks: dict[int | None, Any] = {}
+        self._biases: dict[int | None, Tensor] = {}
+        self._blocks: dict[int | None, BlockMask] = {}
 
     def with_weight(self, weight: Tensor) -> "Visibility":
-        """The same with another weight, for one layer."""
+        """A copy with another weight, for one layer."""
         return Visibility(weight, self.valid_BL, self.dtype, self.backend, self.watch)
 
     @cached_property
     def plain(self) -> Literal["causal", "open"] | None:
-        """`causal` or `open` when no mask is needed: no padding, and all weights are 0, or all are 1."""
+        """`causal` (all weights are 0) or `open` (all are 1) if a batch without padding needs no mask, else None."""
         if self.weight.requires_grad or not self.valid_BL.all():
             return None
         if (self.weight == 0).all():
@@ -53,18 +67,17 @@ class Visibility:
         return "open" if (self.weight == 1).all() else None
 
     def bias(self, window: int | None) -> Tensor:
-        """The additive bias (B, 1, L, L) of layers that see `window` tokens to either side (None: all)."""
-        if window not in self._masks:
+        """The additive bias (B, 1, L, L) of layers that see less than `window` tokens to either side (None: all)."""
+        if window not in self._biases:
             bias_B1LL = attention_bias(self.weight, self.valid_BL, self.dtype)
             if window is not None:
                 bias_B1LL = bias_B1LL.masked_fill(self._far_LL(window), -torch.inf)
-            self._masks[window] = bias_B1LL
-        mask: Tensor = self._masks[window]
-        return mask
+            self._biases[window] = bias_B1LL
+        return self._biases[window]
 
     def blocks(self, window: int | None) -> BlockMask:
-        """FlexAttention's mask: padding, closed future keys, and the window."""
-        if window not in self._masks:
+        """FlexAttention's mask, which hides padding, closed future keys, and keys outside the window."""
+        if window not in self._blocks:
             valid_BL, open_ = self.valid_BL, self.weight > 0
 
             def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -75,13 +88,12 @@ class Visibility:
                 return torch.where(valid_BL[b, q], seen, q == k)
 
             B, L = valid_BL.shape
-            self._masks[window] = create_block_mask(visible, B, None, L, L, device=valid_BL.device.type)
-        mask: BlockMask = self._masks[window]
-        return mask
+            self._blocks[window] = create_block_mask(visible, B, None, L, L, device=valid_BL.device.type)
+        return self._blocks[window]
 
     @cached_property
     def log_weight(self) -> Tensor:
-        """log w, with 0 where the key is closed (the block mask hides it)."""
+        """log w in float32, shape as `weight`; 0 for closed keys, which the block mask hides."""
         return torch.log(torch.where(self.weight > 0, self.weight.float(), 1.0))
 
     def _far_LL(self, window: int) -> Tensor:
@@ -92,8 +104,8 @@ class Visibility:
 def attend(
     module: nn.Module,
     query_BHLd: Tensor,
-    key_BHLd: Tensor,
-    value_BHLd: Tensor,
+    key_BGLd: Tensor,
+    value_BGLd: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
@@ -101,39 +113,27 @@ def attend(
     visibility: Visibility | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; returns (B, L, H, d). `visibility` comes through the model's keywords."""
+    """Attention with the signature that transformers expects; returns (B, L, H, d).
+
+    `visibility` is passed to the model as a keyword, and reaches every layer.
+
+    Raises:
+        InputError: the backbone caps its attention logits.
+    """
     assert visibility is not None, "a backbone that is set to this attention is called with visibility=..."
     if ignored.get("softcap") is not None:
-        raise InputError("the backbone caps its attention logits, which this attention does not do; choose another one")
-    L = query_BHLd.shape[2]
-    window = sliding_window if sliding_window is not None and sliding_window < L else None
-    arguments = query_BHLd, key_BHLd, value_BHLd
-    plain = visibility.plain if window is None else None
-    if visibility.backend == "sdpa":
-        out_BHLd = scaled_dot_product_attention(
-            *arguments,
-            attn_mask=None if plain else visibility.bias(window),
-            dropout_p=dropout,
-            is_causal=plain == "causal",
-            scale=scaling,
-            enable_gqa=True,
-        )
-    elif visibility.backend == "flex":
-        out_BHLd = _flex(arguments, visibility, window, scaling, dropout)
-    else:
-        share_BGML = _shares(arguments, None if plain == "open" else visibility.bias(window), scaling)
-        if visibility.watch is not None:
-            layer: Any = module.layer_idx
-            visibility.watch(layer, share_BGML.view(*query_BHLd.shape[:3], L), visibility.bias(window))
-        out_BHLd = (nn.functional.dropout(share_BGML, dropout) @ value_BHLd).view(query_BHLd.shape)
+        raise InputError("the backbone caps its attention logits, which this attention cannot do; choose another one")
+    window = sliding_window if sliding_window is not None and sliding_window < query_BHLd.shape[2] else None
+    compute = {"sdpa": _sdpa, "flex": _flex, "eager": _eager}[visibility.backend]
+    out_BHLd = compute(module, (query_BHLd, key_BGLd, value_BGLd), visibility, window, scaling, dropout)
     return out_BHLd.transpose(1, 2).contiguous(), None
 
 
 def open_backbone(model: "transformers.PreTrainedModel", name: str) -> None:
-    """Set a decoder to this attention, and check that its first state then depends on its last token.
+    """Set a decoder to this attention, and check that its first state depends on its last token if the mask is open.
 
     Raises:
-        InputError: it does not, so every bidirectional mask would be silently causal.
+        InputError: the state does not depend on it, so every bidirectional mask would be silently causal.
     """
     refusal = f"model '{name}' ({type(model).__name__}): its attention cannot be opened to the future"
     transformers.AttentionInterface.register(NAME, attend)
@@ -141,24 +141,40 @@ def open_backbone(model: "transformers.PreTrainedModel", name: str) -> None:
         model.set_attn_implementation(NAME)
     except ValueError as error:
         raise InputError(f"{refusal}: {' '.join(str(error).split())[:200]}") from error
+    if _sees_the_future(model, 0.0) or not _sees_the_future(model, 1.0):
+        raise InputError(f"{refusal}; choose a decoder that uses transformers' attention interface")
+
+
+def _sees_the_future(model: "transformers.PreTrainedModel", weight: float) -> bool:
+    """Whether the first of three states depends on the last input, if all future keys have this weight."""
     width = model.get_input_embeddings().weight.shape[1]
     generator = torch.Generator().manual_seed(0)
     inputs_2LD = torch.randn(1, 3, width, generator=generator).repeat(2, 1, 1)
     inputs_2LD[1, 2] = torch.randn(width, generator=generator)
-    valid_2L = torch.ones(2, 3, dtype=torch.bool)
-    inputs_2LD = inputs_2LD.to(model.dtype)
-    first = []
-    for weight in (0.0, 1.0):
-        visibility = Visibility(torch.full((2, 3), weight), valid_2L, model.dtype, "sdpa")
-        with torch.no_grad():
-            states = model.eval()(inputs_embeds=inputs_2LD, use_cache=False, visibility=visibility).last_hidden_state
-        first.append(torch.equal(states[0, 0], states[1, 0]))
-    if first != [True, False]:
-        raise InputError(f"{refusal}; choose a decoder that uses transformers' attention interface")
+    visibility = Visibility(torch.full((2, 3), weight), torch.ones(2, 3, dtype=torch.bool), model.dtype, "sdpa")
+    with torch.no_grad():
+        states_2LD = model.eval()(
+            inputs_embeds=inputs_2LD.to(model.dtype), use_cache=False, visibility=visibility
+        ).last_hidden_state
+    return not torch.equal(states_2LD[0, 0], states_2LD[1, 0])
+
+
+def _sdpa(
+    module: nn.Module, arguments: Arguments, visibility: Visibility, window: int | None, scale: float | None, p: float
+) -> Tensor:
+    plain = visibility.plain if window is None else None
+    return scaled_dot_product_attention(
+        *arguments,
+        attn_mask=None if plain else visibility.bias(window),
+        dropout_p=p,
+        is_causal=plain == "causal",
+        scale=scale,
+        enable_gqa=True,
+    )
 
 
 def _flex(
-    arguments: tuple[Tensor, Tensor, Tensor], visibility: Visibility, window: int | None, scale: float | None, p: float
+    module: nn.Module, arguments: Arguments, visibility: Visibility, window: int | None, scale: float | None, p: float
 ) -> Tensor:
     if p > 0:
         raise InputError("attention dropout is not available with model.attention: flex; use sdpa")
@@ -175,13 +191,26 @@ def _flex(
     return result
 
 
-def _shares(arguments: tuple[Tensor, Tensor, Tensor], bias_B1LL: Tensor | None, scale: float | None) -> Tensor:
-    """Attention shares (B, G, M, L)."""
+def _eager(
+    module: nn.Module, arguments: Arguments, visibility: Visibility, window: int | None, scale: float | None, p: float
+) -> Tensor:
+    query_BHLd, _, value_BGLd = arguments
+    B, H, L, _ = query_BHLd.shape
+    needs_bias = window is not None or visibility.plain != "open"
+    share_BGML = _shares(arguments, visibility.bias(window) if needs_bias else None, scale)
+    if visibility.watch is not None:
+        layer: Any = module.layer_idx
+        visibility.watch(layer, share_BGML.view(B, H, L, L), visibility.bias(window))
+    return (nn.functional.dropout(share_BGML, p) @ value_BGLd).view(query_BHLd.shape)
+
+
+def _shares(arguments: Arguments, bias_B1LL: Tensor | None, scale: float | None) -> Tensor:
+    """Attention shares of each group of heads, (B, G, M, L)."""
     query_BHLd, key_BGLd, _ = arguments
     B, H, _, d = query_BHLd.shape
-    G = key_BGLd.shape[1]  # heads of keys and values: the queries of a group are stacked, not the keys copied
+    G = key_BGLd.shape[1]  # the queries of a group are stacked, instead of copies of its keys
     stacked_BGMd = (query_BHLd * (d**-0.5 if scale is None else scale)).reshape(B, G, -1, d)
     logits_BGML = stacked_BGMd @ key_BGLd.transpose(-1, -2)
-    if bias_B1LL is not None:  # in place, and not into a view, whose backward pass would copy the largest tensor
+    if bias_B1LL is not None:  # in place, and not into a view: its backward pass would copy the largest tensor
         logits_BGML.add_(bias_B1LL.repeat(1, 1, H // G, 1))
     return torch.softmax(logits_BGML, dim=-1)

@@ -1,21 +1,24 @@
-"""Set-up of a process that computes on CPU."""
+"""Sets up a process that computes on CPU."""
 
 import ctypes
 import os
 
 import torch
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3)."""
 _PRIMITIVES = 64
+"""Matrix products whose code oneDNN keeps."""
 
 
 def use_cpu(threads: int) -> torch.device:
-    """The CPU, with `threads` threads and memory that stays with the process once it has been touched.
+    """Configure torch's threads and memory for CPU, and return the device.
 
-    By default glibc hands every freed tensor above 32 MB back to the system, and the next layer pays for its pages
-    again; keeping them makes a step with long rows a third faster (docs/benchmarks.md). Other C libraries are left
-    as they are. oneDNN keeps the code of its newest 1,024 matrix products, which differ with every batch's shape; that
-    is a gigabyte, and 64 are as fast (docs/benchmarks.md). `ONEDNN_PRIMITIVE_CACHE_CAPACITY` overrides it.
+    By default glibc returns every freed tensor above 32 MB to the system, and the next layer has to get its pages
+    again. Here the process keeps them, which makes a step with long rows a third faster; other C libraries keep their
+    defaults. By default oneDNN also keeps the code of the newest 1,024 matrix products, one per shape of a batch, which
+    takes a gigabyte; 64 are as fast. The environment variable `ONEDNN_PRIMITIVE_CACHE_CAPACITY` overrides that.
+    Measurements: docs/benchmarks.md.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_PRIMITIVES))
     torch.set_num_threads(threads)

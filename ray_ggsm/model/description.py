@@ -1,4 +1,4 @@
-"""What a saved encoder says about itself: the content of its `encoder.json`, and the digest that names it in tables."""
+"""Reads the description of a saved encoder, without loading the encoder."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
 from ray_ggsm.masks import MaskConfig
-from ray_ggsm.model.encoder import ModelConfig
+from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.template import Modality
 
 FILE = "encoder.json"
@@ -17,15 +17,19 @@ class EncoderDescription(Record):
     """The content of `encoder.json`."""
 
     format: int
+    """Version of the directory's files; see `FORMAT`."""
     model: ModelConfig
     mask: MaskConfig
     step: int
-    """Optimiser steps done."""
+    """Number of optimiser steps done."""
     alpha: float
     """Progress of the mask at that step; below 1, training stopped before the mask was fully open."""
     modalities: tuple[Modality, ...]
+    """Event sequences in the input, in order."""
     tabular_tokens: int
+    """Number of vectors that the tabular features become; 0 without features."""
     feature_names: tuple[str, ...]
+    """Tabular features, in order."""
     event_width: int
     """Width of event vectors."""
     width: int
@@ -35,29 +39,29 @@ class EncoderDescription(Record):
     template_digest: str
     tokenizer_digest: str
     files: dict[str, str]
-    """File -> digest of its bytes."""
+    """Name of a file in the directory -> digest of its bytes."""
 
     @property
     def modality_names(self) -> tuple[str, ...]:
-        """The columns of events that the encoder reads."""
+        """Names of the event columns that the encoder reads."""
         return tuple(modality.name for modality in self.modalities)
 
 
 @dataclass(frozen=True)
 class SavedEncoder:
-    """A saved encoder's directory, described but not loaded."""
+    """The directory of a saved encoder, with its description but not its weights."""
 
     location: str
     digest: str
-    """of `encoder.json` as it was written; tables name their encoder by it"""
+    """Digest of `encoder.json` as it was written; tables name their encoder by it."""
     description: EncoderDescription
 
     @classmethod
     def read(cls, location: str) -> "SavedEncoder":
-        """Read `encoder.json` at a location.
+        """Read the `encoder.json` in a directory, local or s3://.
 
         Raises:
-            InputError: there is no encoder, or one of another format.
+            InputError: the directory has no encoder, or one of another format.
         """
         file = storage.join(location, FILE)
         if not storage.exists(file):

@@ -1,9 +1,11 @@
 """The user encoder: event vectors, tabular vectors and text through a decoder with LoRA, to one vector per row.
 
-Paper, section 4 and Appendix A. Both towers share everything but their centre. The pooled state is centred (the batch's
-mean in training, a frozen mean at inference: without it all vectors lie in one narrow cone) and L2-normalised (eq. 13).
+Paper, section 4 and Appendix A. Both towers share everything but their centre. The pooled state is centred and
+L2-normalised (eq. 13). The centre is the batch's mean in training and a frozen mean at inference; without it, all
+vectors lie in one narrow cone.
 
-Models are imported where they are built: most processes of a cluster only read or write, and the imports take seconds.
+Models are imported where they are built: most processes of a cluster only read or write, and these imports take
+seconds.
 
 Legend: B rows, L tokens, E events, H width of the event encoder, D width of the backbone, F tabular features.
 """
@@ -11,79 +13,41 @@ Legend: B rows, L tokens, E events, H width of the event encoder, D width of the
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import transformers
-from pydantic import Field
 from torch import Tensor, nn
 
-from ray_ggsm.config import Config, InputError, Runtime
+from ray_ggsm.config import InputError
 from ray_ggsm.masks import Recipe, Tokens
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
-from ray_ggsm.model.attention import Backend, Visibility, Watch, open_backbone
+from ray_ggsm.model.attention import Visibility, Watch, open_backbone
 from ray_ggsm.model.batch import Batch
-from ray_ggsm.model.event_encoder import EventEncoderConfig
-from ray_ggsm.model.source import PretrainedConfig
+from ray_ggsm.model.config import Backend, LoraConfig, ModelConfig
 from ray_ggsm.model.template import Template
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 Tower = Literal["user", "answer"]
 
 
-class LoraConfig(Config):
-    """Low-rank adaptation of every linear layer of the backbone (PEFT)."""
-
-    r: int = Field(64, ge=1)
-    """Rank."""
-    alpha: float = Field(64, gt=0)
-    """Scale: updates are multiplied by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the input of the low-rank path."""
-
-
-class ModelConfig(Config):
-    """What the encoder is made of."""
-
-    backbone: PretrainedConfig
-    """The decoder-only language model."""
-    event_encoder: EventEncoderConfig
-    """The frozen text encoder of single events."""
-    lora: LoraConfig = LoraConfig()
-    """Trained part of the backbone."""
-    pooling: Literal["user", "mean"] = "user"
-    """Final hidden state at the row's last token (<USER>; paper, eq. 12), or the mean over its tokens."""
-    centre: bool = True
-    """Subtract the tower's mean from the pooled state before normalising; false: the paper's form."""
-    tabular_tokens: int = Field(4, ge=1)
-    """Vectors that the tabular features become (none when the rows have no features)."""
-    tabular_residual: bool = False
-    """Add a linear map of the tabular features to the pooled state, past the backbone; false: the paper's form."""
-    tabular_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the tabular features in training."""
-    max_text_tokens: int = Field(64, ge=4)
-    """Longest instruction or answer text, in tokens; longer ones are cut."""
-    attention: Runtime[Literal["auto"] | Backend] = "auto"
-    """How attention is computed; the result is the same. auto: `eager` on CPU, `sdpa` on CUDA. `flex` is for CUDA."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the frozen backbone and its matrix products; everything trained stays float32."""
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """`dtype` for torch."""
-        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
-
-
 @dataclass(frozen=True)
 class Observe:
-    """Whose loss gradients are looked at in the backward pass, and what is done with them."""
+    """A request for the loss gradients at some hidden states, which the backward pass delivers."""
 
     site: str
-    """`input`, `last`, `layer:k` (the state after k layers) or `mean_layers` (after each layer in turn)."""
+    """`input`, `last`, `layer:k` (the states after k layers) or `mean_layers` (those after each layer)."""
     take: Callable[[Tensor], None]
-    """Called with a gradient, (B, L, D), once per observed state."""
+    """Gets the gradients (B, L, D), once per observed layer."""
 
     def states(self, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput") -> Sequence[Tensor]:
-        """The observed states of one forward pass."""
+        """The observed states of one forward pass.
+
+        Raises:
+            InputError: the backbone has too few layers.
+        """
         if self.site == "input":
             return [inputs_BLD]
         if self.site == "last":
@@ -93,12 +57,12 @@ class Observe:
             return after_layers
         k = int(self.site.removeprefix("layer:"))
         if k > len(after_layers):
-            raise InputError(f"mask.grad_site: layer:{k} is asked for, the backbone has {len(after_layers)} layers")
+            raise InputError(f"mask.grad_site: found layer:{k}, but the backbone has {len(after_layers)} layers")
         return [after_layers[k - 1]]
 
 
 class UserEncoder(nn.Module):
-    """Backbone with LoRA, tag embeddings, adapters per modality, centres per tower."""
+    """A backbone with LoRA, embeddings of the tags, an adapter per modality, and a centre per tower."""
 
     centre_user_D: Tensor
     centre_answer_D: Tensor
@@ -112,47 +76,37 @@ class UserEncoder(nn.Module):
         event_width: int,
         recipe: Recipe,
     ) -> None:
-        """Wrap `backbone` (changed in place); `features` is F, `event_width` is H; `recipe` may add trained parts."""
-        from peft import LoraConfig as PeftLoraConfig
-        from peft import PeftModel, get_peft_model
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from transformers.modeling_layers import GradientCheckpointingLayer
+        """Wrap a backbone, and add new modules with random weights.
 
+        Args:
+            config: settings of the encoder.
+            template: order of the input.
+            features: F.
+            backbone: the pretrained decoder; changed in place.
+            event_width: H.
+            recipe: the mask recipe, which may add a learned mask.
+        """
         super().__init__()
         open_backbone(backbone, config.backbone.name)
         self.config, self.template = config, template
-        layers = [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
-        D = backbone.config.get_text_config().hidden_size
+        layers, D = _layers(backbone), backbone.config.get_text_config().hidden_size
         self.width, self.event_width = D, event_width
         self.tags = nn.Embedding(len(template.tags), D)
         self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
         self.numbers = NumberEmbedding(D)
-        self.tabular = (
-            TabularAdapter(features, D, template.tabular_tokens, config.tabular_dropout, config.tabular_residual)
-            if template.tabular_tokens
-            else None
-        )
+        dropout, residual, tokens = config.tabular_dropout, config.tabular_residual, template.tabular_tokens
+        self.tabular = TabularAdapter(features, D, tokens, dropout, residual) if tokens else None
         self.learned_mask = recipe.learned_mask(D, len(layers))
         for index, layer in enumerate(layers if self.learned_mask is not None else []):
             layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
-        # injected vectors start at the size of the backbone's own token embeddings
-        token_rms = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
-        self.input_scale = nn.Parameter(torch.tensor(token_rms))
+        # injected vectors start at the size of the backbone's token embeddings
+        self.input_scale = nn.Parameter(torch.tensor(_token_rms(backbone)))
         self.register_buffer("centre_user_D", torch.zeros(D))
         self.register_buffer("centre_answer_D", torch.zeros(D))
-        lora = PeftLoraConfig(
-            r=config.lora.r,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules="all-linear",
-        )
-        self.backbone: PeftModel | transformers.PreTrainedModel = get_peft_model(backbone, lora)
-        for module in self.backbone.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = False  # autocast does it, without a float32 copy of every input
+        self.backbone: PeftModel | transformers.PreTrainedModel = _with_lora(backbone, config.lora)
 
     def start_tags_from_words(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
-        """Let each tag's embedding start as the mean embedding of the word pieces of its text."""
+        """Initialise each tag's embedding with the mean embedding of the word pieces of its text."""
         words = self.backbone.get_input_embeddings().weight
         with torch.no_grad():
             for row, tag in enumerate(self.template.tags):
@@ -161,7 +115,7 @@ class UserEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder is."""
+        """Device of the weights."""
         return self.tags.weight.device
 
     def inputs(self, batch: Batch) -> Tensor:
@@ -189,15 +143,17 @@ class UserEncoder(nn.Module):
         observe: Sequence[Observe] = (),
         watch: Watch | None = None,
     ) -> Tensor:
-        """Final hidden states, (B, L, D), under the visibility `weight` (see `ray_ggsm.masks`).
+        """Final hidden states, (B, L, D).
 
-        `watch` sees every layer's attention, which is then computed by `eager`.
+        Args:
+            inputs_BLD: the backbone's input embeddings.
+            tokens: the batch's positions.
+            weight: visibility of future keys, as in `ray_ggsm.masks.attention_bias`.
+            observe: get gradients in the backward pass.
+            watch: gets every layer's attention shares, which `eager` then computes.
         """
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
-        fastest: Backend = "sdpa" if inputs_BLD.is_cuda else "eager"
-        backend = fastest if self.config.attention == "auto" else self.config.attention
-        if watch is not None:
-            backend = "eager"
+        backend = self._backend(inputs_BLD.is_cuda, watch is not None)
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
@@ -211,8 +167,15 @@ class UserEncoder(nn.Module):
         states: Tensor = output.last_hidden_state
         return states
 
+    def _backend(self, is_cuda: bool, is_watched: bool) -> Backend:
+        if is_watched:
+            return "eager"
+        if self.config.attention != "auto":
+            return self.config.attention
+        return "sdpa" if is_cuda else "eager"
+
     def pool(self, hidden_BLD: Tensor, batch: Batch) -> Tensor:
-        """One float32 state per row, (B, D), neither centred nor normalised."""
+        """One state per row, (B, D) float32, neither centred nor normalised."""
         rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
             pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
@@ -226,12 +189,12 @@ class UserEncoder(nn.Module):
         return pooled_BD
 
     def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
-        """Pooled states (B, D) under a given visibility; `observe` gets gradients in the backward pass."""
+        """Pooled states, (B, D) float32; `weight` and `observe` as in `hidden`."""
         with self.autocast():
             return self.pool(self.hidden(self.inputs(batch), batch.layout.tokens, weight, observe), batch)
 
     def autocast(self) -> torch.autocast:
-        """Matrix products in the backbone's dtype."""
+        """A context in which matrix products have the backbone's dtype."""
         return torch.autocast(self.device.type, self.config.torch_dtype, enabled=self.config.dtype == "bfloat16")
 
     def vectors(self, pooled_BD: Tensor, tower: Tower) -> Tensor:
@@ -239,33 +202,57 @@ class UserEncoder(nn.Module):
         return nn.functional.normalize(pooled_BD - self.centre(tower), dim=1)
 
     def centre(self, tower: Tower) -> Tensor:
-        """The tower's frozen mean, (D,); zero without centring."""
+        """The tower's frozen mean, (D,); zeros without centring."""
         return self.centre_user_D if tower == "user" else self.centre_answer_D
 
     def merge_lora(self) -> None:
-        """Fold LoRA into the backbone's weights (rounded to its dtype): faster to run, and no longer trainable."""
+        """Add LoRA to the backbone's weights, rounded to their dtype: faster to run, but no longer trainable."""
         self.backbone = self.backbone.merge_and_unload().requires_grad_(False)
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name."""
+        """The parameters that training changes, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
-    def _open_layer(
-        self, layer: int, module: nn.Module, args: Any, keywords: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
-        """Before a layer of the backbone: its own visibility, opened by what the layer is about to read."""
+    def _open_layer(self, layer: int, module: nn.Module, args: Any, keywords: Any) -> tuple[Any, Any]:
+        """Runs before each layer of the backbone: replaces its visibility by the learned one for its input states."""
         visibility: Visibility = keywords["visibility"]
         assert self.learned_mask is not None
-        return args, {
-            **keywords,
-            "visibility": visibility.with_weight(self.learned_mask(layer, args[0], visibility.weight)),
-        }
+        learned = visibility.with_weight(self.learned_mask(layer, args[0], visibility.weight))
+        return args, {**keywords, "visibility": learned}
 
     def _events(self, batch: Batch) -> Tensor:
-        """Adapted event vectors with their numbers, (E, D)."""
+        """Adapted event vectors plus embeddings of their numbers, (E, D)."""
         parts: Sequence[Tensor] = batch.vector_EH.split(list(batch.count_M))
         adapted = [self.adapters[m.name](part) for m, part in zip(self.template.modalities, parts, strict=True)]
         return self._sized(torch.cat(adapted).float() + self.numbers(batch.age_E, batch.amount_E).float())
 
     def _sized(self, vectors: Tensor) -> Tensor:
+        """The vectors at the size of token embeddings."""
         return nn.functional.rms_norm(vectors.float(), (self.width,)) * self.input_scale
+
+
+def _layers(backbone: "transformers.PreTrainedModel") -> list[nn.Module]:
+    """The backbone's transformer layers, from the input to the output."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
+def _token_rms(backbone: "transformers.PreTrainedModel") -> float:
+    """Root mean square of the token embeddings."""
+    rms: float = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
+    return rms
+
+
+def _with_lora(backbone: "transformers.PreTrainedModel", config: LoraConfig) -> "PeftModel":
+    """The backbone with low-rank updates of its linear layers, which are all that training changes in it."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    lora = PeftLoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear")
+    model: PeftModel = get_peft_model(backbone, lora)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False  # autocast casts, without a float32 copy of every input
+    return model

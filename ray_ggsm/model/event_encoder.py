@@ -1,42 +1,29 @@
-"""The frozen text encoder of single events: each distinct event text becomes one vector, once.
+"""The frozen text encoder of single events: one vector per event text.
 
 Legend: N texts, L word pieces, H width of the event encoder.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from ray_ggsm.config import digest
+from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.planning import batches_by_length
-from ray_ggsm.model.source import PretrainedConfig, load_model, load_tokenizer, weights_digest
-
-
-class EventEncoderConfig(PretrainedConfig):
-    """Which text encoder, and how it makes one vector of a text."""
-
-    pooling: Literal["cls", "mean"] = "mean"
-    """First position, or the mean over the text's positions; take what the encoder was trained with."""
-    max_tokens: int = Field(64, ge=4)
-    """Longest event text, in word pieces; longer ones are cut."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of weights and matrix products."""
+from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 
 
 class EventEncoder:
-    """Texts -> vectors."""
+    """A loaded text encoder on one device."""
 
     def __init__(self, config: EventEncoderConfig, device: torch.device) -> None:
-        """Load the encoder; errors as `ray_ggsm.model.source.load_model`."""
+        """Load the encoder; errors as in `ray_ggsm.model.source.load_model`."""
         self.config, self.device = config, device
-        dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-        self.model = load_model(config, dtype).eval().requires_grad_(False).to(device)
+        self.model = load_model(config, config.torch_dtype).eval().requires_grad_(False).to(device)
         self.tokenizer = load_tokenizer(config)
         self.digest = digest(config.model_dump(exclude={"name", "revision"}), weights_digest(self.model))
-        """identifies the vectors this encoder makes"""
+        """Identifies the vectors that this encoder makes."""
 
     @property
     def width(self) -> int:
@@ -45,7 +32,7 @@ class EventEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], tokens_per_batch: int = 8192) -> np.ndarray:
-        """(N, H) float16, in the order of `texts`; texts of like length share a batch."""
+        """Vectors of the texts, (N, H) float16, in their order; `tokens_per_batch` counts padded word pieces."""
         ids = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)["input_ids"]
         vectors_NH = np.empty((len(ids), self.width), dtype=np.float16)
         for chosen in batches_by_length(np.array([len(i) for i in ids]), tokens_per_batch):

@@ -1,14 +1,14 @@
-"""A saved encoder: a directory with everything needed to embed, but for the pretrained backbone it names.
+"""Saves and loads encoders. The directory of an encoder has everything needed to embed, except the pretrained backbone:
 
-    encoder.json               configs, template, mask recipe and its state in words, digests
+    encoder.json               configs, template, mask recipe and its progress, digests (`ray_ggsm.model.description`)
     adapter_model.safetensors  LoRA, in PEFT's format, with adapter_config.json
-    modules.safetensors        tags, adapters, tabular statistics, centres
+    modules.safetensors        tags, adapters, tabular statistics, centres, learned mask
     mask.safetensors           the recipe's state (GG-SM: importance per slot)
     tokenizer/                 the tokenizer
 
-Loading refuses what does not fit: another backbone, template or tokenizer, a file that is not the one that was saved, a
-step and mask that do not give the saved alpha. `encoder.json` is written last, so a directory without it is not an
-encoder.
+Loading refuses parts that do not fit: another backbone, template or tokenizer, a file that changed since it was saved,
+a step at which the mask has not the saved alpha. `encoder.json` is written last, so a directory without it is
+unfinished.
 """
 
 import hashlib
@@ -25,9 +25,10 @@ from torch import Tensor
 
 from ray_ggsm import masks, storage
 from ray_ggsm.config import InputError, digest
-from ray_ggsm.masks import Recipe, RecipeConfig, Tokens
+from ray_ggsm.masks import MaskConfig, Recipe, Tokens
+from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
-from ray_ggsm.model.encoder import ModelConfig, UserEncoder
+from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 from ray_ggsm.model.template import Modality, Template
 
@@ -36,17 +37,21 @@ FILES = ("adapter_model.safetensors", "modules.safetensors", "mask.safetensors")
 
 @dataclass(frozen=True)
 class EncoderBundle:
-    """An encoder with what its training fixed."""
+    """An encoder with its tokenizer, its mask recipe and the step that training reached."""
 
     encoder: UserEncoder
     tokenizer: "transformers.PreTrainedTokenizerBase"
-    mask: RecipeConfig
+    mask: MaskConfig
     recipe: Recipe
+    """The recipe of `mask`, with its state."""
     step: int
-    """Optimiser steps done."""
+    """Number of optimiser steps done; 0 for an untrained encoder."""
     feature_names: tuple[str, ...]
+    """Tabular features, in order."""
     event_encoder_digest: str
+    """Digest of the event encoder whose vectors the encoder reads."""
     backbone_digest: str
+    """Digest of the pretrained weights."""
 
     @property
     def is_half_way(self) -> bool:
@@ -54,9 +59,10 @@ class EncoderBundle:
         return self.recipe.alpha(self.step) < 1
 
     def embedding_weight(self, tokens: Tokens, finished: bool = False) -> Tensor:
-        """Visibility for embedding: the inference mask or, where training stopped at alpha < 1, its last mask.
+        """Visibility of future keys for embedding, shapes as in `Recipe.future_weight`.
 
-        `finished` asks for the inference mask in any case.
+        It is the inference mask or, if training stopped at alpha < 1, the mask at that step. With `finished`, it is the
+        inference mask in both cases.
         """
         if self.is_half_way and not finished:
             return self.recipe.future_weight(tokens, self.step)
@@ -65,14 +71,27 @@ class EncoderBundle:
 
 def new_encoder(
     config: ModelConfig,
-    mask: RecipeConfig,
+    mask: MaskConfig,
     modalities: tuple[Modality, ...],
     feature_names: tuple[str, ...],
     event_width: int,
     event_encoder_digest: str,
     seed: int,
 ) -> EncoderBundle:
-    """An untrained encoder; equal arguments give equal weights."""
+    """An untrained encoder; equal arguments give equal weights.
+
+    Args:
+        config: settings of the encoder.
+        mask: the mask recipe, with T_total filled in (`ray_ggsm.masks.with_total_steps`).
+        modalities: event sequences in the input, in order.
+        feature_names: tabular features, in order; empty without features.
+        event_width: width of the event vectors.
+        event_encoder_digest: digest of the event encoder.
+        seed: seed of the new weights.
+
+    Raises:
+        InputError: the backbone cannot be loaded, or its attention cannot be opened.
+    """
     backbone = load_model(config.backbone, config.torch_dtype)
     backbone_digest = weights_digest(backbone)
     tokenizer = load_tokenizer(config.backbone)
@@ -87,7 +106,7 @@ def new_encoder(
 
 
 def save(bundle: EncoderBundle, location: str) -> None:
-    """Write the encoder's directory, local or s3://."""
+    """Write the directory of an encoder, local or s3://."""
     from peft import get_peft_model_state_dict
 
     with tempfile.TemporaryDirectory() as directory:
@@ -103,10 +122,10 @@ def save(bundle: EncoderBundle, location: str) -> None:
 
 
 def load(location: str, device: torch.device) -> EncoderBundle:
-    """Read an encoder's directory.
+    """Read the directory of an encoder, local or s3://.
 
     Raises:
-        InputError: there is no finished encoder, or its parts or its backbone do not fit each other.
+        InputError: the directory has no finished encoder, or its parts and the backbone do not fit each other.
     """
     description = SavedEncoder.read(location).description
     config, recipe = description.model, masks.build(description.mask)
@@ -124,13 +143,24 @@ def load(location: str, device: torch.device) -> EncoderBundle:
         place = os.path.join(directory, "tokenizer")
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
     _expect(location, "tokenizer", description.tokenizer_digest, _tokenizer_digest(tokenizer))
-    digests = description.event_encoder_digest, description.backbone_digest
-    mask: RecipeConfig = description.mask
-    return EncoderBundle(encoder.to(device).eval(), tokenizer, mask, recipe, description.step, features, *digests)
+    return EncoderBundle(
+        encoder=encoder.to(device).eval(),
+        tokenizer=tokenizer,
+        mask=description.mask,
+        recipe=recipe,
+        step=description.step,
+        feature_names=features,
+        event_encoder_digest=description.event_encoder_digest,
+        backbone_digest=description.backbone_digest,
+    )
 
 
 def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str) -> None:
-    """Load trained weights and recipe state from a local directory; `location` names it in errors."""
+    """Load trained weights and the recipe's state from a local directory, in place; errors name it `location`.
+
+    Raises:
+        InputError: the weights do not fit the encoder.
+    """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     _load_modules(encoder, load_file(os.path.join(directory, "modules.safetensors")), location)
@@ -167,7 +197,7 @@ def _template_digest(template: Template) -> str:
 
 
 def _tokenizer_digest(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
-    """Of the vocabulary, the special tokens, and how a text is cut."""
+    """Digest of the vocabulary, the special tokens, and the tokens of a sample text."""
     cut = tokenizer("Instruction: 7 Äpfel, 苹果!", add_special_tokens=False)["input_ids"]
     return digest(sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, cut)
 
@@ -182,7 +212,7 @@ def _modules(encoder: UserEncoder) -> dict[str, Tensor]:
 
 
 def _load_modules(encoder: UserEncoder, state: dict[str, Tensor], location: str) -> None:
-    # encoders saved before the learned mask had its name call it `opening`
+    # older encoders call the learned mask `opening`
     state = {re.sub(r"^opening\.", "learned_mask.", name): tensor for name, tensor in state.items()}
     expected = _modules(encoder)
     for name in sorted(expected.keys() ^ state.keys()):
@@ -199,5 +229,5 @@ def _write(path: str, tensors: dict[str, Tensor]) -> None:
 def _expect(location: str, what: str, expected: Any, found: Any) -> None:
     if expected != found:
         raise InputError(
-            f"{location}: the encoder's {what} should be {expected}, found {found}; it was trained with another"
+            f"{location}: expected {what} {expected}, found {found}; the encoder was saved with another one"
         )

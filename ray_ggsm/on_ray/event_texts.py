@@ -15,7 +15,8 @@ from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.data.texts import distinct_texts, unknown_texts
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import event_vectors
-from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
+from ray_ggsm.model.config import EventEncoderConfig
+from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
 from ray_ggsm.stages import EventCounts

@@ -16,8 +16,8 @@ from ray_ggsm.config import Config, InputError, Runtime, digest
 from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.model.event_encoder import EventEncoderConfig
 from ray_ggsm.on_ray.building.version import BuiltVersion, VersionRequest, buckets_for, build_version, plan_rows
 from ray_ggsm.on_ray.cluster.connection import check_place, started
 from ray_ggsm.on_ray.embed import print_alpha

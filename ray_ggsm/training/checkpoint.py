@@ -1,7 +1,7 @@
-"""What a training run needs to go on: the encoder's directory, `optimizer.safetensors` and `training.json`.
+"""Checkpoints of a training run: the encoder's directory with `optimizer.safetensors` and `training.json` in it.
 
-Data order, dropout and learning rate are functions of the step, so there is no other state to keep. `identity` says
-what the run is made of, part by part; a run with other parts does not go on from here.
+Data order, dropout and learning rate are functions of the step, so there is no other state. A checkpoint stores the
+identity of its run part by part, and a run with other parts cannot go on from it.
 """
 
 import json
@@ -16,18 +16,21 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.saved import EncoderBundle
 
 Log = list[dict[str, float]]
+"""Metrics of each step: name -> value."""
 Identity = dict[str, str]
-"""Part of a run (settings, data, backbone weights, ...) -> its digest."""
+"""Part of a run (model, data snapshot, backbone, ...) -> its digest."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, beside its weights."""
+    """Progress of a run, beside its weights."""
 
     step: int
+    """Number of optimiser steps done."""
     log: Log
+    """Metrics of each step."""
     mask_weight: dict[str, list[float]]
-    """step -> weight per slot, see `ray_ggsm.training.mask_log`"""
+    """Step, counted from 1 -> weight per slot (`ray_ggsm.training.mask_log`)."""
 
 
 def write(
@@ -45,19 +48,19 @@ def write(
 
 
 def read(directory: str, bundle: EncoderBundle, optimizer: torch.optim.Optimizer, identity: Identity) -> Progress:
-    """Restore encoder, recipe and optimiser in place.
+    """Restore encoder, recipe and optimiser in place; returns the run's progress.
 
     Raises:
-        InputError: the checkpoint was written by a run with other parts.
+        InputError: the checkpoint comes from a run with other parts.
     """
     with open(os.path.join(directory, "training.json")) as file:
         state = json.load(file)
-    theirs = state.pop("identity")
-    changed = sorted(part for part in identity.keys() | theirs.keys() if identity.get(part) != theirs.get(part))
+    stored: Identity = state.pop("identity")
+    changed = sorted(part for part in identity.keys() | stored.keys() if identity.get(part) != stored.get(part))
     if changed:
         raise InputError(
             f"{directory}: this run cannot go on from its checkpoint, because it has another"
-            f" {', another '.join(changed)} now; bring back the old one, or start anew with another `output`"
+            f" {', another '.join(changed)} now; restore the old one, or start again with another `output`"
         )
     saved.restore(bundle.encoder, bundle.recipe, directory, directory)
     tensors = load_file(os.path.join(directory, "optimizer.safetensors"))

@@ -6,30 +6,30 @@ from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.training.answers import AnswerConfig
-from ray_ggsm.training.loss import SameSide, Term
+from ray_ggsm.training.loss import Objective, SameSide, Term
 from ray_ggsm.training.optimizer import OptimizerConfig
 
 
 class HeldOutConfig(Config):
-    """Pairs that are never trained on; the loss on them is taken at every checkpoint and at the end."""
+    """Pairs that are never trained on; their loss is computed at every checkpoint and at the end."""
 
     split: str
-    """Split of prepared rows, other than the one that is trained on."""
+    """Split of prepared rows that the pairs come from; not the one that is trained on."""
     rows: int = Field(512, ge=2)
-    """Its first rows."""
+    """Number of rows taken from the split, from the first on."""
     patience: int | None = Field(None, ge=1)
-    """Stop after this many looks without a lower loss; null: never."""
+    """Number of held-out losses in a row without a new minimum after which training stops; null: it never does."""
     publish: Literal["final", "best"] = "final"
-    """The encoder of the last step, or that of the checkpoint with the lowest loss."""
+    """Published encoder: that of the last step, or that of the checkpoint with the lowest loss."""
 
 
 class TrainingConfig(Config):
-    """The run: how long, on what, with which objective."""
+    """Length, batches and objective of a training run."""
 
     steps: int | None = Field(None, ge=1)
-    """Optimiser steps; T_total of the mask recipes. Either this or `epochs`."""
+    """Number of optimiser steps, which is T_total of the mask recipes. Give either this or `epochs`."""
     epochs: float | None = Field(None, gt=0)
-    """Passes over the pairs; the steps follow from their number and `batch_size`."""
+    """Passes over the pairs, from which the number of steps follows."""
     batch_size: int = Field(ge=2)
     """Pairs in the global batch, over all workers."""
     temperature: float = Field(0.05, gt=0)
@@ -39,26 +39,26 @@ class TrainingConfig(Config):
     terms: tuple[Term, ...] = ("ua", "uu", "aa")
     """Kinds of negatives: user-answer, user-user, answer-answer."""
     same_side: SameSide = "literal"
-    """Whether eq. 8 masks uu and aa negatives too (`literal`), or only ua ones (`unmasked`)."""
+    """Whether eq. 8 masks uu and aa negatives, too (`literal`), or only ua negatives (`unmasked`)."""
     answer: AnswerConfig = AnswerConfig()
     """The answer tower's input."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     tokens_per_micro_batch: int = Field(16_384, ge=1)
-    """Padded tokens that one forward pass takes; less needs less memory."""
+    """Padded tokens in one forward pass; fewer need less memory. Results depend on it: dropout is drawn per pass."""
     graph_tokens: Runtime[int] = Field(65_536, ge=0)
-    """Padded tokens of a worker's batch whose graphs are kept for the backward pass; the rest runs forward twice, with
+    """Padded tokens of a worker's batch whose graphs are kept for the backward pass. The others run forward twice, with
     the same result (gradient caching), so that memory does not grow with `batch_size`."""
     activation_checkpointing: Runtime[bool] = False
-    """Keep only each layer's input and compute the layer again in the backward pass: less memory, a third slower."""
+    """Keep only each layer's input, and compute the layer again in the backward pass: less memory, a third slower."""
     checkpoint_every: int = Field(500, ge=1)
-    """Steps between checkpoints. Results depend on it: the held-out loss is taken at each."""
+    """Steps between checkpoints. Results depend on it: the held-out loss is computed at each."""
     keep_checkpoints: Runtime[int] = Field(2, ge=1)
-    """The newest ones are kept, and the best with `held_out`."""
+    """Number of newest checkpoints kept; with `held_out`, the best one is kept, too."""
     centre_rows: int = Field(1024, ge=2)
-    """Training rows that the towers' centres are taken from when an encoder is saved."""
+    """Number of training rows that the towers' centres are computed from when an encoder is saved."""
     held_out: HeldOutConfig | None = None
-    """null: no held-out pairs."""
+    """Held-out pairs; null: none."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -67,7 +67,7 @@ class TrainingConfig(Config):
         return self
 
     def resolved(self, rows: int) -> "TrainingConfig":
-        """With `steps` filled in, for so many training rows."""
+        """A copy with `steps` instead of `epochs`, for this number of training rows."""
         if self.epochs is None:
             return self
         steps = max(1, round(self.epochs * (rows // self.batch_size)))
@@ -75,6 +75,10 @@ class TrainingConfig(Config):
 
     @property
     def total_steps(self) -> int:
-        """T_total of a resolved config."""
+        """T_total; the config must be resolved."""
         assert self.steps is not None, "resolve the config first"
         return self.steps
+
+    def objective(self, centre: bool) -> Objective:
+        """The objective, with or without centred states."""
+        return Objective(self.temperature, self.margin, self.terms, self.same_side, centre)

@@ -1,7 +1,7 @@
-"""Model floating-point operations of a training step, and what the device's matrix products could do in that time.
+"""Floating-point operations of a training step, and the rate of the device's matrix products.
 
-Counted: the backbone's linear layers and attention products, once forward and once backward (frozen weights get no
-gradient of their own, LoRA weights do). Not counted: forward passes that gradient caching repeats, adapters, norms.
+Counted are the backbone's linear layers and attention products, once forward and once backward; LoRA weights get a
+gradient, frozen weights do not. Not counted are the forward passes that gradient caching repeats, adapters and norms.
 """
 
 import time
@@ -14,7 +14,7 @@ from ray_ggsm.model.encoder import UserEncoder
 
 
 def step_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
-    """Of forward and backward passes over sequences of these lengths (tokens)."""
+    """Operations of forward and backward passes over sequences of these lengths (tokens)."""
     linears = [m for m in encoder.backbone.modules() if isinstance(m, nn.Linear)]
     trained = sum(m.weight.numel() for m in linears if m.weight.requires_grad)
     frozen = sum(m.weight.numel() for m in linears) - trained
@@ -26,7 +26,7 @@ def step_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """FLOP/s of a square matrix product on this device, best of three."""
+    """Operations per second in a product of two square matrices on this device, best of three."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The training log as files: JSON and Parquet with one entry per step, and TensorBoard scalars."""
+"""Writes the training log: JSON and Parquet with one entry per step, and TensorBoard scalars."""
 
 import tempfile
 
@@ -11,7 +11,7 @@ from ray_ggsm.training.checkpoint import Log
 
 
 def write_log(log: Log, location: str) -> None:
-    """Write `log.json`, `log.parquet` and `tensorboard/` below `location`, in place of older ones."""
+    """Write `log.json`, `log.parquet` and `tensorboard/` below `location`, which replace older ones."""
     storage.write_json(storage.join(location, "log.json"), log)
     columns = sorted({key for entry in log for key in entry})
     table = pa.table({key: pa.array([entry.get(key) for entry in log], pa.float64()) for key in columns})
@@ -27,7 +27,7 @@ def write_log(log: Log, location: str) -> None:
 
 
 def _tag(key: str) -> str:
-    """Scalars in groups: loss, mask, held_out, grad_norm, run."""
+    """The metric's name with its group in front: loss, mask, held_out, grad_norm, run."""
     if "/" in key:
         return key
     groups = {"w_": "mask", "alpha": "mask", "held_out_": "held_out", "grad_norm": "grad_norm"}

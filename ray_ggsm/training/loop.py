@@ -1,8 +1,8 @@
 """The contrastive training loop: plain PyTorch, one optimiser step at a time. Paper, section 4.
 
-Steps: take this worker's rows of the global batch; run both towers in micro-batches of like length under the recipe's
-mask (towers.py); InfoNCE over the states of all workers (loss.py); backward, in which GG-SM observes the user tower's
-gradients; sum parameter gradients over workers; AdamW.
+Steps: take this worker's rows of the global batch; run both towers in micro-batches of similar length under the
+recipe's mask (towers.py); compute InfoNCE over the states of all workers (loss.py); run backward, in which GG-SM
+observes the user tower's gradients; sum parameter gradients over workers; update with AdamW.
 
 Legend: b rows of this worker, B rows of the global batch, D width.
 """
@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +20,11 @@ from torch import Tensor
 
 from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import Tokens
-from ray_ggsm.model.batch import Collator, tabular_matrix
-from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.batch import Collator, Sequences, tabular_matrix
+from ray_ggsm.model.encoder import Observe, Tower
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training import checkpoint
+from ray_ggsm.training.answers import answer_sequences
 from ray_ggsm.training.checkpoint import Identity, Progress
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.flops import peak_flops, step_flops
@@ -35,14 +35,14 @@ from ray_ggsm.training.towers import Observers, Towers
 from ray_ggsm.training.workers import Workers
 
 HEAD_ROWS = 16_384
-"""Training rows that tabular statistics are taken from."""
+"""Number of training rows that tabular statistics are taken from."""
 
 
 class DivergenceError(RuntimeError):
-    """Training cannot go on; the message says what was seen and what to try."""
+    """Training cannot go on; the message names the symptom and a remedy."""
 
     rows: pa.Table | None = None
-    """user_id and as_of of the worker's part of the batch where it happened"""
+    """user_id and as_of of the batch in which it happened (this worker's part)."""
 
 
 class Trainer:
@@ -60,29 +60,29 @@ class Trainer:
         held_out: pa.Table | None = None,
         identity: Identity | None = None,
     ) -> None:
-        """Both tables are the same on every worker.
+        """Make the optimiser, and measure the device's speed.
 
         Args:
-            trained: the encoder to train.
+            bundle: the encoder to train.
             collator: builds its batches.
             config: resolved settings.
             workers: this worker's place among all.
-            seed: of dropout and of the answers that are drawn.
-            head: training rows that statistics and centres are taken from.
-            held_out: rows for the held-out loss.
-            identity: what the run is made of, for its checkpoints.
+            seed: seed of dropout and of the answers that are drawn.
+            head: training rows that statistics and centres are taken from, the same on every worker.
+            held_out: rows for the held-out loss, the same on every worker.
+            identity: the parts of the run, for its checkpoints.
         """
         self.held_out, self.identity = held_out, identity or {}
         self.bundle, self.head, self.collator, self.config = bundle, head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = bundle.encoder, bundle.recipe
+        self.objective = config.objective(self.encoder.config.centre)
         self.optimizer = make_optimizer(self.encoder, config.optimizer)
-        self.frozen: dict[str, Tensor] = {}
-        """the weights of step 0, where GG-SM takes its gradients from them"""
-        if self.recipe.timing == "frozen_tower":
-            self.frozen = {name: p.detach().clone() for name, p in self.encoder.trainable().items()}
+        kept = self.encoder.trainable() if self.recipe.timing == "frozen_tower" else {}
+        self.initial = {name: p.detach().clone() for name, p in kept.items()}
+        """The weights of step 0, if GG-SM takes its gradients from them."""
         self.log: list[dict[str, float]] = []
-        """what each step looked like"""
+        """Metrics of each step."""
         self.mask_log = MaskLog(self.encoder.template, self.recipe, config.total_steps)
         self.peak = peak_flops(self.encoder.device, self.encoder.config.torch_dtype)
         if config.activation_checkpointing:
@@ -101,13 +101,13 @@ class Trainer:
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def prepare(self) -> None:
-        """Before the first step: tabular statistics and the untrained towers' centres, from training rows."""
+        """Take tabular statistics and the untrained towers' centres from training rows, before the first step."""
         if self.encoder.tabular is not None:
             self.encoder.tabular.fit(tabular_matrix(self.head).to(self.encoder.device))
         self.centre()
 
     def step(self, rows: pa.Table) -> dict[str, float]:
-        """One optimiser step on this worker's `rows` of the global batch; returns what it looked like.
+        """Take one optimiser step on this worker's `rows` of the global batch; returns its metrics.
 
         Raises:
             DivergenceError: the loss is not finite, or both towers collapsed to one point.
@@ -118,11 +118,11 @@ class Trainer:
         towers = self._towers(rows)
         observe = self.recipe.wants_gradients(step)
         if observe and self.recipe.timing != "previous_step":
-            self._probe(towers, rows)
+            self._gradient_pass(towers, rows)
             observe = False
         norms = GradientNorms(self.encoder.template)
         self.optimizer.zero_grad(set_to_none=True)
-        loss, seen = self._backward(
+        loss, statistics = self._backward(
             towers, rows, lambda tokens: [norms.observer(tokens), *(self._observers(tokens) if observe else [])]
         )
         mask = self.mask_log.step(step)
@@ -132,20 +132,20 @@ class Trainer:
         utilisation = step_flops(self.encoder, towers.length_N) / seconds / self.peak
         self.bundle = replace(self.bundle, step=step + 1)
         metrics = {
-            "step": step + 1, "loss": loss, "accuracy": seen.accuracy, "mean_rank": seen.mean_rank,
-            "cos_positive": seen.positive, "cos_negative": seen.negative,
-            **{f"masked_{term}": share for term, share in seen.masked.items()},
+            "step": step + 1, "loss": loss, "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank,
+            "cos_positive": statistics.positive, "cos_negative": statistics.negative,
+            **{f"masked_{term}": share for term, share in statistics.masked.items()},
             "learning_rate": rate, "grad_norm": norm, **norms.means(self.workers, self.encoder.device), **mask,
             "temperature": self.config.temperature, "tokens": float(towers.length_N.sum()), "seconds": seconds,
             "utilisation": utilisation,
         }  # fmt: skip
         if self.held_out is not None and ((step + 1) % self.config.checkpoint_every == 0 or self.done):
-            metrics |= self._look(self.held_out)
+            metrics |= self._held_out_metrics(self.held_out)
         self.log.append(metrics)
         return metrics
 
     def centre(self) -> None:
-        """Freeze the towers' means as they are now, under the mask that embedding would use."""
+        """Set the towers' centres to their means over training rows, under the mask that embedding would use."""
         if not self.encoder.config.centre:
             return
         self.encoder.eval()
@@ -154,72 +154,69 @@ class Trainer:
         self.encoder.centre_answer_D.copy_(states["answer"].mean(dim=0))
 
     def save(self, directory: str) -> None:
-        """Write a checkpoint into a local directory; it is a saved encoder, too."""
+        """Write a checkpoint, which is a saved encoder, too, into a local directory."""
         self.centre()
         progress = Progress(self.bundle.step, self.log, self.mask_log.weight)
         checkpoint.write(directory, self.bundle, self.optimizer, progress, self.identity)
 
     def restore(self, directory: str) -> None:
-        """Go on from a checkpoint; errors as `ray_ggsm.training.checkpoint.read`."""
+        """Go on from a checkpoint; errors as in `ray_ggsm.training.checkpoint.read`."""
         progress = checkpoint.read(directory, self.bundle, self.optimizer, self.identity)
         self.log, self.mask_log.weight = progress.log, progress.mask_weight
         self.bundle = replace(self.bundle, step=progress.step)
 
     def _towers(self, rows: pa.Table, answer_seed: int | None = None) -> Towers:
+        """Both towers over `rows`. Answers are drawn with a seed that is the same on every worker; dropout is not."""
         step = self.bundle.step
-        return Towers(
-            self.encoder, self.collator, rows,
-            answer=self.config.answer, tokens_per_micro_batch=self.config.tokens_per_micro_batch,
-            seed=((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003,
-            answer_seed=self.seed + step if answer_seed is None else answer_seed,
-        )  # fmt: skip
+        seed = ((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003
+        answers = answer_sequences(
+            rows, self.collator, self.config.answer, self.seed + step if answer_seed is None else answer_seed
+        )
+        sequences: dict[Tower, Sequences] = {"user": self.collator.user_sequences(rows), "answer": answers}
+        return Towers(self.encoder, sequences, self.config.tokens_per_micro_batch, seed)
 
     def _backward(self, towers: Towers, rows: pa.Table, observers: Observers) -> tuple[float, BatchStatistics]:
-        """Loss and gradients of the global batch; returns the loss, and what the batch looks like."""
+        """Add the gradients of the global batch; returns its loss and statistics."""
         results: list[tuple[float, BatchStatistics]] = []
 
         def loss_of(user_bD: Tensor, answer_bD: Tensor) -> Tensor:
-            loss, seen = self._contrast(user_bD, answer_bD, rows)
-            self._check(loss.item(), seen.positive, seen.negative, rows)
-            results.append((loss.item(), seen))
+            loss, statistics = self._contrast(user_bD, answer_bD, rows)
+            self._check(loss.item(), statistics.positive, statistics.negative, rows)
+            results.append((loss.item(), statistics))
             return loss
 
         towers.backward(self._weight, loss_of, self.config.graph_tokens, observers)
         return results[0]
 
     def _contrast(self, user_bD: Tensor, answer_bD: Tensor, rows: pa.Table) -> tuple[Tensor, BatchStatistics]:
-        """Loss of the global batch, with its graph, and what the batch looks like."""
-        ids_b, c = user_ids(rows).to(self.encoder.device), self.config
-        arguments: dict[str, Any] = {
-            "margin": c.margin, "terms": c.terms, "same_side": c.same_side,
-            "centre": self.encoder.config.centre, "gather": self.workers.gather,
-        }  # fmt: skip
-        loss = info_nce(user_bD, answer_bD, ids_b, temperature=c.temperature, **arguments)
-        return loss, batch_statistics(user_bD, answer_bD, ids_b, **arguments)
+        """Loss of the global batch, with its graph, and the batch's statistics."""
+        states = user_bD, answer_bD, user_ids(rows).to(self.encoder.device)
+        loss = info_nce(*states, self.objective, self.workers.gather)
+        return loss, batch_statistics(*states, self.objective, self.workers.gather)
 
-    def _look(self, held_out: pa.Table) -> dict[str, float]:
-        """The held-out pairs under the mask of the next step, as one batch of all workers."""
+    def _held_out_metrics(self, held_out: pa.Table) -> dict[str, float]:
+        """Metrics of the held-out pairs under the mask of the next step, as one batch over all workers."""
         self.encoder.eval()
         rows = held_out.slice(*self.workers.share(len(held_out)))
         states = self._towers(rows, answer_seed=self.seed).states(self._weight)
-        loss, seen = self._contrast(states["user"], states["answer"], rows)
+        loss, statistics = self._contrast(states["user"], states["answer"], rows)
         return {
             "held_out_loss": loss.item(),
-            "held_out_accuracy": seen.accuracy,
-            "held_out_mean_rank": seen.mean_rank,
+            "held_out_accuracy": statistics.accuracy,
+            "held_out_mean_rank": statistics.mean_rank,
         }
 
     def _weight(self, tokens: Tokens) -> Tensor:
         return self.recipe.future_weight(tokens, self.bundle.step)
 
-    def _probe(self, towers: Towers, rows: pa.Table) -> None:
-        """A forward and backward pass that only feeds `observe`, by the encoder as it is or as it was at step 0."""
+    def _gradient_pass(self, towers: Towers, rows: pa.Table) -> None:
+        """Run forward and backward for `observe` only, with the encoder's present weights or those of step 0."""
         parameters = self.encoder.trainable()
-        now = {name: p.data for name, p in parameters.items()}
-        for name, value in self.frozen.items():
+        present = {name: p.data for name, p in parameters.items()}
+        for name, value in self.initial.items():
             parameters[name].data = value
         self._backward(towers, rows, self._observers)
-        for name, value in now.items():
+        for name, value in present.items():
             parameters[name].data = value
         self.recipe.end_step(self.workers.reduce)
 
@@ -228,7 +225,7 @@ class Trainer:
         return [Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.bundle.step))]
 
     def _update(self, rows: pa.Table) -> float:
-        """Sum gradients over workers, clip, step; returns the gradient norm before clipping."""
+        """Sum gradients over workers, clip them, and update; returns their norm before clipping."""
         parameters = list(self.encoder.trainable().values())
         for parameter in parameters:
             if parameter.grad is None:
@@ -258,5 +255,5 @@ class Trainer:
 
 
 def user_ids(rows: pa.Table) -> Tensor:
-    """int64 (b,): equal for rows of the same user, on every worker."""
+    """A number per row that is the same for all rows of a user, on every worker, int64 (b,)."""
     return torch.from_numpy(hash64(rows["user_id"]).view(np.int64).copy())

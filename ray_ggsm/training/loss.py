@@ -6,7 +6,7 @@
 m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. Two rows of one
 user are never each other's negatives.
 
-Legend: B rows of the global batch, n of them at a time, D width.
+Legend: B rows of the global batch, b rows of this worker, n rows at a time, D width.
 """
 
 from collections.abc import Callable
@@ -21,68 +21,62 @@ from torch.utils.checkpoint import checkpoint
 Term = Literal["ua", "uu", "aa"]
 SameSide = Literal["literal", "unmasked"]
 Gather = Callable[[Tensor], Tensor]
-"""(b, ...) -> (B, ...): the rows of all workers in rank order, where this worker's own rows keep their gradient."""
+"""(b, ...) -> (B, ...): the rows of all workers in rank order; this worker's rows keep their gradient."""
 
 ROWS_AT_A_TIME = 256
 """Rows whose similarities with the whole batch are in memory at once; the backward pass computes them again."""
 
 
+@dataclass(frozen=True)
+class Objective:
+    """The negatives of a pair, and how sharply they count."""
+
+    temperature: float
+    """tau."""
+    margin: float
+    """c of eq. 8."""
+    terms: tuple[Term, ...] = ("ua", "uu", "aa")
+    """Kinds of negatives: user-answer, user-user, answer-answer."""
+    same_side: SameSide = "literal"
+    """literal: uu and aa negatives are masked as eq. 8 says. unmasked: all of them are kept."""
+    centre: bool = False
+    """Whether each side's mean over the global batch is subtracted before normalising."""
+
+
 def info_nce(
-    user_BD: Tensor,
-    answer_BD: Tensor,
-    user_ids_B: Tensor,
-    *,
-    temperature: float,
-    margin: float,
-    terms: tuple[Term, ...] = ("ua", "uu", "aa"),
-    same_side: SameSide = "literal",
-    centre: bool = False,
-    gather: Gather | None = None,
+    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, objective: Objective, gather: Gather | None = None
 ) -> Tensor:
     """Mean loss over the global batch (scalar, float32), the same on every worker.
 
-    Every worker computes the whole loss, with gradients to its own rows. So parameter gradients summed over workers are
-    those of one worker with the whole batch.
+    Every worker computes the whole loss, with gradients to its rows only. So parameter gradients summed over workers
+    are those of one worker with the whole batch.
 
     Args:
-        user_BD: user states; normalised here, in float32. With `gather`, this worker's rows.
-        answer_BD: answer states, row by row the positives of `user_BD`.
-        user_ids_B: int64, equal for rows of the same user.
-        temperature: tau.
-        margin: c of eq. 8.
-        terms: kinds of negatives: user-answer, user-user, answer-answer.
-        same_side: `literal` masks uu and aa negatives as eq. 8 says; `unmasked` keeps all of them.
-        centre: subtract each side's mean over the global batch before normalising.
-        gather: brings the other workers' rows; None: there are none.
+        user_bD: user states of this worker; normalised here, in float32.
+        answer_bD: answer states, row by row the positives of `user_bD`.
+        user_ids_b: int64, equal for rows of the same user.
+        objective: the negatives, and how sharply they count.
+        gather: adds the rows of the other workers; None: there are none.
     """
-    sides = _sides(user_BD, answer_BD, user_ids_B, centre, gather)
+    sides = _sides(user_bD, answer_bD, user_ids_b, objective.centre, gather)
     sums = [
-        checkpoint(_loss_of_rows, *sides, start, temperature, margin, terms, same_side, use_reentrant=False)
+        checkpoint(_loss_of_rows, *sides, start, objective, use_reentrant=False)
         for start in range(0, len(sides[0]), ROWS_AT_A_TIME)
     ]
     return torch.stack(sums).sum() / len(sides[0])
 
 
-def _loss_of_rows(
-    user_BD: Tensor,
-    answer_BD: Tensor,
-    user_ids_B: Tensor,
-    start: int,
-    temperature: float,
-    margin: float,
-    terms: tuple[Term, ...],
-    same_side: SameSide,
-) -> Tensor:
-    """Sum of eq. 6 over the rows from `start` on (n of them), against the whole batch."""
-    similarity, kept, positive_n = _rows(user_BD, answer_BD, user_ids_B, start, margin, terms, same_side)
-    negatives = [similarity[term].masked_fill(~kept[term], -torch.inf) for term in terms]
-    logits = torch.cat([positive_n[:, None], *negatives], dim=1) / temperature
+def _loss_of_rows(user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, start: int, objective: Objective) -> Tensor:
+    """Sum of eq. 6 over the n rows from `start` on, against the whole batch."""
+    similarity, kept, positive_n = _rows(user_BD, answer_BD, user_ids_B, start, objective)
+    negatives = [similarity[term].masked_fill(~kept[term], -torch.inf) for term in objective.terms]
+    logits = torch.cat([positive_n[:, None], *negatives], dim=1) / objective.temperature
     return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What a batch looks like to the loss; shares and ranks in user-answer terms."""
+    """How well a batch is solved, and how much of it is masked."""
 
     accuracy: float
     """Share of rows whose positive is the most similar answer of the batch."""
@@ -92,28 +86,20 @@ class BatchStatistics:
     """Mean cosine of positives."""
     negative: float
     """Mean cosine of user-answer negatives."""
-    masked: dict[str, float]
-    """Share of negatives of each term that eq. 8 masks."""
+    masked: dict[Term, float]
+    """Share of each term's negatives that eq. 8 masks."""
 
 
 @torch.no_grad()
 def batch_statistics(
-    user_BD: Tensor,
-    answer_BD: Tensor,
-    user_ids_B: Tensor,
-    *,
-    margin: float,
-    terms: tuple[Term, ...],
-    same_side: SameSide,
-    centre: bool = False,
-    gather: Gather | None = None,
+    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, objective: Objective, gather: Gather | None = None
 ) -> BatchStatistics:
     """Statistics of the global batch; arguments as in `info_nce`."""
-    sides = _sides(user_BD, answer_BD, user_ids_B, centre, gather)
+    sides = _sides(user_bD, answer_bD, user_ids_b, objective.centre, gather)
     first, rank, positive, negative, n_other = (torch.zeros((), dtype=torch.float64) for _ in range(5))
-    masked = {term: torch.zeros((), dtype=torch.float64) for term in terms}
+    masked = {term: torch.zeros((), dtype=torch.float64) for term in objective.terms}
     for start in range(0, len(sides[0]), ROWS_AT_A_TIME):
-        similarity, kept, positive_n = _rows(*sides, start, margin, terms, same_side)
+        similarity, kept, positive_n = _rows(*sides, start, objective)
         other = sides[2][start : start + ROWS_AT_A_TIME, None] != sides[2]
         rank_n = 1 + ((similarity["ua"] > positive_n[:, None]) & other).sum(dim=1)
         first += (rank_n == 1).sum().cpu()
@@ -121,7 +107,7 @@ def batch_statistics(
         positive += positive_n.sum().cpu()
         negative += similarity["ua"][other].sum().cpu()
         n_other += other.sum().cpu()
-        for term in terms:
+        for term in objective.terms:
             masked[term] += (other & ~kept[term]).sum().cpu()
     rows, pairs = len(sides[0]), n_other.clamp(min=1)
     return BatchStatistics(
@@ -134,39 +120,36 @@ def batch_statistics(
 
 
 def _sides(
-    user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, centre: bool, gather: Gather | None
+    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, centre: bool, gather: Gather | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The global batch, centred if asked for, normalised in float32; and whose the rows are."""
+    """Both sides of the global batch, normalised in float32, and the users of its rows."""
+    user_BD, answer_BD, user_ids_B = user_bD, answer_bD, user_ids_b
     if gather is not None:
-        user_BD, answer_BD, user_ids_B = gather(user_BD), gather(answer_BD), gather(user_ids_B)
+        user_BD, answer_BD, user_ids_B = gather(user_bD), gather(answer_bD), gather(user_ids_b)
     if centre:
         user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
     return normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1), user_ids_B
 
 
 def _rows(
-    user_BD: Tensor,
-    answer_BD: Tensor,
-    user_ids_B: Tensor,
-    start: int,
-    margin: float,
-    terms: tuple[Term, ...],
-    same_side: SameSide,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Of n rows from `start` on: cosines (n, B) per term; which count as negatives; their positives' cosines (n).
+    user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, start: int, objective: Objective
+) -> tuple[dict[Term, Tensor], dict[Term, Tensor], Tensor]:
+    """The n rows from `start` on: cosines (n, B) per term, which of them are negatives, and cosines (n) of positives.
 
-    A negative is another user's row that m of eq. 8 leaves in.
+    A negative is another user's row that m of eq. 8 does not mask.
     """
     end = start + ROWS_AT_A_TIME
     with torch.autocast(user_BD.device.type, enabled=False):
         u_nD, a_nD = user_BD[start:end], answer_BD[start:end]
-        pairs = {"ua": (u_nD, answer_BD), "uu": (u_nD, user_BD), "aa": (a_nD, answer_BD)}
-        similarity = {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in terms}
+        pairs: dict[Term, tuple[Tensor, Tensor]] = {
+            "ua": (u_nD, answer_BD), "uu": (u_nD, user_BD), "aa": (a_nD, answer_BD)
+        }  # fmt: skip
+        similarity = {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in objective.terms}
     positive_n = similarity["ua"].diagonal(offset=start)
     other = user_ids_B[start:end, None] != user_ids_B
-    limit_n1 = positive_n.detach()[:, None] + margin
+    limit_n1 = positive_n.detach()[:, None] + objective.margin
     kept = {
-        name: other if name != "ua" and same_side == "unmasked" else other & (s <= limit_n1)
+        name: other if name != "ua" and objective.same_side == "unmasked" else other & (s <= limit_n1)
         for name, s in similarity.items()
     }
     return similarity, kept, positive_n

@@ -1,4 +1,4 @@
-"""What the mask did during training: weights per slot over the steps, and gradient norms per modality.
+"""Records the mask's weights per slot over the steps, and gradient norms per modality.
 
 Legend: B rows, L tokens, D width, S slots of the template, G groups of slots.
 """
@@ -8,17 +8,19 @@ import torch
 from torch import Tensor
 
 from ray_ggsm.masks import Recipe, RecipeConfig, Tokens
+from ray_ggsm.masks.ggsm import GGSM, ImportanceConfig
+from ray_ggsm.masks.norms import add_norms
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.template import Template
 from ray_ggsm.training.workers import Workers
 
 SNAPSHOTS = 16
-"""Steps of a run whose weights are kept slot by slot."""
+"""About the number of steps of a run whose weights are kept slot by slot."""
 
 
 class GradientNorms:
-    """Mean norm of the loss gradient at the input embeddings, per modality, of one step."""
+    """Mean norm of one step's loss gradient at the input embeddings, per modality."""
 
     def __init__(self, template: Template) -> None:
         groups = ["tags" if name in template.tags else name.split("[")[0] for name in template.slot_names]
@@ -27,39 +29,38 @@ class GradientNorms:
         self.sum_count_2G = torch.zeros(2, len(self.names))
 
     def observer(self, tokens: Tokens) -> Observe:
-        """To be attached to the micro-batch of these tokens."""
+        """Observes the micro-batch that has these tokens."""
 
         def add(grad_BLD: Tensor) -> None:
             self.group_S = self.group_S.to(grad_BLD.device)
             self.sum_count_2G = self.sum_count_2G.to(grad_BLD.device)
-            group = self.group_S[tokens.slot_BL[tokens.valid_BL]]
-            norms = grad_BLD.detach().float().norm(dim=-1)[tokens.valid_BL]
-            self.sum_count_2G[0].index_add_(0, group, norms)
-            self.sum_count_2G[1].index_add_(0, group, torch.ones_like(norms))
+            add_norms(self.sum_count_2G, grad_BLD, self.group_S[tokens.slot_BL], tokens.valid_BL)
 
         return Observe("input", add)
 
     def means(self, workers: Workers, device: torch.device) -> dict[str, float]:
-        """`grad_norm/<modality>` over all workers' tokens; also for `tags`, `tabular`, `text`. Absent ones are left
-        out."""
+        """`grad_norm/<modality>` over the tokens of all workers, and the same for `tags`, `tabular` and `text`.
+
+        A group without tokens is left out.
+        """
         sums, counts = workers.reduce(self.sum_count_2G.to(device)).tolist()
         return {f"grad_norm/{n}": s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c}
 
 
 class MaskLog:
-    """Weights of future keys over the steps."""
+    """Records the weights of future keys over the steps."""
 
     def __init__(self, template: Template, recipe: Recipe, steps: int) -> None:
         self.template, self.recipe, self.every = template, recipe, max(1, steps // SNAPSHOTS)
         self.weight: dict[str, list[float]] = {}
-        """step (1-based) -> weight per slot"""
+        """Step, counted from 1 -> weight per slot."""
 
     def step(self, step: int) -> dict[str, float]:
-        """alpha and the distribution of w over slots, for step `step` (0-based); keeps some steps slot by slot."""
+        """Alpha and the distribution of w over slots at `step` (0-based); some steps are kept slot by slot."""
         weight = self.recipe.future_weight(self.template.every_slot(), step)[0].float()
         if weight.dim() == 1:
             values, per_slot_S = weight, weight
-        else:  # depends on the query, too: over all its future keys
+        else:  # the weight depends on the query, too: take all future keys, and the mean over a key's queries
             future_SS = torch.ones_like(weight, dtype=torch.bool).triu(1)
             values = weight[future_SS]
             per_slot_S = weight.masked_fill(~future_SS, 0).sum(dim=0) / future_SS.sum(dim=0).clamp(min=1)
@@ -73,17 +74,19 @@ class MaskLog:
         }  # fmt: skip
 
     def slot_weights(self, mask: RecipeConfig) -> SlotWeights:
-        """What is known slot by slot; `mask` is the recipe's config."""
-        state = self.recipe.state_dict()
-        settings = mask.model_dump(mode="json")
-        importance = None
-        if "importance_S" in state and settings["slot"] == "modality_rank" and len(state["importance_S"]):
-            pairs = zip(state["importance_S"].tolist(), state["seen_S"].tolist(), strict=True)
-            importance = tuple(g if seen else None for g, seen in pairs)
+        """The record so far; `mask` is the recipe's config."""
         return SlotWeights(
             recipe=mask.recipe,
             slots=self.template.slot_names,
             weight={int(step): tuple(weights) for step, weights in self.weight.items()},
-            importance=importance,
-            calibration=settings.get("calibration"),
+            importance=self._importance(),
+            calibration=mask.calibration if isinstance(mask, ImportanceConfig) else None,
         )
+
+    def _importance(self) -> tuple[float | None, ...] | None:
+        """GG-SM's importance per slot, None at slots without any token; None where it does not belong to slots."""
+        recipe = self.recipe
+        if not isinstance(recipe, GGSM) or recipe.config.slot != "modality_rank" or not len(recipe.importance_S):
+            return None
+        pairs = zip(recipe.importance_S.tolist(), recipe.seen_S.tolist(), strict=True)
+        return tuple(g if seen else None for g, seen in pairs)

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up and cosine decay, over everything the encoder trains."""
+"""AdamW with linear warm-up and cosine decay, for all trained parameters of the encoder."""
 
 import math
 
@@ -10,22 +10,22 @@ from ray_ggsm.model.encoder import UserEncoder
 
 
 class OptimizerConfig(Config):
-    """Optimiser and learning-rate schedule."""
+    """AdamW and its learning-rate schedule."""
 
     learning_rate: float = Field(2e-4, gt=0)
-    """Peak, for the LoRA weights."""
+    """Peak of the LoRA weights' learning rate."""
     new_modules_scale: float = Field(1.0, gt=0)
-    """The adapters, tags and number embeddings start from nothing: their rate is this multiple of `learning_rate`."""
+    """Learning rate of adapters, tags and number embeddings, as a multiple of `learning_rate`: they start untrained."""
     warmup_share: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the rate rises linearly."""
+    """Share of the steps in which the learning rate rises linearly."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled decay."""
+    """AdamW's decoupled weight decay."""
     clip_norm: float = Field(1.0, gt=0)
-    """Gradients are scaled down to this global norm."""
+    """Largest global norm of the gradients, which are scaled down to it."""
 
 
 def make_optimizer(encoder: UserEncoder, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Two groups: the backbone's LoRA weights, and all that is new."""
+    """AdamW with two groups of parameters: the backbone's LoRA weights, and the new modules."""
     lora = [p for name, p in encoder.trainable().items() if name.startswith("backbone.")]
     new = [p for name, p in encoder.trainable().items() if not name.startswith("backbone.")]
     groups = [{"params": lora, "scale": 1.0}, {"params": new, "scale": config.new_modules_scale}]
@@ -33,7 +33,7 @@ def make_optimizer(encoder: UserEncoder, config: OptimizerConfig) -> torch.optim
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """Set the rate of `step` (0-based) and return it: a function of the step, so there is no schedule state to keep."""
+    """Set the learning rate of `step` (0-based) and return it; no state is kept from step to step."""
     warmup = config.warmup_share * total_steps
     if step < warmup:
         share = (step + 1) / (warmup + 1)

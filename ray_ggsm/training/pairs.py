@@ -1,9 +1,9 @@
-"""Training pairs from Parquet, in a shuffled order that is a function of the seed alone.
+"""Training pairs from Parquet, in a shuffled order that depends on the seed alone.
 
-Row groups are dealt out to lanes, and every global batch takes its share of each lane; so a worker, whose slice of the
-batch is a few lanes, reads those only, and the batches are the same for any number of workers. Within a lane, row
-groups are permuted anew each epoch and read in windows; the rows of a window are shuffled together. So any step's batch
-can be found without reading what came before it (resume), and a few windows are all that is in memory.
+Row groups are divided into lanes, and every global batch takes its share of each lane. A worker's slice of the batch is
+a few lanes, so the worker reads only those, and the batches are the same for any number of workers. Within a lane, row
+groups are permuted in each epoch and read in windows, and the rows of a window are shuffled together. So the batch of
+any step can be read without those before it (resume), and only a few windows are in memory.
 
 An epoch ends when the shortest lane has no whole share left; the rows left over differ from epoch to epoch.
 """
@@ -18,7 +18,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 
 Group = tuple[str, int, int]
-"""File, index of the row group in it, its rows."""
+"""File, index of the row group in the file, number of its rows."""
 
 
 class Pairs:
@@ -32,10 +32,10 @@ class Pairs:
         Args:
             location: directory of Parquet files.
             batch_size: rows of the global batch.
-            seed: of the order.
-            window_groups: row groups that are shuffled together.
-            lane_groups: a lane has at least this many row groups, so that lanes are about equally long.
-            lanes: at most this many.
+            seed: seed of the order.
+            window_groups: number of row groups that are shuffled together.
+            lane_groups: smallest number of row groups in a lane; with many of them, lanes are about equally long.
+            lanes: largest number of lanes.
 
         Raises:
             InputError: there are fewer rows than one batch needs.
@@ -51,13 +51,13 @@ class Pairs:
         largest_first = sorted(self.groups, key=lambda group: -group[2])
         self.lanes = [largest_first[lane::n] for lane in range(n)]
         self.bounds = [round(batch_size * lane / n) for lane in range(n + 1)]
-        """where each lane's share of the global batch begins, and the end"""
+        """First row of each lane's share of the global batch, and the batch's end."""
         self._windows: dict[tuple[int, int, int], pa.Table] = {}
-        """the windows used last, at most two a lane"""
+        """(epoch, lane, window) -> rows of the windows read last, at most two per lane."""
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass."""
+        """Number of whole batches in an epoch."""
         shares = np.diff(self.bounds).tolist()
         return min(sum(g[2] for g in lane) // share for lane, share in zip(self.lanes, shares, strict=True))
 
@@ -75,19 +75,19 @@ class Pairs:
 
     @property
     def steps_per_window(self) -> int:
-        """About how many consecutive steps the windows hold that one step touches."""
+        """About the number of consecutive steps that the windows of one step serve."""
         rows = min(sum(g[2] for g in lane[: self.window_groups]) for lane in self.lanes)
         return max(1, rows * len(self.lanes) // self.batch_size)
 
     def _lane_rows(self, epoch: int, lane: int, start: int, stop: int) -> Iterator[pa.Table]:
         """Rows [start, stop) of a lane in this epoch's order."""
-        order, begin = self._order(epoch, lane), 0
+        order, first = self._order(epoch, lane), 0
         for window in range(0, len(order), self.window_groups):
-            end = begin + sum(rows for _, _, rows in order[window : window + self.window_groups])
-            if begin < stop and start < end:
+            end = first + sum(rows for _, _, rows in order[window : window + self.window_groups])
+            if first < stop and start < end:
                 table = self._window(epoch, lane, window)
-                yield table.slice(max(start - begin, 0), min(stop, end) - max(start, begin))
-            begin = end
+                yield table.slice(max(start - first, 0), min(stop, end) - max(start, first))
+            first = end
 
     def _order(self, epoch: int, lane: int) -> list[Group]:
         groups = self.lanes[lane]
@@ -123,7 +123,7 @@ def head(location: str, n: int) -> pa.Table:
 
 
 def row_groups(location: str) -> list[tuple[str, int, int]]:
-    """What the pairs below `location` are: file names, row groups and their rows."""
+    """File name, index and number of rows of each row group below `location`; they identify a snapshot of the data."""
     return [(file.rsplit("/", 1)[-1], group, rows) for file, group, rows in _groups(location)]
 
 

@@ -1,31 +1,29 @@
 """Both towers over a worker's rows, one micro-batch at a time, with gradients in constant memory.
 
 The loss needs all states of the batch at once, but their graphs do not fit in memory at once. Gradient caching (Gao et
-al., 2021): run every micro-batch without a graph, take the loss's gradient at the states, then run each micro-batch
-again with a graph and hand it that gradient. The result is exactly the gradient of the whole batch; a seed per
-micro-batch replays dropout. Graphs of up to `graph_tokens` tokens are kept, which saves their second run.
+al., 2021) solves that: run every micro-batch without a graph, take the loss's gradient at the states, then run each
+micro-batch again with a graph and pass that gradient on. The result is exactly the gradient of the whole batch; a seed
+per micro-batch replays dropout. Graphs of up to `graph_tokens` tokens are kept, which saves their second run.
 
 Legend: b rows of this worker, n rows of a micro-batch, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from ray_ggsm.masks import Tokens
-from ray_ggsm.model.batch import Batch, Collator
+from ray_ggsm.model.batch import Sequences
 from ray_ggsm.model.encoder import Observe, Tower, UserEncoder
 from ray_ggsm.model.planning import batches_by_length
-from ray_ggsm.training.answers import AnswerConfig, answer_batch, answer_lengths
 
 Weight = Callable[[Tokens], Tensor]
-"""A micro-batch's tokens -> the visibility of future keys."""
+"""Tokens of a micro-batch -> visibility of future keys."""
 Observers = Callable[[Tokens], Sequence[Observe]]
-"""A user micro-batch's tokens -> who looks at its gradients."""
+"""Tokens of a user micro-batch -> the observers of its gradients."""
 
 
 @dataclass(frozen=True)
@@ -34,39 +32,33 @@ class MicroBatch:
 
     tower: Tower
     index_n: np.ndarray
-    """its rows among the worker's"""
+    """Positions of its rows among the worker's."""
     padded_tokens: int
     seed: int
-    """of dropout"""
+    """Seed of dropout."""
 
 
 class Towers:
-    """The encoder's two towers over `rows` (b of them) with the randomness of one optimiser step."""
+    """The encoder's two towers over a worker's rows (b of them), with the dropout of one optimiser step."""
 
     def __init__(
-        self,
-        encoder: UserEncoder,
-        collator: Collator,
-        rows: pa.Table,
-        *,
-        answer: AnswerConfig,
-        tokens_per_micro_batch: int,
-        seed: int,
-        answer_seed: int,
+        self, encoder: UserEncoder, sequences: Mapping[Tower, Sequences], tokens_per_micro_batch: int, seed: int
     ) -> None:
-        """`seed` is for dropout and the worker's own; `answer_seed` draws the answers and is the same on every one."""
-        self.encoder, self.collator, self.rows = encoder, collator, rows
-        self.answer, self.answer_seed = answer, answer_seed
-        lengths: dict[Tower, np.ndarray] = {
-            "user": collator.user_lengths(rows),
-            "answer": answer_lengths(rows, collator, answer, answer_seed),
-        }
-        self.length_N = np.concatenate(list(lengths.values()))
-        """tokens of every sequence of both towers"""
+        """Divide the rows into micro-batches of similar length.
+
+        Args:
+            encoder: the encoder.
+            sequences: the worker's rows for each tower, the user's first.
+            tokens_per_micro_batch: padded tokens in one forward pass.
+            seed: seed of dropout; the micro-batches take this number and the next ones.
+        """
+        self.encoder, self.sequences = encoder, sequences
+        self.length_N = np.concatenate([s.length_B for s in sequences.values()])
+        """Tokens of every sequence of both towers."""
         plans = [
-            (tower, index_n, int(length_b[index_n].max()) * len(index_n))
-            for tower, length_b in lengths.items()
-            for index_n in batches_by_length(length_b, tokens_per_micro_batch)
+            (tower, index_n, int(s.length_B[index_n].max()) * len(index_n))
+            for tower, s in sequences.items()
+            for index_n in batches_by_length(s.length_B, tokens_per_micro_batch)
         ]
         self.micro_batches = [MicroBatch(*plan, seed=seed + i) for i, plan in enumerate(plans)]
 
@@ -88,7 +80,7 @@ class Towers:
             weight: visibility.
             loss: the batch's loss from its pooled states; a scalar with a graph.
             graph_tokens: padded tokens whose graphs are kept between the two runs.
-            observers: see each user token's gradient, exactly once.
+            observers: get the gradient of each user token exactly once.
         """
         kept, parts = [], []
         for micro_batch in self.micro_batches:
@@ -103,27 +95,23 @@ class Towers:
             gradient_bD = states[micro_batch.tower].grad
             assert gradient_bD is not None
             part_nD.backward(gradient_bD[torch.from_numpy(micro_batch.index_n).to(part_nD.device)])
-            parts[i] = part_nD.detach()  # lets go of its graph
+            parts[i] = part_nD.detach()  # frees its graph
 
     def _run(self, micro_batch: MicroBatch, weight: Weight, observers: Observers = lambda tokens: ()) -> Tensor:
-        batch = self._build(micro_batch).to(self.encoder.device)
+        """Pooled states (n, D); observers are attached only to user micro-batches with a graph."""
+        batch = self.sequences[micro_batch.tower].batch(micro_batch.index_n).to(self.encoder.device)
         torch.manual_seed(micro_batch.seed)
         tokens = batch.layout.tokens
-        observed = observers(tokens) if micro_batch.tower == "user" and torch.is_grad_enabled() else ()
-        states_nD: Tensor = self.encoder(batch, weight(tokens), observed)
+        attached = observers(tokens) if micro_batch.tower == "user" and torch.is_grad_enabled() else ()
+        states_nD: Tensor = self.encoder(batch, weight(tokens), attached)
         return states_nD
 
-    def _build(self, micro_batch: MicroBatch) -> Batch:
-        rows = self.rows.take(pa.array(micro_batch.index_n))
-        if micro_batch.tower == "user":
-            return self.collator.users(rows)
-        return answer_batch(rows, self.collator, self.answer, self.answer_seed)
-
     def _whole(self, parts: Sequence[Tensor]) -> dict[Tower, Tensor]:
-        """The towers' states in the rows' order, from those of the micro-batches."""
+        """Both towers' states in the rows' order, from those of the micro-batches."""
         states: dict[Tower, Tensor] = {}
-        for tower in ("user", "answer"):
-            mine = [i for i, m in enumerate(self.micro_batches) if m.tower == tower]
-            back_b = np.argsort(np.concatenate([self.micro_batches[i].index_n for i in mine]))
-            states[tower] = torch.cat([parts[i] for i in mine])[torch.from_numpy(back_b).to(self.encoder.device)]
+        for tower in self.sequences:
+            chosen = [(m.index_n, part) for m, part in zip(self.micro_batches, parts, strict=True) if m.tower == tower]
+            back_b = np.argsort(np.concatenate([index_n for index_n, _ in chosen]))
+            whole_bD = torch.cat([part for _, part in chosen])
+            states[tower] = whole_bD[torch.from_numpy(back_b).to(self.encoder.device)]
         return states

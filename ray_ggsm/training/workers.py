@@ -1,7 +1,7 @@
-"""What the training loop needs to know of other workers: given as an argument, never sniffed.
+"""The other workers of a training run, which the loop gets as an argument and never looks up.
 
-The loss of the whole batch is computed on every worker from gathered states. Only a worker's own states carry
-gradients, so summing parameter gradients over workers gives exactly the gradients of one worker with the whole batch.
+Every worker computes the loss of the whole batch from gathered states. Only the worker's states carry gradients, so
+parameter gradients summed over workers are exactly those of one worker with the whole batch.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,18 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Workers:
-    """This worker's place among all."""
+    """This worker's place among all workers."""
 
     rank: int
     size: int
+    """Number of workers."""
     gather: Callable[[Tensor], Tensor]
-    """(b, ...) -> (B, ...): all workers' rows in rank order; this worker's own rows keep their gradient."""
+    """(b, ...) -> (B, ...): the rows of all workers in rank order; this worker's rows keep their gradient."""
     reduce: Callable[[Tensor], Tensor]
-    """The sum over workers, on each of them."""
+    """A tensor -> its sum over workers, on each of them."""
 
     def share(self, rows: int) -> tuple[int, int]:
-        """Offset and length of this worker's part of so many rows."""
+        """Offset and length of this worker's part of `rows` rows."""
         first, last = (round(rows * r / self.size) for r in (self.rank, self.rank + 1))
         return first, last - first
 
@@ -33,7 +34,7 @@ ALONE = Workers(rank=0, size=1, gather=lambda rows: rows, reduce=lambda tensor: 
 
 
 def process_group() -> Workers:
-    """The workers of torch's default process group, which must have been set up (gloo, NCCL)."""
+    """The workers of torch's default process group (gloo, NCCL), which must be initialised."""
     return Workers(dist.get_rank(), dist.get_world_size(), _gather, _reduce)
 
 

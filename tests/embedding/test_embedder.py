@@ -39,14 +39,15 @@ def with_memory_for(tokens: int, sizes: list[int]) -> Callable:
 @given(tokens=st.integers(20, 250))
 def test_out_of_memory(embedder: Embedder, tokens: int) -> None:
     rows = user_rows(29)
-    whole_BD, length_B = embedder(rows), embedder.collator.user_lengths(rows)
+    whole, length_B = embedder(rows), embedder.collator.user_lengths(rows)
     sizes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UserEncoder, "forward", with_memory_for(tokens, sizes))
-        vector_BD = embedder(rows)
-    lost_B = np.isneginf(vector_BD).all(axis=1)
-    np.testing.assert_array_equal(lost_B, length_B > tokens)
-    np.testing.assert_allclose(vector_BD[~lost_B], whole_BD[~lost_B], atol=1e-5)
+        limited = embedder(rows)
+    np.testing.assert_array_equal(limited.fits, length_B <= tokens)
+    np.testing.assert_allclose(limited.vectors[limited.fits], whole.vectors[limited.fits], atol=1e-5)
+    assert (limited.vectors[~limited.fits] == 0).all()
+    assert whole.fits.all()
 
 
 def test_the_longest_rows_come_first(embedder: Embedder) -> None:

@@ -9,10 +9,8 @@ import pytest
 
 from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
-from ray_ggsm.model.encoder import LoraConfig, ModelConfig
-from ray_ggsm.model.event_encoder import EventEncoderConfig
+from ray_ggsm.model.config import EventEncoderConfig, LoraConfig, ModelConfig, PretrainedConfig
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
-from ray_ggsm.model.source import PretrainedConfig
 from ray_ggsm.model.template import Modality
 
 WIDTH = 12

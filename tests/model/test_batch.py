@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from ray_ggsm.model.batch import history_events, sample_future_events
+from ray_ggsm.model.events import history_events, sample_future_events
 from ray_ggsm.model.template import Modality, Template
 
 TEMPLATE = Template((Modality("bill", 4), Modality("app", 3)), tabular_tokens=2, max_text_tokens=6)

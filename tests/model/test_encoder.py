@@ -243,7 +243,7 @@ def test_a_layer_the_backbone_does_not_have_is_refused(make_encoder, make_rows) 
     bundle = make_encoder()
     batch = collator(bundle).users(make_rows(users=2))
     weight = bundle.recipe.future_weight(batch.layout.tokens, 0)
-    with pytest.raises(InputError, match="layer:3 is asked for, the backbone has 2 layers"):
+    with pytest.raises(InputError, match="found layer:3, but the backbone has 2 layers"):
         bundle.encoder(batch, weight, [Observe("layer:3", print)])
 
 
@@ -257,7 +257,7 @@ def test_the_tabular_residual_is_linear_in_the_z_scores_and_the_users_only(make_
     signed_log = tabular_BF.sign() * (1 + tabular_BF.abs()).log()
     z_BF = (signed_log - signed_log.mean(dim=0)) / signed_log.std(dim=0, correction=0)
     expected_BD = z_BF.clamp(-5, 5) @ weight_DF.detach().T
-    answers = collator(bundle).answer_texts(["milk", "bread"])
+    answers = collator(bundle).text_sequences(["milk", "bread"]).batch(np.arange(2))
     open_ = torch.ones_like(answers.layout.tokens.valid_BL, dtype=torch.float32)
     before_BD = bundle.encoder(answers, open_)
     with torch.no_grad():

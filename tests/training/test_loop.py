@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -11,10 +12,11 @@ import torch
 from ray_ggsm.config import InputError
 from ray_ggsm.masks.fixed import OracleConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
-from ray_ggsm.model.batch import Collator, sample_future_events
-from ray_ggsm.model.encoder import LoraConfig
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.config import LoraConfig
+from ray_ggsm.model.events import sample_future_events
 from ray_ggsm.model.template import Modality, Template
-from ray_ggsm.training.answers import AnswerConfig, answer_batch, render
+from ray_ggsm.training.answers import AnswerConfig, answer_sequences, render
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.loop import DivergenceError, Trainer
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
@@ -118,15 +120,16 @@ def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None
     assert logs[2]["w_spread"] > 0.05
     names = {"grad_norm/bill", "grad_norm/app", "grad_norm/tags", "grad_norm/tabular", "grad_norm/text"}
     assert names <= logs[0].keys()
-    described = trainer.mask_log.describe(trainer.bundle.mask.model_dump())
-    slots = described["slots"]
-    assert described["weight"]["1"] == [0.5] * len(slots)
-    assert set(described["weight"]) == {str(i) for i in range(1, STEPS + 1)}
+    recorded = trainer.mask_log.slot_weights(trainer.bundle.mask)
+    slots = recorded.slots
+    assert recorded.weight[1] == (0.5,) * len(slots)
+    assert set(recorded.weight) == set(range(1, STEPS + 1))
+    assert (recorded.recipe, recorded.calibration) == ("ggsm", "zscore")
     importance = trainer.recipe.importance_S
-    for name, value in zip(slots, described["importance"], strict=True):
+    for name, value in zip(slots, recorded.importance, strict=True):
         seen = bool(trainer.recipe.seen_S[slots.index(name)])
         assert value == (pytest.approx(importance[slots.index(name)].item()) if seen else None)
-    bills = [g for name, g in zip(slots, described["importance"], strict=True) if name.startswith("bill[") and g]
+    bills = [g for name, g in zip(slots, recorded.importance, strict=True) if name.startswith("bill[") and g]
     assert min(bills) < logs[2]["grad_norm/bill"] < max(bills)  # a mean over the same norms
 
 
@@ -254,15 +257,16 @@ def test_rendered_answers_are_aggregated_by_type(make_rows) -> None:
 def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     trainer = make_trainer(answer=AnswerConfig(form="text"))
     rows = make_rows(users=2).append_column("answer", pa.array(["yes", "rather not"]))
-    batch = answer_batch(rows, trainer.collator, trainer.config.answer, 0)
-    assert (batch.layout.last_B + 1).tolist() == [len("yes") + 1, len("rather not") + 1]
+    answers = answer_sequences(rows, trainer.collator, trainer.config.answer, 0)
+    assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]
+    assert (answers.batch(np.array([1, 0])).layout.last_B + 1).tolist() == answers.length_B[::-1].tolist()
 
 
 @pytest.mark.parametrize("timing", ["two_pass", "frozen_tower"])
-def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None:
-    """What the probe pass leaves behind is the importance a separate encoder observes on the same rows."""
+def test_gradient_passes_against_a_double_run_by_hand(timing, make_trainer) -> None:
+    """The extra pass gives the importance that a separate encoder observes on the same rows."""
     mask = {"smoothing": 0.0, "warmup_share": 0.9}
-    probing, by_hand = make_trainer(mask={**mask, "timing": timing}), make_trainer(mask=mask)
+    extra, by_hand = make_trainer(mask={**mask, "timing": timing}), make_trainer(mask=mask)
     start = weights(by_hand)
     for index in range(3):
         twin = by_hand if timing == "two_pass" else make_trainer(mask=mask)
@@ -278,10 +282,10 @@ def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None
         by_hand.recipe.load_state_dict(twin.recipe.state_dict())
         by_hand.optimizer.zero_grad(set_to_none=True)
         loss, _ = by_hand._backward(by_hand._towers(rows), rows, lambda tokens: ())
-        assert step(probing)["loss"] == pytest.approx(loss, rel=1e-5)
-        torch.testing.assert_close(probing.recipe.importance_S, by_hand.recipe.importance_S)
+        assert step(extra)["loss"] == pytest.approx(loss, rel=1e-5)
+        torch.testing.assert_close(extra.recipe.importance_S, by_hand.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)
         by_hand._update(rows)
-        by_hand.bundle = probing.bundle.__class__(**{**vars(by_hand.bundle), "step": index + 1})
+        by_hand.bundle = extra.bundle.__class__(**{**vars(by_hand.bundle), "step": index + 1})
         for name, weight in weights(by_hand).items():
-            torch.testing.assert_close(weight, weights(probing)[name])
+            torch.testing.assert_close(weight, weights(extra)[name])

@@ -15,7 +15,7 @@ from ray_ggsm.masks import RecipeConfig, build
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
-from ray_ggsm.training.loss import info_nce
+from ray_ggsm.training.loss import Objective, info_nce
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE, Workers, process_group
 from tests.model.conftest import encoder_on, lookup
@@ -32,11 +32,9 @@ def contrast(workers: Workers, users: torch.Tensor, answers: torch.Tensor, ids: 
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-1, 1, WIDTH * OUT).reshape(OUT, WIDTH))
         layer.bias.fill_(0.1)
-    mine = slice(*(round(len(users) * r / workers.size) for r in (workers.rank, workers.rank + 1)))
-    loss = info_nce(
-        layer(users[mine]), layer(answers[mine]), ids[mine],
-        temperature=0.1, margin=0.05, centre=centre, gather=workers.gather,
-    )  # fmt: skip
+    part = slice(*(round(len(users) * r / workers.size) for r in (workers.rank, workers.rank + 1)))
+    objective = Objective(temperature=0.1, margin=0.05, centre=centre)
+    loss = info_nce(layer(users[part]), layer(answers[part]), ids[part], objective, workers.gather)
     loss.backward()
     return [loss.detach(), workers.reduce(layer.weight.grad), workers.reduce(layer.bias.grad)]
 

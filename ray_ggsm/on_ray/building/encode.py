@@ -23,7 +23,7 @@ from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import saved
-from ray_ggsm.model.batch import kept_events
+from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building.known import Known
 from ray_ggsm.on_ray.building.tasks import DONE, read, write
 from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of

@@ -16,9 +16,9 @@ from ray_ggsm.data.schema import user_row_schema
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
 from ray_ggsm.evaluation.labels import Aligned, ProbeData, align, check_disjoint, joined, read_labels
 from ray_ggsm.evaluation.study import Scores
-from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import find
+from ray_ggsm.model.events import history_events
 from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.evaluate import probe_splits
 from ray_ggsm.on_ray.probing.probes import probe_all

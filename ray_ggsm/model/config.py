@@ -1,0 +1,91 @@
+"""Settings of the encoder's parts. Reading them loads no torch."""
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from ray_ggsm.config import Config, Runtime
+
+if TYPE_CHECKING:
+    import torch
+
+Backend = Literal["sdpa", "flex", "eager"]
+"""Implementations of attention (`ray_ggsm.model.attention`)."""
+Precision = Literal["bfloat16", "float32"]
+
+
+class PretrainedConfig(Config):
+    """A pretrained model, and where its weights come from."""
+
+    name: str
+    """Directory, hub name, path of a .gguf file, or package:NAME/PATH."""
+    revision: str | None = None
+    """Hub revision (commit) to pin; null: the hub's default branch."""
+    layers: int | None = Field(None, ge=1)
+    """Number of layers to use, from the first on; null: all."""
+
+
+class EventEncoderConfig(PretrainedConfig):
+    """The text encoder of single events, and how a text becomes one vector."""
+
+    pooling: Literal["cls", "mean"] = "mean"
+    """State at the first position, or the mean over the text's positions; take what the encoder was trained with."""
+    max_tokens: int = Field(64, ge=4)
+    """Longest event text, in word pieces; longer ones are cut."""
+    dtype: Precision = "bfloat16"
+    """Type of weights and matrix products."""
+
+    @property
+    def torch_dtype(self) -> "torch.dtype":
+        """`dtype` for torch."""
+        return _torch_dtype(self.dtype)
+
+
+class LoraConfig(Config):
+    """Low-rank adaptation of every linear layer of the backbone (PEFT)."""
+
+    r: int = Field(64, ge=1)
+    """Rank."""
+    alpha: float = Field(64, gt=0)
+    """Scale: updates are multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the input of the low-rank path."""
+
+
+class ModelConfig(Config):
+    """The user encoder."""
+
+    backbone: PretrainedConfig
+    """The decoder-only language model."""
+    event_encoder: EventEncoderConfig
+    """The frozen text encoder of single events."""
+    lora: LoraConfig = LoraConfig()
+    """The trained part of the backbone."""
+    pooling: Literal["user", "mean"] = "user"
+    """Final hidden state at the row's last token (<USER>; paper, eq. 12), or the mean over its tokens."""
+    centre: bool = True
+    """Subtract the tower's mean from the pooled state before normalising; false: the paper's form."""
+    tabular_tokens: int = Field(4, ge=1)
+    """Number of vectors that the tabular features become, if the rows have any."""
+    tabular_residual: bool = False
+    """Add a linear map of the tabular features to the pooled state, past the backbone; false: the paper's form."""
+    tabular_dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the tabular features in training."""
+    max_text_tokens: int = Field(64, ge=4)
+    """Longest instruction or answer text, in tokens; longer ones are cut."""
+    attention: Runtime[Literal["auto"] | Backend] = "auto"
+    """Implementation of attention; all give the same results. auto: `eager` on CPU, `sdpa` on CUDA. `flex` is meant for
+    CUDA."""
+    dtype: Precision = "bfloat16"
+    """Type of the frozen backbone and its matrix products; everything trained stays float32."""
+
+    @property
+    def torch_dtype(self) -> "torch.dtype":
+        """`dtype` for torch."""
+        return _torch_dtype(self.dtype)
+
+
+def _torch_dtype(precision: Precision) -> "torch.dtype":
+    import torch
+
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -1,0 +1,120 @@
+"""Events of user rows (Arrow) as flat arrays: the newest of the history, or a sample of the future.
+
+Legend: M modalities, B rows, N chosen rows, E events (modality by modality, row by row, oldest first).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_ggsm.hashing import hash64
+from ray_ggsm.model.ragged import ranks, starts
+from ray_ggsm.model.template import Template
+
+MICROSECONDS_PER_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Events:
+    """The events of some rows, modality by modality, row by row, oldest first."""
+
+    count_MB: np.ndarray
+    """int64: events per modality and row."""
+    text_E: pa.Array
+    age_E: np.ndarray
+    """float32: days before as_of; negative for future events."""
+    amount_E: np.ndarray
+    """float32: NaN where an event has none."""
+
+    def take(self, index_N: np.ndarray) -> "Events":
+        """The events of the rows at these positions, in this order."""
+        first_MN = starts(self.count_MB.reshape(-1)).reshape(self.count_MB.shape)[:, index_N]
+        count_MN = self.count_MB[:, index_N]
+        chosen = np.repeat(first_MN.reshape(-1), count_MN.reshape(-1)) + ranks(count_MN.reshape(-1))
+        return Events(count_MN, self.text_E.take(pa.array(chosen)), self.age_E[chosen], self.amount_E[chosen])
+
+
+def kept_events(rows: pa.Table, template: Template) -> np.ndarray:
+    """Number of events per modality and row that the template keeps, int64 (M, B)."""
+    return np.stack([np.minimum(_lengths(rows[m.name].combine_chunks()), m.keep) for m in template.modalities])
+
+
+def history_events(rows: pa.Table, template: Template) -> Events:
+    """The newest `keep` events per modality and row."""
+    as_of_B = _microseconds(rows["as_of"])
+    parts, counts = [], []
+    for modality in template.modalities:
+        column = rows[modality.name].combine_chunks()
+        count_B = _lengths(column)
+        from_end = np.repeat(np.cumsum(count_B), count_B) - 1 - np.arange(count_B.sum())
+        kept = column.flatten().filter(pa.array(from_end < modality.keep))
+        count_B = np.minimum(count_B, modality.keep)
+        parts.append((kept, np.repeat(as_of_B, count_B)))
+        counts.append(count_B)
+    return _events(parts, np.stack(counts))
+
+
+def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: int) -> Events:
+    """At most `limit` events of each row's `future` column, drawn without replacement; oldest first per modality.
+
+    Modalities have the template's order, and each keeps at most its `keep` oldest drawn events. A row's draw depends on
+    the row's key and `seed` only, not on the rows beside it.
+    """
+    column = rows["future"].combine_chunks()
+    count_B = _lengths(column)
+    row_E, rank_E = np.repeat(np.arange(len(rows)), count_B), ranks(count_B)
+    key_B = row_keys(rows) ^ np.uint64(seed)
+    order = np.lexsort((_scramble(_scramble(key_B)[row_E] + rank_E.astype(np.uint64)), row_E))
+    drawn = np.sort(order[rank_E < limit])
+    events, row_E = column.flatten().take(pa.array(drawn)), row_E[drawn]
+    names = np.array(events.field("modality").to_pylist(), dtype=object)
+    as_of_B = _microseconds(rows["as_of"])
+    parts, counts = [], []
+    for modality in template.modalities:
+        index = np.flatnonzero(names == modality.name)
+        rank = np.arange(len(index)) - np.searchsorted(row_E[index], row_E[index])
+        index = index[rank < modality.keep]
+        parts.append((events.take(pa.array(index)), as_of_B[row_E[index]]))
+        counts.append(np.bincount(row_E[index], minlength=len(rows)))
+    return _events(parts, np.stack(counts))
+
+
+def row_keys(rows: pa.Table) -> np.ndarray:
+    """A 64-bit key of each row's (user_id, as_of), uint64 (B,); equal on every machine."""
+    as_of_B = rows["as_of"].cast(pa.int64()).to_pylist()
+    return hash64(f"{user} {as_of}" for user, as_of in zip(rows["user_id"].to_pylist(), as_of_B, strict=True))
+
+
+def no_events(modalities: int, rows: int) -> Events:
+    """Rows without events."""
+    nothing = np.zeros(0, dtype=np.float32)
+    return Events(np.zeros((modalities, rows), dtype=np.int64), pa.array([], pa.string()), nothing, nothing)
+
+
+def _lengths(column: pa.Array) -> np.ndarray:
+    """Items per list, int64; 0 for null."""
+    lengths: np.ndarray = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return lengths.astype(np.int64)
+
+
+def _microseconds(times: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Times as microseconds since 1970, int64."""
+    values: np.ndarray = times.cast(pa.int64()).to_numpy()
+    return values
+
+
+def _scramble(value: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser, uint64: neighbouring integers become unrelated ones."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _events(parts: list[tuple[pa.StructArray, np.ndarray]], count_MB: np.ndarray) -> Events:
+    """Modality by modality: events, and the as_of of each, microseconds."""
+    text = pa.concat_arrays([events.field("text").cast(pa.string()) for events, _ in parts])
+    age = [(as_of - _microseconds(events.field("time"))) / MICROSECONDS_PER_DAY for events, as_of in parts]
+    amount = [events.field("amount").to_numpy(zero_copy_only=False) for events, _ in parts]
+    return Events(count_MB, text, np.concatenate(age).astype(np.float32), np.concatenate(amount).astype(np.float32))

@@ -1,0 +1,118 @@
+"""Lays out a padded batch from segments: consecutive positions of one kind.
+
+All rows have the same segments in the same order, with lengths of their own, so a whole batch takes a few array
+operations.
+
+Legend: B rows, S segments, L tokens of the longest row, T tokens of all rows together, E events of all rows together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ray_ggsm.masks import Tokens
+from ray_ggsm.model.ragged import ranks
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The content of every position of a padded batch; -1 where a field does not apply."""
+
+    tokens: Tokens
+    id_BL: torch.Tensor
+    """int64: index into the tower's token ids (tags first, then text), -1 at positions that take a vector."""
+    event_BL: torch.Tensor
+    """int64: index of the event among all E events, modality by modality, row by row within a modality."""
+    tabular_BL: torch.Tensor
+    """int64: index of the tabular vector."""
+    last_B: torch.Tensor
+    """int64: position of the row's last token (<USER>, <ANSWER> or EOS)."""
+    global_B: torch.Tensor | None = None
+    """int64: position of the row's global query; None without one."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive positions of one kind in every row: ids, events or tabular vectors."""
+
+    length_B: np.ndarray
+    """int64: positions per row."""
+    slot: int
+    """First slot of the segment."""
+    slots: int = 1
+    """Number of its slots; later positions share the last one."""
+    newest_first: bool = False
+    """Whether slots count back from the last position (recency rank) instead of forward from the first."""
+    in_history: bool = True
+    """Whether the segment belongs to the user segment."""
+    id: int | None = None
+    """Index of its token id; None for vectors."""
+    event_B: np.ndarray | None = None
+    """int64: index of each row's first event; None for other segments."""
+    is_tabular: bool = False
+    """Whether its positions are the tabular vectors."""
+
+
+def lengths(segments: Sequence[Segment]) -> np.ndarray:
+    """Tokens per row, int64 (B,)."""
+    return np.stack([s.length_B for s in segments]).sum(axis=0)
+
+
+def lay_out(segments: Sequence[Segment], first_text_id: int, n_slots: int, n_positions: int) -> Layout:
+    """The layout of a batch, with the positions of the last tokens but no global query.
+
+    Args:
+        segments: the rows' segments, in order.
+        first_text_id: the `id` of text segments, whose tokens have ids of their own from here on, row by row.
+        n_slots: number of slots in the template.
+        n_positions: length of the longest sequence that the template allows, in tokens.
+    """
+    length_BS = np.stack([s.length_B for s in segments], axis=1).astype(np.int64)
+    length_B = length_BS.sum(axis=1)
+    B, S = length_BS.shape
+    row_T, column_T = np.repeat(np.arange(B), length_B), ranks(length_B)
+    segment_T = np.repeat(np.tile(np.arange(S), B), length_BS.reshape(-1))
+    rank_T = ranks(length_BS.reshape(-1))
+
+    def padded(values_T: np.ndarray, fill: int) -> torch.Tensor:
+        values_BL = np.full((B, length_B.max()), fill, dtype=np.int64)
+        values_BL[row_T, column_T] = values_T
+        return torch.from_numpy(values_BL)
+
+    slot_T = _slots(segments, segment_T, rank_T, length_BS[row_T, segment_T])
+    history_T = np.array([s.in_history for s in segments])[segment_T]
+    valid_BL = torch.arange(int(length_B.max())) < torch.from_numpy(length_B)[:, None]
+    tabular_T = np.where(np.array([s.is_tabular for s in segments])[segment_T], rank_T, -1)
+    return Layout(
+        Tokens(valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), n_slots, n_positions),
+        padded(_ids(segments, segment_T, first_text_id), -1),
+        padded(_events(segments, segment_T, row_T, rank_T), -1),
+        padded(tabular_T, -1),
+        torch.from_numpy(length_B - 1),
+    )
+
+
+def _slots(segments: Sequence[Segment], segment_T: np.ndarray, rank_T: np.ndarray, length_T: np.ndarray) -> np.ndarray:
+    """Slot of each token; `length_T` is the length of its segment in its row."""
+    counts_back_T = np.array([s.newest_first for s in segments])[segment_T]
+    first_T = np.array([s.slot for s in segments])[segment_T]
+    limit_T = np.array([s.slots - 1 for s in segments])[segment_T]
+    return first_T + np.minimum(np.where(counts_back_T, length_T - 1 - rank_T, rank_T), limit_T)
+
+
+def _ids(segments: Sequence[Segment], segment_T: np.ndarray, first_text_id: int) -> np.ndarray:
+    """Index of each token's id, -1 for vectors."""
+    id_T = np.array([-1 if s.id is None else s.id for s in segments])[segment_T]
+    is_text_T = id_T == first_text_id
+    id_T[is_text_T] += np.arange(is_text_T.sum())
+    return id_T
+
+
+def _events(segments: Sequence[Segment], segment_T: np.ndarray, row_T: np.ndarray, rank_T: np.ndarray) -> np.ndarray:
+    """Index of each token's event, -1 for other tokens."""
+    nothing_B = np.full(len(segments[0].length_B), -1)
+    first_BS = np.stack([nothing_B if s.event_B is None else s.event_B for s in segments], axis=1)
+    first_T = first_BS[row_T, segment_T]
+    return np.where(first_T >= 0, first_T + rank_T, -1)

@@ -74,13 +74,8 @@ def test_missing_vectors_are_refused_or_left_out_of_all_tables_and_counted():
     np.testing.assert_array_equal(aligned["second"].vectors[:, 0], [7.0, 8.0, 9.0])
     assert [a.missing for a in aligned.values()] == [2, 2]
     counted = counts.count_rows({"probe": aligned["first"]})
-    assert counted == {
-        "probe": {
-            "rows": 3,
-            "without_vector": 2,
-            "labels": {"buys": {"positive": 1, "negative": 1, "undefined": 1}},
-        }
-    }
+    buys = counts.LabelCounts(positive=1, negative=1, undefined=1)
+    assert counted == {"probe": counts.SplitCounts(rows=3, without_vector=2, labels={"buys": buys})}
     assert counts.left_out(counted) == ["probe: 3 rows; skipped: 2 rows without a vector, 1 without label 'buys'"]
     with pytest.raises(InputError, match="5 of 5 rows"):
         labels.align_all(table, {"x": (vector_table(["z"], [[1.0]]), "embedding")}, "probe", allow_missing=True)
@@ -106,19 +101,19 @@ def test_labels_from_before_as_of_are_refused():
         labels.check_labels(table.append_column("observed_from", pa.array(["2017"] * 3)), "labels")
 
 
-def test_one_table_for_several_stages(tmp_path):
+def test_one_table_for_both_roles(tmp_path):
     file = str(tmp_path / "all.parquet")
-    table = label_table(["a", "b", "c", "d"]).append_column("stage", pa.array(["probe", "test", "probe", "test"]))
+    table = label_table(["a", "b", "c", "d"]).append_column("role", pa.array(["fit", "score", "fit", "score"]))
     pq.write_table(table, file)
-    assert labels.read_labels(file, "test")["user_id"].to_pylist() == ["b", "d"]
-    assert labels.read_labels(file, "probe").column_names == ["user_id", "as_of", "buys"]
-    with pytest.raises(InputError, match=r"no row has stage 'tset'; the column 'stage' holds: probe, test"):
-        labels.read_labels(file, "tset")
+    assert labels.read_labels(file, "score")["user_id"].to_pylist() == ["b", "d"]
+    assert labels.read_labels(file, "fit").column_names == ["user_id", "as_of", "buys"]
+    with pytest.raises(InputError, match=r"no row has role 'socre'; the column 'role' holds: fit, score"):
+        labels.read_labels(file, "socre")
 
 
-def test_a_label_may_be_called_stage(tmp_path):
-    pq.write_table(label_table(["a", "b"], stage=[True, False]), tmp_path / "l.parquet")
-    assert labels.read_labels(str(tmp_path / "l.parquet"), "test").column_names == ["user_id", "as_of", "stage"]
+def test_a_label_may_be_called_role(tmp_path):
+    pq.write_table(label_table(["a", "b"], role=[True, False]), tmp_path / "l.parquet")
+    assert labels.read_labels(str(tmp_path / "l.parquet"), "score").column_names == ["user_id", "as_of", "role"]
 
 
 VECTORS = vector_table(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
@@ -144,7 +139,7 @@ VECTORS = vector_table(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
             vector_table(["a", "b"], [["x"], ["y"]], kind=pa.list_(pa.string())),
             r"list of float",
         ),
-        (label_table(["a", "b"], buys=[True, True]), VECTORS, r"label 'buys', stage 'probe'.*found 2 and 0"),
+        (label_table(["a", "b"], buys=[True, True]), VECTORS, r"label 'buys', split 'probe'.*found 2 and 0"),
         (label_table(["a", "b"], buys=[None, None]), VECTORS, r"found 0 and 0 in 2 rows"),
         (label_table(["a", None]), VECTORS, r"'user_id' is null in 1 rows"),
         (VECTORS.drop_columns("embedding"), VECTORS, r"no label column"),
@@ -157,10 +152,10 @@ def test_dishonest_input_is_refused(table, features, message):
         labels.align(table, features, "embedding", "probe")
 
 
-def test_users_in_two_stages_are_refused():
+def test_users_in_two_splits_are_refused():
     probe = labels.align(label_table(["a", "b"]), VECTORS, "embedding", "probe")
     test = labels.align(label_table(["c", "b"]), vector_table(["b", "c"], [[1.0], [1.0]]), "embedding", "test")
-    with pytest.raises(InputError, match=r"1 users are in both the probe and the test stage \(first: 'b'\)"):
+    with pytest.raises(InputError, match=r"1 users are in both the probe and the test split \(first: 'b'\)"):
         labels.check_disjoint(probe, test, "probe", "test")
     other = labels.align(label_table(["c", "d"]), vector_table(["d", "c"], [[1.0], [1.0]]), "embedding", "test")
     labels.check_disjoint(probe, other, "probe", "test")

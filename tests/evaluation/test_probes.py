@@ -117,9 +117,9 @@ def test_too_few_users_of_a_class_are_refused():
     vectors, labels, users = planted(rows=40)
     rare = np.zeros(40, np.float32)
     rare[:4] = 1  # two users
-    with pytest.raises(InputError, match=r"label 'buys', stage 'probe': 2 users have a positive row and 18 a negative"):
+    with pytest.raises(InputError, match=r"label 'buys'.* 2 users have a positive one and 18 a negative"):
         run("linear", (vectors, rare, users), (vectors, labels))
-    with pytest.raises(InputError, match=r"label 'buys', stage 'test'.*found 0 and 40"):
+    with pytest.raises(InputError, match=r"label 'buys', split 'score'.*found 0 and 40"):
         run("linear", (vectors, labels, users), (vectors, np.zeros(40, np.float32)))
 
 

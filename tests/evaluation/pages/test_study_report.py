@@ -9,7 +9,7 @@ import pytest
 from ray_ggsm.evaluation.pages.mask_figures import mask_history
 from ray_ggsm.evaluation.pages.study_report import StudyReport, render, smoothed, typical_half_width
 from ray_ggsm.evaluation.study import Scores, study_summary
-from tests.evaluation.train_stage import log_json, mask_json
+from tests.evaluation.train_stage import log_json, slot_weights
 
 N = 120
 GROUPS = {"first": ("a",), "second": ("b",)}
@@ -36,7 +36,7 @@ def report(summary: dict, **changes) -> StudyReport:
 
 def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
     curve = [(step, 5 - step / 100) for step in range(100)]
-    mask = mask_history(log_json(), mask_json())
+    mask = mask_history(log_json(), slot_weights())
     page = render(report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
     assert not re.search(r"https?://|<script|<link|@import|url\(|<img|v<2>", page)
     for picture in re.findall(r"<svg.*?</svg>", page, re.S):

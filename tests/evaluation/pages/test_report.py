@@ -16,7 +16,7 @@ from ray_ggsm.evaluation.pages.mask_figures import mask_history
 from ray_ggsm.evaluation.pages.page import duration
 from ray_ggsm.evaluation.pages.report import Report, headline, render, verdict, write_report
 from ray_ggsm.evaluation.pages.user_map import UserMap
-from tests.evaluation.train_stage import log_json, mask_json
+from tests.evaluation.train_stage import log_json, slot_weights
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
 LABELS = ("food", "transit", "achiev", "mean")
@@ -40,6 +40,7 @@ def report(**changes):
         "groups": GROUPS,
         "rows": {"probe": 2945, "test": 1185},
         "label_rates": {"probe": dict.fromkeys(LABELS[:3], 0.25), "test": {"food": None}},
+        "scored": "test",
         "command": "python jobs/evaluate.py --config a.yaml",
     }
     return Report(**(values | changes))
@@ -51,7 +52,7 @@ FULL = {
     "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},
     "user_map": UserMap(np.array([[0.0, 1.0], [2.0, 3.0]]), {"food": np.array([1.0, np.nan])}, 1185, 0.42),
     "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
-    "mask": mask_history(log_json(), mask_json()),
+    "mask": mask_history(log_json(), slot_weights()),
     "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
     "seconds": {"train": 100.0, "embed": 10.0},
     "config": "name: x",

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from ray_ggsm.cli import run
-from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
+from ray_ggsm.evaluation.metrics import Estimate
+from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, UserCounts, drift, preview
 from ray_ggsm.tables.schema import rows_to_table
 from tests.tables.conftest import put
 
@@ -38,13 +39,13 @@ def publish(location: Path, vector_ND: np.ndarray, users: list[str] = USERS, enc
 
 @pytest.fixture
 def labels(tmp_path: Path) -> dict[str, str]:
-    """One table for both stages: `loves` follows the first number of the vector, `odd` is undefined for some."""
+    """One table for both roles: `loves` follows the first number of the vector, `odd` is undefined for some."""
     loves_N = VECTORS[:, 0] + 0.4 * RNG.normal(size=N) > 0
     odd_N = [None if i % 5 == 0 else bool(value > 0) for i, value in enumerate(RNG.normal(size=N))]
     columns = {
         "user_id": USERS,
         "as_of": pa.array([AS_OF] * N, pa.timestamp("us", "UTC")),
-        "stage": ["probe" if i < N // 2 else "test" for i in range(N)],
+        "role": ["fit" if i < N // 2 else "score" for i in range(N)],
         "loves": loves_N,
         "odd": odd_N,
     }
@@ -73,49 +74,48 @@ def config(tmp_path: Path, labels: dict[str, str]) -> Callable[..., DriftConfig]
 def test_turned_vectors_say_the_same(config: Callable, tmp_path: Path, capsys) -> None:
     turned = config(publish(tmp_path / "new", VECTORS @ TURN, encoder="enc2"))
     assert f"{N} of {N} common users" in preview(turned)
-    values = drift(turned)
-    assert json.loads((tmp_path / "drift.json").read_text()) == values
-    moved = values["moved"]
-    assert moved["cosine"]["mean"] < 0.9
-    assert (moved["procrustes"], moved["overlap"]) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
+    result = drift(turned)
+    assert DriftResult.model_validate_json((tmp_path / "drift.json").read_text()) == result
+    assert result.moved.cosine["mean"] < 0.9
+    assert (result.moved.procrustes, result.moved.overlap) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
     for label in ("loves", "odd", "mean"):
-        auc = values["auc"]["linear"][label]
-        assert auc["difference"]["value"] == pytest.approx(auc["new"] - auc["old"])
-        assert abs(auc["difference"]["value"]) < 0.02
-        assert auc["difference"]["low"] <= auc["difference"]["value"] <= auc["difference"]["high"]
-    assert values["auc"]["linear"]["loves"]["old"] > 0.9
-    assert (values["old"]["encoders"], values["new"]["encoders"]) == (["enc1"], ["enc2"])
+        auc = result.auc["linear"][label]
+        assert auc.difference.value == pytest.approx(auc.new - auc.old)
+        assert abs(auc.difference.value) < 0.02
+        assert auc.difference.low <= auc.difference.value <= auc.difference.high
+    assert result.auc["linear"]["loves"].old > 0.9
+    assert (result.old.encoders, result.new.encoders) == (("enc1",), ("enc2",))
     printed = capsys.readouterr().out
     assert "the encoders differ" in printed
-    assert "test: 200 rows; skipped: 40 without label 'odd'" in printed
+    assert "score: 200 rows; left out: 40 without label 'odd'" in printed
 
 
 def test_the_same_vectors(config: Callable, tmp_path: Path) -> None:
-    values = drift(config(str(tmp_path / "old")))
-    moved = values["moved"]
-    assert moved["cosine"]["smallest"] == pytest.approx(1)
-    assert (moved["procrustes"], moved["overlap"]) == (pytest.approx(0, abs=1e-6), 1)
-    assert all(set(each["difference"].values()) == {0} for each in values["auc"]["linear"].values())
-    assert values["notes"] == []
+    result = drift(config(str(tmp_path / "old")))
+    assert result.moved.cosine["smallest"] == pytest.approx(1)
+    assert (result.moved.procrustes, result.moved.overlap) == (pytest.approx(0, abs=1e-6), 1)
+    assert all(auc.difference == Estimate(0, 0, 0) for auc in result.auc["linear"].values())
+    assert result.notes == ()
 
 
 def test_a_lost_dimension_is_missed_by_the_probe_that_needs_it(config: Callable, tmp_path: Path) -> None:
     """Without the first number the widths differ, and the AUC of `loves` falls to chance."""
-    values = drift(config(publish(tmp_path / "new", VECTORS[:, 1:])))
-    assert values["moved"]["cosine"] is None
-    assert "the widths differ" in values["notes"][0]
-    lost = values["auc"]["linear"]["loves"]
-    assert lost["new"] < 0.65
-    assert lost["difference"]["high"] < -0.2
+    result = drift(config(publish(tmp_path / "new", VECTORS[:, 1:])))
+    assert result.moved.cosine is None
+    assert "the widths differ" in result.notes[0]
+    lost = result.auc["linear"]["loves"]
+    assert lost.new < 0.65
+    assert lost.difference.high < -0.2
 
 
 def test_people_who_are_in_one_table_only(config: Callable, tmp_path: Path) -> None:
     new = publish(tmp_path / "new", VECTORS[10:], USERS[10:])
-    values = drift(config(new, users=100, labels=None))
-    assert values["users"] == {"old_only": 10, "new_only": 0, "both": N - 10, "compared": 100}
-    assert "auc" not in values
-    values = drift(config(new, evaluation={"kinds": ("linear",), "folds": 3, "allow_missing": True}))
-    assert values["counts"]["probe"]["without_vector"] == 10
+    result = drift(config(new, users=100, labels=None))
+    assert result.users == UserCounts(old_only=10, new_only=0, both=N - 10, compared=100)
+    written = json.loads((tmp_path / "drift.json").read_text())
+    assert written.keys() == {"users", "old", "new", "moved", "notes"}
+    result = drift(config(new, evaluation={"kinds": ("linear",), "folds": 3, "allow_missing": True}))
+    assert result.counts["fit"].without_vector == 10
 
 
 def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, capsys, labels: dict) -> None:
@@ -125,7 +125,7 @@ def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, caps
     more = pq.read_table(labels["fit"])
     pq.write_table(more.append_column("more", pa.array([True] * len(more))), tmp_path / "other.parquet")
     for settings, sentence in (
-        ([], "probe labels: 10 of 200 rows have no row in probe vectors ('embedding' of new)"),
+        ([], "fit labels: 10 of 200 rows have no row in fit vectors ('embedding' of new)"),
         (["new.instruction=spend"], "has no row of 'spend'; there is 'default'"),
         ([f"labels.fit={tmp_path}/none.parquet"], "no label table here"),
         ([f"labels.score={tmp_path}/other.parquet"], "'more' is a label of only one of"),
@@ -134,7 +134,7 @@ def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, caps
         arguments = ["--config", str(file), *(part for s in settings for part in ("--set", s))]
         assert run("", drift, None, arguments, preview=preview, schema=DriftConfig) == 2
         assert sentence in capsys.readouterr().err
-    pq.write_table(pq.read_table(labels["fit"]).drop_columns("stage"), labels["fit"])
+    pq.write_table(pq.read_table(labels["fit"]).drop_columns("role"), labels["fit"])
     file.write_text(yaml.safe_dump(config(str(tmp_path / "old")).model_dump(mode="json")))
     assert run("", drift, None, ["--config", str(file)], schema=DriftConfig) == 2
-    assert "400 users are in both the probe and the test stage" in capsys.readouterr().err
+    assert "400 users are in both the fit and the score split" in capsys.readouterr().err

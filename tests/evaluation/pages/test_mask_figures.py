@@ -107,7 +107,7 @@ def test_panels_show_every_modality_over_recency_and_the_rest_in_rows():
     ids=["warm-up", "scheduler", "fixed", "not logged"],
 )
 def test_steps_are_chosen_by_what_is_recorded(alpha_of, names):
-    values = SlotWeights(recipe="any", slots=("text",), weight={step: (0.5,) for step in range(1, 10)})
+    values = SlotWeights(recipe="any", slots=("text",), weight=dict.fromkeys(range(1, 10), (0.5,)))
     log = [{"step": n, "alpha": alpha_of(n), "w_mean": 0, "w_p5": 0, "w_p95": 0} for n in range(1, 10) if alpha_of]
     found = over_slots(mask_history(log, values)).names
     assert found[: len(names)] == names

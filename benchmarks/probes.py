@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from ray_ggsm.evaluation.alignment import Aligned, ProbeData
 from ray_ggsm.evaluation.config import ProbeConfig
-from ray_ggsm.evaluation.labels import Aligned
-from ray_ggsm.evaluation.probes import grouped_folds, signed_log
+from ray_ggsm.evaluation.probe_task import grouped_folds
+from ray_ggsm.numerics import signed_log
 
 FACTORS, ROWS_PER_USER, NOISE, CHUNK = 64, 4, 0.5, 10_000
 UNDEFINED = 0.2
@@ -46,12 +47,12 @@ def write_world(directory: Path, rows: int, width: int, labels: int) -> None:
     falling_F = 1 / np.sqrt(1 + np.arange(FACTORS))
     mixing_FD = (shared.normal(size=(FACTORS, width)) * falling_F[:, None]).astype(np.float32)
     meaning_FL = shared.normal(size=(FACTORS, labels)) / np.sqrt(FACTORS)
-    for seed, (stage, n) in enumerate({"probe": rows, "test": rows // 4}.items(), start=1):
+    for seed, (role, n) in enumerate({"fit": rows, "score": rows // 4}.items(), start=1):
         rng = np.random.default_rng(seed)
         user_N = np.sort(rng.integers(0, -(-n // ROWS_PER_USER), n))
         of_user_UF = rng.normal(size=(user_N[-1] + 1, FACTORS))
         factors_NF = 0.8 * of_user_UF[user_N] + 0.6 * rng.normal(size=(n, FACTORS))
-        vectors_ND = np.lib.format.open_memmap(directory / f"{stage}.npy", "w+", np.float32, (n, width))
+        vectors_ND = np.lib.format.open_memmap(directory / f"{role}.npy", "w+", np.float32, (n, width))
         for start in range(0, n, CHUNK):
             mixed_ND = factors_NF[start : start + CHUNK].astype(np.float32) @ mixing_FD
             mixed_ND += NOISE * rng.standard_normal(mixed_ND.shape, dtype=np.float32)
@@ -61,38 +62,38 @@ def write_world(directory: Path, rows: int, width: int, labels: int) -> None:
         bound_L = np.quantile(latent_NL, np.linspace(0.95, 0.5, labels), axis=0).diagonal()
         values_NL = (latent_NL > bound_L).astype(np.float32)
         values_NL[rng.random(n) < UNDEFINED, 0] = np.nan
-        np.save(directory / f"{stage}-labels.npy", values_NL)
-        np.save(directory / f"{stage}-users.npy", np.char.add(f"{stage}-", user_N.astype(str)))
+        np.save(directory / f"{role}-labels.npy", values_NL)
+        np.save(directory / f"{role}-users.npy", np.char.add(f"{role}-", user_N.astype(str)))
 
 
-def read_world(directory: Path, labels: int) -> dict[str, Aligned]:
-    """Probe and test rows with the first so many labels."""
+def read_world(directory: Path, labels: int) -> ProbeData:
+    """Rows to fit on and rows to score, with the first so many labels."""
     rows = {}
-    for stage in ("probe", "test"):
-        values_NL = np.load(directory / f"{stage}-labels.npy")
-        users_N = np.load(directory / f"{stage}-users.npy").astype(object)
+    for role in ("fit", "score"):
+        values_NL = np.load(directory / f"{role}-labels.npy")
+        users_N = np.load(directory / f"{role}-users.npy").astype(object)
         named = {f"label{i}": np.ascontiguousarray(values_NL[:, i]) for i in range(labels)}
-        rows[stage] = Aligned(np.load(directory / f"{stage}.npy"), named, users_N, 0, 0)
-    return rows
+        rows[role] = Aligned(np.load(directory / f"{role}.npy"), named, users_N, 0, 0)
+    return ProbeData(**rows)
 
 
-def ours(rows: dict[str, Aligned], config: ProbeConfig) -> dict[str, float]:
+def ours(rows: ProbeData, config: ProbeConfig) -> dict[str, float]:
     """Test AUC by probe and label."""
     from ray_ggsm.experiment import RayConfig
     from ray_ggsm.on_ray.cluster.connection import started
-    from ray_ggsm.on_ray.evaluate import probe_all
+    from ray_ggsm.on_ray.probing.probes import probe_all
 
-    size = sum(stage.vectors.nbytes for stage in rows.values())
+    size = rows.fit.vectors.nbytes + rows.score.vectors.nbytes
     with started(RayConfig(local_object_store_gb=max(1.0, 1.2 * size / 1e9))), contextlib.redirect_stdout(sys.stderr):
         probed = probe_all(config, 0, {"vectors": rows})
     return {f"{kind} {label}": r.auc for (_, kind), results in probed.items() for label, r in results.items()}
 
 
-def plain(rows: dict[str, Aligned], config: ProbeConfig) -> dict[str, float]:
+def plain(rows: ProbeData, config: ProbeConfig) -> dict[str, float]:
     """Test AUC by probe and label."""
     from sklearn.metrics import roc_auc_score
 
-    fit, test, aucs = rows["probe"], rows["test"], {}
+    fit, test, aucs = rows.fit, rows.score, {}
     logged, logged_test = signed_log(fit.vectors), signed_log(test.vectors)
     for name, values in fit.labels.items():
         defined, scored = ~np.isnan(values), ~np.isnan(test.labels[name])

@@ -16,8 +16,9 @@ import ray
 from joblib import Parallel, delayed
 
 from ray_ggsm.config import load
+from ray_ggsm.evaluation.alignment import Aligned, align
 from ray_ggsm.evaluation.config import ProbeConfig
-from ray_ggsm.evaluation.labels import Aligned, align, read_labels
+from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.probes import fit_and_score
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.cluster.connection import connected

@@ -1,9 +1,9 @@
-"""Where attention goes: per layer and head, to the future or the past, how far, and how widely spread.
+"""Where attention goes, per layer and head: to the future or the past, how far, and how widely spread.
 
-Every number is the mean over a row's tokens, then over rows, so a long history counts as much as a short one. Padding
-never counts. Beside the heads stands what the mask alone gives: attention that cannot tell tokens apart is spread in
-proportion to the mask's weights. An open mask by itself moves attention to the future; a head that is above or below
-that mark is so because of what it reads.
+Every number is a mean over a row's tokens and then over rows, so that a long history counts as much as a short one.
+Padding never counts. For comparison the same numbers are computed for the mask alone: attention that cannot tell
+tokens apart is spread in proportion to the mask's weights. An open mask by itself moves attention to the future; only
+the difference to it shows what a head does.
 
 Legend: B user rows, H heads, L tokens, N layers, i query position, j key position; X is 1 or H.
 """
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -25,43 +26,56 @@ from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import EncoderBundle
 
 TOKENS_PER_BATCH = 4096
-"""Padded tokens in one pass. The shares of a layer are all in memory: this many, times the longest row, times H."""
+"""Padded tokens per forward pass. A layer's attention is in memory as a whole: this many times L times H numbers."""
 NOTICEABLE = 0.005
-"""Smaller changes of a future share are not told."""
+"""Smallest change of a future share that is reported."""
 
 PerHead = Sequence[Sequence[float]]
 """Layer -> head -> value, (N, H)."""
-Change = tuple[int, int, float, float]
-"""Layer, head, and its future share before and after."""
 
 
 class AttentionConfig(Config):
-    """Whose attention is looked at (jobs/attention.py)."""
+    """The user rows whose attention is measured (jobs/attention.py)."""
 
     split: str | None = None
     """Split of prepared rows; null: the one that probes are scored on. Rows are stored in a shuffled order, so the
     first ones are a fair sample."""
     rows: int = Field(256, ge=1)
-    """At most so many user rows, from the first on."""
+    """Largest number of user rows; the first ones are taken."""
 
 
 @dataclass(frozen=True)
 class AttentionMeans:
-    """What an encoder's heads do, under one mask, for some user rows. Layers and heads count from 0."""
+    """What an encoder's heads do under one mask, on some user rows. Layers and heads count from 0."""
 
     rows: int
+    """Number of user rows."""
     future_share: PerHead
-    """Attention to keys j > i, in [0, 1]."""
+    """Share of attention that goes to keys j > i, in [0, 1]."""
     distance: PerHead
     """Mean |i - j|, in tokens."""
     entropy: PerHead
-    """In nats: 0 when all attention goes to one token."""
+    """Entropy of attention, in nats; 0 if all of it goes to one token."""
     relative_entropy: PerHead
-    """Entropy over the log of how many keys the query sees, in [0, 1]; queries that see two or more."""
+    """Entropy over the log of the number of visible keys, in [0, 1]; only queries that see two keys or more."""
     uniform_future_share: Sequence[float]
     """Layer -> `future_share` of attention that cannot tell tokens apart."""
     uniform_distance: Sequence[float]
-    """Layer -> `distance` of such attention."""
+    """Layer -> `distance` of attention that cannot tell tokens apart."""
+
+
+class Change(NamedTuple):
+    """The future share of one head before and after."""
+
+    layer: int
+    head: int
+    before: float
+    after: float
+
+    @property
+    def rise(self) -> float:
+        """How much the share rose; negative if it fell."""
+        return self.after - self.before
 
 
 class AttentionTally:
@@ -72,12 +86,12 @@ class AttentionTally:
         self._sums: dict[int, tuple[Tensor, Tensor]] = {}
 
     def watch(self, valid_BL: Tensor) -> Watch:
-        """What the next forward pass of one batch reports its layers to; counts its rows."""
+        """The callback for the next forward pass, which gets the attention of every layer; counts the batch's rows."""
         self.rows += len(valid_BL)
         return partial(self._add, valid_BL)
 
     def means(self) -> AttentionMeans:
-        """Over all rows so far."""
+        """Means over all rows so far."""
         assert self.rows, "no batch was watched"
         layers = [self._sums[layer] for layer in sorted(self._sums)]
         future, distance, entropy, relative = torch.stack([heads for heads, _ in layers], 1).div(self.rows).tolist()
@@ -94,7 +108,7 @@ class AttentionTally:
 
 
 def measure(share_BXLL: Tensor, visible_B1LL: Tensor, valid_BL: Tensor) -> Tensor:
-    """Future share, distance, entropy and relative entropy, each the mean over a row's tokens: (4, B, X) float32.
+    """Future share, distance, entropy and relative entropy, each a mean over a row's tokens: (4, B, X) float32.
 
     Args:
         share_BXLL: attention of query i to key j; sums to 1 over j.
@@ -116,7 +130,7 @@ def measure(share_BXLL: Tensor, visible_B1LL: Tensor, valid_BL: Tensor) -> Tenso
 
 
 def _mean(values_BXL: Tensor, where_B1L: Tensor) -> Tensor:
-    """(B, X); 0 where there is no place to look."""
+    """(B, X) means over the tokens where `where_B1L` is True; 0 if there are none."""
     return values_BXL.masked_fill(~where_B1L, 0).sum(dim=-1) / where_B1L.sum(dim=-1).clamp(min=1)
 
 
@@ -124,14 +138,14 @@ def _mean(values_BXL: Tensor, where_B1L: Tensor) -> Tensor:
 def attention_of(
     bundle: EncoderBundle, lookup: Lookup, rows: pa.Table, finished_mask: bool, tokens_per_batch: int = TOKENS_PER_BATCH
 ) -> AttentionMeans:
-    """The user tower's attention on validated user rows.
+    """The user tower's attention on user rows.
 
     Args:
-        trained: the encoder.
+        bundle: the encoder.
         lookup: event texts -> event vectors.
-        rows: at least one.
-        finished_mask: use the recipe's inference mask even where training stopped half-way.
-        tokens_per_batch: padded tokens in one forward pass.
+        rows: validated user rows, at least one.
+        finished_mask: whether to use the recipe's inference mask even if training stopped before it was reached.
+        tokens_per_batch: padded tokens per forward pass.
     """
     encoder, tally = bundle.encoder.eval(), AttentionTally()
     collator = Collator(encoder.template, bundle.tokenizer, lookup)
@@ -145,30 +159,44 @@ def attention_of(
 
 
 def opened_and_closed(before: AttentionMeans, after: AttentionMeans) -> tuple[list[Change], list[Change]]:
-    """The heads whose future share rose, and those whose fell, by `NOTICEABLE` or more; the largest change first."""
+    """The heads whose future share rose by `NOTICEABLE` or more, and those where it fell, the largest change first."""
     heads = [
-        (layer, head, *shares)
+        Change(layer, head, *shares)
         for layer, rows in enumerate(zip(before.future_share, after.future_share, strict=True))
         for head, shares in enumerate(zip(*rows, strict=True))
     ]
-    heads.sort(key=lambda change: change[3] - change[2])
-    opened = [change for change in heads[::-1] if change[3] - change[2] >= NOTICEABLE]
-    return opened, [change for change in heads if change[2] - change[3] >= NOTICEABLE]
+    heads.sort(key=lambda change: change.rise)
+    opened = [change for change in heads[::-1] if change.rise >= NOTICEABLE]
+    return opened, [change for change in heads if change.rise <= -NOTICEABLE]
 
 
 def terminal_table(readings: Mapping[str, AttentionMeans], most: int = 5) -> str:
-    """A line per layer and reading (name -> means), and the heads that changed most from the first to the last."""
-    (first, *_, last), (begin, *_) = readings.values(), readings
+    """The readings as text for the terminal.
+
+    Args:
+        readings: name -> means, in the order of time.
+        most: number of heads to name among those that opened, and among those that closed.
+    """
+    first, *_, last = readings.values()
     lines = [f"{'layer':14}{'future share':>14}{'mask alone':>12}{'distance':>10}{'entropy':>9}{'relative':>10}"]
     for layer in range(len(last.future_share)):
-        for name, r in readings.items():
-            tables = r.future_share, r.distance, r.entropy, r.relative_entropy
-            future, distance, entropy, relative = (fmean(table[layer]) for table in tables)
-            alone = r.uniform_future_share[layer]
-            row = f"{layer if name == begin else '':<6}{name:8}"
-            lines.append(f"{row}{future:14.3f}{alone:12.3f}{distance:10.1f}{entropy:9.2f}{relative:10.3f}")
+        for row, (name, means) in enumerate(readings.items()):
+            lines.append(f"{'' if row else layer:<6}{name:8}{_layer_numbers(means, layer)}")
     lines.append(f"means over {last.rows:,} rows and the layer's heads; distance in tokens, entropy in nats")
-    for verb, heads in zip(("opened", "closed"), opened_and_closed(first, last), strict=True):
-        told = "".join(f", {layer}.{head} {a:.3f} -> {b:.3f}" for layer, head, a, b in heads[:most])
-        lines.append(f"heads that {verb}: {len(heads)}" + (f"; most of all (layer.head){told[1:]}" if told else ""))
-    return "\n".join(lines)
+    opened, closed = opened_and_closed(first, last)
+    return "\n".join([*lines, _changes("opened", opened, most), _changes("closed", closed, most)])
+
+
+def _layer_numbers(means: AttentionMeans, layer: int) -> str:
+    """One reading's means over the heads of a layer."""
+    tables = means.future_share, means.distance, means.entropy, means.relative_entropy
+    future, distance, entropy, relative = (fmean(table[layer]) for table in tables)
+    alone = means.uniform_future_share[layer]
+    return f"{future:14.3f}{alone:12.3f}{distance:10.1f}{entropy:9.2f}{relative:10.3f}"
+
+
+def _changes(verb: str, heads: Sequence[Change], most: int) -> str:
+    """A line with the number of heads that changed, and those that changed most."""
+    line = f"heads that {verb}: {len(heads)}"
+    named = ", ".join(f"{head.layer}.{head.head} {head.before:.3f} -> {head.after:.3f}" for head in heads[:most])
+    return f"{line}; most of all (layer.head) {named}" if named else line

@@ -1,41 +1,41 @@
-"""Is one encoder better? DeLong's test on one pair of runs, a mixed comparison over seeds, Holm's correction.
+"""Tests of AUC differences: DeLong's for one pair of runs, a mixed comparison over seeds, and Holm's correction.
 
 Shapes: N rows, m positives, n negatives, K seeds, R resamples, L labels.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
+from ray_ggsm.config import Record
 from ray_ggsm.evaluation.metrics import BootstrappedAuc, defined
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """`first - second`."""
 
     difference: float
     standard_error: float
     low: float
+    """Lower end of the 95 % interval."""
     high: float
-    """95 % interval"""
+    """Upper end of the 95 % interval."""
     p: float
-    """two-sided; 1 where both are equal"""
+    """Two-sided p value; 1 if there is no difference at all."""
 
 
 def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> Comparison:
     """DeLong's test of two AUCs on the same rows (DeLong et al., 1988; midranks as in Sun and Xu, 2014).
 
-    Rows count as independent: with several rows of one user the error is too small; take `compare_seeds` or the
-    bootstrap then.
+    It takes rows as independent. If a user has several rows, the standard error is too small: use `compare_seeds` or
+    the bootstrap instead.
 
     Args:
         labels_N: 1, 0 or NaN (left out).
-        first_N: finite scores of the first encoder's probe.
-        second_N: of the second's.
+        first_N: scores of the first encoder's probe, finite.
+        second_N: scores of the second encoder's probe, finite.
     """
     positive_N, _ = defined(labels_N, first_N)
     scores_2N = np.stack([defined(labels_N, first_N)[1], defined(labels_N, second_N)[1]])
@@ -48,19 +48,19 @@ def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> C
 def compare_seeds(
     first: Sequence[BootstrappedAuc], second: Sequence[BootstrappedAuc], label: str | None = None
 ) -> Comparison:
-    """Two recipes, each trained with several seeds and scored on the same test rows; `label` None: the mean AUC.
+    """Compare two recipes, each trained with several seeds and scored on the same test rows.
 
-    Seeds and test users are both random. The variance of the difference of the seeds' means is that of the user
-    bootstrap of this difference, whose draws are the same for all runs, plus each side's variance between seeds over K.
-    Degrees of freedom after Welch and Satterthwaite, where the users' part counts as known. With one seed on each side
-    it knows nothing of seeds, and says so little: the users' part alone.
+    Seeds and test users are both random. The variance of the difference of means is the variance of this difference
+    over the user bootstrap (whose draws are the same for all runs), plus each side's variance between seeds over K.
+    Degrees of freedom follow Welch and Satterthwaite, with the users' part taken as known. A side with one seed adds
+    no variance between seeds.
 
     Args:
-        first: one per seed, all from equal rows, resamples and bootstrap seed.
+        first: one per seed, all with equal rows, resamples and bootstrap seed.
         second: likewise; the numbers of seeds may differ.
-        label: one of their names.
+        label: one of the labels; None for the mean over labels.
     """
-    sides = [[_of(run, label) for run in runs] for runs in (first, second)]
+    sides = [[_values(run, label) for run in runs] for runs in (first, second)]
     values = [np.array([value for value, _ in side]) for side in sides]
     means_R = [np.mean([resampled_R for _, resampled_R in side], axis=0) for side in sides]
     users = float(np.nanvar(means_R[0] - means_R[1], ddof=1))
@@ -74,14 +74,17 @@ def compare_seeds(
 def pairwise(
     runs: Mapping[str, Sequence[BootstrappedAuc]], pairs: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], Comparison]:
-    """`compare_seeds` on the mean AUC for these pairs of recipes; p values after Holm's correction over them."""
-    found = [compare_seeds(runs[a], runs[b]) for a, b in pairs]
-    corrected = holm([comparison.p for comparison in found])
-    return {pair: replace(c, p=float(p)) for pair, c, p in zip(pairs, found, corrected, strict=True)}
+    """`compare_seeds` on the mean AUC for these pairs of recipes, with p values after Holm's correction over them."""
+    comparisons = [compare_seeds(runs[a], runs[b]) for a, b in pairs]
+    corrected = holm([comparison.p for comparison in comparisons]).tolist()
+    return {
+        pair: comparison.model_copy(update={"p": p})
+        for pair, comparison, p in zip(pairs, comparisons, corrected, strict=True)
+    }
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P values corrected for their number (Holm, 1979), in the given order."""
+    """The p values after Holm's correction for their number (Holm, 1979), in the given order."""
     p_X = np.asarray(p_values, dtype=float)
     order = np.argsort(p_X, kind="stable")
     steps = np.maximum.accumulate(p_X[order] * np.arange(len(p_X), 0, -1))
@@ -92,22 +95,24 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 def _tested(difference: float, error: float, freedom: float) -> Comparison:
     if error == 0:
-        return Comparison(difference, 0.0, difference, difference, 1.0 if difference == 0 else 0.0)
+        p = 1.0 if difference == 0 else 0.0
+        return Comparison(difference=difference, standard_error=0.0, low=difference, high=difference, p=p)
     distribution = stats.norm if math.isinf(freedom) else stats.t(freedom)
     half = float(distribution.ppf(0.975)) * error
     p = 2 * float(distribution.sf(abs(difference) / error))
-    return Comparison(difference, error, difference - half, difference + half, p)
+    return Comparison(difference=difference, standard_error=error, low=difference - half, high=difference + half, p=p)
 
 
-def _of(run: BootstrappedAuc, label: str | None) -> tuple[float, np.ndarray]:
+def _values(run: BootstrappedAuc, label: str | None) -> tuple[float, np.ndarray]:
+    """AUC on all rows and on the resamples (R,), of a label or of the mean."""
     if label is None:
         return float(run.values.mean()), run.resampled.mean(axis=1)
-    at = run.names.index(label)
-    return float(run.values[at]), run.resampled[:, at]
+    column = run.names.index(label)
+    return float(run.values[column]), run.resampled[:, column]
 
 
 def _placements(positive_N: np.ndarray, scores_2N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """AUCs, and DeLong's structural components: the share of the other class that each row stands above or below."""
+    """AUCs, and DeLong's structural components: the share of the other class that each row is above or below."""
     m, n = int(positive_N.sum()), int((~positive_N).sum())
     together_2N = stats.rankdata(scores_2N, axis=1)
     positive_2m = (together_2N[:, positive_N] - stats.rankdata(scores_2N[:, positive_N], axis=1)) / n

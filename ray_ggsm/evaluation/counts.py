@@ -1,15 +1,15 @@
-"""What an evaluation used and what it left out: labels that are undefined, rows that have no vector."""
+"""How many rows an evaluation used, and how many it left out: rows without a vector, rows with an undefined label."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 from ray_ggsm.config import Record
-from ray_ggsm.evaluation.labels import Aligned
+from ray_ggsm.evaluation.alignment import Aligned
 
 
 class LabelCounts(Record):
-    """Rows by the value of one label."""
+    """Number of rows by the value of one label."""
 
     positive: int
     negative: int
@@ -17,19 +17,22 @@ class LabelCounts(Record):
 
 
 class SplitCounts(Record):
-    """Rows of one split."""
+    """Number of rows of one split."""
 
     rows: int
+    """Rows with a vector, used by the probes of all labels that are defined there."""
     without_vector: int
+    """Label rows that were left out."""
     labels: dict[str, LabelCounts]
+    """Label -> counts over `rows`."""
 
 
 def count_rows(aligned: Mapping[str, Aligned]) -> dict[str, SplitCounts]:
-    """Per split: rows used, rows without a vector, and per label how many are positive, negative and undefined."""
+    """Split -> its counts."""
     return {
         split: SplitCounts(
             rows=len(rows.users),
-            without_vector=rows.missing,
+            without_vector=rows.without_vector,
             labels={
                 name: LabelCounts(
                     positive=int((values_N == 1).sum()),
@@ -44,12 +47,12 @@ def count_rows(aligned: Mapping[str, Aligned]) -> dict[str, SplitCounts]:
 
 
 def left_out(counts: Mapping[str, SplitCounts]) -> list[str]:
-    """One sentence per split of which something was left out."""
+    """One sentence per split that rows were left out of."""
     sentences = []
     for split, count in counts.items():
-        skipped = {"rows without a vector": count.without_vector}
-        skipped |= {f"without label '{name}'": label.undefined for name, label in count.labels.items()}
-        if any(skipped.values()):
-            listed = ", ".join(f"{number:,} {what}" for what, number in skipped.items() if number)
-            sentences.append(f"{split}: {count.rows:,} rows; skipped: {listed}")
+        reasons = {"rows without a vector": count.without_vector}
+        reasons |= {f"without label '{name}'": label.undefined for name, label in count.labels.items()}
+        if any(reasons.values()):
+            listed = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
+            sentences.append(f"{split}: {count.rows:,} rows; left out: {listed}")
     return sentences

@@ -1,15 +1,16 @@
-"""Whether a table of vectors is alive: lengths, dead dimensions, how narrow its cone is, repeated vectors.
+"""Signs of a collapsed encoder in its vectors, before any probe is fitted.
 
-A collapsed encoder shows itself here (mean cosine near 1, many dead dimensions) before any probe is fitted.
+Vectors that nearly all point the same way (mean cosine near 1), dead dimensions and repeated vectors are such signs.
 """
 
 import numpy as np
 
-_DEAD = 1e-6  # standard deviation, relative to the root mean square of all numbers
+_DEAD = 1e-6
+"""Standard deviation of a dead dimension, at most, relative to the root mean square of all numbers."""
 
 
 def vector_health(vectors_ND: np.ndarray) -> dict[str, float]:
-    """Figures about N vectors of width D; the keys are readable names, shares are between 0 and 1."""
+    """Readable name -> figure about N vectors of width D."""
     norm_N = np.linalg.norm(vectors_ND.astype(np.float32, copy=False), axis=1)
     sum_D = np.divide(vectors_ND, norm_N[:, None], where=norm_N[:, None] > 0, out=np.zeros_like(vectors_ND)).sum(
         axis=0, dtype=np.float64

@@ -1,4 +1,4 @@
-"""What a probe's scores are worth beside their AUC, and whether its probabilities come true.
+"""Measures of a probe's scores beside the AUC, and how well its probabilities are calibrated.
 
 Shapes: N test rows.
 """
@@ -17,12 +17,11 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "log-loss": metrics.log_loss,
     "Brier score": metrics.brier,
 }
-"""Name -> function of labels (1, 0, NaN) and probabilities."""
-LOWER_IS_BETTER = ("log-loss", "Brier score")
+"""Name -> function of labels (1, 0, NaN) and probabilities; of the last two, lower values are better."""
 
 
 def probabilities(kind: Kind, scores_N: np.ndarray) -> np.ndarray:
-    """Of the positive class, (N,) float64: the linear probe scores in log-odds, LightGBM in probabilities."""
+    """Probabilities, (N,) float64, from the scores of a linear probe (log-odds) or of LightGBM (probabilities)."""
     wide_N = scores_N.astype(np.float64)
     return expit(wide_N) if kind == "linear" else wide_N
 
@@ -31,8 +30,8 @@ def measured(labels: Mapping[str, np.ndarray], probability: Mapping[str, np.ndar
     """Label -> measure -> value.
 
     Args:
-        labels: name -> (N,) of 1, 0, NaN (left out).
-        probability: the same names -> (N,).
+        labels: label -> (N,) of 1, 0, NaN (left out).
+        probability: label -> (N,).
     """
     return {
         label: {name: measure(labels_N, probability[label]) for name, measure in MEASURES.items()}

@@ -1,25 +1,32 @@
-"""AUC, KS, average precision, log-loss and Brier score, and how far an AUC can be trusted.
+"""AUC, KS, average precision, log-loss, Brier score, and confidence intervals of AUCs.
 
-Intervals come from a bootstrap over *users*, not rows: snapshots of one person are not independent. Every resample
-draws the same users for each label and each encoder (equal seed, equal `users_N`), so differences of two
-`BootstrappedAuc` are paired. Tests of differences are in `ray_ggsm.evaluation.comparison`.
+Intervals come from a bootstrap over *users*, not rows, because the snapshots of one person are not independent. With
+equal seeds and equal `users_N`, every resample draws the same users for every label and encoder, so differences of
+two `BootstrappedAuc` are paired. Tests of differences are in `ray_ggsm.evaluation.comparison`.
 
 Shapes: N rows, U users, L labels, R resamples, S distinct scores.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from sklearn import metrics as sk
 
 MEAN = "mean"
-_CHUNK = 8_000_000  # numbers held at once by the bootstrap
+"""Key, beside the labels, of the mean over all labels."""
+_CHUNK = 8_000_000
+"""Numbers that the bootstrap holds in memory at once."""
+
+Value = TypeVar("Value")
+ByLabel = dict[str, dict[str, dict[str, Value]]]
+"""Name of vectors ("encoder", "untrained", ...) -> probe -> label -> value."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its confidence interval."""
+    """A value and the ends of its confidence interval."""
 
     value: float
     low: float
@@ -28,27 +35,28 @@ class Estimate:
 
 @dataclass(frozen=True)
 class BootstrappedAuc:
-    """AUCs of one encoder and probe, and the same over resampled users."""
+    """AUCs of one probe on one encoder's vectors, over all users and over resampled users."""
 
     names: tuple[str, ...]
+    """Labels."""
     values: np.ndarray
-    """(L,) AUC on all rows."""
+    """(L,) AUCs on all rows."""
     resampled: np.ndarray
-    """(R, L); NaN where a resample drew one class only."""
+    """(R, L) AUCs of the resamples; NaN where a resample drew one class only."""
 
     def intervals(self, level: float = 0.95) -> dict[str, Estimate]:
-        """Percentile interval of each label's AUC and, under "mean", of their mean."""
+        """Label, and "mean" -> AUC with its percentile interval."""
         return _estimates(self.names, self.values, self.resampled, level)
 
 
 def defined(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (bool) and scores of the rows whose label is not NaN."""
+    """Labels (bool) and scores of the rows whose label is defined."""
     defined_N = ~np.isnan(labels_N)
     return labels_N[defined_N] == 1, scores_N[defined_N]
 
 
 def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """Area under the ROC curve; labels are 1, 0 or NaN (left out)."""
+    """Area under the ROC curve; rows with the label NaN are left out."""
     return float(sk.roc_auc_score(*defined(labels_N, scores_N)))
 
 
@@ -59,24 +67,24 @@ def ks(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
 
 
 def average_precision(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """Average precision (area under the precision-recall curve without interpolation)."""
+    """Area under the precision-recall curve, without interpolation."""
     return float(sk.average_precision_score(*defined(labels_N, scores_N)))
 
 
 def log_loss(labels_N: np.ndarray, probabilities_N: np.ndarray) -> float:
-    """Mean negative log-likelihood (nats) of predicted probabilities, which are kept 1e-15 away from 0 and 1."""
+    """Mean negative log-likelihood in nats; probabilities are kept 1e-15 away from 0 and 1."""
     positive_N, probability_N = defined(labels_N, probabilities_N)
     probability_N = np.clip(probability_N.astype(np.float64), 1e-15, 1 - 1e-15)
     return float(sk.log_loss(positive_N, probability_N, labels=[False, True]))
 
 
 def brier(labels_N: np.ndarray, probabilities_N: np.ndarray) -> float:
-    """Mean squared distance of predicted probabilities from what happened; 0 is best."""
+    """Mean squared difference of probabilities and outcomes; 0 is best."""
     return float(sk.brier_score_loss(*defined(labels_N, probabilities_N)))
 
 
 def calibration(labels_N: np.ndarray, probabilities_N: np.ndarray, bins: int = 10) -> np.ndarray:
-    """Mean predicted rate, observed rate and rows of so many bins of equal size, (bins, 3); empty ones left out."""
+    """Mean prediction, observed rate and number of rows per bin, (bins, 3); all bins have about as many rows."""
     positive_N, probability_N = defined(labels_N, probabilities_N)
     order_N = np.argsort(probability_N, kind="stable")
     parts = [part for part in np.array_split(order_N, bins) if len(part)]
@@ -86,14 +94,14 @@ def calibration(labels_N: np.ndarray, probabilities_N: np.ndarray, bins: int = 1
 def bootstrap_aucs(
     labels: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray], users_N: np.ndarray, resamples: int, seed: int
 ) -> BootstrappedAuc:
-    """AUC of every label over `resamples` draws of U users with replacement.
+    """AUC of every label over R draws of U users with replacement.
 
     Args:
-        labels: name -> (N,) of 1, 0, NaN (left out).
-        scores: the same names -> (N,) finite scores.
-        users_N: who each row belongs to.
+        labels: label -> (N,) of 1, 0, NaN (left out).
+        scores: label -> (N,), finite.
+        users_N: the user of each row.
         resamples: number of draws R.
-        seed: equal seeds and users give equal draws, whatever the labels and scores.
+        seed: equal seeds and users give equal draws, whatever the labels and scores are.
     """
     assert labels.keys() == scores.keys()
     assert all(len(users_N) == len(labels[name]) == len(scores[name]) for name in labels)
@@ -111,7 +119,7 @@ def bootstrap_aucs(
 
 
 def paired_difference(first: BootstrappedAuc, second: BootstrappedAuc, level: float = 0.95) -> dict[str, Estimate]:
-    """Interval of `first - second` per label and of the mean; both must come from the same rows, seed and resamples."""
+    """Label, and "mean" -> `first - second`; both must come from the same rows, seed and resamples."""
     assert first.names == second.names
     assert first.resampled.shape == second.resampled.shape
     return _estimates(first.names, first.values - second.values, first.resampled - second.resampled, level)
@@ -131,7 +139,7 @@ def _estimates(
 
 
 def _user_weights(users: int, rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each user is drawn, some resamples (C) at a time so that C * N numbers stay small."""
+    """How often each resample draws each user; C resamples at a time, so that C * N numbers fit in memory."""
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK // rows)
     for start in range(0, resamples, step):
@@ -142,7 +150,7 @@ def _user_weights(users: int, rows: int, resamples: int, seed: int) -> Iterator[
 
 
 def _rank(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows with a label in ascending order of score, which of them are positive, where each distinct score begins."""
+    """Rows with a label in ascending order of score, which are positive, and where each distinct score begins."""
     rows_K = np.flatnonzero(~np.isnan(labels_N))
     order_K = rows_K[np.argsort(scores_N[rows_K], kind="stable")]
     first_S = np.flatnonzero(np.append(True, np.diff(scores_N[order_K]) > 0))
@@ -150,7 +158,7 @@ def _rank(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _weighted_auc(weights_CK: np.ndarray, positive_K: np.ndarray, first_S: np.ndarray) -> np.ndarray:
-    """AUC of rows counted `weights` times, ties counting one half (the Mann-Whitney form)."""
+    """AUC of rows that count `weights` times; ties count one half (the Mann-Whitney form)."""
     positive_CS = np.add.reduceat(weights_CK * positive_K, first_S, axis=1, dtype=np.float64)
     negative_CS = np.add.reduceat(weights_CK * ~positive_K, first_S, axis=1, dtype=np.float64)
     below_CS = np.cumsum(negative_CS, axis=1) - negative_CS / 2

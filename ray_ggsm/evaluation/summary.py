@@ -1,12 +1,9 @@
-"""The short result of an evaluation: what stands in summary.json, and the same as text for the terminal.
-
-The text is made from the summary alone, so that the two never disagree.
-"""
+"""The short result of an evaluation: the content of summary.json, and the same as text for the terminal."""
 
 from collections.abc import Mapping
 
 from ray_ggsm.config import Record
-from ray_ggsm.evaluation.metrics import MEAN
+from ray_ggsm.evaluation.metrics import MEAN, ByLabel
 
 TITLES = {
     "encoder": "encoder",
@@ -16,9 +13,7 @@ TITLES = {
     "linear": "linear probe",
     "lightgbm": "LightGBM probe",
 }
-"""How the keys of the results are written for people; other keys are shown as they are."""
-
-Aucs = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Name of vectors, or kind of probe -> title for people; other names are their own titles."""
 
 
 class Summary(Record):
@@ -27,9 +22,9 @@ class Summary(Record):
     rows: dict[str, int]
     """Split -> number of rows."""
     label_rates: dict[str, dict[str, float | None]]
-    """Split -> label -> share of positives among the rows where it is defined (None: nowhere)."""
+    """Split -> label -> share of positives among the rows where it is defined; None if it is defined nowhere."""
     auc: dict[str, dict[str, dict[str, float]]]
-    """Vectors -> probe -> label, and "mean" over the labels -> AUC on the test rows."""
+    """Name of vectors -> probe -> label, and "mean" over the labels -> AUC on the test rows."""
     seconds: dict[str, float]
     """Stage -> wall time, seconds."""
     table: str
@@ -37,7 +32,7 @@ class Summary(Record):
     report: str
     """Location of the HTML report."""
     scored: str
-    """The split that the AUCs are about."""
+    """Split of the test rows."""
 
     @classmethod
     def of(
@@ -45,7 +40,7 @@ class Summary(Record):
         *,
         rows: Mapping[str, int],
         label_rates: Mapping[str, Mapping[str, float | None]],
-        auc: Aucs,
+        auc: ByLabel[float],
         seconds: Mapping[str, float],
         table: str,
         report: str,
@@ -66,34 +61,47 @@ class Summary(Record):
         )
 
 
+def title_of(name: str) -> str:
+    """The title of vectors or of a probe for people."""
+    return TITLES.get(name, name)
+
+
 def terminal_summary(summary: Summary) -> str:
-    """The summary as a few lines of plain text, at most 100 columns wide for two probes and three encoders."""
-    aucs: Aucs = summary.auc
-    encoders, kinds = list(aucs), list(next(iter(aucs.values())))
-    labels = [label for label in aucs[encoders[0]][kinds[0]] if label != MEAN]
+    """The summary as lines of plain text, at most 100 columns wide for two probes and three kinds of vectors."""
     counts = ", ".join(f"{number:,} {split}" for split, number in summary.rows.items())
-    widths = {encoder: max(len(TITLES.get(encoder, encoder)), 6) for encoder in encoders}
-    span = sum(widths.values()) + 2 * (len(encoders) - 1)
-    left = max(len(label) for label in ["mean AUC", *labels])
+    times = "  ".join(f"{stage} {value:.0f} s" for stage, value in summary.seconds.items())
     lines = [
         f"AUC on {summary.rows.get(summary.scored, 0):,} test rows ({counts} rows)",
         "",
-        _line("", [TITLES.get(kind, kind).center(span) for kind in kinds], left),
-        _line("", ["  ".join(TITLES.get(name, name).rjust(widths[name]) for name in encoders) for _ in kinds], left),
-    ]
-    for label in [MEAN, *labels]:
-        cells = ["  ".join(f"{aucs[name][kind][label]:.3f}".rjust(widths[name]) for name in encoders) for kind in kinds]
-        lines.append(_line("mean AUC" if label == MEAN else label, cells, left))
-    times = "  ".join(f"{stage} {value:.0f} s" for stage, value in summary.seconds.items())
-    total = sum(summary.seconds.values())
-    lines += [
+        *_auc_table(summary.auc),
         "",
-        f"time    {times}  (total {total:.0f} s)",
+        f"time    {times}  (total {sum(summary.seconds.values()):.0f} s)",
         f"table   {summary.table}",
         f"report  {summary.report}",
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _line(name: str, cells: list[str], left: int) -> str:
-    return "    ".join([name.ljust(left), *cells])
+def _auc_table(aucs: ByLabel[float]) -> list[str]:
+    """One line per label, the mean first; vectors side by side below each probe."""
+    names, kinds = list(aucs), list(next(iter(aucs.values())))
+    labels = [label for label in aucs[names[0]][kinds[0]] if label != MEAN]
+    titles = {label: label for label in labels} | {MEAN: "mean AUC"}
+    left = max(map(len, titles.values()))
+    widths = {name: max(len(title_of(name)), 6) for name in names}
+    span = sum(widths.values()) + 2 * (len(names) - 1)
+
+    def line(start: str, cells: list[str]) -> str:
+        return "    ".join([start.ljust(left), *cells])
+
+    head = [
+        line("", [title_of(kind).center(span) for kind in kinds]),
+        line("", ["  ".join(title_of(name).rjust(widths[name]) for name in names) for _ in kinds]),
+    ]
+    return head + [
+        line(
+            titles[label],
+            ["  ".join(f"{aucs[name][kind][label]:.3f}".rjust(widths[name]) for name in names) for kind in kinds],
+        )
+        for label in [MEAN, *labels]
+    ]

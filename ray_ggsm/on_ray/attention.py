@@ -21,7 +21,7 @@ from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
 from ray_ggsm.data.validate import validate
 from ray_ggsm.evaluation.attention import AttentionMeans, attention_of, terminal_table
 from ray_ggsm.evaluation.pages.attention_figures import attention_figure
-from ray_ggsm.evaluation.pages.mask_figures import Figure
+from ray_ggsm.evaluation.pages.figure import Figure
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model import saved
 from ray_ggsm.model.description import EncoderDescription, SavedEncoder

@@ -1,29 +1,28 @@
 """The drift job: what changed between two encoders, or two versions or moments of a table, for the same users.
 
-Cosines compare vectors where they stand, Procrustes distance and neighbours whatever the coordinate system
-(`ray_ggsm.tables.drift`), and probes tell whether the new vectors say more or less about labels: the difference of the
-AUCs on the same test rows, with an interval over users.
+Cosines compare vectors where they stand; Procrustes distance and neighbours compare them whatever the coordinate
+system is (`ray_ggsm.tables.drift`). Probes show whether the new vectors say more or less about labels: differences of
+AUCs on the same test rows, with intervals over users.
 """
-
-from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import Config, InputError, Record
+from ray_ggsm.evaluation.alignment import ProbeData, align_all, check_disjoint
 from ray_ggsm.evaluation.config import ProbeConfig
-from ray_ggsm.evaluation.counts import count_rows, left_out
-from ray_ggsm.evaluation.labels import KEYS, ProbeData, align_all, check_disjoint, read_labels
-from ray_ggsm.evaluation.metrics import MEAN
-from ray_ggsm.evaluation.results import results
-from ray_ggsm.evaluation.summary import TITLES
+from ray_ggsm.evaluation.counts import SplitCounts, count_rows, left_out
+from ray_ggsm.evaluation.keys import KEYS
+from ray_ggsm.evaluation.labels import read_labels
+from ray_ggsm.evaluation.metrics import MEAN, Estimate
+from ray_ggsm.evaluation.results import Results, results
+from ray_ggsm.evaluation.summary import title_of
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import check_place, started
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.tables.compare import Side, SideConfig, opened, shared
-from ray_ggsm.tables.drift import moved
+from ray_ggsm.tables.drift import Moved, moved
 
 FIT, SCORE = "fit", "score"
 """Roles of label tables."""
@@ -35,35 +34,84 @@ class LabelTables(Config):
     """Label tables: user_id, as_of, boolean labels; one table can hold both with a column `role` (fit, score)."""
 
     fit: str
-    """Rows that the probes are fitted on."""
+    """Rows to fit probes on."""
     score: str
-    """Rows of other users that they are scored on."""
+    """Rows of other users, which the probes score."""
 
 
 class DriftConfig(Config):
-    """What is compared."""
+    """What is compared, and how."""
 
     old: SideConfig
-    """Vectors from before."""
+    """Earlier vectors."""
     new: SideConfig
-    """Vectors from now."""
+    """Later vectors."""
     output: str
     """JSON file to write, local or s3://."""
     users: int = Field(2000, ge=2)
-    """Most users whose vectors are compared, the same people every time; neighbours cost the square of it."""
+    """Largest number of users whose vectors are compared. They are the same people every time; the neighbours' cost
+    grows with the square of their number."""
     neighbours: int = Field(10, ge=1)
-    """Nearest users whose overlap is measured."""
+    """Number of nearest users whose overlap is measured."""
     labels: LabelTables | None = None
-    """null: no probes."""
+    """Label tables; null: no probes."""
     evaluation: ProbeConfig = ProbeConfig()
-    """The probes. Label tables do not tell how far their futures reach, so `allow_same_period` changes nothing here."""
+    """Settings of the probes. `allow_same_period` has no effect, because label tables do not say how far their futures
+    reach."""
     seed: int = 0
-    """Of probes and resampling."""
+    """Seed of probes and resampling."""
     ray: RayConfig = RayConfig()
     """Resources of the probes."""
 
 
-def drift(config: DriftConfig) -> dict[str, Any]:
+class UserCounts(Record):
+    """Number of users."""
+
+    old_only: int
+    new_only: int
+    both: int
+    compared: int
+
+
+class SideSummary(Record):
+    """Vectors of one side."""
+
+    table: str
+    """Location of the table."""
+    version: int
+    instruction: str
+    as_of: str | None
+    """As in the config."""
+    encoders: tuple[str, ...]
+    """Digests of the encoders that made the vectors."""
+    width: int
+
+
+class AucChange(Record):
+    """AUCs of both sides on the same test rows."""
+
+    old: float
+    new: float
+    difference: Estimate
+    """`new - old`, paired."""
+
+
+class DriftResult(Record):
+    """The content of the file that the job writes."""
+
+    users: UserCounts
+    old: SideSummary
+    new: SideSummary
+    moved: Moved
+    notes: tuple[str, ...]
+    """Sentences about what the numbers cannot show."""
+    auc: dict[str, dict[str, AucChange]] | None = None
+    """Probe -> label, and "mean"; None without labels."""
+    counts: dict[str, SplitCounts] | None = None
+    """Role -> rows used and left out; None without labels."""
+
+
+def drift(config: DriftConfig) -> DriftResult:
     """Compare, print a table, write and return the numbers.
 
     Raises:
@@ -73,16 +121,18 @@ def drift(config: DriftConfig) -> dict[str, Any]:
         check_place("output", config.output)
         old, new = opened("old", config.old), opened("new", config.new)
         found = shared(old, new, config.users)
-        values: dict[str, Any] = {"users": found.counts, **_moved(config, old, new, found.users)}
+        result = _compared(config, old, new, found.users, UserCounts(**found.counts))
         if config.labels:
-            values |= _probed(config, config.labels, old, new)
-    storage.write_json(storage.absolute(config.output), values)
-    print(f"{_text(values)}\ndrift: wrote {storage.absolute(config.output)}", flush=True)
-    return values
+            changes, counts = _probed(config, config.labels, old, new)
+            result = result.model_copy(update={"auc": changes, "counts": counts})
+    file = storage.absolute(config.output)
+    storage.write_json(file, result.model_dump(mode="json", exclude=None if config.labels else {"auc", "counts"}))
+    print(f"{_text(result)}\ndrift: wrote {file}", flush=True)
+    return result
 
 
 def preview(config: DriftConfig) -> str:
-    """Both sides and how many users they share; raises like `drift`, before anything is compared."""
+    """Both sides and how many users they share; raises what `drift` raises, before anything is compared."""
     old, new = opened("old", config.old), opened("new", config.new)
     counts = shared(old, new, config.users).counts
     if config.labels:
@@ -90,29 +140,48 @@ def preview(config: DriftConfig) -> str:
     return f"drift: {old.where} -> {new.where}; {counts['compared']:,} of {counts['both']:,} common users"
 
 
-def _moved(config: DriftConfig, old: Side, new: Side, users: pa.Array) -> dict[str, Any]:
-    (old_NA, old_made), (new_NB, new_made) = old.vectors(users), new.vectors(users)
-    notes = [OTHER_WIDTH] if old_NA.shape[1] != new_NB.shape[1] else [OTHER_ENCODER] if old_made != new_made else []
-    sides = {
-        side.name: {**side.config.model_dump(), "table": side.table.location, "version": side.version,
-                    "encoders": made, "width": vectors.shape[1]}
-        for side, made, vectors in ((old, old_made, old_NA), (new, new_made, new_NB))
-    }  # fmt: skip
-    return {**sides, "moved": asdict(moved(old_NA, new_NB, config.neighbours, config.seed)), "notes": notes}
+def _compared(config: DriftConfig, old: Side, new: Side, users: pa.Array, counts: UserCounts) -> DriftResult:
+    """How far the vectors of these users moved."""
+    (old_NA, old_encoders), (new_NB, new_encoders) = old.vectors(users), new.vectors(users)
+    if old_NA.shape[1] != new_NB.shape[1]:
+        notes = [OTHER_WIDTH]
+    else:
+        notes = [OTHER_ENCODER] if old_encoders != new_encoders else []
+    return DriftResult(
+        users=counts,
+        old=_side(old, old_encoders, old_NA.shape[1]),
+        new=_side(new, new_encoders, new_NB.shape[1]),
+        moved=moved(old_NA, new_NB, config.neighbours, config.seed),
+        notes=tuple(notes),
+    )
+
+
+def _side(side: Side, encoders: list[str], width: int) -> SideSummary:
+    return SideSummary(
+        table=side.table.location,
+        version=side.version,
+        instruction=side.config.instruction,
+        as_of=side.config.as_of,
+        encoders=tuple(encoders),
+        width=width,
+    )
 
 
 def _labels(tables: LabelTables) -> dict[str, pa.Table]:
-    read = {FIT: read_labels(tables.fit, FIT), SCORE: read_labels(tables.score, SCORE)}
-    names = {stage: set(table.column_names) - {*KEYS} for stage, table in read.items()}
+    """Role -> its label table; both have the same labels."""
+    by_role = {FIT: read_labels(tables.fit, FIT), SCORE: read_labels(tables.score, SCORE)}
+    names = {role: set(table.column_names) - {*KEYS} for role, table in by_role.items()}
     if odd := sorted(names[FIT] ^ names[SCORE]):
         raise InputError(
             f"labels: '{odd[0]}' is a label of only one of {tables.fit} and {tables.score}; both need the same labels"
         )
-    return read
+    return by_role
 
 
-def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> dict[str, Any]:
-    """AUCs of both sides on the same rows, and their paired differences."""
+def _probed(
+    config: DriftConfig, tables: LabelTables, old: Side, new: Side
+) -> tuple[dict[str, dict[str, AucChange]], dict[str, SplitCounts]]:
+    """AUCs of both sides on the same rows, and the number of these rows."""
     aligned = {}
     for role, labels in _labels(tables).items():
         users = labels["user_id"].combine_chunks().unique()
@@ -122,48 +191,56 @@ def _probed(config: DriftConfig, tables: LabelTables, old: Side, new: Side) -> d
     check_disjoint(data["new"].fit, data["new"].score, FIT, SCORE)
     probed = probe_all(config.evaluation, config.seed, data)
     found = results(probed, {name: each.score for name, each in data.items()}, config.seed)  # new minus old
-    auc = {
+    return _changes(found), count_rows({FIT: data["new"].fit, SCORE: data["new"].score})
+
+
+def _changes(found: Results) -> dict[str, dict[str, AucChange]]:
+    """Probe -> label, and "mean" -> AUCs."""
+    old, new = found.auc["old"], found.auc["new"]
+    return {
         kind: {
-            label: {
-                "old": found.auc["old"][kind][label].value,
-                "new": found.auc["new"][kind][label].value,
-                "difference": asdict(difference),
-            }
+            label: AucChange(old=old[kind][label].value, new=new[kind][label].value, difference=difference)
             for label, difference in labels.items()
         }
         for kind, labels in found.differences["old"].items()
     }
-    return {"auc": auc, "counts": count_rows({FIT: data["new"].fit, SCORE: data["new"].score})}
 
 
-def _text(values: dict[str, Any]) -> str:
+def _text(result: DriftResult) -> str:
     """The numbers as lines for the terminal."""
-    users, found = values["users"], values["moved"]
+    users = result.users
     lines = [
-        f"{name}    {side['table']} version {side['version']}, '{side['instruction']}', width {side['width']}, "
-        f"encoder {', '.join(side['encoders'])}"
-        for name, side in (("old", values["old"]), ("new", values["new"]))
+        f"{name}    {side.table} version {side.version}, '{side.instruction}', width {side.width}, "
+        f"encoder {', '.join(side.encoders)}"
+        for name, side in (("old", result.old), ("new", result.new))
     ]
     lines += [
-        f"users  {users['compared']:,} compared of {users['both']:,} in both; {users['old_only']:,} only in old, "
-        f"{users['new_only']:,} only in new",
+        f"users  {users.compared:,} compared of {users.both:,} in both; {users.old_only:,} only in old, "
+        f"{users.new_only:,} only in new",
         "",
-        f"{'':26}{'measured':>10}{'unrelated':>11}",
+        *_moved_table(result.moved),
     ]
-    if cosine := found["cosine"]:
+    for kind, labels in (result.auc or {}).items():
+        lines += ["", *_auc_table(kind, labels)]
+    return "\n".join([*lines, "", *result.notes, *left_out(result.counts or {})])
+
+
+def _moved_table(found: Moved) -> list[str]:
+    lines = [f"{'':26}{'measured':>10}{'unrelated':>11}"]
+    if cosine := found.cosine:
         lines.append(f"{'cosine, mean':26}{cosine['mean']:>10.4f}{cosine['unrelated']:>11.4f}")
         lines.append(f"{'cosine, lowest twentieth':26}{cosine['p05']:>10.4f}")
-    lines.append(f"{'Procrustes distance':26}{found['procrustes']:>10.4f}{found['procrustes_unrelated']:>11.4f}")
-    nearest = f"{found['k']} nearest in common"
-    lines.append(f"{nearest:26}{found['overlap']:>10.1%}{found['overlap_unrelated']:>11.1%}")
-    for kind, labels in values.get("auc", {}).items():
-        lines += ["", f"{'AUC, ' + TITLES.get(kind, kind):26}{'old':>8}{'new':>8}{'new - old':>11}  95 % interval"]
-        for label in [MEAN, *(name for name in labels if name != MEAN)]:
-            each = labels[label]
-            gap = each["difference"]
-            lines.append(
-                f"{label:26}{each['old']:>8.3f}{each['new']:>8.3f}{gap['value']:>+11.3f}  "
-                f"[{gap['low']:+.3f}, {gap['high']:+.3f}]"
-            )
-    said = [*values["notes"], *left_out(values.get("counts", {}))]
-    return "\n".join([*lines, "", *said])
+    lines.append(f"{'Procrustes distance':26}{found.procrustes:>10.4f}{found.procrustes_unrelated:>11.4f}")
+    nearest = f"{found.k} nearest in common"
+    lines.append(f"{nearest:26}{found.overlap:>10.1%}{found.overlap_unrelated:>11.1%}")
+    return lines
+
+
+def _auc_table(kind: str, labels: dict[str, AucChange]) -> list[str]:
+    """One line per label, the mean first."""
+    lines = [f"{'AUC, ' + title_of(kind):26}{'old':>8}{'new':>8}{'new - old':>11}  95 % interval"]
+    for label in [MEAN, *(name for name in labels if name != MEAN)]:
+        auc = labels[label]
+        gap = auc.difference
+        lines.append(f"{label:26}{auc.old:>8.3f}{auc.new:>8.3f}{gap.value:>+11.3f}  [{gap.low:+.3f}, {gap.high:+.3f}]")
+    return lines

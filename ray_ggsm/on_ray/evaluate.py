@@ -13,9 +13,10 @@ from ray_ggsm.config import InputError, to_yaml
 from ray_ggsm.data.held_out import check_held_out
 from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.data.summary import DataSummary
+from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.health import vector_health
-from ray_ggsm.evaluation.labels import Aligned, ProbeData, align_all, check_disjoint, joined, read_labels
+from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map

@@ -1,8 +1,8 @@
-"""The study job: variants of one experiment (recipes, or any settings) and seeds, compared with honest statistics.
+"""The study job: several variants of one experiment (recipes, or any settings) with several seeds, compared.
 
-Every stage of every run has a place of its own that follows from its settings, so a study that was interrupted, or got
-more variants or seeds, does what is missing and nothing twice. The probes' scores of the test rows are kept as
-`<output>/scores-<digest>.parquet`; the comparison as `<output>/study-<digest>/study.html`, `.md` and `.json`.
+The place of every stage of every run follows from its settings. A study that was interrupted, or got more variants or
+seeds, therefore does what is missing and nothing twice. `<output>/scores-<digest>.parquet` keeps the scores of the test
+rows, and `<output>/study-<digest>/study.html`, `.md` and `.json` the comparison.
 """
 
 import itertools
@@ -10,18 +10,19 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import ray
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError, Runtime, digest, load, to_yaml
+from ray_ggsm.config import Config, InputError, Runtime, digest, load
 from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
-from ray_ggsm.evaluation.pages.study_report import StudyReport, render
-from ray_ggsm.evaluation.study import Scores, check_labels_agree, headline, markdown, study_summary
+from ray_ggsm.evaluation.pages.study_report import StudyReport, write_study
+from ray_ggsm.evaluation.pages.study_text import markdown
+from ray_ggsm.evaluation.study import Scores, StudySummary, check_labels_agree, study_summary
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.attention import attention, attention_picture, attention_split
 from ray_ggsm.on_ray.cluster.connection import connected
@@ -39,35 +40,35 @@ class StudyConfig(Config):
     """Which variants are run, and how they are compared."""
 
     name: str
-    """For people."""
+    """Name for people."""
     experiment: str
     """Config file of the experiment that all variants share."""
     output: str
-    """Where all of them write."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """key.path -> value, in every variant."""
-    variants: dict[str, dict[str, Any]] = Field(min_length=1)
-    """Name -> key.path -> value."""
+    """Directory of all stages and of the comparison, local or s3://."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Settings of all variants: key.path -> value."""
+    variants: dict[str, dict[str, JsonValue]] = Field(min_length=1)
+    """Settings of each variant: name -> key.path -> value."""
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
-    """Every variant runs once per seed."""
+    """Seeds; every variant runs once with each."""
     reference: str
-    """The variant that the others are compared with."""
+    """Variant that the others are compared with."""
     baselines: tuple[Baseline, ...] = ("hand-crafted", "event mean")
-    """Vectors that nobody trains: the tabular features; the mean of the event vectors of a user's history."""
+    """Vectors without training: the tabular features; the mean of the event vectors of a user's history."""
     joined: tuple[str, ...] = ()
     """Variants that are also scored together with the hand-crafted features, as `<name> + hand-crafted`."""
     questions: tuple[tuple[str, str], ...] = ()
-    """Pairs (first, second) of names in the results whose difference was in question before the first result. Their p
-    values are corrected for each other alone, which finds smaller differences than the matrix of all pairs can."""
+    """Pairs (first, second) of names in the results, fixed before the first result. Their p values are corrected for
+    these pairs alone, which finds smaller differences than the matrix of all pairs."""
     probe: Kind = "linear"
-    """The probe of the comparison."""
+    """Kind of probe that scores."""
     attention: tuple[str, ...] = ()
     """Variants whose attention the page shows, before and after training with the first seed."""
     parallel: Runtime[int] = Field(1, ge=1)
-    """Runs at a time. Each needs the cores or GPUs of its own training and embedding workers; what the cluster cannot
-    give at once waits."""
+    """Number of runs at a time. Each needs the cores or GPUs of its own training and embedding workers; runs that the
+    cluster has no room for wait."""
     resamples: int = Field(2000, ge=100)
-    """Resamples of the test users."""
+    """Number of resamples of the test users."""
 
     def variant(self, name: str, seed: int) -> Experiment:
         """The experiment of one variant and seed."""
@@ -76,12 +77,12 @@ class StudyConfig(Config):
 
     @property
     def result_names(self) -> list[str]:
-        """Everything that is compared."""
+        """Names of all vectors that are compared."""
         return [*self.variants, *(joined_name(name) for name in self.joined), *self.baselines]
 
 
 def joined_name(variant: str) -> str:
-    """How results call a variant's vectors with the hand-crafted features beside them."""
+    """Name of a variant's vectors joined with the hand-crafted features."""
     return f"{variant} + hand-crafted"
 
 
@@ -95,22 +96,31 @@ class Run:
 
 
 Runs = Mapping[tuple[str, int], Run]
-"""(variant, seed) -> its run, whole comparisons, seed by seed."""
+"""(variant, seed) -> run; all variants of the first seed, then of the next."""
 
 
-def study(config: StudyConfig) -> Any:
-    """Do what is missing, compare, write and print the summary.
+@dataclass(frozen=True)
+class Scored:
+    """Scores of one run, under the name that the results give its vectors."""
+
+    name: str
+    seed: int
+    scores: Scores
+
+
+def study(config: StudyConfig) -> StudySummary:
+    """Run what is missing, compare, write and print the comparison.
 
     Raises:
-        InputError: a name is unknown or taken, a setting is wrong, or there is nothing to evaluate on.
+        InputError: a name is unknown or taken, a setting is wrong, or the experiment has nothing to evaluate on.
     """
     runs = _check(config)
     first = next(iter(runs.values())).pipeline
     scores: dict[str, dict[int, Scores]] = {}
     with connected(first.experiment):
         _prepare_all(runs)
-        for name, seed, of_run in _score_all(config, runs):
-            scores.setdefault(name, {})[seed] = of_run
+        for scored in _score_all(config, runs):
+            scores.setdefault(scored.name, {})[scored.seed] = scored.scores
         for baseline in config.baselines:
             scores[baseline] = {0: score_test_rows(first, baseline, config.probe)}
         for variant in config.attention:
@@ -118,12 +128,15 @@ def study(config: StudyConfig) -> Any:
     summary = study_summary(
         scores, config.reference, config.resamples, config.probe, config.questions, config.variants.keys()
     )
-    _write(config, runs, summary, storage.join(config.output, f"study-{digest(config)}"))
+    place = storage.join(config.output, f"study-{digest(config)}")
+    report = _report(config, runs, summary, place)
+    write_study(report, place)
+    print(f"\n{markdown(config.name, summary, report.groups)}\nstudy: {storage.join(place, 'study.html')}", flush=True)
     return summary
 
 
 def preview(config: StudyConfig) -> str:
-    """Every run, and which stages of it are done."""
+    """All runs, and which of their stages are finished."""
     lines = []
     for run in _check(config).values():
         p = run.pipeline
@@ -133,7 +146,7 @@ def preview(config: StudyConfig) -> str:
 
 
 def _check(config: StudyConfig) -> Runs:
-    """Refuse a wrong study before anything trains; returns its runs."""
+    """The runs of a study; a wrong study is refused before anything trains."""
     _check_names(config)
     keys = list(itertools.product(config.seeds, config.variants))
     experiments = [config.variant(variant, seed) for seed, variant in keys]
@@ -141,8 +154,8 @@ def _check(config: StudyConfig) -> Runs:
         check_evaluation(experiment)
         if variant in config.attention:
             attention_split(experiment)
-    found = zip(keys, pipelines(experiments), strict=True)
-    return {(variant, seed): Run(variant, seed, pipeline) for (seed, variant), pipeline in found}
+    resolved = zip(keys, pipelines(experiments), strict=True)
+    return {(variant, seed): Run(variant, seed, pipeline) for (seed, variant), pipeline in resolved}
 
 
 def _check_names(config: StudyConfig) -> None:
@@ -160,58 +173,28 @@ def _check_names(config: StudyConfig) -> None:
         raise InputError("variants: there is nothing to compare; name a second variant, or a baseline")
     others = {*config.baselines, *(joined_name(name) for name in config.joined)}
     if taken := others & config.variants.keys():
-        raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; give another")
+        raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; choose another")
 
 
 def _prepare_all(runs: Runs) -> None:
-    """Prepare every data that the runs need, and refuse test labels that differ."""
-    prepared = {run.pipeline.prepare.location: run.pipeline for run in runs.values()}
+    """Prepare the data of all runs, and refuse test labels that differ."""
+    by_location = {run.pipeline.prepare.location: run.pipeline for run in runs.values()}
     labels = []
-    for pipeline in prepared.values():
+    for pipeline in by_location.values():
         prepare(pipeline)
         _, score = probe_splits(pipeline.experiment)
         labels.append(read_labels(pipeline.prepare.labels(score)))
     check_labels_agree(labels)
 
 
-def _write(config: StudyConfig, runs: Runs, summary: Any, place: str) -> None:
-    """Write study.json, study.md, config.yaml and study.html."""
-    first = runs[config.reference, config.seeds[0]].pipeline.experiment
-    groups = first.data.label_groups()
-    storage.write_json(storage.join(place, "study.json"), {"config": config.model_dump(mode="json"), **summary})
-    text = f"# {config.name}\n\n{headline(summary)}\n\n{markdown(summary, groups)}"
-    storage.write_text(storage.join(place, "study.md"), text)
-    written = to_yaml(config)
-    storage.write_text(storage.join(place, "config.yaml"), written)
-    of_variant = {name: [runs[name, seed].pipeline for seed in config.seeds] for name in config.variants}
-    trained = {name: p for name, p in of_variant.items() if p[0].experiment.embedding.checkpoint == "final"}
-    logs = {name: [pipeline.train.log() for pipeline in each] for name, each in trained.items()}
-    report = StudyReport(
-        title=config.name,
-        summary=summary,
-        groups=groups,
-        command=f"python jobs/study.py --config {storage.join(place, 'config.yaml')}",
-        config=written,
-        loss={name: curves for name, each in logs.items() if all(curves := [curve(log, "loss") for log in each])},
-        masks={
-            name: mask_history(each[0], trained[name][0].train.slot_weights()) for name, each in logs.items() if each[0]
-        },
-        attention={name: figure for name in config.attention if (figure := attention_picture(of_variant[name][0]))},
-        digests={f"{run.variant}, seed {run.seed}": run.pipeline.embed.directory for run in runs.values()},
-        notes=first.notes,
-    )
-    storage.write_text(storage.join(place, "study.html"), render(report))
-    print(f"\n{text}\nstudy: {storage.join(place, 'study.html')}", flush=True)
-
-
-def _score_all(config: StudyConfig, runs: Runs) -> Iterator[tuple[str, int, Scores]]:
-    """(name, seed, scores) of every run; runs that share an encoder are done one after the other."""
+def _score_all(config: StudyConfig, runs: Runs) -> Iterator[Scored]:
+    """Scores of all runs; runs that share an encoder are done one after the other."""
     groups: dict[str, list[Run]] = {}
     for run in runs.values():
         groups.setdefault(run.pipeline.train.location, []).append(run)
     waiting = iter(groups.values())
     if config.parallel == 1:
-        results: Iterator[list[tuple[str, int, Scores]]] = (_score_group(config, group) for group in waiting)
+        results: Iterator[list[Scored]] = (_score_group(config, group) for group in waiting)
     else:
         results = _in_parallel(config, runs, waiting)
     for number, scored in enumerate(results, 1):
@@ -219,18 +202,17 @@ def _score_all(config: StudyConfig, runs: Runs) -> Iterator[tuple[str, int, Scor
         print(f"study: {number} of {len(groups)} encoders done", flush=True)
 
 
-def _in_parallel(
-    config: StudyConfig, runs: Runs, waiting: Iterator[list[Run]]
-) -> Iterator[list[tuple[str, int, Scores]]]:
+def _in_parallel(config: StudyConfig, runs: Runs, waiting: Iterator[list[Run]]) -> Iterator[list[Scored]]:
+    """Scores of the groups, `config.parallel` groups at a time."""
     resources = runs[config.reference, config.seeds[0]].pipeline.experiment.ray
     available, needed = ray.cluster_resources().get("CPU", 0), config.parallel * (resources.busy_cpus + 2)
     if available < needed:
         print(
-            f"study: {config.parallel} runs at a time want {needed} CPUs, and the cluster has {available:.0f}: unless "
-            "it grows, they wait for each other, in the worst case for ever; make `parallel` smaller then",
+            f"study: {config.parallel} runs at a time need {needed} CPUs, and the cluster has {available:.0f}. Unless "
+            "it grows, runs wait for each other, in the worst case forever; make `parallel` smaller then",
             flush=True,
         )
-    task = ray.remote(num_cpus=0)(_score_group)  # it waits for its own workers, which ask for cores and GPUs themselves
+    task = ray.remote(num_cpus=0)(_score_group)  # its own workers request the cores and GPUs
     running = [task.remote(config, group) for group in itertools.islice(waiting, config.parallel)]
     while running:
         done, running = ray.wait(running)
@@ -238,15 +220,38 @@ def _in_parallel(
         yield ray.get(done[0])
 
 
-def _score_group(config: StudyConfig, group: list[Run]) -> list[tuple[str, int, Scores]]:
-    scored = []
+def _score_group(config: StudyConfig, group: list[Run]) -> list[Scored]:
+    """Train, embed and score the runs of one encoder."""
+    results = []
     for run in group:
         started = time.monotonic()
         train(run.pipeline)
         embed(run.pipeline)
-        scored.append((run.variant, run.seed, score_test_rows(run.pipeline, "encoder", config.probe)))
+        results.append(Scored(run.variant, run.seed, score_test_rows(run.pipeline, "encoder", config.probe)))
         if run.variant in config.joined:
             scores = score_test_rows(run.pipeline, "joined", config.probe)
-            scored.append((joined_name(run.variant), run.seed, scores))
+            results.append(Scored(joined_name(run.variant), run.seed, scores))
         print(f"study: {run.variant}, seed {run.seed}: {time.monotonic() - started:.0f} s", flush=True)
-    return scored
+    return results
+
+
+def _report(config: StudyConfig, runs: Runs, summary: StudySummary, place: str) -> StudyReport:
+    """Everything that the study's page shows; `place` is the directory that it is written to."""
+    first = runs[config.reference, config.seeds[0]].pipeline.experiment
+    by_variant = {name: [runs[name, seed].pipeline for seed in config.seeds] for name in config.variants}
+    trained = {name: each for name, each in by_variant.items() if each[0].experiment.embedding.checkpoint == "final"}
+    logs = {name: [pipeline.train.log() for pipeline in each] for name, each in trained.items()}
+    return StudyReport(
+        title=config.name,
+        summary=summary,
+        groups=first.data.label_groups(),
+        command=f"python jobs/study.py --config {storage.join(place, 'config.yaml')}",
+        config=config,
+        loss={name: curves for name, each in logs.items() if all(curves := [curve(log, "loss") for log in each])},
+        masks={
+            name: mask_history(each[0], trained[name][0].train.slot_weights()) for name, each in logs.items() if each[0]
+        },
+        attention={name: figure for name in config.attention if (figure := attention_picture(by_variant[name][0]))},
+        digests={f"{run.variant}, seed {run.seed}": run.pipeline.embed.directory for run in runs.values()},
+        notes=first.notes,
+    )

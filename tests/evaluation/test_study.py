@@ -1,4 +1,7 @@
-"""A study's summary: the same rows for all, means over seeds, and no difference where there is none."""
+"""A study's summary: the same rows for all, means over seeds, and files that stay readable."""
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -6,100 +9,72 @@ import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.comparison import holm
-from ray_ggsm.evaluation.study import (
-    Scores,
-    check_labels_agree,
-    findings,
-    headline,
-    markdown,
-    pair_of,
-    ranked,
-    study_summary,
-)
+from ray_ggsm.evaluation.metrics import MEAN
+from ray_ggsm.evaluation.study import Scores, StudySummary, check_labels_agree, study_summary
+from tests.evaluation.runs_of_a_study import made_up_summary, scores
 
-N = 400
-GROUPS = {"first": ["a"], "second": ["b"]}
-
-
-def scores(seed: int, strength: float) -> Scores:
-    truth, own = np.random.default_rng(0), np.random.default_rng([seed, round(100 * strength)])
-    labels = {name: (truth.random(N) < 0.4).astype(np.float32) for name in ("a", "b")}
-    shared = {name: truth.normal(size=N) for name in labels}
-    drawn = {name: shared[name] + 0.1 * own.normal(size=N) + strength * labels[name] for name in labels}
-    return Scores(np.arange(N).astype(str), labels, drawn)
+COMMITTED = sorted(Path(__file__).parents[2].glob("docs/results/*/*/study.json"))
 
 
 @pytest.fixture(scope="module")
-def summary() -> dict:
-    runs = {
-        "good": {seed: scores(seed, 1.5) for seed in (0, 1, 2)},
-        "plain": {seed: scores(seed, 0.5) for seed in (0, 1, 2)},
-        "same": {seed: scores(seed + 10, 0.5) for seed in (0, 1, 2)},
-        "baseline": {0: scores(0, 0.51)},
-    }
-    questions = [("good", "plain"), ("same", "plain")]
-    return study_summary(runs, "plain", 200, "linear", questions, ["good", "plain", "same"])
+def summary() -> StudySummary:
+    return made_up_summary()
 
 
-def test_means_and_pairs(summary: dict) -> None:
-    good = summary["variants"]["good"]
-    assert good["auc"]["mean"] == pytest.approx((good["auc"]["a"] + good["auc"]["b"]) / 2)
-    assert good["auc"]["mean"] == pytest.approx(np.mean(good["mean_of_each_seed"]))
-    assert good["between_seeds"] == pytest.approx(np.std(good["mean_of_each_seed"], ddof=1))
-    assert summary["variants"]["plain"]["minus_reference"] is None
-    p = {frozenset((pair["first"], pair["second"])): pair["p"] for pair in summary["pairs"]}
+def test_means_and_pairs(summary: StudySummary) -> None:
+    good = summary.variants["good"]
+    assert good.auc[MEAN] == pytest.approx((good.auc["a"] + good.auc["b"]) / 2)
+    assert good.auc[MEAN] == pytest.approx(np.mean(good.mean_of_each_seed))
+    assert good.between_seeds == pytest.approx(np.std(good.mean_of_each_seed, ddof=1))
+    assert summary.variants["baseline"].between_seeds is None
+    assert summary.variants["plain"].minus_reference is None
+    p = {frozenset((pair.first, pair.second)): pair.p for pair in summary.pairs}
     assert len(p) == 6
     assert p[frozenset(("good", "plain"))] < 0.01
     assert p[frozenset(("plain", "same"))] > 0.05
+    assert summary.ranked()[0][0] == "good"
 
 
-def test_questions_are_corrected_for_each_other_alone(summary: dict) -> None:
-    asked = {(q["first"], q["second"]): q for q in summary["questions"]}
-    assert asked.keys() == {("good", "plain"), ("same", "plain")}
-    for pair, question in asked.items():
-        among_all = pair_of(summary, *pair)
-        assert question["difference"] == pytest.approx(among_all["difference"])
-        assert question["p"] <= among_all["p"]
-    both = [summary["variants"][name]["minus_reference"]["p"] for name in ("good", "same")]
-    assert [q["p"] for q in asked.values()] == pytest.approx(holm(both))
+def test_questions_are_corrected_for_each_other_alone(summary: StudySummary) -> None:
+    assert [(q.first, q.second) for q in summary.questions] == [("good", "plain"), ("same", "plain")]
+    for question in summary.questions:
+        among_all = summary.pair(question.first, question.second)
+        assert question.difference == pytest.approx(among_all.difference)
+        assert question.p <= among_all.p
+    both = [summary.variants[name].minus_reference for name in ("good", "same")]
+    assert [q.p for q in summary.questions] == pytest.approx(holm([minus.p for minus in both if minus]))
 
 
-def test_pairs_turn_round(summary: dict) -> None:
-    one, other = pair_of(summary, "good", "same"), pair_of(summary, "same", "good")
-    assert [other[key] for key in ("difference", "low", "high")] == [-one[key] for key in ("difference", "high", "low")]
+def test_pairs_turn_round(summary: StudySummary) -> None:
+    one, other = summary.pair("good", "same"), summary.pair("same", "good")
+    assert (other.difference, other.low, other.high) == (-one.difference, -one.high, -one.low)
+    assert (other.first, other.second, other.p) == ("same", "good", one.p)
+    assert other.reversed() == one
 
 
-def test_words_follow_the_numbers(summary: dict) -> None:
-    assert ranked(summary)[0][0] == "good"
-    assert headline(summary).endswith("and is above all 3 others by more than chance.")
-    good, same, matrix = findings(summary)
-    assert good.startswith("- good is better than plain: +")
-    assert same.startswith("- same cannot be told apart from plain: ")
-    assert "Of all 6 pairs, 3 differ" in matrix
-    level = {**summary, "pairs": [{**pair, "p": 1.0} for pair in summary["pairs"]]}
-    assert headline(level).endswith("but none of the others can be told apart from it.")
+def test_a_written_summary_is_read_again(summary: StudySummary) -> None:
+    assert StudySummary.model_validate_json(summary.model_dump_json()) == summary
 
 
-def test_the_best_encoder_is_named_where_other_vectors_are_above_it(summary: dict) -> None:
-    others = {**summary, "encoders": ["plain", "same"]}
-    first, *_ = findings(others)
-    assert first.startswith("- Of the encoders alone, ")
-    assert first.endswith("but none of the others can be told apart from it.")
-    assert {"plain", "same"} & set(first.split())
+@pytest.mark.parametrize("file", COMMITTED, ids=lambda file: file.parent.name)
+def test_committed_studies_stay_readable(file: Path) -> None:
+    """Whole: what the class writes again is what stands in the file beside the config."""
+    values = json.loads(file.read_text())
+    summary = StudySummary.model_validate(values)
+    values.pop("config")
+    assert summary.model_dump(mode="json") == values
+    assert len(summary.pairs) == len(summary.variants) * (len(summary.variants) - 1) / 2
 
 
-def test_markdown(summary: dict) -> None:
-    lines = markdown(summary, GROUPS).splitlines()
-    assert "| | seeds | mean | between seeds | minus plain (95 %) | a | b |" in lines
-    assert any(line.startswith("| good | 3 | 0.") for line in lines)
-    assert sum(line.startswith("| ") for line in lines) == 1 + 4 + 1 + 2 + 1 + 6
+def test_there_are_committed_studies() -> None:
+    assert COMMITTED
 
 
 def test_other_rows_are_refused() -> None:
-    mine, other = scores(0, 1.0), scores(0, 1.0)
+    one, other = scores(0, 1.0), scores(0, 1.0)
     turned = Scores(other.users[::-1], other.labels, other.scores)
     with pytest.raises(InputError, match="not all have the same test rows"):
-        study_summary({"x": {0: mine}, "y": {0: turned}}, "x", 100, "linear", [], ["x", "y"])
+        study_summary({"x": {0: one}, "y": {0: turned}}, "x", 100, "linear", [], ["x", "y"])
 
 
 def test_prepared_labels_are_compared_in_any_order_of_rows_and_columns() -> None:

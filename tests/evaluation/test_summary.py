@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ray_ggsm.evaluation.summary import summary, terminal_summary
+from ray_ggsm.evaluation.summary import Summary, terminal_summary
 
 AUC = {
     "encoder": {"linear": {"food": 0.8, "transit": 0.9}, "lightgbm": {"food": 0.7, "transit": 0.8}},
@@ -12,20 +12,22 @@ AUC = {
 
 @pytest.fixture
 def values():
-    return summary(
+    return Summary.of(
         rows={"pretrain": 7219, "probe": 2945, "test": 1185},
         label_rates={"test": {"food": 0.257, "transit": 0.212}},
         auc=AUC,
         seconds={"train": 301.26, "embed": 59.9},
         table="outputs/table",
         report="outputs/report.html",
+        scored="test",
     )
 
 
-def test_dict_has_exactly_the_agreed_keys_and_means(values):
-    assert set(values) == {"rows", "label_rates", "auc", "seconds", "table", "report"}
-    assert values["auc"]["encoder"]["linear"] == {"food": 0.8, "transit": 0.9, "mean": pytest.approx(0.85)}
-    assert json.loads(json.dumps(values)) == values
+def test_the_file_has_exactly_the_agreed_keys_and_means(values):
+    written = values.model_dump_json()
+    assert set(json.loads(written)) == {"rows", "label_rates", "auc", "seconds", "table", "report", "scored"}
+    assert values.auc["encoder"]["linear"] == {"food": 0.8, "transit": 0.9, "mean": pytest.approx(0.85)}
+    assert Summary.model_validate_json(written) == values
     assert "mean" not in AUC["encoder"]["linear"]
 
 

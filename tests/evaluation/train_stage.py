@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ray_ggsm.masks.slot_weights import SlotWeights
+
 KEEP = {"bill": 150, "coupon": 40, "campaign": 20, "promo": 40}
 STEPS, WARMUP = 150, 30
 TAGS = [tag for name in (*KEEP, "tabular") for tag in (f"<{name}>", f"</{name}>")] + ["<USER>", "<ANSWER>"]
@@ -30,7 +32,7 @@ def importance() -> list[float | None]:
     return [None if slot == NEVER else norm for slot, norm in enumerate(norms)]
 
 
-def mask_json(recipe: str = "ggsm", calibration: str | None = "zscore") -> dict:
+def slot_weights(recipe: str = "ggsm", calibration: str | None = "zscore") -> SlotWeights:
     """`mask.json`; the warm-up's weights drift from 0.5 towards the frozen ones."""
     norms = np.array([np.nan if g is None else g for g in importance()])
     z = np.nan_to_num((norms - np.nanmean(norms)) / np.nanstd(norms) if calibration == "zscore" else norms)
@@ -39,14 +41,14 @@ def mask_json(recipe: str = "ggsm", calibration: str | None = "zscore") -> dict:
         learned = min(1.0, (step - 1) / 10)
         noise = np.random.default_rng(step).normal(0, 0.3 if step < WARMUP and calibration == "zscore" else 0, len(z))
         soft = 1 / (1 + np.exp(-learned * (z + noise)))
-        weight[str(step)] = ((1 - alpha(step)) * soft + alpha(step)).tolist()
-    return {
-        "recipe": recipe,
-        "slots": NAMES,
-        "weight": weight,
-        "importance": importance() if recipe == "ggsm" else None,
-        "calibration": calibration,
-    }
+        weight[step] = tuple(((1 - alpha(step)) * soft + alpha(step)).tolist())
+    return SlotWeights(
+        recipe=recipe,
+        slots=tuple(NAMES),
+        weight=weight,
+        importance=tuple(importance()) if recipe == "ggsm" else None,
+        calibration=calibration,
+    )
 
 
 def log_json(gradients: bool = True) -> list[dict[str, float]]:

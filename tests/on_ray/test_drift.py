@@ -13,7 +13,8 @@ import yaml
 
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
-from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
+from ray_ggsm.evaluation.metrics import Estimate
+from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, UserCounts, drift, preview
 from ray_ggsm.tables.schema import rows_to_table
 from tests.tables.conftest import put
 
@@ -74,49 +75,48 @@ def config(tmp_path: Path, labels: dict[str, str]) -> Callable[..., DriftConfig]
 def test_turned_vectors_say_the_same(config: Callable, tmp_path: Path, capsys) -> None:
     turned = config(publish(tmp_path / "new", VECTORS @ TURN, encoder="enc2"))
     assert f"{N} of {N} common users" in preview(turned)
-    values = drift(turned)
-    assert json.loads((tmp_path / "drift.json").read_text()) == values
-    moved = values["moved"]
-    assert moved["cosine"]["mean"] < 0.9
-    assert (moved["procrustes"], moved["overlap"]) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
+    result = drift(turned)
+    assert DriftResult.model_validate_json((tmp_path / "drift.json").read_text()) == result
+    assert result.moved.cosine["mean"] < 0.9
+    assert (result.moved.procrustes, result.moved.overlap) == (pytest.approx(0, abs=1e-3), pytest.approx(1, abs=1e-3))
     for label in ("loves", "odd", "mean"):
-        auc = values["auc"]["linear"][label]
-        assert auc["difference"]["value"] == pytest.approx(auc["new"] - auc["old"])
-        assert abs(auc["difference"]["value"]) < 0.02
-        assert auc["difference"]["low"] <= auc["difference"]["value"] <= auc["difference"]["high"]
-    assert values["auc"]["linear"]["loves"]["old"] > 0.9
-    assert (values["old"]["encoders"], values["new"]["encoders"]) == (["enc1"], ["enc2"])
+        auc = result.auc["linear"][label]
+        assert auc.difference.value == pytest.approx(auc.new - auc.old)
+        assert abs(auc.difference.value) < 0.02
+        assert auc.difference.low <= auc.difference.value <= auc.difference.high
+    assert result.auc["linear"]["loves"].old > 0.9
+    assert (result.old.encoders, result.new.encoders) == (("enc1",), ("enc2",))
     printed = capsys.readouterr().out
     assert "the encoders differ" in printed
-    assert "score: 200 rows; skipped: 40 without label 'odd'" in printed
+    assert "score: 200 rows; left out: 40 without label 'odd'" in printed
 
 
 def test_the_same_vectors(config: Callable, tmp_path: Path) -> None:
-    values = drift(config(str(tmp_path / "old")))
-    moved = values["moved"]
-    assert moved["cosine"]["smallest"] == pytest.approx(1)
-    assert (moved["procrustes"], moved["overlap"]) == (pytest.approx(0, abs=1e-6), 1)
-    assert all(set(each["difference"].values()) == {0} for each in values["auc"]["linear"].values())
-    assert values["notes"] == []
+    result = drift(config(str(tmp_path / "old")))
+    assert result.moved.cosine["smallest"] == pytest.approx(1)
+    assert (result.moved.procrustes, result.moved.overlap) == (pytest.approx(0, abs=1e-6), 1)
+    assert all(auc.difference == Estimate(0, 0, 0) for auc in result.auc["linear"].values())
+    assert result.notes == ()
 
 
 def test_a_lost_dimension_is_missed_by_the_probe_that_needs_it(config: Callable, tmp_path: Path) -> None:
     """Without the first number the widths differ, and the AUC of `loves` falls to chance."""
-    values = drift(config(publish(tmp_path / "new", VECTORS[:, 1:])))
-    assert values["moved"]["cosine"] is None
-    assert "the widths differ" in values["notes"][0]
-    lost = values["auc"]["linear"]["loves"]
-    assert lost["new"] < 0.65
-    assert lost["difference"]["high"] < -0.2
+    result = drift(config(publish(tmp_path / "new", VECTORS[:, 1:])))
+    assert result.moved.cosine is None
+    assert "the widths differ" in result.notes[0]
+    lost = result.auc["linear"]["loves"]
+    assert lost.new < 0.65
+    assert lost.difference.high < -0.2
 
 
 def test_people_who_are_in_one_table_only(config: Callable, tmp_path: Path) -> None:
     new = publish(tmp_path / "new", VECTORS[10:], USERS[10:])
-    values = drift(config(new, users=100, labels=None))
-    assert values["users"] == {"old_only": 10, "new_only": 0, "both": N - 10, "compared": 100}
-    assert "auc" not in values
-    values = drift(config(new, evaluation={"kinds": ("linear",), "folds": 3, "allow_missing": True}))
-    assert values["counts"]["probe"]["without_vector"] == 10
+    result = drift(config(new, users=100, labels=None))
+    assert result.users == UserCounts(old_only=10, new_only=0, both=N - 10, compared=100)
+    written = json.loads((tmp_path / "drift.json").read_text())
+    assert written.keys() == {"users", "old", "new", "moved", "notes"}
+    result = drift(config(new, evaluation={"kinds": ("linear",), "folds": 3, "allow_missing": True}))
+    assert result.counts["fit"].without_vector == 10
 
 
 def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, capsys, labels: dict) -> None:

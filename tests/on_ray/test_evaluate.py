@@ -34,7 +34,7 @@ def test_missing_vectors_are_an_error_or_left_out_everywhere_and_counted(
     assert counts["probe"]["without_vector"] == 0
     assert all(sum(label.values()) == len(rows) - 1 for label in counts["test"]["labels"].values())
     assert summary.rows["test"] == len(rows) - 1
-    assert f"test: {len(rows) - 1} rows; skipped: 1 rows without a vector" in capsys.readouterr().out
+    assert f"test: {len(rows) - 1} rows; left out: 1 rows without a vector" in capsys.readouterr().out
 
 
 def test_splits_that_leak_are_refused_before_anything_runs(experiment: Callable[..., Experiment]) -> None:

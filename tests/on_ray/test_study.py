@@ -25,17 +25,17 @@ def config(finished: Experiment, values: dict, tmp_path: Path) -> Callable[..., 
 
 
 def test_a_study_of_the_finished_run(config: Callable[..., StudyConfig], finished: Experiment, capsys) -> None:
-    mine = config(joined=("ggsm",))
-    assert "ggsm, seed 0: prepare, train, embed done" in preview(mine)
-    summary = study(mine)
-    assert summary["variants"].keys() == {"ggsm", "ggsm + hand-crafted", "hand-crafted", "event mean"}
-    assert all(0 <= values["auc"]["mean"] <= 1 for values in summary["variants"].values())
+    whole = config(joined=("ggsm",))
+    assert "ggsm, seed 0: prepare, train, embed done" in preview(whole)
+    summary = study(whole)
+    assert summary.variants.keys() == {"ggsm", "ggsm + hand-crafted", "hand-crafted", "event mean"}
+    assert set(summary.encoders) == {"ggsm"}
     output = capsys.readouterr().out
     assert "pairs, " in output
     assert "train: writing" not in output
     scored = {file: os.stat(file).st_mtime_ns for file in Path(finished.output).glob("scores-*.parquet")}
     assert len(scored) == 4
-    assert study(mine) == summary
+    assert study(whole) == summary
     assert {file: os.stat(file).st_mtime_ns for file in scored} == scored
 
 
@@ -43,10 +43,10 @@ def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -
     shared = {"output": str(tmp_path / "out"), "seeds": (0, 1), "settings": {"training.steps": 2}, "baselines": ()}
     variants = {"ggsm": {"mask.warmup_share": 0.5}, "step 0": {"mask.warmup_share": 0.5, **UNTRAINED}}
     summary = study(config(variants=variants, parallel=2, **shared))
-    assert {name: values["seeds"] for name, values in summary["variants"].items()} == {"ggsm": [0, 1], "step 0": [0, 1]}
+    assert {name: variant.seeds for name, variant in summary.variants.items()} == {"ggsm": (0, 1), "step 0": (0, 1)}
     assert len(list((tmp_path / "out").glob("train-*"))) == 2
     one_by_one = study(config(variants=variants, parallel=1, **shared))
-    assert one_by_one["variants"] == summary["variants"]
+    assert one_by_one.variants == summary.variants
     pages = list((tmp_path / "out").glob("study-*/study.html"))
     assert len(pages) == 2
     assert all("Who differs from whom" in page.read_text() for page in pages)

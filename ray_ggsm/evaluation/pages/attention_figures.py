@@ -1,7 +1,7 @@
-"""Pictures of where attention goes: each head's share of attention to later tokens, before training and after it.
+"""Pictures of where attention goes: the share that each head gives to later tokens, before and after training.
 
-A cell is a head. Colours are the page's, more or less opaque, so they read in light, dark and print. The column to the
-right is what the mask alone gives: a head's own doing is how far it differs from there.
+Every cell is a head. Colours are those of the page, more or less opaque, so that they work in light, dark and print.
+The column at the right shows the mask alone, for comparison.
 """
 
 from collections.abc import Sequence
@@ -9,24 +9,24 @@ from html import escape
 from statistics import fmean
 
 from ray_ggsm.evaluation.attention import AttentionMeans, PerHead, opened_and_closed
-from ray_ggsm.evaluation.pages import charts
+from ray_ggsm.evaluation.pages import svg
 from ray_ggsm.evaluation.pages.axes import Axis
-from ray_ggsm.evaluation.pages.mask_figures import Figure
+from ray_ggsm.evaluation.pages.figure import Figure
 
 BEFORE, AFTER, CHANGE = "before training", "after training", "change"
-"""Panels."""
+"""Headings of the panels."""
 _WIDTH, _LEFT, _TOP, _GAP, _SCALE = 360, 34, 18, 8, 46
+"""Width of a panel, margins around the cells, gap before the mask's column, height of the scale."""
 _NUMBERED = 22
-"""Narrowest cell that holds its number."""
+"""Width of the narrowest cell that shows its number."""
+_NAME_GAP = 22
+"""Smallest distance between the names of two heads."""
 _LEAST = 0.05
-"""Shares or changes that are all below this do not fill the scale."""
+"""Smallest end of a scale."""
 
 
 def attention_figure(before: AttentionMeans, after: AttentionMeans) -> Figure:
-    """The future share of every head in both readings, and its change; layers from top to bottom.
-
-    The scale of the two shares is the same.
-    """
+    """The future share of every head before and after, on one scale, and its change; layers from top to bottom."""
     first, second = (
         [[*heads, alone] for heads, alone in zip(means.future_share, means.uniform_future_share, strict=True)]
         for means in (before, after)
@@ -44,37 +44,38 @@ def attention_figure(before: AttentionMeans, after: AttentionMeans) -> Figure:
 
 
 def _heatmap(rows: Sequence[Sequence[float]], title: str, span: tuple[float, float]) -> str:
-    """A row of cells per layer; the last cell of a row stands apart, for the mask alone."""
+    """A row of cells per layer; the last cell, apart from the others, is for the mask alone."""
     heads, signed = len(rows[0]) - 1, span[0] < 0
     width = (_WIDTH - _LEFT - _GAP) / (heads + 1)
     height = min(max(width, 10.0), 24.0)
     left = [_LEFT + width * head for head in range(heads)] + [_WIDTH - width]
-    named = range(0, heads, -(-22 // int(width)))  # names of heads are at least 22 units apart
-    parts = [charts.words("tick", left[head] + width / 2, _TOP - 6, str(head), "middle") for head in named]
-    parts.append(charts.words("tick", _WIDTH, _TOP - 6, "mask", "end"))
+    named = range(0, heads, -(-_NAME_GAP // int(width)))
+    parts = [svg.text("tick", left[head] + width / 2, _TOP - 6, str(head), "middle") for head in named]
+    parts.append(svg.text("tick", _WIDTH, _TOP - 6, "mask", "end"))
     for layer, values in enumerate(rows):
         y = _TOP + height * layer
         if layer % (1 if height >= 14 else 2) == 0:
-            parts.append(charts.words("tick", _LEFT - 6, y + height / 2 + 4, str(layer), "end"))
+            parts.append(svg.text("tick", _LEFT - 6, y + height / 2 + 4, str(layer), "end"))
         for head, value in enumerate(values):
             name = f"layer {layer}, {f'head {head}' if head < heads else 'mask alone'}"
             cell = _cell(left[head], y, width, height, value, span[1], signed)
             parts.append(f"<g><title>{escape(f'{name}: {_percent(value, 1, signed)} %')}</title>{cell}</g>")
     bottom = _TOP + height * len(rows)
-    return charts.svg(bottom + _SCALE, title, [*parts, *_scale(span, bottom + 14)], _WIDTH)
+    return svg.picture(bottom + _SCALE, title, [*parts, *_scale(span, bottom + 14)], _WIDTH)
 
 
 def _cell(x: float, y: float, width: float, height: float, value: float, most: float, signed: bool) -> str:
+    """A cell with its number, if there is room; `most` is the end of the scale."""
     rect = _rect(x + 0.5, y + 0.5, width - 1, height - 1, value / most, "; stroke: var(--grid)")
     if min(width, height * 1.5) < _NUMBERED:
         return rect
     ink = "var(--card)" if abs(value) > 0.55 * most else "var(--ink)"
-    number = charts.words("tick", x + width / 2, y + height / 2 + 4, _percent(value, 0, signed), "middle")
+    number = svg.text("tick", x + width / 2, y + height / 2 + 4, _percent(value, 0, signed), "middle")
     return rect + number.replace("<text ", f'<text style="fill: {ink}" ', 1)
 
 
 def _rect(x: float, y: float, width: float, height: float, depth: float, style: str = "") -> str:
-    """`depth` in [-1, 1]: how opaque, and in which of two colours."""
+    """A rectangle; `depth` in [-1, 1] sets its opacity and, by its sign, which of two colours it has."""
     colour = "var(--c1)" if depth < 0 else "var(--c0)"
     return (
         f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
@@ -88,15 +89,17 @@ def _percent(value: float, decimals: int, signed: bool) -> str:
 
 
 def _scale(span: tuple[float, float], top: float) -> list[str]:
-    """The colours of all values, with ticks in percent."""
+    """The legend of colours, with ticks in percent."""
     axis, steps = Axis.around([100 * end for end in span], _LEFT, _WIDTH - _GAP), 40
     width = (axis.end - axis.start) / steps
     depths = [(span[0] + (span[1] - span[0]) * (n + 0.5) / steps) / span[1] for n in range(steps)]
     parts = [_rect(axis.start + n * width, top, width, 8, depth) for n, depth in enumerate(depths)]
-    return parts + [charts.words("tick", axis(t), top + 24, f"{axis.text(t)} %", "middle") for t in axis.ticks]
+    return parts + [svg.text("tick", axis(t), top + 24, f"{axis.text(t)} %", "middle") for t in axis.ticks]
 
 
 def _note(before: AttentionMeans, after: AttentionMeans) -> str:
+    """Means over all heads, and the heads that changed, in words."""
+
     def over_heads(tables: Sequence[PerHead], form: str) -> str:
         return " → ".join(form.format(fmean(value for row in table for value in row)) for table in tables)
 
@@ -104,7 +107,7 @@ def _note(before: AttentionMeans, after: AttentionMeans) -> str:
     alone = over_heads([[m.uniform_future_share] for m in both], "{:.0%}")
     sentences = [
         f"How much of a token's attention goes to later tokens, in percent: the mean over the tokens of {after.rows:,}"
-        " user rows. “mask” is what attention would give that cannot tell tokens apart.",
+        " user rows. The column “mask” is for attention that cannot tell tokens apart.",
         f"All heads: {over_heads([m.future_share for m in both], '{:.0%}')} (mask alone: {alone});"
         f" mean distance {over_heads([m.distance for m in both], '{:.0f}')} tokens;"
         f" entropy {over_heads([m.relative_entropy for m in both], '{:.2f}')} of the largest possible.",
@@ -112,7 +115,8 @@ def _note(before: AttentionMeans, after: AttentionMeans) -> str:
     opened, closed = opened_and_closed(before, after)
     if not opened and not closed:
         return " ".join([*sentences, "No head changed."])
-    layer, head, a, b = max([*opened[:1], *closed[:1]], key=lambda change: abs(change[3] - change[2]))
+    most = max([*opened[:1], *closed[:1]], key=lambda change: abs(change.rise))
     heads = sum(map(len, after.future_share))
     counts = f"{len(opened)} of {heads} heads opened and {len(closed)} closed"
-    return " ".join([*sentences, f"{counts}; head {head} of layer {layer} changed most, {a:.0%} → {b:.0%}."])
+    largest = f"head {most.head} of layer {most.layer} changed most, {most.before:.0%} → {most.after:.0%}"
+    return " ".join([*sentences, f"{counts}; {largest}."])

@@ -1,4 +1,4 @@
-"""Axes of charts: from values to positions, with round ticks."""
+"""Axes of charts, which map values to positions and have round ticks."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear scale from values between `low` and `high` to positions, with round ticks `step` apart."""
+    """A linear scale: values from `low` to `high` lie at positions from `start` to `end`; ticks are `step` apart."""
 
     low: float
     high: float
@@ -17,7 +17,7 @@ class Axis:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float) -> "Axis":
-        """The axis that just holds `values`, with two to five ticks 1, 2 or 5 times a power of ten apart."""
+        """The smallest axis that holds `values`; its two to five ticks are 1, 2 or 5 times a power of ten apart."""
         low, high = min(values), max(values)
         if low == high:
             low, high = low - abs(low or 1.0) / 2, high + abs(high or 1.0) / 2
@@ -27,7 +27,7 @@ class Axis:
         return cls(low, high, step, start, end)
 
     def __call__(self, value: float) -> float:
-        """The position of a value."""
+        """Position of a value."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     @property
@@ -37,14 +37,14 @@ class Axis:
         return [self.step * n for n in range(first, last + 1)]
 
     def text(self, tick: float) -> str:
-        """A tick's label with just enough decimals for the step."""
+        """Label of a tick, with as many decimals as the step needs."""
         decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
         return f"{tick:,.{decimals}f}".replace("-", "−") if abs(tick) > self.step / 2 else "0"
 
 
 @dataclass(frozen=True)
 class LogAxis:
-    """A logarithmic scale that begins and ends at a tick: 1, 2 or 5 times a power of ten."""
+    """A logarithmic scale that begins and ends at a tick; ticks are 1, 2 or 5 times a power of ten."""
 
     ticks: tuple[float, ...]
     start: float
@@ -52,7 +52,7 @@ class LogAxis:
 
     @classmethod
     def around(cls, values: Sequence[float], start: float, end: float) -> "LogAxis":
-        """The axis that just holds positive `values`; over three decades, its ticks are powers of ten only."""
+        """The smallest axis that holds positive `values`; from three decades on, its ticks are powers of ten only."""
         low, high = min(values) * 1.0001, max(values) * 0.9999
         factors = (1, 2, 5) if high < 1000 * low else (1,)
         powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
@@ -62,10 +62,10 @@ class LogAxis:
         return cls(tuple(ticks[first : max(last, first + 1) + 1]), start, end)
 
     def __call__(self, value: float) -> float:
-        """The position of a value."""
+        """Position of a value."""
         low, high = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
         return self.start + (math.log10(value) - low) / (high - low) * (self.end - self.start)
 
     def text(self, tick: float) -> str:
-        """A tick's label."""
+        """Label of a tick."""
         return f"{tick:g}"

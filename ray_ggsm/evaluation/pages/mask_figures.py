@@ -1,6 +1,6 @@
 """Pictures of how the attention mask opened: over steps, over slots, and why the published weight is flat.
 
-They are drawn from what the train stage logs: an entry per step, and the weight of future keys per slot at some steps
+They are drawn from the train stage's log, one entry per step, and from the weight of future keys per slot at some steps
 (`mask.json`). A slot is a place in the template: a tag, text, or `name[rank]`, where rank 0 is the newest event.
 """
 
@@ -10,19 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import expit
 
 from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.pages.charts import Points
+from ray_ggsm.evaluation.pages.figure import Figure
 from ray_ggsm.masks.slot_weights import SlotWeights
 
 WEIGHT_CURVES = {"alpha": "alpha", "mean": "w_mean", "p5": "w_p5", "p95": "w_p95"}
 """Curve -> key in the log."""
 GRADIENT = "grad_norm/"
-"""What the keys of gradient norms in the log begin with; the rest names the tokens."""
+"""Beginning of the log's keys of gradient norms; the rest is the modality."""
 FEW = 4
-"""Families of at most so many ranks are shown as rows of marks, larger ones as lines in a panel of their own."""
+"""Largest family of slots that is shown as rows of marks; larger ones are lines in a panel of their own."""
 FLAT = 0.05
-"""A published weight that stays nearer to 0.5 is called flat."""
+"""Largest distance from 0.5, over all slots, of a published weight that is called flat."""
 
 _CALIBRATIONS = {
     "none": "This run used the published weight.",
@@ -42,26 +44,12 @@ class MaskHistory:
     slots: SlotWeights | None = None
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A titled group of pictures with a legend and a sentence."""
-
-    caption: str
-    panels: Mapping[str, str]
-    """Heading ("" for none) -> SVG."""
-    names: Sequence[str] = ()
-    """Series of the legend; none where the picture names them itself."""
-    band: str = ""
-    """What the shaded band is."""
-    note: str = ""
-
-
 def mask_history(log: Sequence[Mapping[str, float]], slots: SlotWeights | None) -> MaskHistory:
-    """What there is to draw.
+    """The curves and weights that pictures are drawn from.
 
     Args:
-        log: the train stage's entries, one per step; empty without training.
-        slots: weights slot by slot; None: unknown.
+        log: entries of the train stage, one per step; empty without training.
+        slots: weights by slot; None if they are unknown.
     """
     gradients = dict.fromkeys(key for entry in log for key in entry if key.startswith(GRADIENT))
     weight = {name: curve(log, key) for name, key in WEIGHT_CURVES.items()}
@@ -74,12 +62,12 @@ def mask_history(log: Sequence[Mapping[str, float]], slots: SlotWeights | None) 
 
 
 def curve(log: Sequence[Mapping[str, float]], key: str) -> Points:
-    """(step, value) of every entry that has a finite value under the key."""
+    """(step, value) of every entry with a finite value under the key."""
     return [(entry["step"], entry[key]) for entry in log if key in entry and math.isfinite(entry[key])]
 
 
 def over_steps(mask: MaskHistory) -> list[Figure]:
-    """The weight over steps with its band over slots, and gradient norms."""
+    """The weight over steps with its band over slots, and gradient norms over steps."""
     figures = []
     if mask.weight:
         shown = {"mean weight": mask.weight["mean"], "alpha": mask.weight["alpha"]}
@@ -94,9 +82,11 @@ def over_steps(mask: MaskHistory) -> list[Figure]:
 
 
 def over_gradients(slots: SlotWeights | None) -> Figure | None:
-    """sigma(g) and sigma of the z-score of g for every slot seen, in the order of g. Paper, eq. 5."""
-    norms = np.sort([g for g in slots.importance if g is not None]) if slots and slots.importance else np.zeros(0)
-    if slots is None or len(norms) < 2:
+    """sigma(g), and sigma of the z-score of g, of every slot that has a gradient norm g, in the order of g (eq. 5)."""
+    if slots is None or slots.importance is None:
+        return None
+    norms = np.sort([g for g in slots.importance if g is not None])
+    if len(norms) < 2:
         return None
     published, calibrated = published_weight(norms), calibrated_weight(norms)
     series = {
@@ -106,60 +96,63 @@ def over_gradients(slots: SlotWeights | None) -> Figure | None:
     title = "Weight of every slot as published and calibrated, in the order of the gradient norm"
     axis_name = "slots, from the smallest gradient norm to the largest"
     picture = charts.lines(series, title, span=(0, 1), names=True, axis_name=axis_name, size=(540, 270))
-    given = f"The gradient norms g of {len(norms):,} slots lie between {norms[0]:.2g} and {norms[-1]:.2g}"
-    low, high = published[0], published[-1]
-    if high < 0.5 + FLAT:
-        caption = "Why the published weight is flat"
-        note = (
-            f"{given}, so near zero that the published weight, the sigmoid σ(g), stays between {low:.4f} and "
-            f"{high:.4f}, about σ(0) = 0.5 for every slot: only the differences between slots carry information, and "
-            "measuring them in standard deviations (the z-score) spreads the weight from "
+    flat = published[-1] < 0.5 + FLAT
+    caption = "Why the published weight is flat" if flat else "The published weight and the calibrated one"
+    note = f"{_weights_note(norms, published, calibrated, flat)} {_CALIBRATIONS.get(slots.calibration or '', '')}"
+    return Figure(caption, {"": picture}, note=note.strip())
+
+
+def _weights_note(norms: np.ndarray, published: np.ndarray, calibrated: np.ndarray, flat: bool) -> str:
+    """The smallest and largest norms and weights in words; all arguments ascend."""
+    text = f"The gradient norms g of {len(norms):,} slots lie between {norms[0]:.2g} and {norms[-1]:.2g}"
+    if flat:
+        return (
+            f"{text}, so near zero that the published weight, the sigmoid σ(g), stays between {published[0]:.4f} and "
+            f"{published[-1]:.4f}, about σ(0) = 0.5 for every slot: only the differences between slots carry "
+            "information, and measuring them in standard deviations (the z-score) spreads the weight from "
             f"{calibrated[0]:.3f} to {calibrated[-1]:.3f}."
         )
-    else:
-        caption = "The published weight and the calibrated one"
-        note = (
-            f"{given}, which puts the published σ(g) between {low:.2f} and {high:.2f}, and σ of the z-score "
-            f"between {calibrated[0]:.2f} and {calibrated[-1]:.2f}."
-        )
-    return Figure(caption, {"": picture}, note=f"{note} {_CALIBRATIONS.get(slots.calibration or '', '')}".strip())
+    return (
+        f"{text}, which puts the published σ(g) between {published[0]:.2f} and {published[-1]:.2f}, and σ of the "
+        f"z-score between {calibrated[0]:.2f} and {calibrated[-1]:.2f}."
+    )
 
 
 def over_slots(mask: MaskHistory) -> Figure | None:
-    """The weight over recency ranks, a panel per modality, and the other slots as rows, at a few steps."""
+    """The weight by slot at a few steps: over recency ranks, a panel per modality, and the other slots as rows."""
     if not mask.slots or not mask.slots.weight:
         return None
     slots = mask.slots
-    chosen = _telling_steps(slots.weight, {int(step): alpha for step, alpha in mask.weight.get("alpha", ())})
+    steps = _telling_steps(slots.weight, {int(step): alpha for step, alpha in mask.weight.get("alpha", ())})
     families: dict[str, list[int]] = {}
     for slot, name in enumerate(slots.slots):
         families.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(slot)
-    panels = {}
-    for family, members in families.items():
-        if len(members) > FEW:
-            title = f"Weight of {family} over {'number' if family == 'tabular' else 'recency rank'}"
-            series = {
-                name: [(rank, slots.weight[step][slot]) for rank, slot in enumerate(members)]
-                for step, name in chosen.items()
-            }
-            panels[family] = charts.lines(series, title, span=(0, 1), size=(330, 190))
+    large = {family: members for family, members in families.items() if len(members) > FEW}
+    panels = {family: _family(slots, family, members, steps) for family, members in large.items()}
     single = [slot for members in families.values() if len(members) <= FEW for slot in members]
-    rows = {slots.slots[slot]: [slots.weight[step][slot] for step in chosen] for slot in single}
+    rows = {slots.slots[slot]: [slots.weight[step][slot] for step in steps] for slot in single}
     if rows:
         title = "Weight of tags, text and other single slots"
-        panels[""] = charts.marks(rows, list(chosen.values()), title, (0, 1), 330)
+        panels[""] = charts.marks(rows, list(steps.values()), title, (0, 1), 330)
     note = "The left end of a modality's panel is the newest event (recency rank 0)."
     if unseen := sum(g is None for g in slots.importance or ()):
-        note += (
-            f" Slots that no token ever filled ({unseen:,} of {len(slots.importance or ()):,}) warm up at σ(0) = 0.5."
-        )
-    return Figure("Weight of future keys by slot", panels, list(chosen.values()), note=note)
+        note += f" Slots that never held a token ({unseen:,} of {len(slots.slots):,}) weigh σ(0) = 0.5 during warm-up."
+    return Figure("Weight of future keys by slot", panels, list(steps.values()), note=note)
+
+
+def _family(slots: SlotWeights, family: str, members: Sequence[int], steps: Mapping[int, str]) -> str:
+    """Lines of the weight over a family's slots, one per step."""
+    title = f"Weight of {family} over {'number' if family == 'tabular' else 'recency rank'}"
+    series = {
+        name: [(rank, slots.weight[step][slot]) for rank, slot in enumerate(members)] for step, name in steps.items()
+    }
+    return charts.lines(series, title, span=(0, 1), size=(330, 190))
 
 
 def _telling_steps(weight: Mapping[int, Sequence[float]], alpha: Mapping[int, float]) -> dict[int, str]:
-    """Recorded step -> its name, oldest first: the start, the middle and the last of the warm-up, half of the ramp.
+    """Recorded step -> its name, oldest first: the first step, the middle and the end of the warm-up, half the ramp.
 
-    Without a ramp (alpha is the same at all steps, or unknown) the first, the middle and the last one.
+    Without a ramp (alpha is the same at all steps, or unknown) the first, the middle and the last step.
     """
     steps = sorted(weight)
     warmup = [step for step in steps if alpha.get(step) == 0]
@@ -178,10 +171,10 @@ def _telling_steps(weight: Mapping[int, Sequence[float]], alpha: Mapping[int, fl
 
 def published_weight(norms: np.ndarray) -> np.ndarray:
     """sigma(g)."""
-    return 1 / (1 + np.exp(-norms))
+    return expit(norms)
 
 
 def calibrated_weight(norms: np.ndarray) -> np.ndarray:
-    """sigma of the z-score of g among all; 0.5 if all are equal."""
+    """sigma of the z-score of g among all norms; 0.5 if all are equal."""
     spread = norms.std() if np.ptp(norms) > 0 else 1.0
-    return published_weight((norms - norms.mean()) / spread)
+    return expit((norms - norms.mean()) / spread)

@@ -1,24 +1,19 @@
-"""What all HTML pages share: one look, no network, and words for keys and durations."""
+"""The common look of all HTML pages, and filters of their templates."""
 
 from typing import Any
 
 from markupsafe import Markup
 
 from ray_ggsm import html
-from ray_ggsm.evaluation.pages import charts
-from ray_ggsm.evaluation.summary import TITLES
+from ray_ggsm.evaluation.pages import svg
+from ray_ggsm.evaluation.summary import title_of
 
 
 def page(template: str, **values: Any) -> str:
     """The page as HTML: `templates/<template>` filled with the values."""
     environment = html.environment("ray_ggsm.evaluation.pages")
     environment.filters |= {"title_of": title_of, "duration": duration, "sentence": sentence, "svg": Markup}
-    return environment.get_template(template).render(marker=charts.marker, series_kinds=charts.KINDS, **values)
-
-
-def title_of(key: str) -> str:
-    """A key as people read it."""
-    return TITLES.get(key, key)
+    return environment.get_template(template).render(marker=svg.marker, styles=svg.STYLES, **values)
 
 
 def duration(seconds: float) -> str:
@@ -31,5 +26,5 @@ def duration(seconds: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital at its beginning."""
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]

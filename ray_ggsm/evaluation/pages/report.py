@@ -1,7 +1,7 @@
-"""One HTML page that says which encoder is better, by how much, and why to believe it.
+"""The HTML page of an evaluation: which vectors are better, by how much, and why to believe it.
 
-The page holds everything it shows (styles, charts), loads nothing, and follows the reader's light or dark setting.
-`Report` is plain data; parts that are empty leave no section behind.
+The page holds everything that it shows (styles, charts), loads nothing, and follows the reader's light or dark setting.
+`Report` is plain data; an empty part leaves no section behind.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,67 +9,83 @@ from dataclasses import dataclass, field
 
 from ray_ggsm import storage
 from ray_ggsm.evaluation.measures import MEASURES
-from ray_ggsm.evaluation.metrics import MEAN, Estimate
-from ray_ggsm.evaluation.pages import charts, mask_figures
+from ray_ggsm.evaluation.metrics import MEAN, ByLabel, Estimate
+from ray_ggsm.evaluation.pages import charts, interval_charts, mask_figures
 from ray_ggsm.evaluation.pages.charts import Points
-from ray_ggsm.evaluation.pages.mask_figures import Figure, MaskHistory
-from ray_ggsm.evaluation.pages.page import page, sentence, title_of
+from ray_ggsm.evaluation.pages.figure import Figure
+from ray_ggsm.evaluation.pages.mask_figures import MaskHistory
+from ray_ggsm.evaluation.pages.page import page, sentence
 from ray_ggsm.evaluation.pages.user_map import UserMap
+from ray_ggsm.evaluation.summary import title_of
 
-_PERFECT = "probabilities that come true"
-
-Estimates = Mapping[str, Estimate]
-"""Label, and "mean" -> AUC or difference with its interval."""
+_PERFECT = "perfect calibration"
+_NOUNS = {
+    "untrained": "untrained encoder",
+    "handcrafted": "hand-crafted features",
+    "joined": "encoder joined with the hand-crafted features",
+}
+"""Name of vectors -> how a sentence calls them; others are called by their name."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything the page shows. Encoders and probes are named by the keys of summary.json."""
+    """Everything that the page shows. Vectors and probes have the names of summary.json."""
 
     title: str
     """Heading, for example "Journey, GG-SM"."""
-    auc: Mapping[str, Mapping[str, Estimates]]
-    """encoder -> probe -> estimates. The first encoder is the one on trial."""
-    differences: Mapping[str, Mapping[str, Estimates]]
-    """other encoder -> probe -> (first encoder minus other), paired on the same rows."""
+    auc: ByLabel[Estimate]
+    """AUCs by label, and under "mean". The first vectors are those on trial."""
+    differences: ByLabel[Estimate]
+    """Of each of the other vectors: AUCs of the first minus theirs, paired on the same rows."""
     groups: Mapping[str, tuple[str, ...]]
     """Label group -> labels, in display order; together all labels."""
     rows: Mapping[str, int]
-    """split -> rows."""
+    """Split -> number of rows."""
     label_rates: Mapping[str, Mapping[str, float | None]]
-    """split -> label -> share of positives."""
+    """Split -> label -> share of positives."""
     scored: str
-    """The split that the AUCs are about."""
+    """Split of the test rows."""
     command: str
-    """The shell command that reproduces this page."""
-    delong: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    """other encoder -> probe -> label -> p of the difference, after Holm's correction over the labels."""
+    """Shell command that reproduces this page."""
+    delong: ByLabel[float] = field(default_factory=dict)
+    """Of each of the other vectors: p value of the difference, after Holm's correction over the labels."""
     measures: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
-    """encoder -> probe -> measure -> mean over the labels."""
+    """Name of vectors -> probe -> measure -> mean over the labels."""
     calibration: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
-    """probe -> encoder -> (predicted, observed) share of positives."""
+    """Probe -> name of vectors -> (predicted, observed) share of positives."""
     user_map: UserMap | None = None
-    """The first encoder's test vectors on a plane."""
+    """The first vectors of the test rows on a plane."""
     training: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """Panel ("loss", "in-batch accuracy") -> series ("training", "held-out") -> (step, finite value)."""
     mask: MaskHistory = field(default_factory=MaskHistory)
-    """MaskHistory of the mask."""
+    """How the mask opened."""
     attention: Figure | None = None
-    """Where each head looks; None: nobody has measured it."""
+    """Where each head looks; None if it was not measured."""
     health: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """encoder -> `vector_health`."""
+    """Name of vectors -> `vector_health`."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """stage -> wall time in seconds."""
+    """Stage -> wall time in seconds."""
     config: str = ""
     """The resolved configuration as YAML."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """What the page was made from (config, rows, encoder, table) -> digest or location."""
     notes: tuple[str, ...] = ()
-    """Sentences the reader should know, for example that the data are simulated."""
+    """Sentences about the data, for example that they are simulated."""
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures of the sections, by their captions."""
+
+    auc: Mapping[str, str]
+    differences: Mapping[str, str]
+    calibration: Mapping[str, str]
+    user_map: Mapping[str, str]
+    training: Mapping[str, str]
 
 
 def write_report(report: Report, location: str) -> None:
-    """Render and write the page to a local or s3:// location."""
+    """Render the page and write it to a local or s3:// location."""
     storage.write_text(location, render(report))
 
 
@@ -88,7 +104,7 @@ def render(report: Report) -> str:
         mask_over_steps=mask_figures.over_steps(report.mask),
         mask_over_gradients=mask_figures.over_gradients(report.mask.slots),
         mask_over_slots=mask_figures.over_slots(report.mask),
-        encoder_names=[title_of(encoder) for encoder in report.auc],
+        names=[title_of(name) for name in report.auc],
         difference_names=[f"minus {_noun(other)}" for other in report.differences],
         calibration_names=[*map(title_of, report.auc), _PERFECT],
         measures=list(MEASURES),
@@ -116,13 +132,8 @@ def verdict(report: Report, kind: str) -> str:
     return sentence(text).replace("-0.", "−0.") + "."
 
 
-def _noun(encoder: str) -> str:
-    nouns = {
-        "untrained": "untrained encoder",
-        "handcrafted": "hand-crafted features",
-        "joined": "encoder joined with the hand-crafted features",
-    }
-    return nouns.get(encoder, encoder)
+def _noun(name: str) -> str:
+    return _NOUNS.get(name, name)
 
 
 def _standing(gap: Estimate) -> str:
@@ -132,45 +143,52 @@ def _standing(gap: Estimate) -> str:
 
 
 def _best(report: Report, kinds: list[str]) -> dict[tuple[str, str], str]:
-    """(probe, label) -> the encoder with the highest AUC."""
+    """(probe, label) -> name of the vectors with the highest AUC."""
     labels = next(iter(report.auc.values()))[kinds[0]]
     return {
-        (kind, label): max(report.auc, key=lambda encoder: report.auc[encoder][kind][label].value)
+        (kind, label): max(report.auc, key=lambda name: report.auc[name][kind][label].value)
         for kind in kinds
         for label in labels
     }
 
 
-def _pictures(report: Report, kinds: list[str]) -> dict[str, dict[str, str]]:
-    """Section -> caption -> SVG."""
-    pictures: dict[str, dict[str, str]] = {
-        name: {} for name in ("auc", "differences", "calibration", "map", "training")
+def _pictures(report: Report, kinds: list[str]) -> _Pictures:
+    differences = report.differences
+    return _Pictures(
+        auc=_by_probe(interval_charts.dots, report.auc, kinds, report.groups, title_of),
+        differences=_by_probe(interval_charts.forest, differences, kinds, report.groups, _noun) if differences else {},
+        calibration={kind: _calibration(kind, curves) for kind, curves in report.calibration.items()},
+        user_map=_clouds(report.user_map) if report.user_map else {},
+        training={
+            panel: charts.lines(series, f"{panel} over training steps") for panel, series in report.training.items()
+        },
+    )
+
+
+def _clouds(users: UserMap) -> dict[str, str]:
+    """Label -> map of users."""
+    return {
+        label: charts.cloud(users.points.tolist(), (values_N == 1).tolist(), f"Users by {label}")
+        for label, values_N in users.labels.items()
     }
-    pictures["auc"] = _per_kind(charts.dots, report.auc, kinds, report.groups, title_of)
-    if report.differences:
-        pictures["differences"] = _per_kind(charts.forest, report.differences, kinds, report.groups, _noun)
-    for kind, curves in report.calibration.items():
-        named = {title_of(encoder): points for encoder, points in curves.items()} | {_PERFECT: [(0.0, 0.0), (1.0, 1.0)]}
-        title = f"Observed over predicted rates, {title_of(kind)}"
-        pictures["calibration"][kind] = charts.lines(named, title, span=(0, 1), axis_name="predicted")
-    if users := report.user_map:
-        for label, values_N in users.labels.items():
-            pictures["map"][label] = charts.cloud(users.points.tolist(), (values_N == 1).tolist(), f"Users by {label}")
-    for panel, series in report.training.items():
-        pictures["training"][panel] = charts.lines(series, f"{panel} over training steps")
-    return pictures
 
 
-def _per_kind(
+def _by_probe(
     chart: Callable[..., str],
-    results: Mapping[str, Mapping[str, Estimates]],
+    values: ByLabel[Estimate],
     kinds: list[str],
     groups: Mapping[str, tuple[str, ...]],
     name_of: Callable[[str], str],
 ) -> dict[str, str]:
-    """Probe -> chart of all encoders, with one axis for all probes."""
-    span = charts.span(values[kind] for values in results.values() for kind in kinds)
+    """Probe -> chart of all vectors, with one axis for all probes."""
+    span = interval_charts.span(by_kind[kind] for by_kind in values.values() for kind in kinds)
     return {
-        kind: chart({name_of(key): values[kind] for key, values in results.items()}, groups, title_of(kind), span)
+        kind: chart({name_of(name): by_kind[kind] for name, by_kind in values.items()}, groups, title_of(kind), span)
         for kind in kinds
     }
+
+
+def _calibration(kind: str, curves: Mapping[str, Points]) -> str:
+    """Observed over predicted rates, with the diagonal."""
+    series = {title_of(name): points for name, points in curves.items()} | {_PERFECT: [(0.0, 0.0), (1.0, 1.0)]}
+    return charts.lines(series, f"Observed over predicted rates, {title_of(kind)}", span=(0, 1), axis_name="predicted")

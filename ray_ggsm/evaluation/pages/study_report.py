@@ -1,64 +1,87 @@
-"""The page of a study: what to ship, the table, who differs from whom, and how the recipes trained.
+"""The page of a study: what to ship, the table of AUCs, which variants differ, and how the recipes trained.
 
 Shapes: S steps.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from ray_ggsm import storage
+from ray_ggsm.config import Config, to_yaml
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
-from ray_ggsm.evaluation.pages import charts, mask_figures
+from ray_ggsm.evaluation.pages import charts, interval_charts, mask_figures
 from ray_ggsm.evaluation.pages.charts import Points
-from ray_ggsm.evaluation.pages.mask_figures import Figure, MaskHistory
+from ray_ggsm.evaluation.pages.figure import Figure
+from ray_ggsm.evaluation.pages.mask_figures import MaskHistory
 from ray_ggsm.evaluation.pages.page import page
-from ray_ggsm.evaluation.study import LEVEL, findings, headline, pair_of, ranked
+from ray_ggsm.evaluation.pages.study_text import findings, headline, markdown
+from ray_ggsm.evaluation.pages.svg import STYLES
+from ray_ggsm.evaluation.study import LEVEL, StudySummary
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """Everything the page shows."""
+    """Everything that the page shows."""
 
     title: str
     """Heading."""
-    summary: Mapping[str, Any]
-    """`study_summary`."""
+    summary: StudySummary
     groups: Mapping[str, Sequence[str]]
     """Label group -> labels, in display order."""
     command: str
-    """The shell command that reproduces this page."""
-    config: str
-    """The study's config as YAML."""
+    """Shell command that reproduces this page."""
+    config: Config
+    """The study's config."""
     loss: Mapping[str, Sequence[Points]] = field(default_factory=dict)
-    """Trained variant -> one curve (step, loss) per seed; they begin with the same steps."""
+    """Trained variant -> one curve (step, loss) per seed; all curves begin with the same steps."""
     masks: Mapping[str, MaskHistory] = field(default_factory=dict)
     """Trained variant -> how its mask opened with the first seed."""
     attention: Mapping[str, Figure] = field(default_factory=dict)
-    """Trained variant -> where its heads look, with the first seed."""
+    """Trained variant -> where its heads look with the first seed."""
     digests: Mapping[str, str] = field(default_factory=dict)
     """"variant, seed" -> digest of its vectors."""
     notes: tuple[str, ...] = ()
-    """Sentences the reader should know."""
+    """Sentences about the data, for example that they are simulated."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix of all pairs: row minus column."""
+
+    style: str
+    """CSS class: up, down, even, or self on the diagonal."""
+    text: str = ""
+    tooltip: str = ""
+
+
+def write_study(report: StudyReport, place: str) -> None:
+    """Write study.json, study.md, config.yaml and study.html to a directory, local or s3://."""
+    values = {"config": report.config.model_dump(mode="json"), **report.summary.model_dump(mode="json")}
+    storage.write_json(storage.join(place, "study.json"), values)
+    storage.write_text(storage.join(place, "study.md"), markdown(report.title, report.summary, report.groups))
+    storage.write_text(storage.join(place, "config.yaml"), to_yaml(report.config))
+    storage.write_text(storage.join(place, "study.html"), render(report))
 
 
 def render(report: StudyReport) -> str:
     """The page as HTML."""
     summary = report.summary
-    order = ranked(summary)
-    labels = [label for names in report.groups.values() for label in names]
+    order = summary.ranked()
+    labels = [MEAN, *(label for names in report.groups.values() for label in names)]
     moving = {name: mask for name, mask in report.masks.items() if _moves(mask)}
     return page(
         "study.html.j2",
         page="study",
         report=report,
+        config=to_yaml(report.config),
         headline=headline(summary),
-        findings=[line.removeprefix("- ") for line in findings(summary)],
+        findings=findings(summary),
         order=order,
-        columns=[MEAN, *labels],
-        best={label: max(order, key=lambda item: item[1]["auc"][label])[0] for label in [MEAN, *labels]},
+        labels=labels[1:],
+        best={label: max(order, key=lambda item: item[1].auc[label])[0] for label in labels},
         measures=list(MEASURES),
         half=typical_half_width(summary),
         forest=_forest(summary),
@@ -67,21 +90,21 @@ def render(report: StudyReport) -> str:
         losses=_losses(report),
         weights=_weights(moving),
         slots={name: figure for name, mask in moving.items() if (figure := mask_figures.over_slots(mask))},
-        flat={n: f for n, o in moving.items() if (f := mask_figures.over_gradients(o.slots))},
+        flat={n: figure for n, mask in moving.items() if (figure := mask_figures.over_gradients(mask.slots))},
         mean=MEAN,
         level=LEVEL,
     )
 
 
-def typical_half_width(summary: Mapping[str, Any]) -> float:
-    """Median over all pairs of trained variants of half a 95 % interval: smaller differences are hard to see here."""
-    several = {name for name, values in summary["variants"].items() if len(values["seeds"]) > 1}
-    pairs = [p for p in summary["pairs"] if {p["first"], p["second"]} <= several] or summary["pairs"]
-    return float(np.median([(pair["high"] - pair["low"]) / 2 for pair in pairs]))
+def typical_half_width(summary: StudySummary) -> float:
+    """Median half width of the 95 % intervals of pairs of trained variants: smaller differences are hard to see."""
+    trained = {name for name, variant in summary.variants.items() if len(variant.seeds) > 1}
+    pairs = [pair for pair in summary.pairs if {pair.first, pair.second} <= trained] or summary.pairs
+    return float(np.median([(pair.high - pair.low) / 2 for pair in pairs]))
 
 
 def smoothed(curves: Sequence[Points]) -> Points:
-    """The mean over curves as far as all of them go, averaged over windows of a twentieth of the run."""
+    """The mean over curves, as far as all of them go, averaged over windows of a twentieth of the run."""
     together = list(zip(*curves, strict=False))  # a run that stops early is shorter
     step_S = [points[0][0] for points in together]
     value_S = np.mean([[value for _, value in points] for points in together], axis=1)
@@ -90,56 +113,61 @@ def smoothed(curves: Sequence[Points]) -> Points:
     return list(zip(step_S[width - 1 :], np.convolve(value_S, kernel, mode="valid").tolist(), strict=True))
 
 
-def _forest(summary: Mapping[str, Any]) -> str:
-    variants = summary["variants"]
-    reference = variants[summary["reference"]]["auc"][MEAN]
+def _forest(summary: StudySummary) -> str:
+    """Differences from the reference, with the single seeds; empty if there is no other variant."""
+    reference = summary.variants[summary.reference].auc[MEAN]
     rows, points = {}, {}
-    for name, values in ranked(summary):
-        if other := values["minus_reference"]:
-            rows[name] = Estimate(other["difference"], other["low"], other["high"])
-            points[name] = [mean - reference for mean in values["mean_of_each_seed"]]
-    return charts.ranking(rows, points, f"Mean AUC minus that of {summary['reference']}") if rows else ""
+    for name, variant in summary.ranked():
+        if minus := variant.minus_reference:
+            rows[name] = Estimate(minus.difference, minus.low, minus.high)
+            points[name] = [mean - reference for mean in variant.mean_of_each_seed]
+    title = f"Mean AUC minus that of {summary.reference}"
+    return interval_charts.ranking(rows, points, title) if rows else ""
 
 
 def _dots(report: StudyReport) -> tuple[str, list[str]]:
-    """By label: the reference and what was asked about, at most as many as can be told apart; and their names."""
-    asked = [name for question in report.summary["questions"] for name in (question["first"], question["second"])]
-    names = list(dict.fromkeys([report.summary["reference"], *asked]))[: charts.KINDS // 2]
-    variants = report.summary["variants"]
+    """AUCs by label of the reference and the first variants in question, and the names of these."""
+    summary = report.summary
+    names = [summary.reference, *_in_question(summary)]
+    names = list(dict.fromkeys(names))[: STYLES // 2]
     series = {
         name: {
-            label: Estimate(value, *variants[name]["interval"][label]) for label, value in variants[name]["auc"].items()
+            label: Estimate(auc, *summary.variants[name].interval[label])
+            for label, auc in summary.variants[name].auc.items()
         }
         for name in names
     }
-    return charts.dots(series, report.groups, "AUC by label", charts.span(series.values())), names
+    span = interval_charts.span(series.values())
+    return interval_charts.dots(series, report.groups, "AUC by label", span), names
 
 
-def _matrix(summary: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str, str]]]]:
-    """Row name -> (class, text, tooltip) per column: row minus column."""
-    names = [name for name, _ in ranked(summary)]
-    rows = []
-    for first in names:
-        cells = []
-        for second in names:
-            if first == second:
-                cells.append(("self", "", ""))
-                continue
-            pair = pair_of(summary, first, second)
-            style = ("up" if pair["difference"] > 0 else "down") if pair["p"] < LEVEL else "even"
-            told = f"{first} minus {second}: [{pair['low']:+.4f}, {pair['high']:+.4f}], p = {pair['p']:.2g}"
-            cells.append((style, f"{1000 * pair['difference']:+.0f}", told))
-        rows.append((first, cells))
-    return rows
+def _in_question(summary: StudySummary) -> list[str]:
+    """The variants that the questions are about."""
+    return [name for question in summary.questions for name in (question.first, question.second)]
+
+
+def _matrix(summary: StudySummary) -> dict[str, list[Cell]]:
+    """Row name -> its cells."""
+    names = [name for name, _ in summary.ranked()]
+    return {first: [_cell(summary, first, second) for second in names] for first in names}
+
+
+def _cell(summary: StudySummary, first: str, second: str) -> Cell:
+    if first == second:
+        return Cell("self")
+    pair = summary.pair(first, second)
+    style = "even" if pair.may_be_chance else "up" if pair.difference > 0 else "down"
+    tooltip = f"{first} minus {second}: [{pair.low:+.4f}, {pair.high:+.4f}], p = {pair.p:.2g}"
+    return Cell(style, f"{1000 * pair.difference:+.0f}", tooltip)
 
 
 def _losses(report: StudyReport) -> dict[str, str]:
-    """Panel -> picture: what was asked about, and the others."""
-    asked = {name for question in report.summary["questions"] for name in (question["first"], question["second"])}
+    """Heading -> picture of the variants in question, and of the others."""
+    in_question = set(_in_question(report.summary))
     curves = {name: smoothed(each) for name, each in report.loss.items()}
     panels = {
-        "in question": {name: points for name, points in curves.items() if name in asked},
-        "the others": {name: points for name, points in curves.items() if name not in asked},
+        "in question": {name: points for name, points in curves.items() if name in in_question},
+        "the others": {name: points for name, points in curves.items() if name not in in_question},
     }
     return {
         panel: charts.lines(series, f"Training loss, {panel}", names=True, size=(540, 300))
@@ -149,12 +177,13 @@ def _losses(report: StudyReport) -> dict[str, str]:
 
 
 def _weights(moving: Mapping[str, MaskHistory]) -> str:
+    """Mean weight of every mask that moves; empty if none does."""
     series = {name: mask.weight["mean"] for name, mask in moving.items()}
     if not series:
         return ""
     return charts.lines(series, "Mean weight of future keys over steps", span=(0, 1), names=True, size=(540, 300))
 
 
-def _moves(history: MaskHistory) -> bool:
-    values = [value for _, value in history.weight.get("mean", ())]
+def _moves(mask: MaskHistory) -> bool:
+    values = [value for _, value in mask.weight.get("mean", ())]
     return bool(values) and max(values) - min(values) > 1e-6

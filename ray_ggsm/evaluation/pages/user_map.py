@@ -1,4 +1,4 @@
-"""Users on the plane of their vectors' first two principal components.
+"""A map of users: their vectors on the plane of the first two principal components.
 
 Shapes: N users, D width.
 """
@@ -10,21 +10,21 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 MOST = 1500
-"""Users on a map; more would hide each other."""
+"""Largest number of users on a map; more would hide each other."""
 
 
 @dataclass(frozen=True)
 class UserMap:
-    """Where some users lie, and their labels."""
+    """Positions and labels of some users."""
 
     points: np.ndarray
-    """(N, 2)"""
+    """(N, 2) positions."""
     labels: Mapping[str, np.ndarray]
-    """name -> (N,) of 1, 0, NaN"""
+    """Label -> (N,) of 1, 0, NaN."""
     rows: int
-    """of which these N are a random sample"""
+    """Number of rows that these N are a random sample of."""
     variance: float
-    """the plane's share of the variance of all rows; 0 where all vectors are equal"""
+    """The plane's share of the variance of all rows; 0 if all vectors are equal."""
 
 
 def user_map(vectors_ND: np.ndarray, labels: Mapping[str, np.ndarray], seed: int) -> UserMap:
@@ -32,8 +32,8 @@ def user_map(vectors_ND: np.ndarray, labels: Mapping[str, np.ndarray], seed: int
 
     Args:
         vectors_ND: finite; at least two rows and two dimensions.
-        labels: name -> (N,).
-        seed: of the sample.
+        labels: label -> (N,) of 1, 0, NaN.
+        seed: seed of the sample.
     """
     with np.errstate(invalid="ignore"):  # equal vectors have no variance to share
         pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(vectors_ND)

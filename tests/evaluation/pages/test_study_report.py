@@ -1,22 +1,26 @@
 """The page of a study: whole, loads nothing, and says what its numbers say."""
 
+import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from ray_ggsm.config import load
+from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.pages.mask_figures import mask_history
-from ray_ggsm.evaluation.pages.study_report import StudyReport, render, smoothed, typical_half_width
-from ray_ggsm.evaluation.study import Scores, study_summary
-from tests.evaluation.train_stage import log_json, mask_json
+from ray_ggsm.evaluation.pages.study_report import StudyReport, render, smoothed, typical_half_width, write_study
+from ray_ggsm.evaluation.study import Scores, StudySummary, study_summary
+from tests.evaluation.train_stage import log_json, slot_weights
 
 N = 120
 GROUPS = {"first": ("a",), "second": ("b",)}
 
 
 @pytest.fixture(scope="module")
-def summary() -> dict:
+def summary() -> StudySummary:
     truth = np.random.default_rng(0)
     labels = {name: (truth.random(N) < 0.4).astype(np.float32) for name in ("a", "b")}
 
@@ -29,14 +33,14 @@ def summary() -> dict:
     return study_summary({**runs, "base": {0: drawn(99, 1)}}, "v<0>", 100, "linear", questions, runs.keys())
 
 
-def report(summary: dict, **changes) -> StudyReport:
-    values = {"title": "A & B", "summary": summary, "groups": GROUPS, "command": "run", "config": "name: x"}
+def report(summary: StudySummary, **changes) -> StudyReport:
+    values = {"title": "A & B", "summary": summary, "groups": GROUPS, "command": "run", "config": ProbeConfig(folds=7)}
     return StudyReport(**(values | changes))
 
 
-def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
+def test_page_is_whole_and_loads_nothing(summary: StudySummary) -> None:
     curve = [(step, 5 - step / 100) for step in range(100)]
-    mask = mask_history(log_json(), mask_json())
+    mask = mask_history(log_json(), slot_weights())
     page = render(report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
     assert not re.search(r"https?://|<script|<link|@import|url\(|<img|v<2>", page)
     for picture in re.findall(r"<svg.*?</svg>", page, re.S):
@@ -52,21 +56,33 @@ def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
     assert "<h2>Training loss</h2>" not in render(report(summary))
 
 
-def test_matrix_says_row_minus_column(summary: dict) -> None:
+def test_the_files_of_a_study(summary: StudySummary, tmp_path: Path) -> None:
+    write_study(report(summary), str(tmp_path))
+    values = json.loads((tmp_path / "study.json").read_text())
+    assert values["config"]["folds"] == 7
+    assert StudySummary.model_validate(values) == summary
+    assert load(ProbeConfig, str(tmp_path / "config.yaml")) == ProbeConfig(folds=7)
+    assert (tmp_path / "study.md").read_text().startswith("# A & B\n")
+    page = (tmp_path / "study.html").read_text()
+    assert page == render(report(summary))
+    assert "folds: 7" in page
+
+
+def test_matrix_says_row_minus_column(summary: StudySummary) -> None:
     cells = re.findall(r'<td class="(up|down|even|self)" title="(.*?)">([+-]?\d*)</td>', render(report(summary)))
     assert len(cells) == 16
-    shown = {told.split(":")[0]: (style, int(text)) for style, told, text in cells if style != "self"}
+    shown = {tooltip.split(":")[0]: (style, int(text)) for style, tooltip, text in cells if style != "self"}
     assert len(shown) == 12
     style, text = shown["v&lt;2&gt; minus v&lt;0&gt;"]
     assert style == "up"
-    auc = {name: values["auc"]["mean"] for name, values in summary["variants"].items()}
+    auc = {name: variant.auc["mean"] for name, variant in summary.variants.items()}
     assert text == pytest.approx(1000 * (auc["v<2>"] - auc["v<0>"]), abs=0.51)
     assert shown["v&lt;0&gt; minus v&lt;2&gt;"] == ("down", -text)
 
 
-def test_half_width_is_that_of_trained_variants(summary: dict) -> None:
-    trained = [p for p in summary["pairs"] if "base" not in (p["first"], p["second"])]
-    assert typical_half_width(summary) == np.median([(p["high"] - p["low"]) / 2 for p in trained])
+def test_half_width_is_that_of_trained_variants(summary: StudySummary) -> None:
+    trained = [pair for pair in summary.pairs if "base" not in (pair.first, pair.second)]
+    assert typical_half_width(summary) == np.median([(pair.high - pair.low) / 2 for pair in trained])
 
 
 def test_smoothing_keeps_a_line_and_averages_seeds() -> None:

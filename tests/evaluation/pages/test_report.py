@@ -4,19 +4,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.evaluation.pages import charts
-from ray_ggsm.evaluation.pages.axes import Axis, LogAxis
 from ray_ggsm.evaluation.pages.mask_figures import mask_history
-from ray_ggsm.evaluation.pages.page import duration
 from ray_ggsm.evaluation.pages.report import Report, headline, render, verdict, write_report
 from ray_ggsm.evaluation.pages.user_map import UserMap
-from tests.evaluation.train_stage import log_json, mask_json
+from tests.evaluation.train_stage import log_json, slot_weights
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
 LABELS = ("food", "transit", "achiev", "mean")
@@ -40,6 +34,7 @@ def report(**changes):
         "groups": GROUPS,
         "rows": {"probe": 2945, "test": 1185},
         "label_rates": {"probe": dict.fromkeys(LABELS[:3], 0.25), "test": {"food": None}},
+        "scored": "test",
         "command": "python jobs/evaluate.py --config a.yaml",
     }
     return Report(**(values | changes))
@@ -51,7 +46,7 @@ FULL = {
     "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},
     "user_map": UserMap(np.array([[0.0, 1.0], [2.0, 3.0]]), {"food": np.array([1.0, np.nan])}, 1185, 0.42),
     "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
-    "mask": mask_history(log_json(), mask_json()),
+    "mask": mask_history(log_json(), slot_weights()),
     "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
     "seconds": {"train": 100.0, "embed": 10.0},
     "config": "name: x",
@@ -129,53 +124,3 @@ def test_words_follow_the_interval(gap, words):
 def test_page_is_written_whole(tmp_path):
     write_report(report(), str(tmp_path / "deep" / "report.html"))
     assert (tmp_path / "deep" / "report.html").read_text().rstrip().endswith("</html>")
-
-
-@given(values=st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=5))
-def test_axis_keeps_values_inside_and_ticks_round(values):
-    axis = Axis.around(values, 10, 110)
-    assert all(9.99 <= axis(value) <= 110.01 for value in values)
-    assert 1 <= len(axis.ticks) <= 7
-    assert f"{axis.step:.0e}"[0] in "125"
-
-
-@given(values=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=5))
-def test_logarithmic_axis_keeps_values_inside_and_ticks_round(values):
-    axis = LogAxis.around(values, 10, 110)
-    assert all(9.9 <= axis(value) <= 110.1 for value in values)
-    assert [axis(tick) for tick in (axis.ticks[0], axis.ticks[-1])] == [10, 110]
-    assert {f"{tick:.0e}"[0] for tick in axis.ticks} <= set("125")
-
-
-def test_names_at_line_ends_do_not_overlap():
-    series = {f"line {n}": [(0, 1.0), (1, 2.0 + n / 1000)] for n in range(7)}
-    root = ElementTree.fromstring(charts.lines(series, "t", names=True))
-    ends = [float(text.get("y")) for text in root.iter("text") if text.get("class").startswith("end")]
-    assert ends == sorted(ends, reverse=True)
-    assert min(-np.diff(ends)) >= 12.9
-
-
-def test_marks_stand_where_their_value_is():
-    series = {"x": estimates(0.7)}
-    root = ElementTree.fromstring(charts.dots(series, GROUPS, "t", (0.5, 0.9)))
-    axis = Axis.around((0.5, 0.9), charts._LEFT, charts._WIDTH - charts._RIGHT)
-    found = sorted(float(circle.get("cx")) for circle in root.iter("circle"))
-    assert found == pytest.approx(sorted(axis(item.value) for item in series["x"].values()), abs=0.06)
-
-
-def test_durations():
-    assert [duration(value) for value in (44.4, 75, 7500)] == ["44 s", "1 min 15 s", "2 h 5 min"]
-
-
-def test_health_against_all_pairs_and_planted_faults():
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(41, 7)) + 1).astype(np.float32)
-    vectors[:, 3] = 2.5
-    vectors[17] = vectors[4]
-    vectors.flags.writeable = False
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = (unit @ unit.T)[~np.eye(41, dtype=bool)]
-    health = vector_health(vectors)
-    assert health["mean cosine of two users"] == pytest.approx(cosines.mean(), abs=1e-5)
-    assert (health["dead dimensions"], health["repeated vectors"], health["vectors"]) == (1, 1, 41)
-    assert health["mean length"] == pytest.approx(np.linalg.norm(vectors, axis=1).mean(), rel=1e-5)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ray_ggsm.evaluation.pages import report, study_report
-from tests.evaluation import test_report, test_study_report
-from tests.evaluation.test_study_report import summary  # noqa: F401
+from tests.evaluation.pages import test_report, test_study_report
+from tests.evaluation.pages.test_study_report import summary  # noqa: F401
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ray_ggsm.evaluation.pages.mask_figures import (
-    SlotWeights,
     calibrated_weight,
     mask_history,
     over_gradients,
@@ -15,8 +14,9 @@ from ray_ggsm.evaluation.pages.mask_figures import (
     over_steps,
 )
 from ray_ggsm.evaluation.pages.report import render
-from tests.evaluation.test_report import report
-from tests.evaluation.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, mask_json
+from ray_ggsm.masks.slot_weights import SlotWeights
+from tests.evaluation.pages.test_report import report
+from tests.evaluation.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, slot_weights
 
 WHY = "Why the published weight is flat"
 
@@ -33,11 +33,11 @@ def drawn(svg, low=0.0, high=1.0):
 
 
 def slots_with(norms, calibration="zscore"):
-    return SlotWeights((), {}, norms, calibration)
+    return SlotWeights(recipe="ggsm", slots=(), weight={}, importance=norms, calibration=calibration)
 
 
 def test_published_weight_is_flat_and_calibrated_one_is_not():
-    figure = over_gradients(mask_history(log_json(), mask_json()).slots)
+    figure = over_gradients(mask_history(log_json(), slot_weights()).slots)
     lines = drawn(figure.panels[""])
     seen = [g for g in importance() if g is not None]
     assert len(lines["published"]) == len(lines["calibrated"]) == len(seen) == len(NAMES) - 1
@@ -78,22 +78,22 @@ def test_fewer_than_two_gradients_are_no_picture(norms):
 
 
 def test_panels_show_every_modality_over_recency_and_the_rest_in_rows():
-    values = mask_json()
+    values = slot_weights()
     figure = over_slots(mask_history(log_json(), values))
     assert list(figure.panels) == [*KEEP, ""]
     assert figure.names == ["step 1", "step 20, warm-up", "step 31, late warm-up", "step 90, alpha 0.49"]
     for name, keep in KEEP.items():
         first = NAMES.index(f"{name}[0]")
         for line, step in zip(drawn(figure.panels[name]).values(), (1, 20, 31, 90), strict=True):
-            assert line == pytest.approx(values["weight"][str(step)][first : first + keep], abs=0.001)
+            assert line == pytest.approx(values.weight[step][first : first + keep], abs=0.001)
     rows = figure.panels[""]
     texts = [text.text for text in ElementTree.fromstring(rows).iter("text") if text.get("class") == "name"]
     assert texts == [*TAGS, *(f"tabular[{k}]" for k in range(4)), "text"]
     titles = re.findall(r"<title>(.*?)</title>", rows)
     assert len(titles) == 4 * len(texts)
-    assert unescape(titles[3]) == f"<bill>, step 90, alpha 0.49: {values['weight']['90'][0]:.3f}"
+    assert unescape(titles[3]) == f"<bill>, step 90, alpha 0.49: {values.weight[90][0]:.3f}"
     assert f"(1 of {len(NAMES)})" in figure.note
-    assert values["importance"][NEVER] is None
+    assert values.importance[NEVER] is None
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_panels_show_every_modality_over_recency_and_the_rest_in_rows():
     ids=["warm-up", "scheduler", "fixed", "not logged"],
 )
 def test_steps_are_chosen_by_what_is_recorded(alpha_of, names):
-    values = {"slots": ["text"], "weight": {str(step): [0.5] for step in range(1, 10)}}
+    values = SlotWeights(recipe="any", slots=("text",), weight=dict.fromkeys(range(1, 10), (0.5,)))
     log = [{"step": n, "alpha": alpha_of(n), "w_mean": 0, "w_p5": 0, "w_p95": 0} for n in range(1, 10) if alpha_of]
     found = over_slots(mask_history(log, values)).names
     assert found[: len(names)] == names
@@ -136,11 +136,11 @@ def test_weight_over_steps_has_the_whole_axis():
         (log_json(), None, ["Weight of future keys", "Gradient norm at the input embeddings (logarithmic)"]),
         (
             log_json(gradients=False),
-            mask_json("scheduler", None),
+            slot_weights("scheduler", None),
             ["Weight of future keys", "Weight of future keys by slot"],
         ),
-        (log_json(gradients=False), mask_json(), ["Weight of future keys", WHY, "Weight of future keys by slot"]),
-        ([], {"recipe": "oracle", "slots": NAMES, "weight": {}, "importance": None, "calibration": None}, []),
+        (log_json(gradients=False), slot_weights(), ["Weight of future keys", WHY, "Weight of future keys by slot"]),
+        ([], SlotWeights(recipe="oracle", slots=tuple(NAMES), weight={}), []),
     ],
     ids=["oracle", "older", "no mask.json", "no gradients", "all", "nothing recorded"],
 )

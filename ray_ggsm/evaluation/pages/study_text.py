@@ -1,0 +1,100 @@
+"""A study in words and as Markdown: what to ship, the AUCs, the questions, and every pair."""
+
+from collections.abc import Mapping, Sequence
+
+from ray_ggsm.evaluation.comparison import Comparison
+from ray_ggsm.evaluation.metrics import MEAN
+from ray_ggsm.evaluation.study import LEVEL, PairSummary, StudySummary, VariantSummary
+
+
+def headline(summary: StudySummary) -> str:
+    """What to ship, in one sentence: the highest mean AUC, and which others chance may keep below it."""
+    return _highest(summary, [name for name, _ in summary.ranked()])
+
+
+def findings(summary: StudySummary) -> list[str]:
+    """A sentence about each question and one about all pairs; before them one about the best encoder, if the headline
+    is about other vectors."""
+    names = [name for name, _ in summary.ranked()]
+    encoders = [name for name in names if name in summary.encoders]
+    sentences = [_answer(question) for question in summary.questions]
+    if names[0] not in encoders and len(encoders) > 1:
+        sentences.insert(0, f"Of the encoders alone, {_highest(summary, encoders)}")
+    differ, pairs = sum(not pair.may_be_chance for pair in summary.pairs), len(summary.pairs)
+    sentences.append(
+        f"Of all {pairs} pairs, {differ} differ by more than chance (p < {LEVEL} after Holm's correction over all "
+        "pairs)."
+    )
+    return sentences
+
+
+def markdown(title: str, summary: StudySummary, groups: Mapping[str, Sequence[str]]) -> str:
+    """The study as a Markdown page.
+
+    Args:
+        title: its heading.
+        summary: its numbers.
+        groups: label group -> labels, in the order of the columns.
+    """
+    lines = [f"# {title}", "", headline(summary), "", *(f"- {sentence}" for sentence in findings(summary)), ""]
+    lines += _auc_table(summary, [label for labels in groups.values() for label in labels])
+    lines += _pair_table("Questions, fixed before the first result", summary.questions)
+    lines += _pair_table("All pairs", summary.pairs)
+    return "\n".join(lines) + "\n"
+
+
+def _auc_table(summary: StudySummary, labels: Sequence[str]) -> list[str]:
+    """The table of AUCs by label, shaped like the paper's Table 2."""
+    columns = ["seeds", "mean", "between seeds", f"minus {summary.reference} (95 %)", *labels]
+    head = [f"| | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    return head + [_auc_row(name, variant, labels) for name, variant in summary.ranked()]
+
+
+def _auc_row(name: str, variant: VariantSummary, labels: Sequence[str]) -> str:
+    minus = "" if variant.minus_reference is None else _difference(variant.minus_reference)
+    spread = "" if variant.between_seeds is None else f"{variant.between_seeds:.4f}"
+    aucs = " | ".join(f"{variant.auc[label]:.3f}" for label in labels)
+    return f"| {name} | {len(variant.seeds)} | {variant.auc[MEAN]:.4f} | {spread} | {minus} | {aucs} |"
+
+
+def _pair_table(title: str, pairs: Sequence[PairSummary]) -> list[str]:
+    """A section with the pairs, the smallest p value first; nothing if there are none."""
+    if not pairs:
+        return []
+    head = ["", f"## {title}", "", "| first | second | difference | 95 % | p (Holm) |", "|---|---|---|---|---|"]
+    return head + [
+        f"| {pair.first} | {pair.second} | {pair.difference:+.4f} | {_interval(pair)} | {pair.p:.3g} |"
+        for pair in sorted(pairs, key=lambda pair: pair.p)
+    ]
+
+
+def _highest(summary: StudySummary, names: Sequence[str]) -> str:
+    """A sentence about the first of these ranked names, and those of the others that may be as good."""
+    best, *others = names
+    even = [name for name in others if summary.pair(best, name).may_be_chance]
+    text = f"{best} has the highest mean AUC, {summary.variants[best].auc[MEAN]:.4f}"
+    if not even:
+        return f"{text}, and is above all {len(others)} others by more than chance."
+    if len(even) == len(others):
+        return f"{text}, but none of the others can be told apart from it."
+    return f"{text}; its lead over {_listed(even)} may be chance."
+
+
+def _answer(question: PairSummary) -> str:
+    if question.may_be_chance:
+        words = "cannot be told apart from"
+    else:
+        words = "is better than" if question.difference > 0 else "is worse than"
+    return f"{question.first} {words} {question.second}: {_difference(question)}, p = {question.p:.2g}."
+
+
+def _difference(comparison: Comparison) -> str:
+    return f"{comparison.difference:+.4f} ({_interval(comparison)})"
+
+
+def _interval(comparison: Comparison) -> str:
+    return f"{comparison.low:+.4f} to {comparison.high:+.4f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

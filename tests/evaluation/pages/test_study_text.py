@@ -1,0 +1,42 @@
+"""Sentences and tables of a study follow its numbers."""
+
+import pytest
+
+from ray_ggsm.evaluation.pages.study_text import findings, headline, markdown
+from ray_ggsm.evaluation.study import StudySummary
+from tests.evaluation.runs_of_a_study import GROUPS, made_up_summary
+
+
+@pytest.fixture(scope="module")
+def summary() -> StudySummary:
+    return made_up_summary()
+
+
+def test_words_follow_the_numbers(summary: StudySummary) -> None:
+    assert headline(summary).endswith("and is above all 3 others by more than chance.")
+    good, same, matrix = findings(summary)
+    assert good.startswith("good is better than plain: +")
+    assert same.startswith("same cannot be told apart from plain: ")
+    assert "Of all 6 pairs, 3 differ" in matrix
+    level = tuple(pair.model_copy(update={"p": 1.0}) for pair in summary.pairs)
+    assert headline(summary.model_copy(update={"pairs": level})).endswith(
+        "but none of the others can be told apart from it."
+    )
+    one = tuple(pair.model_copy(update={"p": float(pair.second == "same")}) for pair in summary.pairs)
+    assert headline(summary.model_copy(update={"pairs": one})).endswith("; its lead over same may be chance.")
+
+
+def test_the_best_encoder_is_named_where_other_vectors_are_above_it(summary: StudySummary) -> None:
+    first, *_ = findings(summary.model_copy(update={"encoders": ("plain", "same")}))
+    assert first.startswith("Of the encoders alone, ")
+    assert first.endswith("but none of the others can be told apart from it.")
+    assert {"plain", "same"} & set(first.split())
+
+
+def test_markdown(summary: StudySummary) -> None:
+    lines = markdown("Three recipes", summary, GROUPS).splitlines()
+    assert lines[:3] == ["# Three recipes", "", headline(summary)]
+    assert "| | seeds | mean | between seeds | minus plain (95 %) | a | b |" in lines
+    assert any(line.startswith("| good | 3 | 0.") for line in lines)
+    assert sum(line.startswith("| ") for line in lines) == 1 + 4 + 1 + 2 + 1 + 6
+    assert sum(line.startswith("- ") for line in lines) == len(findings(summary))

@@ -13,6 +13,7 @@ import ray
 from ray_ggsm.config import build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.quickstart import quickstart
+from ray_ggsm.stages import Pipeline
 from tests.clicks import changed, click_config, write_click_log
 from tests.s3_server import environment as s3_environment
 

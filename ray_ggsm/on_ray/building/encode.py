@@ -69,7 +69,7 @@ def encode_chunks(
 
 @contextmanager
 def _whole_chunks() -> Iterator[None]:
-    """Keep Ray Data from splitting a chunk, from giving up on a slow one, and from giving up on actors that die early."""
+    """Keep Ray Data from splitting a chunk, from giving up on a slow one, and on actors that die while they start."""
     context = DataContext.get_current()
     changes = {
         "target_max_block_size": None,

@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 
@@ -45,21 +46,26 @@ Runtime = Annotated[T, RUNTIME]
 def identity(value: Any) -> Any:
     """The plain values of a config that results depend on.
 
-    `Runtime` fields are left out, and so are fields with their default value: a new field changes no digest as long as
-    its default is what was done before. Therefore a default must never change, which tests/test_identity.py checks.
+    `Runtime` fields are left out, and so are fields whose identity is that of their default: a new field changes no
+    digest as long as its default is what was done before. Therefore a default must never change, which
+    tests/test_identity.py checks.
     """
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: identity(getattr(value, name))
-            for name, field in fields.items()
-            if RUNTIME not in field.metadata and getattr(value, name) != field.get_default(call_default_factory=True)
+        plain = {
+            name: (identity(getattr(value, name)), field)
+            for name, field in type(value).model_fields.items()
+            if RUNTIME not in field.metadata
         }
+        return {name: own for name, (own, field) in plain.items() if field.is_required() or own != _default(field)}
     if isinstance(value, dict):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [identity(item) for item in value]
     return to_jsonable_python(value)
+
+
+def _default(field: FieldInfo) -> Any:
+    return identity(field.get_default(call_default_factory=True))
 
 
 def digest(*parts: Any) -> str:

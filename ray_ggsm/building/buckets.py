@@ -1,8 +1,8 @@
-"""The data files of a new version, bucket by bucket, out of staged files and the version before.
+"""The data files of a new version: filled bucket by bucket from staged files and the version before.
 
 A bucket's file holds its staged rows, sorted by user; rows that were not encoded again come from the version before. A
-bucket in which nothing changed keeps its file. Data files have final names, too, so an interrupted run does not write
-them again.
+bucket in which nothing changed keeps its file. Data files get their final names at once, so an interrupted run does not
+write them again.
 """
 
 from collections import defaultdict
@@ -21,9 +21,9 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.fingerprints import user_keys
 from ray_ggsm.config import InputError
 from ray_ggsm.data.chunks import THREADS, read_footer
-from ray_ggsm.tables import gates, scan
+from ray_ggsm.tables import scan
+from ray_ggsm.tables.checks import FileCheck, carried, check_file
 from ray_ggsm.tables.files import DataFile, TableConfig, bucket_path, describe, spacing_of, write_bucket
-from ray_ggsm.tables.gates import FileCheck
 from ray_ggsm.tables.schema import SCHEMA
 
 Part = tuple[str, int]
@@ -31,27 +31,41 @@ Part = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """One bucket of a new version, and the places of its rows."""
+
+    number: int
+    """Number of the bucket."""
+    parts: Sequence[Part]
+    """Its staged rows."""
+    previous: Sequence[DataFile] | None
+    """Its files in the version before; None: there is no such version."""
+
+
+@dataclass(frozen=True)
 class Filled:
-    """One bucket of the new version."""
+    """One bucket of the new version, written."""
 
     bucket: int
+    """Number of the bucket."""
     file: DataFile | None
-    """None: the bucket has no rows now, or it keeps its file."""
+    """Its new file; None: it has no rows now, or it keeps its file."""
     kept: bool
-    """Nothing changed, and the file of the version before stays."""
+    """Whether nothing changed, and the file of the version before stays."""
     encoded: int
-    """Rows with a vector of this run."""
+    """Rows whose vectors this run computed."""
     departed: int
     """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
 
 
 @dataclass(frozen=True)
 class StagedVersion:
-    """A version that is written, and not published."""
+    """A version that is written and not published."""
 
     buckets: tuple[Filled, ...]
+    """All buckets that have rows now or had some in the version before."""
     check: FileCheck
-    """Of all of them."""
+    """Merged checks of their files."""
 
     @property
     def unchanged(self) -> bool:
@@ -60,7 +74,7 @@ class StagedVersion:
 
 
 def parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
-    """Bucket -> where its rows are staged."""
+    """The staged rows of each bucket, by its number."""
 
     def read(file: str) -> list[tuple[int, Part]]:
         footer = read_footer(file)
@@ -77,50 +91,43 @@ def parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
 
 
 def fill_bucket(
-    build: Build,
-    bucket: int,
-    parts: Sequence[Part],
-    before: Sequence[DataFile] | None,
-    table: str,
-    config: TableConfig,
-    *,
-    one_row_each: bool,
+    build: Build, bucket: Bucket, table: str, config: TableConfig, *, one_row_each: bool
 ) -> tuple[Filled, FileCheck]:
-    """Write a bucket's file, or say that it stays as it is.
+    """Write a bucket's file below the location `table`, or find that the bucket stays as it is.
 
-    Args:
-        build: the build.
-        bucket: its number.
-        parts: where its rows are staged.
-        before: its files in the version before; None: there is no such version.
-        table: location of the table.
-        config: how vectors are stored.
-        one_row_each: refuse a user with several rows of one instruction.
+    `one_row_each` refuses a user with several rows of one instruction.
 
     Raises:
-        InputError: with `one_row_each`, a user stands in the input more than once.
+        InputError: a user is refused.
     """
-    rows, departed, spacing = _staged(parts), 0, None
+    rows, departed, spacing = _staged(bucket.parts), 0, None
     if one_row_each:
-        _one_row_per_user(rows)
-    fresh = len(rows) - rows["embedding"].null_count
-    if before is not None:
-        n_before = sum(file.rows for file in before)
-        if not fresh and len(rows) == n_before:
-            return Filled(bucket, None, True, 0, 0), gates.carried(n_before)
-        files = [storage.join(table, file.path) for file in before]
-        carries = rows["embedding"].null_count > 0
+        _check_one_row_each(rows)
+    encoded = len(rows) - rows["embedding"].null_count
+    if bucket.previous is not None:
+        rows_before = sum(file.rows for file in bucket.previous)
+        if not encoded and len(rows) == rows_before:
+            return Filled(bucket.number, None, True, 0, 0), carried(rows_before)
+        files = [storage.join(table, file.path) for file in bucket.previous]
+        carries = encoded < len(rows)
         rows, departed = _carry(rows, scan.read_files(files, SCHEMA.names))
         spacing = spacing_of(files) if carries else None
-    path = bucket_path(build.run, bucket)
     if not len(rows):
-        return Filled(bucket, None, False, 0, departed), FileCheck()
-    if storage.exists(storage.join(table, path)):
-        file = describe(table, path)
-        rows = scan.read_files([storage.join(table, path)], SCHEMA.names)
+        return Filled(bucket.number, None, False, 0, departed), FileCheck()
+    file = _written(table, bucket_path(build.run, bucket.number), len(rows))
+    if file is None:
+        file = write_bucket(rows, table, build.run, bucket.number, config, spacing)
     else:
-        file = write_bucket(rows, table, build.run, bucket, config, spacing)
-    return Filled(bucket, file, False, fresh, departed), gates.check_file(rows)
+        rows = scan.read_files([storage.join(table, file.path)], SCHEMA.names)
+    return Filled(bucket.number, file, False, encoded, departed), check_file(rows)
+
+
+def _written(table: str, path: str, rows: int) -> DataFile | None:
+    """The data file that an earlier attempt of the run has written; None: there is none with so many rows."""
+    if not storage.exists(storage.join(table, path)):
+        return None
+    file = describe(table, path)
+    return file if file.rows == rows else None
 
 
 def _staged(parts: Sequence[Part]) -> pa.Table:
@@ -134,7 +141,7 @@ def _row_group(file: str, group: int) -> pa.Table:
         return parquet.read_row_group(group, columns=SCHEMA.names)
 
 
-def _one_row_per_user(rows: pa.Table) -> None:
+def _check_one_row_each(rows: pa.Table) -> None:
     names = ["user_id", "instruction"]
     counts = rows.group_by(names).aggregate([("as_of", "count"), ("as_of", "min"), ("as_of", "max")])
     repeated = counts.filter(pc.greater(counts["as_of_count"], 1))
@@ -147,7 +154,7 @@ def _one_row_per_user(rows: pa.Table) -> None:
 
 
 def _carry(rows: pa.Table, old: pa.Table) -> tuple[pa.Table, int]:
-    """Fresh rows, and for the others the row that the table has; and how many rows of the table nobody asks for."""
+    """Encoded rows, with the table's row for each of the others, and the number of table rows that are left out."""
     key_N, key_K = user_keys(rows["user_id"], rows["instruction"]), user_keys(old["user_id"], old["instruction"])
     carried_N = pc.is_null(rows["embedding"]).to_numpy()
     wanted_K = np.isin(key_K, key_N[carried_N])

@@ -1,6 +1,6 @@
-"""Fingerprints: which rows a table already has.
+"""Fingerprints of rows, which tell whether a table already has a row.
 
-A fingerprint is a 64-bit number of (user, instruction, content); 8 bytes per row tell whether a row is new.
+A fingerprint is a 64-bit hash of (user, instruction, content), 8 bytes per row.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from ray_ggsm.tables import scan
 
 
 def user_keys(user_id: pa.Array | pa.ChunkedArray, instruction: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A 64-bit number of (user, instruction), uint64 (N,)."""
+    """64-bit hashes of (user, instruction), uint64 (N,)."""
     return hash64(pc.binary_join_element_wise(user_id, instruction, "\x00"))
 
 
 def row_fingerprints(
     user_id: pa.Array | pa.ChunkedArray, instruction: pa.Array | pa.ChunkedArray, content_N: np.ndarray
 ) -> np.ndarray:
-    """A 64-bit fingerprint of (user, instruction, content), uint64 (N,)."""
+    """64-bit fingerprints of (user, instruction, content), uint64 (N,); `content_N` is int64."""
     return user_keys(user_id, instruction) ^ content_N.view(np.uint64)
 
 
 def file_fingerprints(files: Sequence[str]) -> np.ndarray:
-    """The fingerprints of the rows in some data files of a table, sorted, uint64 (N,)."""
+    """Fingerprints of the rows in some data files of a table, sorted, uint64 (N,)."""
     rows = scan.read_files(files, ["user_id", "instruction", "content"])
     return np.sort(row_fingerprints(rows["user_id"], rows["instruction"], rows["content"].to_numpy()))
 

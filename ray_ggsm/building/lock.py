@@ -1,8 +1,8 @@
-"""One refresh of a table at a time: a small file beside the table says who is at work.
+"""One refresh of a table at a time: a small file beside the table names the process that is at work.
 
-The holder writes it again every few seconds, so whoever finds one waits and sees whether it changes: no clocks are
-compared, and the file of a run that was killed holds nobody up for long. The lock only saves work: should two runs
-meet in spite of it, the table's own commit lets one of them through.
+The holder writes the file again every few seconds, so another process that finds it waits and sees whether it changes:
+no clocks are compared, and the file of a run that was killed blocks others only for seconds. The lock only saves work:
+should two runs meet in spite of it, the table's own commit lets one of them through.
 """
 
 import logging
@@ -13,13 +13,70 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, Record
 
 RENEW_SECONDS = 4.0
+"""Time between two renewals of the lock file."""
 WAIT_SECONDS = 3 * RENEW_SECONDS
+"""Time after which a lock file that was not renewed is taken over."""
+
+
+class Holder(Record):
+    """The process that holds a lock: the content of the lock file."""
+
+    host: str
+    """Name of its machine."""
+    pid: int
+    """Process id on that machine."""
+    since: str
+    """Time when it took the lock."""
+    token: str
+    """Random text that tells it from a later holder."""
+    renewed: int = 0
+    """Number of renewals so far."""
+
+    @classmethod
+    def this_process(cls) -> "Holder":
+        """A new holder: this process, from now on."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        return cls(host=socket.gethostname(), pid=os.getpid(), since=since, token=uuid.uuid4().hex)
+
+    @classmethod
+    def read(cls, location: str) -> "Holder | None":
+        """The holder that a lock file names; None: there is no lock file.
+
+        Raises:
+            InputError: the file is no lock file.
+        """
+        try:
+            return cls.model_validate_json(storage.read_text(location))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise InputError(
+                f"{location}: this lock file cannot be read; remove it, unless a refresh of the table is running"
+            ) from None
+
+    def write(self, location: str) -> None:
+        """Write the lock file."""
+        storage.write_json(location, self.model_dump(mode="json"))
+
+    def has_ended(self) -> bool:
+        """Whether the holder ran on this machine and has ended."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 @contextmanager
@@ -27,60 +84,34 @@ def held(location: str) -> Iterator[None]:
     """Hold the lock file until the block ends.
 
     Raises:
-        InputError: another process holds it; the sentence says which, since when and where.
+        InputError: another process holds it; the sentence says which one, since when and where.
     """
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    mine = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "token": uuid.uuid4().hex}
-    other = _read(location)
-    if other and not _ended(other):
-        print(f"refresh: {_name(other)} left {location}; looking whether it is still at work", flush=True)
+    this, other = Holder.this_process(), Holder.read(location)
+    if other and not other.has_ended():
+        print(f"refresh: {other} left {location}; looking whether it is still at work", flush=True)
         time.sleep(WAIT_SECONDS)
-        again = _read(location)
+        again = Holder.read(location)
         if again and again != other:
-            raise InputError(f"{location}: a refresh of this table is running: {_name(again)}; wait for it, or end it")
-    storage.write_json(location, {**mine, "renewed": 0})
+            raise InputError(f"{location}: a refresh of this table is running: {again}; wait for it, or end it")
+    this.write(location)
     stop = threading.Event()
-    thread = threading.Thread(target=_renew, args=(location, mine, stop), daemon=True)
+    thread = threading.Thread(target=_renew, args=(location, this, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        if (_read(location) or {}).get("token") == mine["token"]:
+        last = Holder.read(location)
+        if last and last.token == this.token:
             storage.remove(location)
 
 
-def _renew(location: str, mine: dict[str, Any], stop: threading.Event) -> None:
+def _renew(location: str, holder: Holder, stop: threading.Event) -> None:
     count = 0
     while not stop.wait(RENEW_SECONDS):
         count += 1
         try:
-            storage.write_json(location, {**mine, "renewed": count})
-        except Exception as error:  # the next time may do
+            holder.model_copy(update={"renewed": count}).write(location)
+        except Exception as error:  # the next renewal may succeed
             logging.getLogger(__name__).warning("%s: not renewed (%s)", location, error)
-
-
-def _read(location: str) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = storage.read_json(location)
-    except FileNotFoundError:
-        return None
-    return found
-
-
-def _name(holder: dict[str, Any]) -> str:
-    return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-
-
-def _ended(holder: dict[str, Any]) -> bool:
-    """Whether the holder ran on this machine and runs no more."""
-    if holder["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False

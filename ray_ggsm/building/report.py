@@ -1,6 +1,6 @@
-"""What a run that publishes did: lines while it runs, and `report.json` and `report.html` when it ends, also badly.
+"""The report of a run that publishes: lines while it runs, `report.json` and `report.html` when it ends or fails.
 
-Ray's own metrics (Prometheus) have `ray_ggsm_users_embedded`, `ray_ggsm_tokens` and `ray_ggsm_dead_letters` besides.
+Beside these, Ray's metrics (Prometheus) have `ray_ggsm_users_embedded`, `ray_ggsm_tokens` and `ray_ggsm_dead_letters`.
 """
 
 import time
@@ -12,6 +12,7 @@ from ray_ggsm import html, storage
 from ray_ggsm.progress import bar
 
 LINE_SECONDS = 10.0
+"""Time between two lines about progress."""
 
 
 @dataclass
@@ -19,31 +20,35 @@ class RunReport:
     """One run of jobs/embed.py or jobs/refresh.py."""
 
     job: str
+    """Name of the job."""
     table: str
+    """Location of the table."""
     run: str = ""
+    """Name of the run."""
     version: int | None = None
-    """None: nothing was published"""
+    """Published version; None: nothing was published."""
     outcome: str = "running"
+    """Result of the run in one sentence, or its error."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """step -> wall time, in their order"""
+    """Step -> wall time, in the order of the steps."""
     counts: dict[str, int] = field(default_factory=dict)
-    """rows, chunks, users encoded, tokens, event texts found in the store, ..."""
+    """Numbers of rows, chunks, users encoded, tokens, event texts found in the store, ..."""
     rates: dict[str, float] = field(default_factory=dict)
-    """users and tokens per second of the step `encode`"""
+    """Users and tokens per second of the step `encode`."""
     gates: dict[str, str] = field(default_factory=dict)
-    """gate -> its sentence"""
+    """Gate -> its sentence."""
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Count the block's wall time."""
-        began = time.monotonic()
+        """Record the block's wall time as a step."""
+        start = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = round(time.monotonic() - began, 2)
+            self.seconds[name] = round(time.monotonic() - start, 2)
 
     def encoded(self, progress: "Progress") -> None:
-        """Take over what encoding did."""
+        """Record what was encoded, and how fast."""
         self.counts |= {"rows_read": progress.rows, "users_encoded": progress.encoded, "tokens": progress.tokens}
         self.rates = {name: round(rate, 1) for name, rate in progress.rates().items()}
 
@@ -51,34 +56,35 @@ class RunReport:
 @contextmanager
 def reported(report: RunReport, location: str) -> Iterator[RunReport]:
     """Write the report to the directory `location` when the block ends, with the error if there is one."""
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         yield report
     except BaseException as error:
         report.outcome = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
         raise
     finally:
-        report.seconds["all"] = round(time.monotonic() - began, 2)
+        report.seconds["all"] = round(time.monotonic() - start, 2)
         storage.write_json(storage.join(location, "report.json"), asdict(report))
         storage.write_text(storage.join(location, "report.html"), render(report))
         print(f"{report.job}: {storage.join(location, 'report.html')}", flush=True)
 
 
 def render(report: RunReport) -> str:
-    """The report as one HTML page that loads nothing."""
+    """The report as one HTML page that loads no other file."""
     return html.environment("ray_ggsm.building").get_template("run.html.j2").render(report=report)
 
 
 class Progress:
-    """Counts what is done, and prints a line now and then."""
+    """Counts the rows that are done, and prints a line every LINE_SECONDS."""
 
     def __init__(self, name: str, rows: int) -> None:
+        """Start counting; `name` begins each line, `rows` is the number of all rows."""
         self.name, self.all_rows = name, rows
         self.rows = self.encoded = self.tokens = 0
-        self.began = self.printed = time.monotonic()
+        self.start = self.printed = time.monotonic()
 
     def add(self, rows: int, encoded: int, tokens: int) -> None:
-        """So many more rows are done; `encoded` of them had to be, of so many tokens."""
+        """Count finished rows; `encoded` of them were encoded now, with this number of tokens."""
         self.rows, self.encoded, self.tokens = self.rows + rows, self.encoded + encoded, self.tokens + tokens
         now = time.monotonic()
         if now - self.printed >= LINE_SECONDS:
@@ -86,13 +92,13 @@ class Progress:
             print(self.line(now), flush=True)
 
     def rates(self) -> dict[str, float]:
-        """Per second, since the beginning."""
-        seconds = max(time.monotonic() - self.began, 1e-9)
+        """Users and tokens per second, since the start."""
+        seconds = max(time.monotonic() - self.start, 1e-9)
         return {"users_per_second": self.encoded / seconds, "tokens_per_second": self.tokens / seconds}
 
     def line(self, now: float) -> str:
-        """What is done, how fast, and how long it will still take."""
-        left = (now - self.began) * (self.all_rows - self.rows) / max(self.rows, 1)
+        """A line that says how much is done, how fast, and how long the rest will take."""
+        left = (now - self.start) * (self.all_rows - self.rows) / max(self.rows, 1)
         done = bar(self.rows / max(self.all_rows, 1))
         users, tokens = self.rates().values()
         return (

@@ -1,6 +1,6 @@
-"""A chunk of user rows before and after it is encoded: validated rows with their fingerprints, and its staged file.
+"""A chunk of user rows before and after encoding: read and validated, then written as a staged file.
 
-A staged file has one row group per bucket of the table, in which `ray_ggsm.building.buckets` finds its rows.
+A staged file has one row group per bucket of the table, in which `ray_ggsm.building.buckets` finds the bucket's rows.
 """
 
 from collections.abc import Callable
@@ -22,23 +22,25 @@ from ray_ggsm.tables.schema import KEY, SCHEMA
 STAGED = SCHEMA.append(pa.field("bucket", pa.int32()))
 """Columns of staged files; `embedding` is null where the table already has the vector."""
 OUT_OF_MEMORY = "out_of_memory"
+"""Reason of a dead letter whose row did not fit into memory."""
 
 IsKnown = Callable[[pa.ChunkedArray, np.ndarray], np.ndarray]
-"""User ids (N) and row fingerprints (N) -> whether the table already has the row, (N,) bool."""
+"""User ids (N,) and row fingerprints (N,) -> whether the table already has the row, (N,) bool."""
 
 
 @dataclass(frozen=True)
 class ReadChunk:
-    """A chunk that has been read."""
+    """A chunk that has been read and validated."""
 
     rows: pa.Table
-    """The good rows, once per instruction, with the columns `row.instruction`, `row.content`, `row.is_known` and
+    """Good rows, once per instruction, with the columns `row.instruction`, `row.content`, `row.is_known` and
     `row.chunk` (no modality has such a name)."""
     dead_letters: int
+    """Number of bad rows."""
 
 
 def read_rows(chunk: Chunk, build: Build, is_known: IsKnown) -> ReadChunk:
-    """Read and validate a chunk; its bad rows are written as dead letters."""
+    """Read and validate a chunk, and write its bad rows as dead letters; a chunk without good rows is staged here."""
     good, dead = validate(
         read_chunk(chunk, ["user_id", "as_of", *build.modalities, "tabular", "query"]),
         build.modalities,
@@ -73,11 +75,11 @@ def _with_instruction(rows: pa.Table, build: Build, name: str, text: str, is_kno
 
 
 def _with_query(rows: pa.Table, text: str) -> pa.Table:
-    """The rows with `text` as their query; an empty text leaves the rows' own, if they have any."""
-    at = rows.column_names.index("query") if "query" in rows.column_names else -1
-    if at >= 0:
-        return rows if not text else rows.set_column(at, "query", pa.repeat(text, len(rows)))
-    return rows.append_column("query", pa.repeat(text, len(rows)) if text else pa.nulls(len(rows), pa.string()))
+    """The rows with `text` as their query; an empty text leaves the queries that they have."""
+    query = pa.repeat(text, len(rows)) if text else pa.nulls(len(rows), pa.string())
+    if "query" not in rows.column_names:
+        return rows.append_column("query", query)
+    return rows.set_column(rows.column_names.index("query"), "query", query) if text else rows
 
 
 def write_staged(rows: pa.Table, fits_N: np.ndarray, chunk: int, build: Build) -> None:
@@ -85,8 +87,8 @@ def write_staged(rows: pa.Table, fits_N: np.ndarray, chunk: int, build: Build) -
 
     Args:
         rows: columns of STAGED.
-        fits_N: bool, whether there was memory for the row; rows without become dead letters.
-        chunk: its number.
+        fits_N: bool, whether there was memory for the row; the others become dead letters.
+        chunk: number of the chunk.
         build: the build.
     """
     file = build.dead_letters(chunk, "memory")

@@ -1,4 +1,4 @@
-"""The job `tables`: commands that look after an embedding table. `verify` exits with 1 when it found problems."""
+"""The job `tables`: commands that look after an embedding table. `verify` exits with 1 when it finds problems."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,14 +18,16 @@ Writes  new versions of the table; `vacuum` removes files
 """
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Do one command and return the exit code."""
-    options = _parser().parse_args(arguments)
+def run_command(arguments: Sequence[str], program: str | None = None) -> int:
+    """Run one command and return the exit code; `program` is the name in its help."""
+    options = _parser(program).parse_args(arguments)
     return exit_code(lambda: options.command(options))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser(program: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
@@ -50,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _history(options: argparse.Namespace) -> int:
     print(f"{'version':>7}  {'time (UTC)':19}  {'operation':12}  {'rows':>13}  {'encoder':16}  run")
-    for entry in open_table(options.table).history():
-        rows = "" if entry["rows"] is None else f"{entry['rows']:,}"
-        time = f"{entry['timestamp']:%Y-%m-%d %H:%M:%S}"
-        encoder, name = entry["encoder"] or "", entry["run"] or ""
-        print(f"{entry['version']:>7}  {time:19}  {entry['operation']:12}  {rows:>13}  {encoder:16}  {name}")
+    for commit in open_table(options.table).history():
+        rows = "" if commit.rows is None else f"{commit.rows:,}"
+        time = f"{commit.timestamp:%Y-%m-%d %H:%M:%S}"
+        encoder, name = commit.encoder or "", commit.run or ""
+        print(f"{commit.version:>7}  {time:19}  {commit.operation:12}  {rows:>13}  {encoder:16}  {name}")
     return 0
 
 
@@ -86,11 +88,11 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    done = maintenance.forget(options.table, read_users(options.users_file))
+    forgotten = maintenance.forget(options.table, read_users(options.users_file))
     print(
-        f"version {done.version}: {done.users:,} users with {done.rows:,} rows forgotten, "
-        f"{done.absent:,} users were not there"
+        f"version {forgotten.version}: {forgotten.users:,} users with {forgotten.rows:,} rows forgotten, "
+        f"{forgotten.absent:,} users were not there"
     )
-    if done.users:
+    if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
     return 0

@@ -1,7 +1,7 @@
-"""The base class of all configs, and what of a config results depend on.
+"""The base class of all configs, and the part of a config that results depend on.
 
-Every config class lives beside the code that reads it. A field that is declared as `Runtime[...]` changes how fast or
-in how much memory something runs, or whether it stops, and never what it gives beyond rounding; `digest` leaves it
+Every config class lives beside the code that reads it. A field that is declared as `Runtime[...]` changes how fast, in
+how much memory or where something runs, or whether it stops, but never its result beyond rounding; `digest` leaves it
 out.
 """
 
@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 
@@ -24,7 +25,7 @@ class Config(BaseModel):
 
 
 class Record(BaseModel):
-    """Base of what the package itself writes as JSON and reads again: immutable; a later version may add fields."""
+    """Base of the JSON files that the package writes and reads again: immutable; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
@@ -39,22 +40,23 @@ class _Runtime:
 
 RUNTIME = _Runtime()
 Runtime = Annotated[T, RUNTIME]
-"""`Runtime[int]`: an int that changes how something runs, not what it gives."""
+"""`Runtime[int]`: an int that changes how something runs, not its result."""
 
 
 def identity(value: Any) -> Any:
     """The plain values of a config that results depend on.
 
-    `Runtime` fields are dropped, and fields that have their default: so a new field changes no digest as long as its
-    default is what was done before. (A default must therefore never change; tests/test_identity.py keeps watch.)
+    `Runtime` fields are left out, and so are fields whose identity is that of their default: a new field changes no
+    digest as long as its default is what was done before. Therefore a default must never change, which
+    tests/test_identity.py checks.
     """
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields
-        return {
-            name: identity(getattr(value, name))
-            for name, field in fields.items()
-            if RUNTIME not in field.metadata and getattr(value, name) != field.get_default(call_default_factory=True)
+        plain = {
+            name: (identity(getattr(value, name)), field)
+            for name, field in type(value).model_fields.items()
+            if RUNTIME not in field.metadata
         }
+        return {name: own for name, (own, field) in plain.items() if field.is_required() or own != _default(field)}
     if isinstance(value, dict):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -62,7 +64,11 @@ def identity(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
+def _default(field: FieldInfo) -> Any:
+    return identity(field.get_default(call_default_factory=True))
+
+
 def digest(*parts: Any) -> str:
-    """16 hex digits that identify configs (by `identity`) and plain values; equal content in equal order is equal."""
+    """16 hex digits that identify configs (by `identity`) and plain values, in this order."""
     plain = [identity(part) if isinstance(part, BaseModel) else part for part in parts]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Merging the values of a config file over those of its base."""
+"""Merges the values of a config file over those of its base."""
 
 import types
 import typing
@@ -6,43 +6,49 @@ from typing import Annotated, Any, Union
 
 from pydantic import BaseModel
 
+Values = dict[str, Any]
+"""A mapping as YAML gives it, before validation."""
 
-def merged(schema: Any, base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+
+def merged(schema: Any, base: Values, own: Values) -> Values:
     """`own` over `base`: mappings are merged key by key, all other values replaced.
 
-    A choice between kinds of things (a union with a discriminator, such as `mask`) is replaced as a whole, because the
-    settings of one kind mean nothing to another.
+    A choice between kinds (a union with a discriminator, such as `mask`) is replaced as a whole, because the settings
+    of one kind mean nothing to another; so is a value whose type the schema leaves open.
     """
     result = dict(base)
     for key, value in own.items():
-        inner, is_choice = _below(schema, key)
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(inner, result[key], value) if both and not is_choice else value
+        inner = _annotation(schema, key)
+        mappings = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(inner, result[key], value) if mappings and not _is_choice(inner) else value
     return result
 
 
-def _below(schema: Any, key: str) -> tuple[Any, bool]:
-    """What the schema has below a key, and whether that is a choice between kinds."""
+def _annotation(schema: Any, key: str) -> Any:
+    """The type that the schema declares for a key; None: there is no such key."""
     schema = _plain(schema)
     if typing.get_origin(schema) is dict:
-        annotation, is_choice = typing.get_args(schema)[1], _has_discriminator(typing.get_args(schema)[1])
-    elif isinstance(schema, type) and issubclass(schema, BaseModel) and key in schema.model_fields:
-        field = schema.model_fields[key]
-        annotation = field.annotation
-        is_choice = field.discriminator is not None or _has_discriminator(annotation)
-    else:
-        return None, False
-    return annotation, is_choice
+        return typing.get_args(schema)[1]
+    if not (isinstance(schema, type) and issubclass(schema, BaseModel)):
+        return None
+    field = schema.model_fields.get(key)
+    if field is None:
+        return None
+    return Annotated[field.annotation, field] if field.discriminator else field.annotation
 
 
-def _has_discriminator(annotation: Any) -> bool:
-    if typing.get_origin(annotation) is Annotated:
-        return any(getattr(part, "discriminator", None) for part in typing.get_args(annotation)[1:])
-    return False
+def _is_choice(annotation: Any) -> bool:
+    """Whether a value of this type is replaced as a whole."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return any(getattr(mark, "discriminator", None) for mark in arguments[1:]) or _is_choice(arguments[0])
+    if origin in (Union, types.UnionType):
+        return any(_is_choice(member) for member in arguments)
+    return annotation is Any
 
 
 def _plain(annotation: Any) -> Any:
-    """Without Annotated, and without None in a union of one class and None."""
+    """The type without Annotated, and without None in a union of one type and None."""
     if typing.get_origin(annotation) is Annotated:
         return _plain(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (Union, types.UnionType):

@@ -3,23 +3,41 @@
 import difflib
 import types
 import typing
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import ValidationError
 
 from ray_ggsm.config.base import Config
 
-
-def sentences(schema: type[Config], values: Any, error: ValidationError) -> list[str]:
-    """One readable sentence per problem, each problem once."""
-    return list(dict.fromkeys(_sentence(schema, values, problem) for problem in error.errors()))
+Path = tuple[str, ...]
+"""Keys from the top level down; positions in lists are numbers from 0."""
 
 
-def _sentence(schema: type[Config], values: Any, problem: Any) -> str:
-    """One readable sentence for a pydantic error, with the key's path as the user wrote it."""
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a config."""
+
+    path: Path
+    """Path of the value that is wrong; of a missing key, the path of the mapping that lacks it."""
+    sentence: str
+    """What is wrong, beginning with the key's path as the user wrote it."""
+
+
+def problems(schema: type[Config], values: Any, error: ValidationError) -> list[Problem]:
+    """One readable sentence per mistake, each mistake once."""
+    return list(dict.fromkeys(_problem(schema, values, details) for details in error.errors()))
+
+
+def _problem(schema: type[Config], values: Any, details: Any) -> Problem:
+    path, names = _trace(schema, values, details["loc"])
+    sentence = _sentence(".".join(path) or "top level", names, details)
+    return Problem(tuple(path[:-1] if details["type"] == "missing" else path), sentence)
+
+
+def _sentence(where: str, names: list[str], problem: Any) -> str:
+    """The sentence for an error of pydantic about the key `where`, beside which the schema has the keys `names`."""
     loc, kind = problem["loc"], problem["type"]
-    path, names = _trace(schema, values, loc)
-    where = ".".join(path) or "top level"
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(loc[-1]), names, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"valid keys are: {', '.join(sorted(names))}"
@@ -38,7 +56,7 @@ def _sentence(schema: type[Config], values: Any, problem: Any) -> str:
 
 
 def _trace(schema: Any, values: Any, loc: tuple[Any, ...]) -> tuple[list[str], list[str]]:
-    """The path of `loc` without union tags, and the valid key names beside its last element."""
+    """The path of `loc` without union tags, and the valid names for its last key."""
     path: list[str] = []
     names: list[str] = []
     current: Any = schema
@@ -65,7 +83,7 @@ def _step(values: Any, element: Any) -> Any:
 
 
 def _choose(annotation: Any, element: Any, values: Any) -> tuple[Any, bool]:
-    """Unwrap Annotated, Optional and discriminated unions; say whether `element` is only a union's tag."""
+    """Unwrap Annotated, Optional and discriminated unions; also tell whether `element` is only a union's tag."""
     if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) not in (Union, types.UnionType):

@@ -12,14 +12,16 @@ from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.version import VersionRequest, buckets_for, build_version, plan_rows
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.event_texts import EventEncoding
-from ray_ggsm.stages import EmbedResult, EventCounts, Pipeline, timed
-from ray_ggsm.tables import open_table, publish
+from ray_ggsm.stages import EmbedResult, Pipeline, timed
 
 
 def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
     """Publish an embedding table; returns its location. A finished stage is reused, an interrupted one goes on.
 
+    `publish_anyway` is the reason for publishing although gates fail; None: publish only if all pass.
+
     Raises:
+        InputError: the stages before are not finished, or their rows do not fit the encoder.
         GateError: a gate failed, and there is no reason to publish anyway.
     """
     stage = pipeline.embed
@@ -32,15 +34,12 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
     print_alpha("embed", encoder, pipeline.experiment.embedding)
     report = RunReport("embed", stage.table, stage.directory)
     with connected(pipeline.experiment), timed(stage) as running, reported(report, stage.location):
-        events, published = EventCounts(), publish.published_version(stage.table, stage.directory)
-        if published is None:
-            events = build_version(_request(pipeline, encoder, files, publish_anyway), report).events
-        report.version = published if report.version is None else report.version
-        counts = open_table(stage.table).metadata()["counts"]
-        report.outcome = f"{counts['written']:,} rows published, {counts['dead_letters']:,} dead letters"
+        built = build_version(_request(pipeline, encoder, files, publish_anyway), report)
+        counts = built.counts
+        report.outcome = f"{counts.written:,} rows published, {counts.dead_letters:,} dead letters"
         print(f"embed: {report.outcome}", flush=True)
         running.result = EmbedResult(
-            table=stage.table, rows=counts["written"], dead_letters=counts["dead_letters"], **events.model_dump()
+            table=stage.table, rows=counts.written, dead_letters=counts.dead_letters, **built.events.model_dump()
         )
     return stage.table
 
@@ -52,14 +51,16 @@ def print_alpha(job: str, encoder: SavedEncoder, config: EncodingConfig) -> None
         return
     at = f"the encoder's mask stands at alpha {description.alpha:.2f} (step {description.step})"
     if config.mask == "trained":
-        print(f"{job}: {at}, and it is used as it is; embedding.mask: inference would use the recipe's final mask")
+        text = f"{at}, and it is used as it is; embedding.mask: inference would use the recipe's final mask"
     else:
-        print(f"{job}: {at}; embedding.mask: inference opens it all the same", flush=True)
+        text = f"{at}; embedding.mask: inference opens it all the same"
+    print(f"{job}: {text}", flush=True)
 
 
 def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publish_anyway: str | None) -> VersionRequest:
     e, stage = pipeline.experiment, pipeline.embed
     chunks = plan_rows(files, encoder, e.embedding)
+    event_digest = encoder.description.event_encoder_digest
     return VersionRequest(
         job="embed",
         table=stage.table,
@@ -67,9 +68,7 @@ def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publis
         staging=stage.staging,
         rows=chunks,
         encoder=encoder,
-        events=EventEncoding(
-            e.model.event_encoder, encoder.description.event_encoder_digest, pipeline.event_vectors, e.ray
-        ),
+        events=EventEncoding(e.model.event_encoder, event_digest, pipeline.event_vectors, e.ray),
         embedding=e.embedding,
         publishing=e.publishing,
         max_text_length=e.data.max_text_length,

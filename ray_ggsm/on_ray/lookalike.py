@@ -1,8 +1,8 @@
-"""Look-alike audiences: the users of a table whose vectors are nearest to some seed users, or to one sentence.
+"""The lookalike job: the users of a table whose vectors are nearest to some seed users, or to one sentence.
 
-Exact and streaming: every data file is scored where it is read and gives its own k best, and the best of all are kept
-as they come, so memory holds 2 k rows, however large the table is. The score is the cosine to the mean of the seeds'
-directions, or to the sentence's vector from the encoder's answer tower.
+The search is exact. Every data file is scored by the task that reads it, which returns its k best rows, and the best of
+all are kept as they come; so memory holds 2 k rows, however large the table is. The score is the cosine to the mean of
+the seeds' directions, or to the sentence's vector from the encoder's answer tower.
 
 Legend: S seed rows, N rows of a file, D width.
 """
@@ -32,24 +32,26 @@ from ray_ggsm.tables.schema import matrix
 from ray_ggsm.tables.user_lists import read_users
 
 COLUMNS = ["user_id", "as_of", "instruction", "embedding"]
+AUDIENCE = pa.schema([("user_id", pa.string()), ("as_of", pa.timestamp("us", "UTC")), ("score", pa.float32())])
+"""Columns of the result; `score` is the cosine."""
 
 
 class LookalikeConfig(Config):
-    """Whom to look for."""
+    """The users to look for."""
 
     table: str
-    """The table's location, local or s3://."""
+    """Location of the table, local or s3://."""
     users_file: str | None = None
-    """Text file with one seed user_id per line. Either this or `text`."""
+    """Text file with one seed user_id per line; either this or `text`."""
     text: str | None = None
     """One sentence; needs `encoder`."""
     encoder: str | None = None
-    """The saved encoder that made the table."""
+    """Saved encoder that made the table."""
     instruction: str = "default"
-    """Search among the rows of this instruction."""
+    """Instruction whose rows are searched."""
     k: int = Field(1000, ge=1)
-    """Users to find."""
-    output: str
+    """Number of users to find."""
+    output: Runtime[str]
     """Parquet file to write, local or s3://."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources."""
@@ -62,41 +64,43 @@ class LookalikeConfig(Config):
 
 
 def lookalike(config: LookalikeConfig) -> pa.Table:
-    """Search, write the audience, and return it: user_id, as_of, score.
+    """Search, write the audience, and return it (AUDIENCE), best first.
 
     Raises:
         InputError: there is no table, seed user or encoder.
     """
-    table, target = open_table(config.table), _target(config)
+    table = open_table(config.table)
+    target = _target(config, table)
     with started(config.ray):
         check_place("output", config.output)
-        found = nearest(table, target.direction_D, config.k, target.users, config.instruction)
+        audience = nearest(table, target.direction_D, config.k, target.users, config.instruction)
     sink = pa.BufferOutputStream()
-    pq.write_table(found, sink)
+    pq.write_table(audience, sink)
     storage.write_bytes(storage.absolute(config.output), sink.getvalue().to_pybytes())
-    print(f"lookalike: {len(found):,} users of version {table.version} in {config.output}")
-    return found
+    print(f"lookalike: {len(audience):,} users of version {table.version} in {config.output}")
+    return audience
 
 
 def preview(config: LookalikeConfig) -> str:
     """What would be searched; raises like `lookalike`, before anything is searched."""
-    table, target = open_table(config.table), _target(config)
+    table = open_table(config.table)
+    target = _target(config, table)
     return f"lookalike: {config.k:,} users of {table.location} version {table.version}; {target.source}"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where to look."""
+    """The direction to search in."""
 
     direction_D: np.ndarray
+    """The direction, of any length."""
     users: list[str]
-    """Seeds, who are left out of the audience."""
+    """Seed users, who are left out of the audience."""
     source: str
-    """For people."""
+    """Where the direction comes from, for people."""
 
 
-def _target(config: LookalikeConfig) -> Target:
-    table = open_table(config.table)
+def _target(config: LookalikeConfig, table: EmbeddingTable) -> Target:
     if config.users_file is not None:
         users = read_users(config.users_file)
         return Target(seed_direction(table, users, config.instruction), users, f"{len(users):,} seed users")
@@ -120,16 +124,16 @@ def seed_direction(table: EmbeddingTable, users: Sequence[str], instruction: str
 
 
 def sentence_direction(table: EmbeddingTable, text: str, encoder: str | None) -> np.ndarray:
-    """The sentence's vector, (D,).
+    """The vector of a sentence, (D,).
 
     Raises:
         InputError: there is no encoder, or it is not the one that made the table.
     """
     if not encoder:
         raise InputError("encoder: `text` needs the saved encoder that made the table")
-    made_by, given = table.metadata().get("encoder"), SavedEncoder.read(encoder).digest
-    if made_by != given:
-        raise InputError(f"{encoder}: this encoder is {given}, the table was made by {made_by}; give that one")
+    made_by, digest = table.metadata().encoder, SavedEncoder.read(encoder).digest
+    if made_by != digest:
+        raise InputError(f"{encoder}: this encoder is {digest}, the table was made by {made_by}; give that one")
     bundle = saved.load(encoder, torch.device("cpu"))
     no_events = np.zeros((0, bundle.encoder.event_width), np.float32)
     vector_D: np.ndarray = Embedder(bundle, lambda texts: no_events, 16_384).texts([text]).vectors[0]
@@ -137,7 +141,7 @@ def sentence_direction(table: EmbeddingTable, text: str, encoder: str | None) ->
 
 
 def nearest(table: EmbeddingTable, target_D: np.ndarray, k: int, without: Sequence[str], instruction: str) -> pa.Table:
-    """The k best users (user_id, as_of, score), best first; `without` are left out. Of several rows the best counts."""
+    """The k best users (AUDIENCE), best first, without the users of `without`; a user's best row counts."""
     files = [{"file": file} for file in table.files()]
     scored = ray.data.from_items(files, override_num_blocks=max(len(files), 1)).map_batches(
         _best_of_files,
@@ -145,13 +149,10 @@ def nearest(table: EmbeddingTable, target_D: np.ndarray, k: int, without: Sequen
         batch_format="pyarrow",
         batch_size=1,
     )
-    best = _RESULT.empty_table()
-    for found in scored.iter_batches(batch_format="pyarrow", batch_size=None):
-        best = _best(pa.concat_tables([best, found.cast(_RESULT)]), k)
+    best = AUDIENCE.empty_table()
+    for of_file in scored.iter_batches(batch_format="pyarrow", batch_size=None):
+        best = _best(pa.concat_tables([best, of_file.cast(AUDIENCE)]), k)
     return best
-
-
-_RESULT = pa.schema([("user_id", pa.string()), ("as_of", pa.timestamp("us", "UTC")), ("score", pa.float32())])
 
 
 def _best_of_files(files: pa.Table, target_D: np.ndarray, k: int, without: pa.Array, instruction: str) -> pa.Table:
@@ -161,9 +162,9 @@ def _best_of_files(files: pa.Table, target_D: np.ndarray, k: int, without: pa.Ar
     )
     rows = rows.filter(wanted)
     if not len(rows):
-        return _RESULT.empty_table()
+        return AUDIENCE.empty_table()
     score_N = unit(matrix(rows["embedding"])) @ target_D
-    return _best(pa.table([rows["user_id"], rows["as_of"], pa.array(score_N, pa.float32())], schema=_RESULT), k)
+    return _best(pa.table([rows["user_id"], rows["as_of"], pa.array(score_N, pa.float32())], schema=AUDIENCE), k)
 
 
 def _best(rows: pa.Table, k: int) -> pa.Table:

@@ -1,8 +1,8 @@
 """The refresh job: bring a long-lived embedding table up to date with today's user rows, in one new version.
 
-Only users whose rows say something new (content hash) are encoded; the others keep their vector, with the `as_of` it
-was made for, and buckets without a change keep their file. Users who are no longer in the input leave the table. With
-another encoder everybody is encoded again.
+Only users whose rows have new content (by its hash) are encoded; the others keep their vector and its `as_of`, and
+buckets without a change keep their file. Users who are no longer in the input leave the table. With another encoder all
+users are encoded again.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ from ray_ggsm.on_ray.embed import print_alpha
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.config import PublishingConfig
+from ray_ggsm.tables.metadata import RecordedInput
+from ray_ggsm.tables.publish import NO_TABLE
 from ray_ggsm.tables.reader import EmbeddingTable
 
 FileState = tuple[str, int, str]
@@ -34,19 +36,19 @@ class RefreshConfig(Config):
     """One refresh."""
 
     rows: str
-    """User rows: Parquet files, local or s3://, a pattern (`*` within a name); one row per user."""
+    """Parquet files of user rows, local or s3://, one row per user; a pattern (`*` within a name) may name several."""
     encoder: str
-    """A saved encoder: the directory `encoder` that training wrote, or a pattern that matches exactly one."""
-    table: str
-    """The table; its first refresh creates it."""
-    event_vectors: str | None = None
-    """Where vectors of event texts are kept; null: in `event_vectors` beside the table."""
+    """Directory of a saved encoder (`encoder` of a train stage), or a pattern that matches exactly one."""
+    table: Runtime[str]
+    """Location of the table; its first refresh creates it."""
+    event_vectors: Runtime[str | None] = None
+    """Location of the vectors of event texts; null: `event_vectors` beside the table."""
     event_encoder: EventEncoderConfig | None = None
     """The event encoder, where its name has changed since training; null: the one that the encoder names."""
     embedding: EncodingConfig = EncodingConfig()
     """How rows are embedded."""
     publishing: PublishingConfig = PublishingConfig()
-    """The table, and what must hold before a version is published."""
+    """How the table is stored, and the limits of the gates."""
     max_text_length: int = Field(2000, ge=1)
     """Longest event text in characters; rows with a longer one are rejected."""
     ray: Runtime[RayConfig] = RayConfig()
@@ -54,7 +56,7 @@ class RefreshConfig(Config):
 
     @property
     def vectors(self) -> str:
-        """Where vectors of event texts are kept."""
+        """Location of the vectors of event texts, absolute."""
         table = storage.absolute(self.table).rstrip("/")
         return storage.absolute(self.event_vectors or storage.join(table.rsplit("/", 1)[0], "event_vectors"))
 
@@ -64,6 +66,8 @@ class _Input:
     """What a refresh reads."""
 
     files: list[str]
+    state: list[FileState]
+    """State of the files before anything was read from them."""
     encoder: SavedEncoder
     chunks: list[Chunk]
 
@@ -75,35 +79,36 @@ class _Input:
 def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
     """Publish a new version of the table, if anything changed; returns the newest version.
 
+    `publish_anyway` is the reason for publishing although gates fail; None: publish only if all pass.
+
     Raises:
         InputError: there is no input, or another refresh of this table is running.
         GateError: a gate failed, and there is no reason to publish anyway.
     """
-    found = _input(config)
+    rows = _input(config)
     table = storage.absolute(config.table)
     with started(config.ray):
         check_place("table", config.table)
-        check_place("event_vectors", config.vectors)
+        check_place("event_vectors", config.event_vectors or table)
         with held(storage.join(table, "refresh.lock")):
-            return _refresh(config, found, table, publish_anyway)
+            return _refresh(config, rows, table, publish_anyway)
 
 
 def preview(config: RefreshConfig) -> str:
     """What a refresh would read and where it would write; raises like `refresh`, before anything is done."""
-    found, table = _input(config), storage.absolute(config.table)
+    rows, table = _input(config), storage.absolute(config.table)
     at = f"at version {open_table(table).version}" if delta.exists(table) else "not there yet"
-    return (
-        f"refresh: {found.rows:,} rows in {len(found.files):,} files and {len(found.chunks):,} chunks; {table} is {at}"
-    )
+    return f"refresh: {rows.rows:,} rows in {len(rows.files):,} files and {len(rows.chunks):,} chunks; {table} is {at}"
 
 
 def _input(config: RefreshConfig) -> _Input:
     files = storage.glob(config.rows)
     if not files:
         raise InputError(f"rows: no file matches '{config.rows}'")
+    state = _state(files)
     encoder = SavedEncoder.read(_one_encoder(config.encoder))
     print_alpha("refresh", encoder, config.embedding)
-    return _Input(files, encoder, plan_rows(files, encoder, config.embedding))
+    return _Input(files, state, encoder, plan_rows(files, encoder, config.embedding))
 
 
 def _one_encoder(pattern: str) -> str:
@@ -116,17 +121,16 @@ def _one_encoder(pattern: str) -> str:
     return found[0]
 
 
-def _refresh(config: RefreshConfig, found: _Input, table: str, publish_anyway: str | None) -> int:
+def _refresh(config: RefreshConfig, rows: _Input, table: str, publish_anyway: str | None) -> int:
     previous = open_table(table) if delta.exists(table) else None
-    state = _state(found.files)
-    request = _request(config, found, table, previous, state, publish_anyway)
+    request = _request(config, rows, table, previous, publish_anyway)
     at = f"version {previous.version}" if previous else "no version yet"
     print(
-        f"refresh: {found.rows:,} rows in {len(found.chunks)} chunks; {table} is at {at}; run {request.run}", flush=True
+        f"refresh: {rows.rows:,} rows in {len(rows.chunks)} chunks; {table} is at {at}; run {request.run}", flush=True
     )
 
     def check_input() -> None:
-        if _state(found.files) != state:
+        if _state(rows.files) != rows.state:
             raise InputError(f"rows: {config.rows} changed while it was read; nothing was published; start again")
 
     with reported(RunReport("refresh", table, request.run), storage.join(table, "runs", request.run)) as report:
@@ -137,26 +141,18 @@ def _refresh(config: RefreshConfig, found: _Input, table: str, publish_anyway: s
 
 
 def _request(
-    config: RefreshConfig,
-    found: _Input,
-    table: str,
-    previous: EmbeddingTable | None,
-    state: list[FileState],
-    publish_anyway: str | None,
+    config: RefreshConfig, rows: _Input, table: str, previous: EmbeddingTable | None, publish_anyway: str | None
 ) -> VersionRequest:
-    buckets = previous.buckets if previous else buckets_for(found.rows, config.embedding, config.publishing)
-    version = previous.version if previous else -1
-    run = "refresh-" + digest(
-        found.encoder.digest, config.embedding, config.publishing.files, config.max_text_length, buckets, state, version
-    )
-    encoder = found.encoder
+    encoder = rows.encoder
     events = config.event_encoder or encoder.description.model.event_encoder
+    buckets = previous.buckets if previous else buckets_for(rows.rows, config.embedding, config.publishing)
+    run = _run(config, rows, buckets, previous)
     return VersionRequest(
         job="refresh",
         table=table,
         run=run,
         staging=storage.join(table, "staging", run),
-        rows=found.chunks,
+        rows=rows.chunks,
         encoder=encoder,
         events=EventEncoding(events, encoder.description.event_encoder_digest, config.vectors, config.ray),
         embedding=config.embedding,
@@ -164,11 +160,18 @@ def _request(
         max_text_length=config.max_text_length,
         ray=config.ray,
         buckets=buckets,
+        incremental=True,
         previous=previous,
-        one_row_each=True,
         publish_anyway=publish_anyway,
-        metadata=(("input", {"rows": config.rows, "digest": digest(state)}),),
+        input=RecordedInput(rows=config.rows, digest=digest(rows.state)),
     )
+
+
+def _run(config: RefreshConfig, rows: _Input, buckets: int, previous: EmbeddingTable | None) -> str:
+    """The name of a run: a digest of everything that its staged files and data files depend on."""
+    version = previous.version if previous else NO_TABLE
+    settings = (config.embedding, config.publishing.files, config.max_text_length)
+    return "refresh-" + digest(rows.encoder.digest, *settings, buckets, rows.state, version)
 
 
 def _outcome(built: BuiltVersion) -> str:
@@ -176,9 +179,8 @@ def _outcome(built: BuiltVersion) -> str:
         return "nothing changed; no new version"
     counts = built.counts
     return (
-        f"version {built.version}: {counts['written']:,} rows, {counts['encoded']:,} of them encoded now, "
-        f"{counts['departed']:,} departed, {counts['dead_letters']:,} dead letters, {built.kept} of "
-        f"{built.files} files kept"
+        f"version {built.version}: {counts.written:,} rows, {counts.encoded:,} of them encoded now, "
+        f"{counts.departed:,} departed, {counts.dead_letters:,} dead letters, {built.kept} of {built.files} files kept"
     )
 
 

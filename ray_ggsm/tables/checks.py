@@ -1,7 +1,7 @@
-"""What is measured on a version before it is published: per file, where the file is, and merged to one.
+"""Statistics of a version before it is published: measured file by file, and merged into one.
 
 Anchors are the rows of the users with the smallest hashes: the same people in every version, however the rows are
-split into files. They are what drift is measured on. Legend: N rows, D width.
+split into files. Drift is measured on them. Legend: N rows, D width.
 """
 
 from collections.abc import Iterable
@@ -16,35 +16,40 @@ from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import KEY, SCHEMA, matrix
 
 ANCHORS = 256
-"""users"""
+"""Number of anchor users."""
 _ANCHOR = pa.schema([SCHEMA.field(name) for name in [*KEY, "content", "embedding"]])
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """Statistics of the rows of some files. No user is in two of the files that are merged (they are buckets)."""
+    """Statistics of the rows of some files. Files are merged by bucket, so no user is in two of them."""
 
     rows: int = 0
+    """Number of rows."""
     keys: int = 0
-    """distinct (user_id, as_of, instruction)"""
+    """Number of distinct (user_id, as_of, instruction)."""
     widths: tuple[int, ...] = ()
-    """distinct lengths of vectors, sorted; the statistics below leave a file out when it has more than one"""
+    """Distinct widths of vectors, sorted; the statistics below leave out a file that has more than one."""
     not_finite: int = 0
-    """vectors with NaN or infinite values; the statistics below leave them out"""
+    """Vectors with NaN or infinite values; the statistics below leave them out."""
     zero: int = 0
+    """Vectors of length 0."""
     constant: int = 0
-    """vectors whose values are all the same, and not zero"""
+    """Vectors whose values are all the same, and not zero."""
     measured: int = 0
-    """vectors that the three norms are about"""
+    """Vectors whose lengths the three norms describe."""
     norm_min: float = float("inf")
+    """Smallest length."""
     norm_max: float = 0.0
+    """Largest length."""
     norm_sum: float = 0.0
+    """Sum of the lengths."""
     anchors: pa.Table = field(default_factory=_ANCHOR.empty_table)
-    """user_id, as_of, instruction, content, embedding"""
+    """Rows of the anchor users: user_id, as_of, instruction, content, embedding."""
 
 
 def check_file(table: pa.Table) -> FileCheck:
-    """Check the rows of one file (or of any set of whole users)."""
+    """Check the rows of one file; of each user all rows are in it."""
     lengths = pc.list_value_length(table["embedding"]).fill_null(0)
     found = FileCheck(
         rows=table.num_rows,
@@ -74,12 +79,12 @@ def check_file(table: pa.Table) -> FileCheck:
 
 
 def carried(rows: int) -> FileCheck:
-    """Rows in files that an earlier version has published and this one keeps: counted, not read again."""
+    """The check of files that an earlier version has published and this one keeps: counted, not read again."""
     return FileCheck(rows=rows, keys=rows)
 
 
 def published(table: EmbeddingTable, found: FileCheck) -> FileCheck:
-    """What `judge` asks about an earlier version: its rows, and its vectors of the anchor users of `found`."""
+    """The check of an earlier version for `judge`: its rows, and its vectors of the anchor users of `found`."""
     users = found.anchors["user_id"].unique().to_pylist()
     anchors = table.read(user_ids=users, columns=_ANCHOR.names)
     rows = sum(file.rows for file in table.data_files())
@@ -87,7 +92,7 @@ def published(table: EmbeddingTable, found: FileCheck) -> FileCheck:
 
 
 def merge(checks: Iterable[FileCheck]) -> FileCheck:
-    """One check for all; merge as the checks come in, each brings its own anchors."""
+    """All checks as one. Merge them as they come in, because each holds its own anchors in memory."""
     total = FileCheck()
     for check in checks:
         total = FileCheck(

@@ -1,4 +1,4 @@
-"""Two sides of a comparison: vectors of the same users out of two tables, or two versions or moments of one table.
+"""The two sides of a comparison: vectors of the same users in two tables, or in two versions or moments of one table.
 
 Legend: N users, D width.
 """
@@ -21,13 +21,13 @@ class SideConfig(Config):
     """Which vectors of which table."""
 
     table: str
-    """The table's location, local or s3://."""
+    """Location of the table, local or s3://."""
     version: int | None = None
-    """null: the newest."""
+    """Version to read; null: the newest."""
     instruction: str = "default"
-    """Only rows of this instruction."""
+    """Instruction whose rows are compared."""
     as_of: str | None = None
-    """Only rows of this moment (ISO date or time, UTC unless it says otherwise); null: of each user the newest row."""
+    """Moment whose rows are compared (ISO date or time, UTC unless it says otherwise); null: each user's newest row."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ class Side:
     """An opened side."""
 
     name: str
-    """How errors and results call it."""
+    """Name in errors and results."""
     config: SideConfig
+    """What it was opened with."""
     table: EmbeddingTable
+    """The table."""
 
     @property
     def version(self) -> int:
@@ -47,18 +49,18 @@ class Side:
     def read(
         self, columns: list[str], user_ids: pa.Array | None = None, buckets: Collection[int] | None = None
     ) -> pa.Table:
-        """Rows of the instruction and moment, with these columns and `instruction`."""
+        """The rows of the instruction and moment, with these columns and `instruction`."""
         c, names = self.config, [*columns, "instruction"]
         rows = self.table.read(version=c.version, as_of=c.as_of, user_ids=user_ids, columns=names, buckets=buckets)
         return rows.filter(pc.equal(rows["instruction"], c.instruction))
 
     def users(self, part: int, parts: int) -> pa.Array:
-        """Everybody of one part who has a row; `parts` divides the table's number of buckets."""
-        mine = range(part, self.table.buckets, parts)
-        return self.read(["user_id"], buckets=mine)["user_id"].combine_chunks().unique()
+        """The users of one part of the table who have a row; `parts` divides the table's number of buckets."""
+        buckets = range(part, self.table.buckets, parts)
+        return self.read(["user_id"], buckets=buckets)["user_id"].combine_chunks().unique()
 
     def vectors(self, users: pa.Array) -> tuple[np.ndarray, list[str]]:
-        """One vector per user, (N, D) float32 in the order of `users`, and the digests of the encoders that made them.
+        """One vector per user, (N, D) float32 in the order of `users`, and the digests of their encoders.
 
         Raises:
             InputError: vectors of several widths, or with NaN or infinite values.
@@ -84,8 +86,8 @@ class Side:
         """The table and version, for people."""
         return f"{self.table.location} version {self.version}"
 
-    def nobody(self) -> InputError:
-        """What to say when the instruction and moment have no row."""
+    def no_rows_error(self) -> InputError:
+        """The error for an instruction and moment without rows."""
         rows = self.table.read(version=self.config.version, columns=["instruction", "as_of"])
         if self.config.instruction not in (found := rows["instruction"].unique().to_pylist()):
             names = ", ".join(f"'{name}'" for name in sorted(found)) or "no rows at all"
@@ -111,34 +113,34 @@ def opened(name: str, config: SideConfig) -> Side:
 
 @dataclass(frozen=True)
 class Shared:
-    """Who can be compared."""
+    """The users who can be compared."""
 
     users: pa.Array
-    """The sample, in the order of their hashes."""
+    """User ids of the sample, in the order of their hashes."""
     counts: dict[str, int]
-    """old_only, new_only, both, compared"""
+    """Numbers of users: old_only, new_only, both, compared."""
 
 
 def shared(old: Side, new: Side, sample: int) -> Shared:
-    """The users of both sides; of more than `sample` those with the smallest hashes, the same people every time.
+    """The users of both sides; when there are more than `sample`, those with the smallest hashes: always the same.
 
-    Part by part of both tables, so that memory does not grow with them.
+    The tables are read part by part, so that memory does not grow with them.
 
     Raises:
-        InputError: a side has nobody, or fewer than two users are on both sides.
+        InputError: a side has no user, or fewer than two users are on both sides.
     """
     parts = math.gcd(old.table.buckets, new.table.buckets)
     in_old = in_new = in_both = 0
     kept = pa.array([], pa.string())
     for part in range(parts):
-        of_old, of_new = old.users(part, parts), new.users(part, parts)
-        both = of_old.filter(pc.is_in(of_old, value_set=of_new))
-        in_old, in_new, in_both = in_old + len(of_old), in_new + len(of_new), in_both + len(both)
+        old_users, new_users = old.users(part, parts), new.users(part, parts)
+        both = old_users.filter(pc.is_in(old_users, value_set=new_users))
+        in_old, in_new, in_both = in_old + len(old_users), in_new + len(new_users), in_both + len(both)
         kept = pa.concat_arrays([kept, both])
         kept = kept.take(pa.array(np.argsort(hash64(kept), kind="stable")[:sample]))
     for side, count in ((old, in_old), (new, in_new)):
         if not count:
-            raise side.nobody()
+            raise side.no_rows_error()
     if in_both < 2:
         raise InputError(
             f"old and new have {in_both or 'no'} user in common ({in_old:,} in {old.where}, {in_new:,} in "

@@ -11,8 +11,8 @@ class PublishingConfig(Config):
     """The embedding table, and what must hold before a version is published."""
 
     rows_per_bucket: int = Field(250_000, ge=1)
-    """Rows that a table is made for per bucket (a bucket is one file); fixed with the table's first version."""
+    """Rows per bucket (a bucket is one file) that the number of buckets is chosen for, with the first version."""
     files: TableConfig = TableConfig()
     """How vectors are stored."""
     gates: Runtime[GatesConfig] = GatesConfig()
-    """Limits."""
+    """Limits of the gates."""

@@ -1,15 +1,15 @@
-"""The Delta log of an embedding table, opened and read in one place.
+"""The Delta log of an embedding table: the only place that opens and reads it.
 
-What a publisher says about a version stands in the commit under keys that start with `ray_ggsm.`, as JSON text. The
-number of buckets is metadata of the column `bucket`: it is fixed when the table is created and survives checkpoints.
-S3 needs no lock service: commits are conditional puts.
+A version's metadata stand in its commit as JSON texts, under keys that start with `ray_ggsm.`. The number of buckets is
+metadata of the column `bucket`: it is fixed when the table is created and survives checkpoints. S3 needs no lock
+service, because commits are conditional puts.
 """
 
 import datetime as dt
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -21,15 +21,18 @@ from deltalake.schema import PrimitiveType
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables.files import DataFile
+from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.schema import SCHEMA
 
 T = TypeVar("T")
 PREFIX = "ray_ggsm."
+"""Prefix of the keys of a version's metadata in its commit."""
 BUCKETS = "ray_ggsm.buckets"
+"""Key of the number of buckets in the metadata of the column `bucket`."""
 
 
 def storage_options(location: str) -> dict[str, str]:
-    """Options beside what delta-rs itself takes from the environment (AWS_*, AWS_ENDPOINT_URL)."""
+    """Options for delta-rs, beside those that it takes from the environment itself (AWS_*, AWS_ENDPOINT_URL)."""
     if not location.startswith("s3://"):
         return {}
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
@@ -37,7 +40,7 @@ def storage_options(location: str) -> dict[str, str]:
 
 
 def retried(work: Callable[[], T]) -> T:
-    """`storage.retried` for work of delta-rs, which tells some errors of the object store as errors of its own."""
+    """`storage.retried` for calls of delta-rs, which raises some errors of the object store as errors of its own."""
 
     def work_once() -> T:
         try:
@@ -45,7 +48,7 @@ def retried(work: Callable[[], T]) -> T:
         except DeltaError as error:
             if "interacting with object store" not in str(error):
                 raise
-            raise OSError(line(error)) from error
+            raise OSError(one_line(error)) from error
 
     return storage.retried(work_once)
 
@@ -54,7 +57,7 @@ def find(location: str) -> DeltaTable | None:
     """The table at its newest version; None when there is none.
 
     Raises:
-        InputError: the place cannot be reached, or holds a table of another kind.
+        InputError: the location cannot be reached, or holds a table of another kind.
     """
     location = storage.absolute(location)
     try:
@@ -62,14 +65,14 @@ def find(location: str) -> DeltaTable | None:
     except TableNotFoundError:
         return None
     except (DeltaError, OSError) as error:
-        raise InputError(f"{location}: the table cannot be opened ({line(error)})") from error
+        raise InputError(f"{location}: the table cannot be opened ({one_line(error)})") from error
     if not any(BUCKETS in field.metadata for field in table.schema().fields):
         raise InputError(f"{location}: this Delta table is no embedding table; give another location")
     return table
 
 
 def exists(location: str) -> bool:
-    """Whether an embedding table is there; raises like `find`."""
+    """Whether there is an embedding table at a location; raises like `find`."""
     return find(location) is not None
 
 
@@ -77,7 +80,7 @@ def load(location: str, version: int | None = None) -> DeltaTable:
     """The table at its newest or at a given version.
 
     Raises:
-        InputError: no embedding table is there, it cannot be reached, or it has no such version.
+        InputError: there is no embedding table, it cannot be reached, or it has no such version.
     """
     table = find(location)
     if table is None:
@@ -89,7 +92,7 @@ def load(location: str, version: int | None = None) -> DeltaTable:
     try:
         retried(lambda: table.load_as_version(version))
     except (DeltaError, OSError) as error:
-        raise InputError(f"{location}: version {version} cannot be opened ({line(error)})") from error
+        raise InputError(f"{location}: version {version} cannot be opened ({one_line(error)})") from error
     return table
 
 
@@ -100,7 +103,7 @@ def schema(buckets: int) -> Schema:
 
 
 def buckets(table: DeltaTable) -> int:
-    """The number of buckets that was fixed at creation."""
+    """The number of buckets, fixed when the table was created."""
     return int(table.schema().fields[-1].metadata[BUCKETS])
 
 
@@ -111,47 +114,60 @@ def files(table: DeltaTable) -> list[DataFile]:
     return sorted((DataFile(*values) for values in zip(*columns, strict=True)), key=lambda f: (f.bucket, f.path))
 
 
-def commit(metadata: Mapping[str, Any], **options: Any) -> CommitProperties:
+def commit(metadata: VersionMetadata, **options: Any) -> CommitProperties:
     """Properties of a commit that fails when another one came first, instead of being repeated on top of it."""
-    texts = {PREFIX + key: json.dumps(value, allow_nan=False) for key, value in metadata.items()}
+    texts = {PREFIX + key: json.dumps(value, allow_nan=False) for key, value in metadata.values().items()}
     return CommitProperties(custom_metadata=texts, max_commit_retries=0, **options)
 
 
-def history(location: str, first: int, last: int) -> list[dict[str, Any]]:
-    """Commits first to last, newest first: version, timestamp, operation, run, encoder, rows, metadata.
+def history(location: str, first: int, last: int) -> list[Commit]:
+    """The commits `first` to `last`, newest first.
 
-    A vacuum changes no rows: its two commits show run, encoder and rows of the version before them, and no metadata.
-    Read from the commit files themselves: delta-rs 1.6 numbers the newest commits as if they ended at the version that
-    a handle has loaded, which is wrong as soon as there are newer ones.
+    They are read from the commit files themselves: delta-rs 1.6 numbers the newest commits as if they ended at the
+    version that a handle has loaded, which is wrong as soon as there are newer ones.
+
+    Raises:
+        InputError: the log is incomplete or damaged.
     """
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda version: _commit_info(location, version), range(first, last + 1)))
-    entries: list[dict[str, Any]] = []
-    for version, info in enumerate(found, first):
-        texts = {key.removeprefix(PREFIX): value for key, value in info.items() if key.startswith(PREFIX)}
-        metadata = {key: json.loads(value) for key, value in texts.items()}
-        before = entries[-1] if entries else {}
-        entries.append(
-            {
-                "version": version,
-                "timestamp": dt.datetime.fromtimestamp(info["timestamp"] / 1000, dt.UTC),
-                "operation": metadata.get("operation", info["operation"].lower()),
-                **{key: metadata.get(key, before.get(key)) for key in ("run", "encoder", "rows")},
-                "metadata": metadata,
-            }
+        infos = list(pool.map(lambda version: _commit_info(location, version), range(first, last + 1)))
+    commits: list[Commit] = []
+    for version, info in enumerate(infos, first):
+        metadata = _metadata(location, version, info)
+        recorded = metadata if metadata.model_fields_set or not commits else commits[-1]
+        commits.append(
+            Commit(
+                version=version,
+                timestamp=dt.datetime.fromtimestamp(info["timestamp"] / 1000, dt.UTC),
+                operation=metadata.operation or info["operation"].lower(),
+                run=recorded.run,
+                encoder=recorded.encoder,
+                rows=recorded.rows,
+                metadata=metadata,
+            )
         )
-    return entries[::-1]
+    return commits[::-1]
 
 
-def metadata(location: str, version: int) -> dict[str, Any]:
-    """What the publisher of a version said about it; after a vacuum, of the version before it."""
+def metadata(location: str, version: int) -> VersionMetadata:
+    """What a version records about itself; after a vacuum, what the version before it does."""
     for earlier in range(version, -1, -1):
-        if said := history(location, earlier, earlier)[0]["metadata"]:
-            return said
-    return {}
+        recorded = history(location, earlier, earlier)[0].metadata
+        if recorded.model_fields_set:
+            return recorded
+    return VersionMetadata()
+
+
+def _metadata(location: str, version: int, info: dict[str, Any]) -> VersionMetadata:
+    texts = {key.removeprefix(PREFIX): value for key, value in info.items() if key.startswith(PREFIX)}
+    try:
+        return VersionMetadata.model_validate({key: json.loads(value) for key, value in texts.items()})
+    except ValueError as error:
+        raise InputError(f"{location}: the metadata of version {version} cannot be read ({one_line(error)})") from error
 
 
 def _commit_info(location: str, version: int) -> dict[str, Any]:
+    """The commit's own JSON."""
     file = storage.join(location, "_delta_log", f"{version:020}.json")
     try:
         actions = (json.loads(line) for line in storage.read_text(file).splitlines())
@@ -162,6 +178,6 @@ def _commit_info(location: str, version: int) -> dict[str, Any]:
         ) from error
 
 
-def line(error: BaseException) -> str:
-    """An error of the library in one line without colours."""
+def one_line(error: BaseException) -> str:
+    """An error of delta-rs in one line, without colours, at most 300 characters."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())[:300]

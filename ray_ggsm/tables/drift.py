@@ -2,7 +2,9 @@
 
 Cosine compares vectors where they stand. Procrustes distance and neighbour overlap do not change when all vectors are
 rotated together: they tell a new coordinate system (harmless to most models that are trained again) from a new opinion
-about who resembles whom. Legend: N users, D width; width A of the old and B of the new vectors may differ where said.
+about who resembles whom.
+
+Legend: N users, D width; A width of the old vectors, B of the new ones, which may differ.
 """
 
 from dataclasses import dataclass
@@ -16,19 +18,24 @@ from ray_ggsm.numerics import unit
 class Moved:
     """How far the vectors of the same users moved.
 
-    Each `unrelated` is what two sets that know nothing of each other give: the same measure after the new vectors were
-    dealt to other users.
+    Each `unrelated` is the same measure after the new vectors were dealt to other users: the value for two sets of
+    vectors that have nothing in common.
     """
 
     users: int
+    """Number of users."""
     cosine: dict[str, float] | None
-    """mean, median, p05 (the lowest twentieth), smallest, unrelated (mean); None: the widths differ."""
+    """Cosines: mean, median, p05 (the lowest twentieth), smallest, unrelated (mean); None: the widths differ."""
     procrustes: float
+    """Procrustes distance, 0 to 1."""
     procrustes_unrelated: float
+    """Procrustes distance of unrelated vectors."""
     overlap: float
+    """Mean share of the nearest users that are the same, 0 to 1."""
     overlap_unrelated: float
+    """The same share for unrelated vectors."""
     k: int
-    """Neighbours that `overlap` is about."""
+    """Number of nearest users behind `overlap`."""
 
 
 def moved(old_NA: np.ndarray, new_NB: np.ndarray, k: int, seed: int = 0) -> Moved:
@@ -62,10 +69,10 @@ def cosines(old_ND: np.ndarray, new_ND: np.ndarray) -> np.ndarray:
 
 
 def procrustes(old_NA: np.ndarray, new_NB: np.ndarray) -> float:
-    """Distance that the best rotation and scaling leaves: 0 the same shape, 1 nothing in common.
+    """Distance that remains after the best rotation and scaling: 0 for the same shape, 1 for nothing in common.
 
-    With both sets scaled to Frobenius norm 1 and s the singular values of old' new, it is sqrt(1 - (sum s)^2). It says
-    little when there are not several times as many users as dimensions: then a rotation fits almost anything.
+    With both sets scaled to Frobenius norm 1 and s the singular values of old' new, it is sqrt(1 - (sum s)^2). It
+    means little unless there are several times as many users as dimensions: otherwise a rotation fits almost anything.
     """
     old, new = (x.astype(np.float64) for x in (old_NA, new_NB))
     old, new = (x / max(float(np.linalg.norm(x)), 1e-30) for x in (old, new))
@@ -98,7 +105,7 @@ def _neighbours(vector_ND: np.ndarray, k: int) -> np.ndarray:
 
 
 def _derangement(N: int, seed: int) -> np.ndarray:
-    """A random order in which nobody keeps their place (but for a single user)."""
+    """A random order in which no user keeps their place (unless there is only one)."""
     order_N = np.random.default_rng(seed).permutation(N)
     place_N = np.empty(N, dtype=np.int64)
     place_N[order_N] = np.roll(order_N, 1)

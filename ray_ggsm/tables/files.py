@@ -1,8 +1,9 @@
 """Data files of an embedding table: one Parquet file per run and bucket, written whole or not at all.
 
 A file is `<table>/data/<run>/bucket=<k>/part-00000.parquet`. Its rows are sorted by user, so that a look-up reads only
-the row groups whose range of user ids (the only column with statistics) holds the user. No reader sees a file before a
-commit names it. The log keeps a file's size and row count and no user ids: what was forgotten stays forgotten.
+the row groups whose range of user ids holds the user; `user_id` is the only column with statistics. No reader sees a
+file before a commit names it. The log keeps a file's size and row count and no user ids: forgotten users stay
+forgotten.
 """
 
 import re
@@ -18,14 +19,14 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import Config, InputError, Runtime
 from ray_ggsm.tables.schema import KEY, SCHEMA
 
 ELEMENT = "embedding.list.element"
 SPACING = "ray_ggsm.spacing"
 """Key of a file's metadata: spacing of its int8 levels."""
 LEVELS = 127
-"""on each side of zero"""
+"""Levels on each side of zero."""
 
 
 class TableConfig(Config):
@@ -35,7 +36,7 @@ class TableConfig(Config):
     """Values are rounded before they are stored as float32, so readers notice nothing: float16 to half precision (half
     the bytes or a little more), int8 to 255 levels of even spacing (less than a third). A file's spacing is calibrated
     on its vectors when it is first written, and kept when vectors are carried forward: they are rounded once."""
-    rows_per_group: int = Field(256, ge=1)
+    rows_per_group: Runtime[int] = Field(256, ge=1)
     """Rows that a look-up of one user reads; larger groups make full scans a little cheaper."""
 
 
@@ -44,21 +45,23 @@ class DataFile:
     """One Parquet file of a table; `dataclasses.asdict` and `DataFile(**values)` carry it through JSON."""
 
     path: str
-    """below the table's location"""
+    """Path below the table's location."""
     bucket: int
+    """Number of its bucket."""
     size: int
-    """bytes"""
+    """Size in bytes."""
     rows: int
+    """Number of rows."""
 
 
 def check_run(run: str) -> None:
-    """Refuse names of runs that cannot be part of a path in every store."""
+    """Refuse a run's name that cannot be part of a path in every store."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run):
         raise InputError(f"run '{run}': expected letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
 def bucket_path(run: str, bucket: int) -> str:
-    """Where a run writes a bucket's file, below the table's location."""
+    """Path of a run's file for a bucket, below the table's location."""
     return f"data/{run}/bucket={bucket}/part-00000.parquet"
 
 
@@ -67,9 +70,9 @@ def write_bucket(
 ) -> DataFile:
     """Write one bucket's rows, sorted, over what an earlier attempt of the run left; held in memory until complete.
 
-    `spacing` is that of the int8 levels which carried vectors lie on (`spacing_of`); None: it is calibrated.
+    `spacing` is the spacing of the int8 levels that carried vectors lie on (`spacing_of`); None: it is calibrated.
 
-    Never for a run that has been published (`publish.published_version`): its files belong to a version.
+    Never call it for a run that has been published (`publish.published_version`): its files belong to a version.
 
     Raises:
         InputError: a value is null, or a vector does not fit the precision.
@@ -80,15 +83,28 @@ def write_bucket(
     for name in SCHEMA.names:
         if table[name].null_count:
             raise InputError(f"{path}: {table[name].null_count} rows without {name}; every row needs a value")
-    vectors, dictionary = table["embedding"], ["as_of", "instruction", "encoder", "run"]
+    data = _parquet(_rounded(table, config, spacing, path), config)
+    storage.write_bytes(storage.join(location, path), data)
+    return DataFile(path, bucket, len(data), table.num_rows)
+
+
+def _rounded(table: pa.Table, config: TableConfig, spacing: float | None, path: str) -> pa.Table:
+    """The rows with their vectors rounded to the precision; the table's metadata has the spacing of int8 levels."""
+    vectors = table["embedding"]
     if config.precision == "float16":
         vectors = _mapped(vectors, lambda values: _half(values, path))
     elif config.precision == "int8":
         spacing = spacing or _calibrated(vectors)
         vectors = _mapped(vectors, lambda values: _levels(values, spacing))
-        dictionary.append(ELEMENT)  # 255 different values: one byte each
         table = table.replace_schema_metadata({SPACING: repr(spacing)})
-    table = table.set_column(SCHEMA.get_field_index("embedding"), SCHEMA.field("embedding"), vectors)
+    return table.set_column(SCHEMA.get_field_index("embedding"), SCHEMA.field("embedding"), vectors)
+
+
+def _parquet(table: pa.Table, config: TableConfig) -> bytes:
+    """The bytes of a data file."""
+    few_values = ["as_of", "instruction", "encoder", "run"]
+    if config.precision == "int8":
+        few_values.append(ELEMENT)  # 255 different values: one byte each
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.sort_by([(name, "ascending") for name in KEY]),
@@ -96,19 +112,18 @@ def write_bucket(
         row_group_size=config.rows_per_group,
         compression="zstd",
         compression_level=3,
-        use_dictionary=dictionary,
-        column_encoding=None if ELEMENT in dictionary else {ELEMENT: "BYTE_STREAM_SPLIT"},
+        use_dictionary=few_values,
+        column_encoding=None if ELEMENT in few_values else {ELEMENT: "BYTE_STREAM_SPLIT"},
         write_statistics=["user_id"],
         sorting_columns=pq.SortingColumn.from_ordering(SCHEMA, [(name, "ascending") for name in KEY]),
         write_page_checksum=True,
     )
-    data = sink.getvalue().to_pybytes()
-    storage.write_bytes(storage.join(location, path), data)
-    return DataFile(path, bucket, len(data), table.num_rows)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
 
 
 def describe(location: str, path: str) -> DataFile:
-    """What a file's footer says.
+    """A data file as its footer describes it.
 
     Raises:
         InputError: the file is missing, truncated, no Parquet file, or has other columns than a table's files.
@@ -134,7 +149,7 @@ def describe(location: str, path: str) -> DataFile:
 
 
 def spacing_of(files: Sequence[str]) -> float | None:
-    """Spacing of the int8 levels of some data files (full locations); None: they were not rounded so, or differ."""
+    """Spacing of the int8 levels of some data files (full locations); None: they have none, or several."""
     found = set()
     for file in files:
         fs, path = storage.arrow_filesystem(file)
@@ -161,15 +176,15 @@ def _half(values: np.ndarray, path: str) -> np.ndarray:
 
 
 def _levels(values: np.ndarray, spacing: float) -> np.ndarray:
-    """The nearest of the 255 levels; values beyond the last one become the last one. NaN stays, for the gates."""
+    """Values rounded to the nearest of 255 levels; larger ones become the last level. NaN stays, for the gates."""
     step = np.float32(spacing)
     return np.clip(np.rint(values / step), -LEVELS, LEVELS).astype(np.float32) * step
 
 
 def _calibrated(vectors: pa.ChunkedArray) -> float:
-    """The spacing that reaches the largest value, and a tenth more for vectors to come.
+    """The spacing whose levels reach the largest value, and a tenth further for vectors to come.
 
-    Cutting off rare large values has a smaller mean error, and spoils the vectors that they belong to.
+    Cutting off rare large values would give a smaller mean error, but it spoils the vectors that they belong to.
     """
     flat = np.abs(vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False))
     largest = np.max(flat, initial=0.0, where=np.isfinite(flat))

@@ -1,4 +1,4 @@
-"""Publish gates: what must hold before a version is committed. Each gives a verdict that a person can read.
+"""Publish gates: checks that must pass before a version is committed. Each gives a verdict that a person can read.
 
 With the same encoder, users whose rows did not change must keep their vectors, and the anchors as a whole must not
 move far. When the encoder changed, both are reported and neither fails.
@@ -12,21 +12,8 @@ import pyarrow.compute as pc
 
 from ray_ggsm.config import Config
 from ray_ggsm.tables import drift
-from ray_ggsm.tables.checks import FileCheck, carried, check_file, merge, published
+from ray_ggsm.tables.checks import FileCheck
 from ray_ggsm.tables.schema import KEY, matrix
-
-__all__ = [
-    "FileCheck",
-    "GateError",
-    "GatesConfig",
-    "Verdict",
-    "carried",
-    "check_file",
-    "enforce",
-    "judge",
-    "merge",
-    "published",
-]
 
 _NOTHING = pa.array([], pa.int64())
 
@@ -41,28 +28,31 @@ class GatesConfig(Config):
     max_dead_letter_share: float = 0.01
     """Largest share of the expected rows that could not be embedded."""
     max_zero: int = 0
-    """Vectors that are all zero."""
+    """Largest number of vectors that are all zero."""
     max_constant: int = 0
-    """Vectors whose values are all the same."""
+    """Largest number of vectors whose values are all the same."""
     min_norm: float = 0.5
-    """Smallest length of a vector; published vectors normally have length 1."""
+    """Smallest length that a vector may have; published vectors normally have length 1."""
     max_norm: float = 1.5
-    """Largest length of a vector."""
+    """Largest length that a vector may have."""
     max_similarity: float = 0.9999
     """Largest mean cosine between different anchor users; 1 means that the encoder tells nobody apart."""
     min_cosine_unchanged: float = 0.999
-    """Smallest cosine between old and new vector of an anchor user with the same content and encoder."""
+    """Smallest cosine between the old and new vector of an anchor user with the same content and encoder."""
     max_mean_distance: float = 0.2
-    """Largest mean cosine distance (1 - cosine) of all anchor users when the encoder is the same."""
+    """Largest mean cosine distance (1 - cosine) over all anchor users when the encoder is the same."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one gate says."""
+    """The result of one gate."""
 
     gate: str
+    """Name of the gate."""
     passed: bool
+    """Whether the version may be published."""
     sentence: str
+    """The measured value beside its limit, for people."""
 
 
 class GateError(Exception):
@@ -82,9 +72,9 @@ def judge(
     """Judge a version that is about to be published.
 
     Args:
-        config: the limits.
-        found: the merged checks of all its files; files that are kept count with `carried`.
-        expected_rows: rows that the input asks for: those with a vector and dead letters together.
+        config: limits.
+        found: merged checks of all its files; files that are kept count with `carried`.
+        expected_rows: rows that the input asks for, those with a vector and dead letters together.
         dead_letters: input rows that got no vector.
         encoder: digest of the encoder.
         previous: `published(table, found)` of the version before; None: there is none.
@@ -100,7 +90,7 @@ def judge(
 
 
 def enforce(verdicts: Sequence[Verdict]) -> None:
-    """Raise GateError with the sentences of all failed gates, if there are any."""
+    """Raise GateError with the sentences of all failed gates, if any failed."""
     failed = [verdict for verdict in verdicts if not verdict.passed]
     if failed:
         raise GateError(
@@ -165,7 +155,7 @@ def _vectors(config: GatesConfig, found: FileCheck) -> list[Verdict]:
 
 
 def _similarity(anchors: pa.Table) -> float:
-    """Mean cosine of different users within one instruction, the largest over instructions."""
+    """Mean cosine between different users, within the instruction where it is largest."""
     parts = [anchors.filter(pc.equal(anchors["instruction"], i)) for i in anchors["instruction"].unique()]
     parts = [part for part in parts if len(part["user_id"].unique()) > 1 and len(_widths(part)) == 1]
     return max((drift.mean_similarity(matrix(part["embedding"])) for part in parts), default=0.0)
@@ -209,14 +199,14 @@ def _drift(config: GatesConfig, found: FileCheck, previous: FileCheck, same_enco
 
 
 def _pairs(previous: pa.Table, found: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Rows of both for the same user and instruction, in one order; of several as_of the newest."""
+    """The anchor rows of users and instructions that both versions have, in one order; the newest of several as_of."""
     old, new = _newest(previous), _newest(found)
     shared = sorted(old.keys() & new.keys())
     return previous.take([old[key] for key in shared] or _NOTHING), found.take([new[key] for key in shared] or _NOTHING)
 
 
 def _newest(anchors: pa.Table) -> dict[tuple[str, str], int]:
-    """Row of each (user_id, instruction)."""
+    """Position of the newest row of each (user_id, instruction)."""
     order = anchors.select(KEY).append_column("row", pa.array(range(anchors.num_rows), pa.int64())).sort_by("as_of")
     names = [order[name].to_pylist() for name in ("user_id", "instruction", "row")]
     return {(user, instruction): row for user, instruction, row in zip(*names, strict=True)}

@@ -12,7 +12,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.files import DataFile, TableConfig, spacing_of, write_bucket
-from ray_ggsm.tables.publish import publish
+from ray_ggsm.tables.metadata import ForgottenRows
+from ray_ggsm.tables.publish import NewVersion, publish
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
 from ray_ggsm.tables.schema import SCHEMA, bucket_of
 
@@ -22,12 +23,13 @@ class Forgotten:
     """What `forget` did."""
 
     version: int
-    """the newest version, without the users"""
+    """Newest version, without the users."""
     users: int
-    """users that had rows"""
+    """Users who had rows."""
     rows: int
+    """Rows that these users had."""
     absent: int
-    """users that had none"""
+    """Users who had none."""
 
 
 def rollback(location: str, version: int, *, bring_back_forgotten: bool = False) -> int:
@@ -40,22 +42,22 @@ def rollback(location: str, version: int, *, bring_back_forgotten: bool = False)
     table = open_table(location)
     if version == table.version:
         raise InputError(f"{location}: version {version} is the newest one; name an earlier one (see history)")
-    said = table.metadata(version)
-    since = [entry for entry in table.history() if entry["version"] > version]
-    undone = [entry["version"] for entry in since if entry["operation"] == "forget"]
+    metadata = table.metadata(version)
+    forgets = [commit.version for commit in table.history() if commit.operation == "forget"]
+    undone = [forget for forget in forgets if forget > version]
     if undone and not bring_back_forgotten:
         raise InputError(
             f"{location}: version {undone[0]} has forgotten users who are still in version {version}; roll back to "
             f"{undone[0]} or later, or allow it (--bring-back-forgotten) and forget them again"
         )
-    properties = delta.commit({**said, "operation": "rollback", "rolled_back_to": version})
+    properties = delta.commit(metadata.model_copy(update={"operation": "rollback", "rolled_back_to": version}))
     log = delta.load(location, table.version)
     try:
         log.restore(version, commit_properties=properties)
     except (DeltaError, OSError) as error:
         raise InputError(
             f"{location}: cannot roll back to version {version}; its files are gone, or the table was changed just now "
-            f"({delta.line(error)})"
+            f"({delta.one_line(error)})"
         ) from error
     return delta.load(location).version()
 
@@ -77,14 +79,14 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
             lambda: sorted(table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True))
         )
     except (DeltaError, OSError) as error:
-        raise InputError(f"{location}: vacuum stopped ({delta.line(error)}); start it again") from error
+        raise InputError(f"{location}: vacuum stopped ({delta.one_line(error)}); start it again") from error
 
 
 def forget(location: str, user_ids: Collection[str], *, config: TableConfig | None = None) -> Forgotten:
     """Commit a version without some users; only the buckets that hold them are written again.
 
-    Earlier versions keep the users until `vacuum` removes their files after the retention. Do it again after a crash:
-    nothing is lost, and a second call finds nothing to do.
+    Earlier versions keep the users until `vacuum` removes their files after the retention. After a crash, call it
+    again: nothing is lost, and a call that finds none of the users commits nothing.
 
     Raises:
         InputError: no table, or another publisher was faster.
@@ -95,32 +97,29 @@ def forget(location: str, user_ids: Collection[str], *, config: TableConfig | No
     users = present.unique()
     version = table.version
     if len(users):
-        run = f"forget-{version}-{uuid.uuid4().hex[:12]}"  # nothing of the users, not even a hash
-        buckets = sorted(set(bucket_of(users, table.buckets).tolist()))
-        files = [_without(table, bucket, users, run, config or TableConfig()) for bucket in buckets]
-        version = publish(
-            location,
-            [file for file in files if file.rows],
-            run=run,
-            buckets=table.buckets,
-            replaced=buckets,
-            metadata=_said(table, len(users), len(present)),
-            expected_version=version,
-        )
+        version = publish(location, _version_without(table, users, len(present), config or TableConfig()))
     return Forgotten(version, len(users), len(present), len(wanted) - len(users))
 
 
-def _without(
-    table: EmbeddingTable, bucket: int, users: pa.Array | pa.ChunkedArray, run: str, config: TableConfig
-) -> DataFile:
-    mine = [storage.join(table.location, file.path) for file in table.data_files() if file.bucket == bucket]
-    rows = scan.read_files(mine, SCHEMA.names)
+def _version_without(table: EmbeddingTable, users: pa.Array, rows: int, config: TableConfig) -> NewVersion:
+    run = f"forget-{table.version}-{uuid.uuid4().hex[:12]}"  # nothing of the users, not even a hash
+    buckets = sorted(set(bucket_of(users, table.buckets).tolist()))
+    files = [_bucket_without(table, bucket, users, run, config) for bucket in buckets]
+    forgotten = ForgottenRows(users=len(users), rows=rows)
+    return NewVersion(
+        files=[file for file in files if file.rows],
+        run=run,
+        buckets=table.buckets,
+        replaced=buckets,
+        metadata=table.metadata().model_copy(update={"operation": "forget", "forgotten": forgotten}),
+        expected_version=table.version,
+    )
+
+
+def _bucket_without(table: EmbeddingTable, bucket: int, users: pa.Array, run: str, config: TableConfig) -> DataFile:
+    files = [storage.join(table.location, file.path) for file in table.data_files() if file.bucket == bucket]
+    rows = scan.read_files(files, SCHEMA.names)
     kept = rows.filter(pc.invert(pc.is_in(rows["user_id"], value_set=users)))
-    spacing = spacing_of(mine)
+    spacing = spacing_of(files)
     config = config if spacing is None else config.model_copy(update={"precision": "int8"})
     return write_bucket(kept, table.location, run, bucket, config, spacing)
-
-
-def _said(table: EmbeddingTable, users: int, rows: int) -> dict[str, object]:
-    said: dict[str, object] = {key: value for key, value in table.metadata().items() if key not in ("run", "rows")}
-    return {**said, "operation": "forget", "forgotten": {"users": users, "rows": rows}}

@@ -7,8 +7,8 @@ publisher has changed in the meantime.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pyarrow.fs as pafs
 from deltalake import DeltaTable, Transaction
@@ -19,56 +19,58 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, check_run
+from ray_ggsm.tables.metadata import VersionMetadata
 
 NO_TABLE = -1
-"""`expected_version` of a run that found no table when it began."""
+"""`expected_version` of a run that found no table when it started."""
 
 
-def publish(
-    location: str,
-    files: Sequence[DataFile],
-    *,
-    run: str,
-    buckets: int,
-    replaced: Sequence[int] | None,
-    metadata: Mapping[str, Any],
-    expected_version: int | None = None,
-) -> int:
-    """Make written files a new version of the table, which is created when it is not there; returns the version.
+@dataclass(frozen=True, kw_only=True)
+class NewVersion:
+    """A version whose files are written."""
 
-    Args:
-        location: the table.
-        files: what `write_bucket` returned; every file must be there with its size.
-        run: a name that no other run has. When it has published before, nothing happens.
-        buckets: number of buckets, fixed by the table's first version.
-        replaced: None: the files are the whole version. A list: only these buckets are replaced (a bucket without a
-            file becomes empty), all others keep their files.
-        metadata: values for JSON, told by `history()`. `encoder` (digest) is shown there by name; `run`, `rows` and
-            `operation` are added.
-        expected_version: the version this run was built on, or NO_TABLE; None does not ask. Give it whenever the rows
-            depend on an earlier version, which they do when buckets are replaced.
+    files: Sequence[DataFile]
+    """Files as `write_bucket` returned them; every file must exist with its size."""
+    run: str
+    """Name that no other run has."""
+    buckets: int
+    """Number of buckets, fixed by the table's first version."""
+    replaced: Sequence[int] | None
+    """Buckets that the files replace (a bucket without a file becomes empty), while all others keep their files; None:
+    the files are the whole version."""
+    metadata: VersionMetadata = field(default_factory=VersionMetadata)
+    """What the version records about itself; `run`, `rows` and `operation` are filled in."""
+    expected_version: int | None = None
+    """Version that this one is built on, or NO_TABLE; None: not checked. Give it whenever the rows depend on an earlier
+    version, which they do when buckets are replaced."""
+
+
+def publish(location: str, new: NewVersion) -> int:
+    """Commit a version to the table at `location`, which is created when there is none; returns its number.
+
+    When the run has published before, nothing happens and the number of its version is returned.
 
     Raises:
-        InputError: a file is missing or has another size, the number of buckets differs, buckets of a table that is
-            not there are replaced, or the table has moved on.
+        InputError: a file is missing or has another size, the number of buckets differs, buckets of a table that does
+            not exist are replaced, or the table has moved on.
     """
     location = storage.absolute(location)
-    check_run(run)
+    check_run(new.run)
     table = delta.find(location)
-    if table is not None and (version := _published(table, run)) is not None:
+    if table is not None and (version := _published(table, new.run)) is not None:
         return version
-    _check_base(location, table, buckets, replaced, expected_version)
-    _check_files(location, files, buckets, replaced)
-    kept = delta.files(table) if table is not None and replaced is not None else []
-    rows = sum(f.rows for f in files) + sum(f.rows for f in kept if f.bucket not in (replaced or ()))
-    said = {"operation": "publish", **metadata, "run": run, "rows": rows}
+    _check_base(location, table, new)
+    _check_files(location, new)
+    metadata = new.metadata.model_copy(
+        update={"operation": new.metadata.operation or "publish", "run": new.run, "rows": _rows(table, new)}
+    )
 
     def commit() -> int:
         try:
-            _commit(location, table, files, run, buckets, replaced, said)
+            _commit(location, table, new, metadata)
         except (DeltaError, OSError):
             newest = delta.find(location)
-            if newest is not None and (version := _published(newest, run)) is not None:
+            if newest is not None and (version := _published(newest, new.run)) is not None:
                 return version  # only the answer was lost
             raise
         return 0 if table is None else table.version() + 1
@@ -77,34 +79,34 @@ def publish(
         return delta.retried(commit)
     except (DeltaError, OSError) as error:
         raise InputError(
-            f"{location}: run {run} could not commit; if another publisher was faster, start the run again on the "
-            f"new version ({delta.line(error)})"
+            f"{location}: run {new.run} could not commit; if another publisher was faster, start the run again on the "
+            f"new version ({delta.one_line(error)})"
         ) from error
 
 
 def published_version(location: str, run: str) -> int | None:
-    """The version that a run has published; None: it has not. Ask before files are written: a run that has published
-    must not write again, because its files belong to a version."""
+    """The version that a run has published; None: it has not.
+
+    Call it before writing files: a run that has published must not write again, because its files belong to a version.
+    """
     table = delta.find(location)
     return None if table is None else _published(table, run)
 
 
-def _commit(
-    location: str,
-    table: DeltaTable | None,
-    files: Sequence[DataFile],
-    run: str,
-    buckets: int,
-    replaced: Sequence[int] | None,
-    metadata: Mapping[str, Any],
-) -> None:
-    adds = [_add(file) for file in files]
+def _rows(table: DeltaTable | None, new: NewVersion) -> int:
+    """Rows of the version, those in files that it keeps included."""
+    kept = delta.files(table) if table is not None and new.replaced is not None else []
+    return sum(f.rows for f in new.files) + sum(f.rows for f in kept if f.bucket not in (new.replaced or ()))
+
+
+def _commit(location: str, table: DeltaTable | None, new: NewVersion, metadata: VersionMetadata) -> None:
+    adds = [_add(file) for file in new.files]
     version = 0 if table is None else table.version() + 1
-    properties = delta.commit(metadata, app_transactions=[Transaction(_application(run), version)])
+    properties = delta.commit(metadata, app_transactions=[Transaction(_application(new.run), version)])
     if table is None:
         create_table_with_add_actions(
             location,
-            delta.schema(buckets),
+            delta.schema(new.buckets),
             adds,
             mode="error",
             partition_by=["bucket"],
@@ -113,8 +115,8 @@ def _commit(
             commit_properties=properties,
         )
         return
-    filters = None if replaced is None else [("bucket", "in", [str(bucket) for bucket in replaced])]
-    mode = "append" if replaced is not None and not replaced else "overwrite"
+    filters = None if new.replaced is None else [("bucket", "in", [str(bucket) for bucket in new.replaced])]
+    mode = "append" if new.replaced is not None and not new.replaced else "overwrite"
     table.create_write_transaction(
         [*adds],
         mode,
@@ -139,41 +141,36 @@ def _published(table: DeltaTable, run: str) -> int | None:
     return table.transaction_version(_application(run))
 
 
-def _check_base(
-    location: str,
-    table: DeltaTable | None,
-    buckets: int,
-    replaced: Sequence[int] | None,
-    expected: int | None,
-) -> None:
+def _check_base(location: str, table: DeltaTable | None, new: NewVersion) -> None:
+    expected = new.expected_version
     if table is None:
-        if replaced is not None or expected not in (None, NO_TABLE):
+        if new.replaced is not None or expected not in (None, NO_TABLE):
             raise InputError(f"{location}: there is no table whose buckets could be replaced; publish all of them")
         return
-    if delta.buckets(table) != buckets:
+    if delta.buckets(table) != new.buckets:
         raise InputError(
-            f"{location}: this table has {delta.buckets(table)} buckets for ever, found {buckets}; use that number, or "
-            "publish to another location"
+            f"{location}: this table has {delta.buckets(table)} buckets, which never changes, found {new.buckets}; use "
+            "that number, or publish to another location"
         )
     if expected is None or expected == table.version():
         return
     since = delta.history(location, expected + 1, table.version())
-    if expected > table.version() or any(not entry["operation"].startswith("vacuum") for entry in since):
-        began = "no table" if expected == NO_TABLE else f"version {expected}"
+    if expected > table.version() or any(not commit.operation.startswith("vacuum") for commit in since):
+        base = "no table" if expected == NO_TABLE else f"version {expected}"
         raise InputError(
-            f"{location}: the run was built on {began}, but the table is at version {table.version()} now; start the "
+            f"{location}: the run was built on {base}, but the table is at version {table.version()} now; start the "
             "run again, so that it takes that version into account"
         )
 
 
-def _check_files(location: str, files: Sequence[DataFile], buckets: int, replaced: Sequence[int] | None) -> None:
-    allowed = range(buckets) if replaced is None else replaced
-    assert all(file.bucket in allowed for file in files), "a file belongs to a bucket that is not replaced"
-    if not files:
+def _check_files(location: str, new: NewVersion) -> None:
+    allowed = range(new.buckets) if new.replaced is None else new.replaced
+    assert all(file.bucket in allowed for file in new.files), "a file belongs to a bucket that is not replaced"
+    if not new.files:
         return
     fs = storage.arrow_filesystem(location)[0]
-    paths = [storage.arrow_filesystem(storage.join(location, file.path))[1] for file in files]
-    for file, found in zip(files, storage.retried(lambda: fs.get_file_info(paths)), strict=True):
+    paths = [storage.arrow_filesystem(storage.join(location, file.path))[1] for file in new.files]
+    for file, found in zip(new.files, storage.retried(lambda: fs.get_file_info(paths)), strict=True):
         state = f"has {found.size}" if found.type == pafs.FileType.File else "is missing"
         if state != f"has {file.size}":
             raise InputError(

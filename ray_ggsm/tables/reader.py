@@ -5,7 +5,6 @@ Legend: N rows, D width.
 
 import datetime as dt
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.files import DataFile, describe
+from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.schema import SCHEMA, bucket_of, matrix
 
 Moment = dt.datetime | dt.date | str
@@ -58,12 +58,14 @@ class EmbeddingTable:
         """Rows, sorted by bucket, user, as_of and instruction.
 
         Args:
-            version: an earlier version; None: the newest.
-            as_of: only rows of this moment: a datetime, a date or an ISO string, in UTC unless it says otherwise.
-            user_ids: only rows of these users; reads little more than their rows. Users without rows are left out.
+            version: version to read; None: the newest.
+            as_of: moment whose rows are wanted: a datetime, a date or an ISO string, in UTC unless it says otherwise;
+                None: all.
+            user_ids: users whose rows are wanted, for little more than the cost of these rows; users without rows are
+                left out; None: all.
             columns: names out of SCHEMA, in this order; None: all.
-            buckets: only rows of these, each in [0, `self.buckets`): a table larger than memory is read part by part,
-                and all rows of a user are in one part.
+            buckets: buckets whose rows are wanted, each in [0, `self.buckets`): so a table larger than memory is read
+                part by part, with all rows of a user in one part; None: all.
 
         Raises:
             InputError: no such version, column or bucket, or a file of the version is missing or damaged.
@@ -71,14 +73,14 @@ class EmbeddingTable:
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
-        if odd := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
-            raise InputError(f"{self.location}: no bucket {odd[0]}; there are 0 to {self.buckets - 1}")
+        if missing := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
+            raise InputError(f"{self.location}: no bucket {missing[0]}; there are 0 to {self.buckets - 1}")
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
         users = None
         if user_ids is not None:
-            of_bucket = _by_bucket(_strings(user_ids), self.buckets)
-            files = [file for file in files if file.bucket in of_bucket]
-            users = [of_bucket[file.bucket] for file in files]
+            by_bucket = _by_bucket(_strings(user_ids), self.buckets)
+            files = [file for file in files if file.bucket in by_bucket]
+            users = [by_bucket[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
         return scan.read_files(locations, names, users, None if as_of is None else _utc(as_of))
 
@@ -92,7 +94,7 @@ class EmbeddingTable:
     ) -> tuple[np.ndarray, np.ndarray]:
         """User ids, (N,) strings, and vectors, (N, D) float32, in the order of `read`.
 
-        `instruction` keeps the rows of one instruction. A user with several rows (as_of, instruction) is repeated.
+        `instruction` keeps the rows of one instruction. A user with several rows (as_of, instruction) appears in each.
         """
         rows = self.read(
             version=version, as_of=as_of, user_ids=user_ids, columns=["user_id", "instruction", "embedding"]
@@ -101,24 +103,24 @@ class EmbeddingTable:
             rows = rows.filter(pc.equal(rows["instruction"], instruction))
         return rows["user_id"].to_numpy(), matrix(rows["embedding"])
 
-    def history(self) -> list[dict[str, Any]]:
-        """All commits, newest first: version, timestamp, operation, run, encoder, rows, metadata."""
+    def history(self) -> list[Commit]:
+        """All commits, newest first."""
         return delta.history(self.location, 0, self.version)
 
-    def metadata(self, version: int | None = None) -> dict[str, Any]:
-        """What the version's publisher said about it."""
+    def metadata(self, version: int | None = None) -> VersionMetadata:
+        """What a version records about itself: encoder, counts, gates, ...; None: the newest."""
         return delta.metadata(self.location, self._at(version).version())
 
     def files(self, version: int | None = None) -> list[str]:
-        """Full locations of the version's files, for any Parquet reader."""
+        """Full locations of a version's files, for any Parquet reader."""
         return [storage.join(self.location, file.path) for file in self.data_files(version)]
 
     def data_files(self, version: int | None = None) -> list[DataFile]:
-        """The version's files as the log describes them, by bucket."""
+        """A version's files as the log describes them, by bucket."""
         return delta.files(self._at(version))
 
     def verify(self, *, deep: bool = False) -> list[str]:
-        """Problems of the newest version, one sentence each; none: every file is there with its size and rows.
+        """Problems of the newest version, one sentence each; an empty list: every file has its size and rows.
 
         `deep` also reads every page and compares its checksum.
         """

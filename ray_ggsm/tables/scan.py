@@ -14,6 +14,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.tables.schema import SCHEMA
 
 THREADS = 8
+"""Files that are read at a time."""
 
 
 def read_files(
@@ -24,19 +25,19 @@ def read_files(
 ) -> pa.Table:
     """Rows of some files (full locations), file by file in their order.
 
-    `users` gives for each file the users, sorted, whose rows are wanted from it; None: all rows.
+    `users` lists for each file the users, sorted, whose rows are wanted from it; None: all rows.
 
     Raises:
         InputError: a file is missing or damaged.
     """
     wanted = [None] * len(files) if users is None else users
     with ThreadPoolExecutor(THREADS) as pool:
-        tables = list(pool.map(lambda file, mine: _read(file, list(columns), mine, as_of), files, wanted))
+        tables = list(pool.map(lambda file, of_file: _read(file, list(columns), of_file, as_of), files, wanted))
     return pa.concat_tables(tables) if tables else pa.schema([SCHEMA.field(n) for n in columns]).empty_table()
 
 
 def open_file(location: str) -> pa.NativeFile:
-    """A data file, for reading at any position."""
+    """Open a data file for reading at any position."""
     fs, path = storage.arrow_filesystem(location)
     return fs.open_input_file(path)
 
@@ -70,7 +71,7 @@ def _read(file: str, columns: list[str], users: list[str] | None, as_of: dt.date
 
 
 def _groups(metadata: pq.FileMetaData, users: list[str]) -> list[int]:
-    """Row groups whose range of user ids holds one of the users (sorted)."""
+    """Row groups whose range of user ids contains one of the users (sorted)."""
     found = []
     column = metadata.schema.names.index("user_id")
     for group in range(metadata.num_row_groups):

@@ -20,11 +20,12 @@ SCHEMA = pa.schema(
         ("run", pa.string()),
     ]
 )
-"""Columns of the data files. One row per user, as_of and instruction; `events` counts the history events that the
+"""Columns of the data files, with one row per user, as_of and instruction: `events` counts the history events that the
 encoder saw, `content` is a hash of the user's row, `encoder` the encoder's digest, `run` the run that embedded the row.
-Readers see one column more: `bucket` (int32), the partition, which stands in the log and not in the files."""
+Other readers see one more column: `bucket` (int32), the partition, which stands in the log and not in the files."""
 
 KEY = ["user_id", "as_of", "instruction"]
+"""Columns that no two rows of a version share."""
 
 
 def bucket_of(user_ids: pa.Array | pa.ChunkedArray, buckets: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def rows_to_table(
     encoder: str,
     run: str,
 ) -> pa.Table:
-    """Rows of one instruction, in the given order."""
+    """A table of rows of one instruction, in the given order; events and content are (N,), vectors (N, D)."""
     N, D = vector_ND.shape
     assert N * D < 2**31, "a list column counts its numbers in 32 bits; convert fewer rows at once"
     offsets = pa.array(np.arange(N + 1, dtype=np.int32) * D)

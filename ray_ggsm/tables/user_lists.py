@@ -1,4 +1,4 @@
-"""Lists of users in text files: whom to forget, whom to look for."""
+"""Lists of users in text files: users to forget, seed users of a look-alike search."""
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError

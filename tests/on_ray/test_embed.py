@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.cli import run
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
 from ray_ggsm.config import InputError
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import evaluate
@@ -30,47 +31,66 @@ def damage(experiment, rows: int) -> list[str]:
 
 
 def test_a_bad_row_is_set_aside_and_the_others_are_embedded(experiment: Callable, finished, beside: Callable) -> None:
-    mine = experiment(output=beside("prepare-", "train-", "event_vectors"))
-    users = damage(mine, 1)
-    table, whole = open_table(embed(Pipeline.of(mine))).read(), open_table(embed(Pipeline.of(finished))).read()
+    changed = experiment(output=beside("prepare-", "train-", "event_vectors"))
+    users = damage(changed, 1)
+    table, whole = open_table(embed(Pipeline.of(changed))).read(), open_table(embed(Pipeline.of(finished))).read()
     assert len(table) == len(whole) - 1
-    (dead,) = pq.read_table(Pipeline.of(mine).embed.path("staging", "dead_letters")).to_pylist()
+    stage = Pipeline.of(changed).embed
+    (dead,) = pq.read_table(storage.join(stage.staging, "dead_letters")).to_pylist()
     assert (dead["user_id"], dead["reason"], dead["detail"]) == (users[0], "non_finite_number", "tabular")
-    assert Pipeline.of(mine).embed.result()["dead_letters"] == 1
+    result = stage.result()
+    assert (result.rows, result.dead_letters) == (len(table), 1)
+    assert result.events == result.events_found_in_store > 0
+
+
+def test_a_run_that_ends_between_its_commit_and_its_result(experiment: Callable, finished, beside: Callable) -> None:
+    """The next one publishes nothing again, removes what is staged, and reports what was published."""
+    again = experiment(output=beside("prepare-", "train-", "embed-", "event_vectors"))
+    stage = Pipeline.of(again).embed
+    before, result = open_table(stage.table), stage.result()
+    storage.remove(storage.join(stage.location, "stage.json"))
+    storage.write_text(storage.join(stage.staging, "chunks", "of-32", "00000000.parquet"), "left over")
+    embed(Pipeline.of(again))
+    assert open_table(stage.table).version == before.version == 0
+    assert stage.result().rows == result.rows == len(before.read())
+    assert stage.result().events == result.events
+    assert not storage.list_files(storage.join(stage.staging, "chunks"))
+    report = storage.read_json(storage.join(stage.location, "report.json"))
+    assert report["version"] == 0
+    assert list(report["seconds"]) == ["events", "all"]
 
 
 def test_too_many_bad_rows_fail_a_gate_unless_there_is_a_reason(
     experiment: Callable, finished, beside: Callable, tmp_path: Path, capsys
 ) -> None:
-    mine = experiment(output=beside("prepare-", "train-", "event_vectors"))
-    damage(mine, 5)
+    changed = experiment(output=beside("prepare-", "train-", "event_vectors"))
+    damage(changed, 5)
     file = tmp_path / "config.json"
-    file.write_text(mine.model_dump_json())
-    assert run("", embed, None, ["--config", str(file)], publishes=True) == 3
+    file.write_text(changed.model_dump_json())
+    assert run(JOBS["embed"], ["--config", str(file)]) == 3
     sentence = capsys.readouterr().err
     assert re.search(r"error: nothing was published.*\n  dead_letters: 5 of \d+ rows got no vector", sentence), sentence
-    place = Pipeline.of(mine).embed
-    assert place.result() is None
-    assert storage.list_files(place.path("staging", "blocks")), "what was embedded is kept"
-    assert not storage.exists(place.path("table", "_delta_log"))
-    arguments = ["--config", str(file), "--publish-anyway", "five are known"]
-    assert run("", embed, None, arguments, publishes=True) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"embed: 0 of \d+ blocks are to do", said), said
-    metadata = open_table(place.path("table")).metadata()
-    assert metadata["published_anyway"] == "five are known"
-    assert metadata["failed_gates"] == ["dead_letters"]
-    assert metadata["counts"]["dead_letters"] == 5
+    stage = Pipeline.of(changed).embed
+    assert stage.result() is None
+    assert storage.list_files(storage.join(stage.staging, "chunks")), "what was embedded is kept"
+    assert not storage.exists(storage.join(stage.table, "_delta_log"))
+    assert run(JOBS["embed"], ["--config", str(file), "--publish-anyway", "five are known"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"embed: 0 of \d+ chunks are to do", output), output
+    metadata = open_table(stage.table).metadata()
+    assert metadata.published_anyway == "five are known"
+    assert metadata.failed_gates == ("dead_letters",)
+    assert metadata.counts.dead_letters == 5
 
 
 def test_every_instruction_gets_a_vector_of_its_own(experiment: Callable, finished, beside: Callable) -> None:
     instructions = {"plain": "", "spend": "how much will they spend?"}
-    mine = experiment(
+    changed = experiment(
         output=beside("prepare-", "train-", "event_vectors"),
         embedding={**finished.embedding.model_dump(), "instructions": instructions},
         publishing={"rows_per_bucket": 40},
     )
-    table, whole = open_table(embed(Pipeline.of(mine))), open_table(embed(Pipeline.of(finished)))
+    table, whole = open_table(embed(Pipeline.of(changed))), open_table(embed(Pipeline.of(finished)))
     assert table.buckets > 1
     users, plain_ND = table.matrix(instruction="plain", as_of="2024-03-28")
     others, vector_ND = whole.matrix(as_of="2024-03-28")
@@ -82,9 +102,9 @@ def test_every_instruction_gets_a_vector_of_its_own(experiment: Callable, finish
 
 def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finished) -> None:
     with pytest.raises(InputError, match=r"embedding\.checkpoint"):
-        evaluate(untrained(finished))
+        evaluate(Pipeline.of(finished).untrained)
 
 
-def test_an_unknown_stage_is_named(experiment: Callable, finished) -> None:
+def test_an_unknown_split_is_named(experiment: Callable, finished) -> None:
     with pytest.raises(InputError, match=r"embedding.splits: .*'prob'"):
         embed(Pipeline.of(experiment(embedding__splits=["prob"])))

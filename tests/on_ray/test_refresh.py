@@ -16,20 +16,17 @@ import pytest
 from ray_ggsm import storage
 from ray_ggsm.building import lock
 from ray_ggsm.cli.exit_codes import user_error
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.on_ray import refresh as job
-from ray_ggsm.on_ray.refresh import preview, refresh
+from ray_ggsm.on_ray.building import version as steps
+from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
-from ray_ggsm.tables.config import PublishingConfig
-from ray_ggsm.tables.gates import GatesConfig
+from ray_ggsm.tables.metadata import VersionCounts
 from tests.on_ray.conftest import BUCKET
 from tests.s3_server import faults
 
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
-
-LENIENT = PublishingConfig(gates=GatesConfig(min_previous_share=0.5))
 
 
 @pytest.fixture
@@ -42,17 +39,16 @@ def rows(finished: Experiment) -> pa.Table:
 
 
 @pytest.fixture
-def mine(experiment: Callable, finished: Experiment, beside: Callable, tmp_path: Path) -> Experiment:
-    return experiment(
-        output=beside("event_vectors"),
-        refresh={
-            "rows": f"{tmp_path}/rows/*.parquet",
-            "encoder": Pipeline.of(finished).train.path("encoder"),
-            "table": f"{tmp_path}/users",
-        },
-        embedding__rows_per_chunk=7,  # two row groups, the last one alone
-        publishing={"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5}},
-    )
+def config(finished: Experiment, beside: Callable, tmp_path: Path) -> RefreshConfig:
+    beside("event_vectors")  # to `tmp_path`, beside the table
+    values = {
+        "rows": f"{tmp_path}/rows/*.parquet",
+        "encoder": Pipeline.of(finished).train.encoder,
+        "table": f"{tmp_path}/users",
+        "embedding": {"rows_per_chunk": 7, "rows_per_batch": 32, "tokens_per_batch": 512},  # two row groups a chunk
+        "publishing": {"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5}},
+    }
+    return build(RefreshConfig, values, "test")
 
 
 @pytest.fixture
@@ -81,12 +77,12 @@ def vectors(table: str, version: int) -> dict[str, np.ndarray]:
     return dict(zip(users.tolist(), vector_ND, strict=True))
 
 
-def crash(monkeypatch: pytest.MonkeyPatch, step: str, experiment: Experiment) -> None:
+def crash(monkeypatch: pytest.MonkeyPatch, step: str, config: RefreshConfig) -> None:
     """Run a refresh that ends where `step` would begin."""
     with monkeypatch.context() as patch:
-        patch.setattr(job, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(steps, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            refresh(experiment)
+            refresh(config)
 
 
 def written(location: str) -> dict[str, int]:
@@ -95,29 +91,31 @@ def written(location: str) -> dict[str, int]:
 
 
 def test_the_life_of_a_table(
-    mine: Experiment, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys
+    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """One test, since every refresh takes a while."""
-    table = mine.refresh.table
+    table = config.table
     users = rows["user_id"].to_pylist()
     give(rows.slice(0, len(rows) - 1))
 
     # a run that ends in the middle, twice: what is there is not written again
-    crash(monkeypatch, "fill_buckets", mine)
-    blocks = storage.list_files(f"{table}/staging", ".parquet")
-    for file in blocks[::2]:
+    crash(monkeypatch, "fill_buckets", config)
+    chunks = storage.list_files(f"{table}/staging", ".parquet")
+    assert len(chunks) > 2
+    for file in chunks[::2]:
         os.remove(file)
     before = written(f"{table}/staging")
-    crash(monkeypatch, "judge_and_publish", mine)
+    crash(monkeypatch, "_publish", config)
     after = written(f"{table}/staging")
-    assert sorted(after) == blocks
+    assert sorted(after) == chunks
     assert {file: after[file] for file in before} == before
     assert not Path(table, "_delta_log").exists()
     staged = written(f"{table}/data")
-    assert refresh(mine) == 0
+    assert refresh(config) == 0
     assert written(f"{table}/data") == staged
     first = vectors(table, 0)
     assert sorted(first) == sorted(users[:-1])
+    assert not storage.list_files(f"{table}/staging"), "staged files are removed once they are published"
     (report,) = [json.loads(Path(file).read_text()) for file in storage.list_files(f"{table}/runs", "report.json")]
     assert report["version"] == 0
     assert report["counts"]["written"] == len(users) - 1
@@ -129,18 +127,18 @@ def test_the_life_of_a_table(
     # nothing changed; the lock of a process that was killed does not count
     left = Path(table, "refresh.lock")
     left.write_text(json.dumps({**HOLDER, "host": socket.gethostname(), "pid": 2**22 - 1}))
-    assert refresh(mine) == 0
+    assert refresh(config) == 0
     assert "nothing changed" in capsys.readouterr().out
     assert not left.exists()
 
     # one user changed, one new, one departed
     give(with_another_text(rows.slice(1), users[3]))
-    assert refresh(mine) == 1
+    assert refresh(config) == 1
     second, metadata = vectors(table, 1), open_table(table).metadata()
     assert sorted(second) == sorted(users[1:])
-    assert metadata["counts"] == {
-        "expected": len(users) - 1, "written": len(users) - 1, "dead_letters": 0, "encoded": 2, "departed": 1,
-    }  # fmt: skip
+    assert metadata.counts == VersionCounts(expected=len(users) - 1, written=len(users) - 1, encoded=2, departed=1)
+    assert metadata.input is not None
+    assert metadata.input.rows == config.rows
     changed = [user for user in second if user in first and not np.array_equal(first[user], second[user])]
     assert changed == [users[3]]
     kept = set(open_table(table).files(0)) & set(open_table(table).files(1))
@@ -151,8 +149,44 @@ def test_the_life_of_a_table(
     # a user twice
     give(pa.concat_tables([rows, rows.slice(2, 1)]))
     with pytest.raises(Exception, match=f"user '{users[2]}' stands in the input 2 times"):
-        refresh(mine)
+        refresh(config)
     assert open_table(table).version == 1
+
+
+def test_a_chunk_size_that_changes_between_two_attempts(
+    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second attempt cuts the rows anew, publishes them once, and leaves nothing of the first cut."""
+    damaged = rows.to_pylist()
+    damaged[3]["tabular"] = [float("inf")] * len(damaged[3]["tabular"])
+    give(pa.Table.from_pylist(damaged, rows.schema))
+    gates = config.publishing.gates.model_copy(update={"max_dead_letter_share": 0.5})
+    config = config.model_copy(update={"publishing": config.publishing.model_copy(update={"gates": gates})})
+    crash(monkeypatch, "fill_buckets", config)
+    embedding = config.embedding.model_copy(update={"rows_per_chunk": 16})
+    assert refresh(config.model_copy(update={"embedding": embedding})) == 0
+    table = open_table(config.table)
+    assert table.metadata().counts == VersionCounts(
+        expected=len(rows), written=len(rows) - 1, dead_letters=1, encoded=len(rows) - 1
+    )
+    (file,) = storage.list_files(f"{config.table}/staging")
+    assert Path(file).parent.name == "of-16"
+    assert pq.read_table(file)["user_id"].to_pylist() == [rows["user_id"][3].as_py()]
+
+
+def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch):
+    """Rows that arrive between planning and publishing would be missed: nothing is published."""
+    give(rows.slice(0, 9))
+    count = steps.count_dead_letters
+
+    def change_first(build) -> int:
+        give(rows.slice(0, 10))
+        return count(build)
+
+    monkeypatch.setattr(steps, "count_dead_letters", change_first)
+    with pytest.raises(InputError, match="changed while it was read; nothing was published; start again"):
+        refresh(config)
+    assert not Path(config.table, "_delta_log").exists()
 
 
 def test_another_refresh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,51 +207,51 @@ def test_another_refresh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert file.exists(), "and keeps it"
 
 
-def test_a_user_twice_in_the_first_input(mine: Experiment, rows: pa.Table, give: Callable) -> None:
+def test_a_user_twice_in_the_first_input(config: RefreshConfig, rows: pa.Table, give: Callable) -> None:
     at = rows.column_names.index("as_of")
     earlier = pc.subtract(rows["as_of"], pa.scalar(dt.timedelta(days=0, hours=1)))
     give(pa.concat_tables([rows, rows.set_column(at, rows.schema.field("as_of"), earlier).slice(2, 1)]))
     user = rows["user_id"][2].as_py()
     with pytest.raises(Exception, match=f"user '{user}' stands in the input 2 times"):
-        refresh(mine)
-    assert not Path(mine.refresh.table, "_delta_log").exists()
+        refresh(config)
+    assert not Path(config.table, "_delta_log").exists()
 
 
-def test_a_truncated_input_file(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
+def test_a_truncated_input_file(config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
     give(rows)
     file = tmp_path / "rows" / "b.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"b\.parquet: expected a readable Parquet file"):
-        refresh(mine)
-    assert not Path(mine.refresh.table, "_delta_log").exists()
+        refresh(config)
+    assert not Path(config.table, "_delta_log").exists()
 
 
 def test_a_file_that_is_removed_while_it_is_read(
-    mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(rows)
-    embed = job.embed_blocks
+    encode = steps.encode_chunks
 
-    def remove_first(*arguments) -> int:
+    def remove_first(*arguments):
         (tmp_path / "rows" / "b.parquet").unlink()
-        return embed(*arguments)
+        return encode(*arguments)
 
-    monkeypatch.setattr(job, "embed_blocks", remove_first)
+    monkeypatch.setattr(steps, "encode_chunks", remove_first)
     with pytest.raises(Exception) as failure:  # noqa: PT011
-        refresh(mine)
+        refresh(config)
     assert "b.parquet was removed while it was read; nothing was published" in str(user_error(failure.value))
-    assert not Path(mine.refresh.table, "_delta_log").exists()
+    assert not Path(config.table, "_delta_log").exists()
 
 
-def test_preview(mine: Experiment, rows: pa.Table, give: Callable) -> None:
+def test_preview(config: RefreshConfig, rows: pa.Table, give: Callable) -> None:
     give(rows)
-    said = preview(mine)
-    assert said.startswith(f"refresh: {len(rows)} rows in 2 files and ")
-    assert said.endswith(f"{mine.refresh.table} is not there yet")
-    assert not Path(mine.refresh.table).exists()
+    sentence = preview(config)
+    assert sentence.startswith(f"refresh: {len(rows)} rows in 2 files and ")
+    assert sentence.endswith(f"{config.table} is not there yet")
+    assert not Path(config.table).exists()
 
 
-def test_a_damaged_page(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
+def test_a_damaged_page(config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
     """The footer is fine: the damage shows when the rows are read."""
     give(rows)
     file = tmp_path / "rows" / "a.parquet"
@@ -225,46 +259,48 @@ def test_a_damaged_page(mine: Experiment, rows: pa.Table, give: Callable, tmp_pa
     data[4:400] = bytes(396)
     file.write_bytes(data)
     with pytest.raises(Exception) as failure:  # noqa: PT011
-        refresh(mine)
+        refresh(config)
     assert "a.parquet: row groups 0 to" in str(user_error(failure.value))
-    assert not Path(mine.refresh.table, "_delta_log").exists()
+    assert not Path(config.table, "_delta_log").exists()
 
 
-def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
+def test_an_encoder_of_another_event_encoder(
+    config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path
+) -> None:
     give(rows)
     encoder = tmp_path / "other"
-    storage.upload(mine.refresh.encoder, str(encoder))
+    storage.upload(config.encoder, str(encoder))
     described = json.loads((encoder / "encoder.json").read_text())
     (encoder / "encoder.json").write_text(json.dumps({**described, "event_encoder_digest": "0123"}))
-    changed = mine.model_copy(update={"refresh": mine.refresh.model_copy(update={"encoder": str(encoder)})})
     with pytest.raises(InputError, match="the encoder was trained with the event encoder 0123: name that one"):
-        refresh(changed)
+        refresh(config.model_copy(update={"encoder": str(encoder)}))
 
 
-def test_everything_on_an_s3_that_fails_now_and_then(
-    experiment: Callable, finished: Experiment, rows: pa.Table, s3_server: str
-) -> None:
-    encoder, place = Pipeline.of(finished).train.path("encoder"), f"{BUCKET}/refresh"
-    storage.upload(encoder, f"{place}/encoder")
-    mine = experiment(
-        output=f"{place}/out",
-        refresh={"rows": f"{place}/rows/*.parquet", "encoder": f"{place}/encoder", "table": f"{place}/users"},
-    )
+def test_everything_on_an_s3_that_fails_now_and_then(finished: Experiment, rows: pa.Table, s3_server: str) -> None:
+    place = f"{BUCKET}/refresh"
+    storage.upload(Pipeline.of(finished).train.encoder, f"{place}/encoder")
+    values = {
+        "rows": f"{place}/rows/*.parquet",
+        "encoder": f"{place}/enc*",
+        "table": f"{place}/users",
+        "publishing": {"gates": {"min_previous_share": 0.5}},
+    }
+    config = build(RefreshConfig, values, "test")
     for version, given in enumerate([rows.slice(0, 9), rows.slice(2, 9)]):
         sink = pa.BufferOutputStream()
         pq.write_table(given, sink)
         storage.write_bytes(f"{place}/rows/part.parquet", sink.getvalue().to_pybytes())
         with faults(s3_server, error=0.04, slow=0.04, drop=0.02) as counts:
-            assert refresh(mine.model_copy(update={"publishing": LENIENT})) == version
+            assert refresh(config) == version
         assert counts.keys() == {"error", "slow", "drop"}
     table = open_table(f"{place}/users")
     assert sorted(table.read()["user_id"].to_pylist()) == sorted(rows["user_id"].to_pylist()[2:11])
-    assert table.metadata()["counts"]["encoded"] == 2
+    assert table.metadata().counts.encoded == 2
     assert table.verify() == []
     assert not storage.exists(f"{place}/users/refresh.lock")
 
     for refusal in ("expired", "readonly"):
         with faults(s3_server, **{refusal: 1.0}), pytest.raises(Exception) as failure:  # noqa: PT011
-            refresh(mine)
+            refresh(config)
         assert "the storage refuses access" in str(user_error(failure.value))
     assert open_table(f"{place}/users").version == 1

@@ -8,7 +8,8 @@ import pytest
 import s3fs
 
 from ray_ggsm.tables.files import DataFile, TableConfig, write_bucket
-from ray_ggsm.tables.publish import publish
+from ray_ggsm.tables.metadata import VersionMetadata
+from ray_ggsm.tables.publish import NewVersion, publish
 from ray_ggsm.tables.schema import bucket_of, rows_to_table
 from tests.s3_server import environment
 
@@ -42,8 +43,13 @@ def stage(
 
 def put(location: str, table: pa.Table, run: str, **options) -> int:
     """Stage and publish a whole version."""
-    options = {"replaced": None, "metadata": {"encoder": "enc1"}, "buckets": BUCKETS, **options}
-    return publish(location, stage(location, table, run, options["buckets"]), run=run, **options)
+    options = {"metadata": VersionMetadata(encoder="enc1"), "buckets": BUCKETS, **options}
+    return publish_files(location, stage(location, table, run, options["buckets"]), run, **options)
+
+
+def publish_files(location: str, files: list[DataFile], run: str, **options) -> int:
+    """Publish written files, as a whole version unless `replaced` is given."""
+    return publish(location, NewVersion(files=files, run=run, **{"buckets": BUCKETS, "replaced": None, **options}))
 
 
 @pytest.fixture

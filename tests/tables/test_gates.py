@@ -7,17 +7,8 @@ import pyarrow as pa
 import pytest
 
 from ray_ggsm.tables import open_table
-from ray_ggsm.tables.checks import ANCHORS
-from ray_ggsm.tables.gates import (
-    GateError,
-    GatesConfig,
-    carried,
-    check_file,
-    enforce,
-    judge,
-    merge,
-    published,
-)
+from ray_ggsm.tables.checks import ANCHORS, carried, check_file, merge, published
+from ray_ggsm.tables.gates import GateError, GatesConfig, enforce, judge
 from ray_ggsm.tables.schema import bucket_of, matrix, rows_to_table
 from tests.tables.conftest import BUCKETS, put, rows
 

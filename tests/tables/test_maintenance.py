@@ -11,6 +11,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import maintenance, open_table
 from ray_ggsm.tables.maintenance import Forgotten, forget, rollback, vacuum
+from ray_ggsm.tables.metadata import ForgottenRows, VersionMetadata
 from ray_ggsm.tables.schema import bucket_of
 from tests.tables.conftest import BUCKETS, put, rows, stage
 
@@ -33,15 +34,15 @@ def users(location: str, version: int | None = None) -> set[str]:
 
 
 def test_rollback(location):
-    put(location, rows(20), "r0", metadata={"encoder": "enc0", "gates": "fine"})
+    put(location, rows(20), "r0", metadata=VersionMetadata(encoder="enc0", gates={"norm": "fine"}))
     put(location, rows(31), "r1")
     old = open_table(location).files(0)
     assert rollback(location, 0) == 2
     table = open_table(location)
     assert table.files() == old
     assert table.read().equals(table.read(version=0))
-    assert table.metadata() == {**table.metadata(0), "operation": "rollback", "rolled_back_to": 0}
-    assert [e["operation"] for e in table.history()] == ["rollback", "publish", "publish"]
+    assert table.metadata().values() == {**table.metadata(0).values(), "operation": "rollback", "rolled_back_to": 0}
+    assert [commit.operation for commit in table.history()] == ["rollback", "publish", "publish"]
     assert rollback(location, 1) == 3
     assert len(users(location)) == 31
     with pytest.raises(InputError, match="version 3 is the newest one"):
@@ -78,7 +79,7 @@ def open_table_before(location: str, monkeypatch, load):
 
 def test_forget_then_vacuum(location):
     table = rows(60)
-    put(location, table, "r0", metadata={"encoder": "enc1", "width": 7})
+    put(location, table, "r0", metadata=VersionMetadata(encoder="enc1", width=7))
     before = {file.bucket: file for file in open_table(location).data_files()}
     gone = ["u3", "u14", "u15"]
     touched = set(
@@ -89,9 +90,9 @@ def test_forget_then_vacuum(location):
     assert users(location) == users(location, 0) - set(gone)
     assert {f.bucket for f in opened.data_files() if f != before[f.bucket]} == touched  # only these were written again
     assert opened.read(user_ids=["u9"]).equals(opened.read(user_ids=["u9"], version=0))
-    said = opened.metadata()
-    assert (said["forgotten"], said["width"], said["rows"]) == ({"users": 3, "rows": 3}, 7, 57)
-    assert opened.history()[0]["operation"] == "forget"
+    metadata = opened.metadata()
+    assert (metadata.forgotten, metadata.width, metadata.rows) == (ForgottenRows(users=3, rows=3), 7, 57)
+    assert opened.history()[0].operation == "forget"
     assert forget(location, gone) == Forgotten(version=1, users=0, rows=0, absent=3)
     with pytest.raises(InputError, match="version 1 has forgotten users who are still in version 0"):
         rollback(location, 0)
@@ -178,8 +179,8 @@ def test_wrong_input_to_commands(tmp_path, capsys):
         (["forget", location, "--users-file", tmp_path / "empty.txt"], "there is no user_id in this file"),
     ]:
         assert job(*arguments) == 2
-        told = capsys.readouterr().err
-        assert told.startswith("error: ")
-        assert sentence in told
-        assert told.count("\n") == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert sentence in error
+        assert error.count("\n") == 1
     assert job("vacuum", location) == 2  # the retention is never guessed

@@ -9,9 +9,10 @@ import pytest
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, open_table
-from ray_ggsm.tables.publish import NO_TABLE, publish, published_version
+from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
+from ray_ggsm.tables.publish import NO_TABLE, published_version
 from ray_ggsm.tables.schema import bucket_of
-from tests.tables.conftest import BUCKETS, put, rows, stage
+from tests.tables.conftest import BUCKETS, publish_files, put, rows, stage
 
 
 def users(location: str, **options) -> list[str]:
@@ -20,14 +21,15 @@ def users(location: str, **options) -> list[str]:
 
 def test_first_version_and_reading_it_back(location):
     table = rows(53)
-    assert put(location, table, "r0", metadata={"encoder": "enc1", "counts": {"expected": 53}}) == 0
+    assert put(location, table, "r0", metadata=VersionMetadata(encoder="enc1", counts=VersionCounts(expected=53))) == 0
     opened = open_table(location)
     assert (opened.version, opened.buckets) == (0, BUCKETS)
     assert opened.read().sort_by("user_id").equals(table.sort_by("user_id").combine_chunks())
-    assert opened.metadata()["counts"] == {"expected": 53}
-    (entry,) = opened.history()
-    told = [entry[name] for name in ("version", "operation", "run", "encoder", "rows")]
-    assert told == [0, "publish", "r0", "enc1", 53]
+    assert opened.metadata().counts == VersionCounts(expected=53)
+    (commit,) = opened.history()
+    assert (commit.version, commit.operation) == (0, "publish")
+    assert (commit.run, commit.encoder, commit.rows) == ("r0", "enc1", 53)
+    assert commit.metadata == opened.metadata()
     assert opened.verify(deep=True) == []
 
 
@@ -51,13 +53,12 @@ def test_crash_between_staging_and_commit(location):
 
 def test_a_run_publishes_once_however_often_it_is_started(location):
     staged = {run: stage(location, rows(20 + i), run) for i, run in enumerate(("r0", "r1", "r2"))}
-    options = {"buckets": BUCKETS, "replaced": None, "metadata": {}}
     assert published_version(location, "r0") is None
     for _ in range(3):
-        assert [publish(location, files, run=run, **options) for run, files in staged.items()] == [0, 1, 2]
+        assert [publish_files(location, files, run) for run, files in staged.items()] == [0, 1, 2]
     assert [published_version(location, run) for run in ("r0", "r2", "r3")] == [0, 2, None]
     assert len(users(location)) == 22
-    assert [entry["run"] for entry in open_table(location).history()] == ["r2", "r1", "r0"]
+    assert [commit.run for commit in open_table(location).history()] == ["r2", "r1", "r0"]
 
 
 def test_replaced_buckets_carry_the_others_forward(location):
@@ -67,13 +68,12 @@ def test_replaced_buckets_carry_the_others_forward(location):
     bucket_N = bucket_of(table["user_id"], BUCKETS)
     changed = rows([f"u{i}" for i in range(60) if bucket_N[i] == 3], run="r1", seed=5)
     files = stage(location, changed, "r1")
-    options = {"run": "r1", "buckets": BUCKETS, "replaced": [1, 3], "metadata": {}, "expected_version": 0}
-    assert publish(location, files, **options) == 1
+    assert publish_files(location, files, "r1", replaced=[1, 3], expected_version=0) == 1
     opened = open_table(location)
     after = {file.bucket: file for file in opened.data_files()}
     assert {k: after[k] for k in (0, 2, 4)} == {k: before[k] for k in (0, 2, 4)}  # the same files
     assert sorted(after) == [0, 2, 3, 4]  # bucket 1 is empty now
-    assert opened.metadata()["rows"] == opened.read().num_rows == 60 - (bucket_N == 1).sum()
+    assert opened.metadata().rows == opened.read().num_rows == 60 - (bucket_N == 1).sum()
     assert set(opened.read(user_ids=changed["user_id"])["run"].to_pylist()) == {"r1"}
     assert open_table(location).read(version=0).num_rows == 60
 
@@ -81,7 +81,7 @@ def test_replaced_buckets_carry_the_others_forward(location):
 def test_nothing_replaced_is_still_a_version(tmp_path):
     location = str(tmp_path / "users")
     put(location, rows(20), "r0")
-    assert publish(location, [], run="r1", buckets=BUCKETS, replaced=[], metadata={}, expected_version=0) == 1
+    assert publish_files(location, [], "r1", replaced=[], expected_version=0) == 1
     assert len(users(location)) == 20
 
 
@@ -103,8 +103,9 @@ def test_a_vacuum_in_between_is_no_other_publisher(tmp_path):
     delta.load(location).vacuum(0, dry_run=False, enforce_retention_duration=False)
     opened = open_table(location)
     assert opened.version > 1
-    assert opened.metadata()["run"] == opened.history()[0]["run"] == "r1"
-    assert opened.history()[0]["rows"] == 21
+    assert opened.metadata().run == opened.history()[0].run == "r1"
+    assert opened.history()[0].rows == 21
+    assert opened.history()[0].operation == "vacuum end"
     put(location, rows(22), "r2", expected_version=1)
     assert len(users(location)) == 22
 
@@ -117,7 +118,7 @@ def test_publishers_at_once_get_a_version_each_or_a_clear_error(location):
     def go(run: str) -> None:
         start.wait()
         try:
-            done[run] = publish(location, staged[run], run=run, buckets=BUCKETS, replaced=None, metadata={})
+            done[run] = publish_files(location, staged[run], run)
         except InputError as error:
             refused.append(str(error))
 
@@ -128,7 +129,7 @@ def test_publishers_at_once_get_a_version_each_or_a_clear_error(location):
     assert all("start the run again" in sentence for sentence in refused)
     opened = open_table(location)
     assert sorted(done.values()) == list(range(1, opened.version + 1))
-    assert {entry["run"]: entry["version"] for entry in opened.history()} == {"r0": 0, **done}
+    assert {commit.run: commit.version for commit in opened.history()} == {"r0": 0, **done}
     for run, version in done.items():
         assert opened.read(version=version).num_rows == 20 + int(run[1:])
 
@@ -137,8 +138,7 @@ def _create(location: str, run: str, start, results) -> None:
     files = stage(location, rows(20, run=run), run)
     start.wait()
     try:
-        results.put((run, publish(location, files, run=run, buckets=BUCKETS, replaced=None, metadata={},
-                                  expected_version=NO_TABLE)))  # fmt: skip
+        results.put((run, publish_files(location, files, run, expected_version=NO_TABLE)))
     except InputError:
         results.put((run, None))
 
@@ -160,12 +160,11 @@ def test_the_same_run_twice_at_once(tmp_path, monkeypatch):
     location = str(tmp_path / "users")
     put(location, rows(20), "r0")
     files, find = stage(location, rows(21), "r1"), delta.find
-    options = {"run": "r1", "buckets": BUCKETS, "replaced": None, "metadata": {}}
     stale = find(location)
-    assert publish(location, files, **options) == 1
+    assert publish_files(location, files, "r1") == 1
     answers = iter([stale])
     monkeypatch.setattr(delta, "find", lambda location: next(answers, None) or find(location))
-    assert publish(location, files, **options) == 1
+    assert publish_files(location, files, "r1") == 1
     monkeypatch.undo()
     assert open_table(location).version == 1
 
@@ -173,12 +172,11 @@ def test_the_same_run_twice_at_once(tmp_path, monkeypatch):
 def test_files_must_be_there_with_their_size(location):
     put(location, rows(20), "r0")
     files = stage(location, rows(21), "r1")
-    options = {"run": "r1", "buckets": BUCKETS, "replaced": None, "metadata": {}}
     with pytest.raises(InputError, match=r"part-00000\.parquet: expected a file of \d+ bytes, it has \d+"):
-        publish(location, [replace(files[0], size=files[0].size + 1), *files[1:]], **options)
+        publish_files(location, [replace(files[0], size=files[0].size + 1), *files[1:]], "r1")
     storage.remove(storage.join(location, files[0].path))
     with pytest.raises(InputError, match="it is missing; nothing was published"):
-        publish(location, files, **options)
+        publish_files(location, files, "r1")
     assert open_table(location).version == 0
 
 
@@ -187,7 +185,7 @@ def test_wrong_input(tmp_path):
     with pytest.raises(InputError, match="no table whose buckets could be replaced"):
         put(location, rows(20), "r0", replaced=list(range(BUCKETS)))
     put(location, rows(20), "r0")
-    with pytest.raises(InputError, match="this table has 5 buckets for ever, found 6"):
+    with pytest.raises(InputError, match="this table has 5 buckets, which never changes, found 6"):
         put(location, rows(20), "r1", buckets=6)
     with pytest.raises(InputError, match="run 'a b': expected letters"):
         put(location, rows(20), "a b")
@@ -195,12 +193,11 @@ def test_wrong_input(tmp_path):
 
 def test_many_versions_survive_checkpoints(tmp_path):
     location = str(tmp_path / "users")
-    options = {"buckets": 1, "replaced": None}
     files = stage(location, rows(3), "files", buckets=1)
     for i in range(103):  # delta-rs writes a checkpoint every 100 commits
-        publish(location, files, run=f"r{i}", metadata={"i": i}, **options)
+        publish_files(location, files, f"r{i}", buckets=1, metadata=VersionMetadata(width=i))
     assert storage.list_files(f"{location}/_delta_log", ".checkpoint.parquet")
     opened = open_table(location)
-    assert [entry["metadata"]["i"] for entry in opened.history()] == list(range(102, -1, -1))
-    assert publish(location, files, run="r7", metadata={}, **options) == 7
+    assert [commit.metadata.width for commit in opened.history()] == list(range(102, -1, -1))
+    assert publish_files(location, files, "r7", buckets=1) == 7
     assert opened.buckets == 1

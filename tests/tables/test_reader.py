@@ -15,9 +15,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import open_table, scan
 from ray_ggsm.tables.files import TableConfig, describe, spacing_of, write_bucket
-from ray_ggsm.tables.publish import publish
 from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, matrix, rows_to_table
-from tests.tables.conftest import AS_OF, BUCKETS, WIDTH, put, rows, stage
+from tests.tables.conftest import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 
@@ -33,7 +32,7 @@ def table(tmp_path):
 def test_time_travel(table):
     assert table.read(version=0).num_rows == 40
     assert table.read(version=1).num_rows == table.read().num_rows == 50
-    assert table.metadata(0)["run"] == "r0"
+    assert table.metadata(0).run == "r0"
     assert len(table.files(0)) == len(table.files()) == BUCKETS
     assert set(table.read(version=0)["run"].to_pylist()) == {"r0"}
     with pytest.raises(InputError, match="no version 2; there are versions 0 to 1"):
@@ -45,7 +44,7 @@ def test_time_travel(table):
 def test_an_opened_table_does_not_move(table):
     put(table.location, rows(10), "r2")
     assert table.read().num_rows == 50
-    assert [entry["run"] for entry in table.history()] == ["r1", "r0"]
+    assert [commit.run for commit in table.history()] == ["r1", "r0"]
     assert open_table(table.location).read().num_rows == 10
 
 
@@ -66,7 +65,7 @@ def test_look_up_equals_filter(tmp_path_factory, names, data):
     location = str(tmp_path_factory.mktemp("t") / "users")
     table = rows(sorted(names))
     files = stage(location, table, "r0", config=TableConfig(rows_per_group=3))
-    publish(location, files, run="r0", buckets=BUCKETS, replaced=None, metadata={})
+    publish_files(location, files, "r0")
     asked = data.draw(st.lists(st.sampled_from([*sorted(names), "nobody"])))
     found = open_table(location).read(user_ids=asked)
     assert sorted(found["user_id"].to_pylist()) == sorted(set(asked) & names)
@@ -91,7 +90,7 @@ def test_look_up_reads_few_bytes(tmp_path, monkeypatch):
     location, N = str(tmp_path / "users"), 60_000
     names = [f"customer-{i * 7919 % 1_000_003:09d}" for i in range(N)]
     files = stage(location, rows(names, width=64), "r0", buckets=2)
-    publish(location, files, run="r0", buckets=2, replaced=None, metadata={})
+    publish_files(location, files, "r0", buckets=2)
     read = []
 
     class Counting:

@@ -1,4 +1,4 @@
-"""Chunks of user rows -> staged vectors, on Ray Data.
+"""Encodes chunks of user rows into staged files, on Ray Data.
 
 read (CPU tasks: columns, validation, fingerprints) -> encode (actors) -> write (CPU tasks)
 """
@@ -37,10 +37,10 @@ def encode_chunks(
 
     Args:
         build: the build.
-        known: rows that the table already has, and that keep their vector; None: all rows are encoded.
-        chunks: of the input.
-        resources: actors and what each of them gets.
-        name: what lines about it begin with.
+        known: fingerprints of rows that the table already has and that keep their vector; None: encode all rows.
+        chunks: all chunks of the input.
+        resources: number of encoder actors, and the resources of each.
+        name: first word of the lines that are printed.
     """
     staged = set(storage.list_files(build.chunks, ".parquet"))
     waiting = [chunk for chunk in chunks if build.staged(chunk.number) not in staged]
@@ -69,7 +69,7 @@ def encode_chunks(
 
 @contextmanager
 def _whole_chunks() -> Iterator[None]:
-    """Keep Ray Data from splitting a chunk, giving up on one that takes long, or on actors killed while they start."""
+    """Keep Ray Data from splitting a chunk, from giving up on a slow one, and on actors that die while they start."""
     context = DataContext.get_current()
     changes = {
         "target_max_block_size": None,
@@ -87,7 +87,7 @@ def _whole_chunks() -> Iterator[None]:
 
 
 class _Encode:
-    """Actor: a chunk's rows -> staged rows."""
+    """Actor that turns the rows of a chunk into staged rows."""
 
     def __init__(self, build: Build, resources: RayConfig) -> None:
         self.build, config = build, build.embedding
@@ -100,7 +100,7 @@ class _Encode:
     def __call__(self, rows: pa.Table) -> pa.Table:
         size, before = self.build.embedding.rows_per_batch, self.embedder.tokens
         fresh_N = ~rows["row.is_known"].to_numpy()
-        fresh = rows.filter(pa.array(fresh_N))  # windows of rows to encode are full, however few they are
+        fresh = rows.filter(pa.array(fresh_N))  # so windows of rows are full, however few rows are encoded
         vector_ND = np.zeros((len(rows), self.embedder.encoder.width), dtype=np.float32)
         fits_N = np.ones(len(rows), dtype=bool)
         places = np.flatnonzero(fresh_N)
@@ -117,7 +117,7 @@ class _Encode:
         return table.append_column("row.tokens", pa.array([tokens] * len(table), pa.int64()))
 
     def _staged(self, rows: pa.Table, vector_ND: np.ndarray, fresh_N: np.ndarray) -> pa.Table:
-        """Staged rows; the embedding is null where the row is known."""
+        """The rows in the columns of STAGED; the embedding of a known row is null."""
         events_N = kept_events(rows, self.embedder.encoder.template).sum(axis=0).astype(np.int32)
         content_N, keys = rows["row.content"].to_numpy(), (rows["user_id"], rows["as_of"])
         build = self.build

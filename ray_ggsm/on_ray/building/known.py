@@ -17,7 +17,7 @@ Known = Mapping[int, ray.ObjectRef]
 
 
 def fingerprints_of(table: EmbeddingTable) -> Known:
-    """The fingerprints of the newest version; a file that cannot be read ends the run here."""
+    """The fingerprints of the newest version, one task per bucket; raises when a file cannot be read."""
     files: dict[int, list[str]] = defaultdict(list)
     for file in table.data_files():
         files[file.bucket].append(storage.join(table.location, file.path))
@@ -33,7 +33,7 @@ def _fingerprints(files: list[str]) -> tuple[np.ndarray, int]:
 
 
 def known_rows(known: Known | None, buckets: int, user_id: pa.ChunkedArray, fingerprint_N: np.ndarray) -> np.ndarray:
-    """Rows that the table already has, (N,) bool."""
+    """Whether the table already has each row, (N,) bool; `fingerprint_N` is uint64."""
     known_N = np.zeros(len(fingerprint_N), dtype=bool)
     if known is None:
         return known_N

@@ -1,4 +1,4 @@
-"""The CPU tasks around the encoder actors. They must not import torch: a worker process would start seconds later."""
+"""The CPU tasks around the encoder actors. They must not import torch, which would add seconds to their start."""
 
 from functools import partial
 
@@ -12,11 +12,11 @@ from ray_ggsm.data.chunks import chunk_of
 from ray_ggsm.on_ray.building.known import Known, known_rows
 
 DONE = pa.schema([("rows", pa.int64()), ("encoded", pa.int64()), ("tokens", pa.int64())])
-"""What a task reports of a finished chunk: its rows, those that were encoded now, and their tokens."""
+"""Columns that a task reports about a finished chunk: its rows, those that were encoded now, and their tokens."""
 
 
 def read(described: pa.Table, build: Build, known: Known | None) -> pa.Table:
-    """The good rows of a chunk (`chunk_of`)."""
+    """Read a chunk, described as for `chunk_of`; returns the good rows of `read_rows`."""
     found = read_rows(chunk_of(described), build, partial(known_rows, known, build.buckets))
     if found.dead_letters:
         Counter("ray_ggsm_dead_letters", "Rows that were rejected").inc(found.dead_letters)

@@ -27,7 +27,7 @@ def connected(experiment: Experiment) -> Iterator[None]:
 
 @contextmanager
 def started(config: RayConfig) -> Iterator[None]:
-    """A connection to Ray; a cluster started for it ends with it. Inside another connection nothing happens."""
+    """A connection to Ray; a cluster that is started for it ends with it. Inside another connection it does nothing."""
     if ray.is_initialized():
         _quieten()
         yield
@@ -55,7 +55,11 @@ def started(config: RayConfig) -> Iterator[None]:
 
 
 def check_place(key: str, location: str) -> None:
-    """Refuse a place that would lie in the copy of the working directory that a submitted job runs in."""
+    """Refuse a location in the copy of the working directory that a submitted job runs in; `key` is its config key.
+
+    Raises:
+        InputError: the location is refused.
+    """
     if (
         ray.get_runtime_context().runtime_env.get("working_dir")
         and "://" not in location
@@ -68,7 +72,7 @@ def check_place(key: str, location: str) -> None:
 
 
 def _quieten() -> None:
-    """Ray Data: progress bars, but no copy of every plan or error on the terminal; the job says what went wrong."""
+    """Keep Ray Data from copying every plan and error to the terminal; the job itself says what went wrong."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     context = ray.data.DataContext.get_current()

@@ -1,8 +1,7 @@
-"""What workers want people to see: an actor collects lines, a thread of the job prints them.
+"""Lines from workers on the job's terminal: an actor collects them, a thread of the job prints them.
 
-It also carries errors that no restart can mend, so that they end the job at once and without Ray's wrapping.
-
-The rest of the workers' output stays in Ray's log files, so that a job's terminal (or log file) can be read.
+The actor also carries errors that no restart can mend, so that they end the job at once and without Ray's wrapping. All
+other output of workers stays in Ray's log files, so that a job's terminal (or log file) stays readable.
 """
 
 import threading
@@ -14,6 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 POLL_SECONDS = 1.0
+"""Time between two looks for new lines."""
 
 
 class _Lines:
@@ -37,9 +37,9 @@ class _Lines:
 
 @contextmanager
 def console() -> Iterator[Any]:
-    """An actor handle; what workers `write.remote(line)` is printed by this process until the block ends.
+    """A handle of the actor; until the block ends, this process prints every line of `write.remote(line)`.
 
-    The actor lives on this process's node, so that no other node's loss takes it away.
+    The actor lives on this process's node, so that it survives the loss of any other node.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     lines = ray.remote(num_cpus=0, scheduling_strategy=here)(_Lines).remote()

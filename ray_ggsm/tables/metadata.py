@@ -1,0 +1,134 @@
+"""What the versions of an embedding table record about themselves.
+
+Each key of a version's metadata stands in its Delta commit as JSON. Every field is optional, because older code and
+other publishers record less; keys that this code does not know stay in the object, so that rolling back or forgetting
+users carries them on.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from ray_ggsm.config import Record
+
+
+class _Recorded(Record):
+    """Part of a version's metadata; keeps unknown keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class VersionCounts(_Recorded):
+    """Rows by what became of them."""
+
+    expected: int = 0
+    """Rows that the input asked for, dead letters included."""
+    written: int = 0
+    """Rows of the published version."""
+    dead_letters: int = 0
+    """Rows that got no vector."""
+    encoded: int = 0
+    """Rows whose vectors this run computed; the others were carried forward."""
+    departed: int = 0
+    """Rows of the version before whose users have no vector now."""
+
+
+class RecordedConfig(_Recorded):
+    """How user rows were embedded (`EncodingConfig`)."""
+
+    instructions: dict[str, str] | None = None
+    """Name -> text."""
+    mask: str | None = None
+    """`trained` or `inference`."""
+
+
+class RecordedEncoder(_Recorded):
+    """The encoder behind a version."""
+
+    mask: dict[str, JsonValue] | None = None
+    """Config of the mask recipe."""
+    step: int | None = None
+    """Optimiser steps that the encoder was trained for."""
+    alpha: float | None = None
+    """Progress of the mask at that step, 0 to 1."""
+    template_digest: str | None = None
+    """Digest of the layout of tokens."""
+
+
+class RecordedInput(_Recorded):
+    """The user rows that a refresh read."""
+
+    rows: str | None = None
+    """Files, as the config names them."""
+    digest: str | None = None
+    """Digest of the files' names, sizes and times."""
+
+
+class ForgottenRows(_Recorded):
+    """What `forget` removed."""
+
+    users: int = 0
+    """Number of users."""
+    rows: int = 0
+    """Number of their rows."""
+
+
+class VersionMetadata(_Recorded):
+    """What a version records about itself."""
+
+    operation: str | None = None
+    """`publish`, `rollback` or `forget`."""
+    run: str | None = None
+    """Run that published the version."""
+    rows: int | None = None
+    """Number of rows."""
+    encoder: str | None = None
+    """Digest of the encoder."""
+    width: int | None = None
+    """Width of the vectors; 0 when there are none."""
+    normalised: bool | None = None
+    """Whether vectors have length 1."""
+    counts: VersionCounts | None = None
+    """Rows by what became of them."""
+    gates: dict[str, str] = Field({})
+    """Gate -> its sentence."""
+    failed_gates: tuple[str, ...] = ()
+    """Gates that failed; the version was published all the same."""
+    published_anyway: str | None = None
+    """Reason for publishing although gates failed."""
+    config: RecordedConfig | None = None
+    """How user rows were embedded."""
+    encoder_description: RecordedEncoder | None = None
+    """The encoder."""
+    input: RecordedInput | None = None
+    """The user rows that a refresh read."""
+    forgotten: ForgottenRows | None = None
+    """Users that a `forget` removed."""
+    rolled_back_to: int | None = None
+    """Version whose rows a `rollback` brought back."""
+
+    def values(self) -> dict[str, JsonValue]:
+        """Everything that was recorded, and nothing else, as plain JSON values."""
+        values: dict[str, JsonValue] = self.model_dump(mode="json", exclude_unset=True)
+        return values
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a table's log. Vacuums change no rows: they show run, encoder and rows of the version before."""
+
+    version: int
+    """Number of the version; 0 is the first."""
+    timestamp: dt.datetime
+    """Time of the commit, UTC."""
+    operation: str
+    """`publish`, `rollback`, `forget`, or Delta's own name (`vacuum start`, `vacuum end`)."""
+    run: str | None
+    """Run that published the version."""
+    encoder: str | None
+    """Digest of the encoder."""
+    rows: int | None
+    """Number of rows."""
+    metadata: VersionMetadata
+    """What the version records about itself; empty for a vacuum."""

@@ -1,0 +1,288 @@
+"""The part of each config that results depend on: marks, defaults, and what a changed value does to a digest.
+
+`tests/identity.json` lists every field with its default and its mark. Digests leave out fields at their default, so a
+default that changes would make old results pass for new ones. After adding a field, write it down:
+
+    python -m tests.test_identity
+"""
+
+import json
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+from ray_ggsm.config import Config, InputError, build, digest, identity
+from ray_ggsm.config.base import RUNTIME
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.drift import DriftConfig
+from ray_ggsm.on_ray.lookalike import LookalikeConfig
+from ray_ggsm.on_ray.refresh import RefreshConfig
+from ray_ggsm.on_ray.study import StudyConfig
+
+FILE = Path(__file__).with_name("identity.json")
+COMMAND = "python -m tests.test_identity"
+ROOTS: list[type[Config]] = [Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig]
+
+DATA = {
+    "source": {
+        "kind": "files",
+        "tables": {"clicks": {"files": "clicks.csv", "user": "uid", "time": "ts", "types": {"price": "double"}}},
+    },
+    "modalities": {"view": {"table": "clicks", "text": "{page}", "keep": 5}},
+    "features": [
+        {"name": "spend", "table": "clicks", "sql": "sum(price)", "windows": [7, 30]},
+        {"name": "pages", "table": "clicks", "sql": "count(*)", "per": "page", "top": 3},
+    ],
+    "snapshots": {
+        "cutoffs": {"first": "2024-02-01", "every_days": 14, "count": 5},
+        "minimum_events": {"table": "clicks", "count": 1},
+    },
+    "splits": {
+        "pretrain": {"role": "train", "users": "train", "cutoffs": [0, 1], "learn_from": [0]},
+        "later": {"users": "test", "cutoffs": [4], "future": True},
+    },
+    "labels": {"buys": {"group": "sales", "table": "clicks", "sql": "count(*)", "at_least_quantile": 0.5}},
+}
+EXPERIMENT = {
+    "name": "example",
+    "output": "out",
+    "data": DATA,
+    "model": {"backbone": {"name": "decoder"}, "event_encoder": {"name": "events"}},
+    "mask": {"recipe": "causal"},
+    "training": {"steps": 5, "batch_size": 4, "held_out": {"split": "later"}},
+}
+SIDE = {"table": "users"}
+
+
+def changed(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of nested values with another value at a path."""
+    key, _, rest = path.partition(".")
+    return {**values, key: changed(values[key], rest, value) if rest else value}
+
+
+def members(annotation: Any) -> Iterator[Any]:
+    """The types that a type is made of, itself included, without the fields of classes."""
+    yield annotation
+    for inner in typing.get_args(annotation) if typing.get_origin(annotation) is not Literal else ():
+        yield from members(inner)
+
+
+def classes(roots: list[type[Config]]) -> dict[str, type[Config]]:
+    """Every config class that the fields of the roots lead to, by name."""
+    found: dict[str, type[Config]] = {}
+    waiting = list(roots)
+    while waiting:
+        cls = waiting.pop()
+        if found.setdefault(cls.__name__, cls) is not cls:
+            raise AssertionError(f"two config classes are called {cls.__name__}: {cls} and {found[cls.__name__]}")
+        inner = [m for field in cls.model_fields.values() for m in members(field.annotation)]
+        waiting += [m for m in inner if isinstance(m, type) and issubclass(m, Config) and m.__name__ not in found]
+    return found
+
+
+CLASSES = classes(ROOTS)
+RECIPES = [
+    name
+    for cls in CLASSES.values()
+    if "recipe" in cls.model_fields
+    for name in typing.get_args(cls.model_fields["recipe"].annotation)
+]
+EXAMPLES: list[Config] = [
+    build(Experiment, EXPERIMENT, "example"),
+    build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
+    *(build(Experiment, changed(EXPERIMENT, "mask", {"recipe": recipe}), "example") for recipe in RECIPES),
+    build(RefreshConfig, {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"}}, "example"),
+    build(
+        StudyConfig,
+        {"name": "s", "experiment": "e.yaml", "output": "out", "variants": {"a": {"mask.recipe": "causal"}},
+         "reference": "a"},
+        "example",
+    ),
+    build(DriftConfig, {"old": SIDE, "new": SIDE, "output": "o", "labels": {"fit": "f", "score": "s"}}, "example"),
+    build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
+]  # fmt: skip
+"""Configs that together hold an instance of every class."""
+
+OTHER: dict[str, list[dict[str, Any]]] = {
+    "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
+    "FeatureConfig.name": [{"name": "other"}],
+    "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],
+    "FeatureConfig.top": [{"top": 4, "per": "page"}],
+    "GGSMConfig.grad_site": [{"grad_site": "last"}],
+    "HybridMaskConfig.grad_site": [{"grad_site": "last"}],
+    "LabelConfig.above_quantile": [{"above_quantile": 0.5, "at_least_quantile": None}],
+    "LookalikeConfig.text": [{"text": "buys baby food", "users_file": None}],
+    "RollingCutoffs.first": [{"first": "2024-03-01"}],
+    "SnapshotsConfig.cutoffs": [{"cutoffs": ["2024-02-01"]}],
+    "SnapshotsConfig.timezone": [{"timezone": "Europe/Berlin"}],
+    "StudyConfig.questions": [{"questions": [["a", "event mean"]]}],
+    "TableConfig.delimiter": [{"delimiter": ";"}],
+    "TableConfig.quote": [{"quote": "'"}],
+    "TableConfig.timezone": [{"timezone": "Europe/Berlin"}],
+    "TableConfig.types": [{"types": {"price": "bigint"}}],
+    "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
+    "TrainingConfig.terms": [{"terms": ["ua"]}],
+}
+"""Class.field -> another valid value, with those of fields that must go with it, where `others` finds none."""
+
+
+def others(annotation: Any, value: Any) -> Iterator[Any]:
+    """Values that could stand in the place of a JSON value, most of them valid."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value - 1, value / 2, value * 2)
+    elif isinstance(value, str):
+        yield value + "x"
+    elif isinstance(value, list):
+        yield from (value[1:], [*value, *value[:1]])
+    elif isinstance(value, dict):
+        yield from ({key: value[key] for key in list(value)[1:]}, {**value, "another": next(iter(value.values()), {})})
+    for member in members(annotation):
+        if typing.get_origin(member) is Literal:
+            yield from typing.get_args(member)
+    if type(None) in members(annotation):
+        yield None
+    if not value:
+        yield from (1, 0.5, "x", ["x"], [1], {"x": "y"}, {}, "2024-03-01")
+
+
+def with_another_value(config: Config, name: str) -> Config:
+    """A valid config that differs in one field (and in the fields that must go with it)."""
+    key, values = f"{type(config).__name__}.{name}", config.model_dump(mode="json")
+    found = ({name: value} for value in others(type(config).model_fields[name].annotation, values[name]))
+    for update in OTHER.get(key, found):
+        try:
+            new = build(type(config), {**values, **update}, "test")
+        except InputError:
+            continue
+        if getattr(new, name) != getattr(config, name):
+            return config.model_copy(update={name: getattr(new, name)})
+    raise AssertionError(f"{key}: no other valid value was found; add one to OTHER in {__file__}")
+
+
+Rebuild = Callable[[Config], Config]
+
+
+def _has_one_value(field: Any) -> bool:
+    """Whether the field is the name of its class, such as `recipe`."""
+    return typing.get_origin(field.annotation) is Literal and len(typing.get_args(field.annotation)) == 1
+
+
+def changes(config: Config, rebuild: Rebuild, below_runtime: bool = False) -> Iterator[tuple[str, bool, Config]]:
+    """Class.field, whether the field or one above it is Runtime, and the root config with another value of it."""
+    for name, field in type(config).model_fields.items():
+        value, is_runtime = getattr(config, name), below_runtime or RUNTIME in field.metadata
+        key = f"{type(config).__name__}.{name}"
+        if not isinstance(value, Config):
+            yield key, is_runtime, rebuild(config if _has_one_value(field) else with_another_value(config, name))
+
+        def put(new: Any, owner: Config = config, name: str = name) -> Config:
+            return rebuild(owner.model_copy(update={name: new}))
+
+        if isinstance(value, Config):
+            yield key, is_runtime, rebuild(config)
+            yield from changes(value, put, is_runtime)
+        elif isinstance(value, dict):
+            for k, item in value.items():
+                if isinstance(item, Config):
+                    yield from changes(item, lambda new, k=k, value=value, put=put: put({**value, k: new}), is_runtime)
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if isinstance(item, Config):
+                    yield from changes(
+                        item, lambda n, i=i, value=value, put=put: put((*value[:i], n, *value[i + 1 :])), is_runtime
+                    )
+
+
+def test_a_changed_value_moves_the_digest_unless_its_field_is_runtime() -> None:
+    wrong, seen = [], set()
+    for root in EXAMPLES:
+        before = digest(root)
+        for key, is_runtime, after in changes(root, lambda new: new):
+            seen.add(key)
+            if after == root:  # a config inside a config, whose own fields are changed, or the name of a kind
+                continue
+            if (digest(after) == before) != is_runtime:
+                wrong.append(f"{key}: {'Runtime, but it changes' if is_runtime else 'it does not change'} the digest")
+    assert not wrong, "\n".join(sorted(set(wrong)))
+    missed = {f"{cls.__name__}.{name}" for cls in CLASSES.values() for name in cls.model_fields} - seen
+    assert not missed, f"no example has these fields, add one to EXAMPLES: {sorted(missed)}"
+
+
+def test_marks_stand_on_fields_only() -> None:
+    """Inside a type, as in `Runtime[int] | None` or `tuple[Runtime[int], ...]`, a mark would do nothing."""
+    for cls in CLASSES.values():
+        for name, field in cls.model_fields.items():
+            nested = [m for m in members(field.annotation) if typing.get_origin(m) is Annotated]
+            assert not any(RUNTIME in typing.get_args(m)[1:] for m in nested), f"{cls.__name__}.{name}"
+
+
+def described() -> dict[str, dict[str, dict[str, Any]]]:
+    """Class -> field -> its mark and default."""
+    return {
+        name: {field: _described(info) for field, info in CLASSES[name].model_fields.items()}
+        for name in sorted(CLASSES)
+    }
+
+
+def _described(field: Any) -> dict[str, Any]:
+    mark = {"runtime": RUNTIME in field.metadata}
+    default = field.get_default(call_default_factory=True)
+    if default is PydanticUndefined:
+        return mark
+    if isinstance(default, BaseModel):
+        default = {type(default).__name__: identity(default)}
+    return {**mark, "default": to_jsonable_python(default)}
+
+
+def complaints(frozen: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A sentence per field that is not as it was written down."""
+    before, after = ({f"{c}.{f}": v for c, fields in x.items() for f, v in fields.items()} for x in (frozen, now))
+    sentences = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if old is None:
+            sentence = "this field is new. Decide whether results depend on it (Runtime[...] if they do not)"
+        elif new is None:
+            sentence = "this field is gone. Whoever set it gets new digests: their stages start anew"
+        elif old["runtime"] != new["runtime"]:
+            sentence = f"Runtime is {new['runtime']} and was {old['runtime']}. Whoever set it gets new digests"
+        elif new["runtime"]:
+            sentence = "its default has changed, which no digest depends on"
+        else:
+            sentence = (
+                f"its default was {old.get('default', 'none')} and is {new.get('default', 'none')}. Digests leave out"
+                " defaults, so results of the old default would pass for results of the new one. Keep the default, or"
+                " give the new behaviour a field of its own"
+            )
+        sentences.append(f"{key}: {sentence}.")
+    return sentences
+
+
+def test_defaults_and_marks_are_as_written_down() -> None:
+    sentences = complaints(json.loads(FILE.read_text()), described())
+    assert not sentences, "\n".join([*sentences, f"If all of this is meant: {COMMAND}"])
+
+
+def test_complaints() -> None:
+    one, two, plain = ({"runtime": False, "default": 1}, {"runtime": False, "default": 2}, {"runtime": False})
+    frozen = {"C": {"a": one, "b": plain, "c": {**one, "runtime": True}}}
+    assert complaints(frozen, frozen) == []
+    now = {"C": {"a": two, "c": one, "d": plain}}
+    first, second, third, fourth = complaints(frozen, now)
+    assert first.startswith("C.a: its default was 1 and is 2. Digests leave out defaults")
+    assert second.startswith("C.b: this field is gone")
+    assert third.startswith("C.c: Runtime is False and was True")
+    assert fourth.startswith("C.d: this field is new")
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(described(), indent=1) + "\n")
+    print(f"wrote {FILE}")

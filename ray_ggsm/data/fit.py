@@ -1,4 +1,4 @@
-"""Before any shard is written: check the whole configuration against the tables, then learn from the rows of the train split."""
+"""Check the whole configuration against the tables, then learn from the rows of the train split, before any shard."""
 
 import duckdb
 import numpy as np
@@ -32,7 +32,7 @@ def check(config: DataConfig) -> None:
 
 
 def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
-    """Learn thresholds and vocabularies from the rows of the train split, and stop when too many raw events are unusable.
+    """Learn thresholds and vocabularies from the train split's rows, and stop when too many raw events are unusable.
 
     Args:
         config: what to prepare.
@@ -114,6 +114,6 @@ def _quantile(config: DataConfig, name: str, values: np.ndarray) -> float:
     quantile = config.labels[name].quantile
     if not len(values) or quantile is None:
         raise InputError(
-            f"data.labels.{name}: no row of the train split has a value, so there is no quantile; check sql and defined_if"
+            f"data.labels.{name}: no training row has a value, so there is no quantile; check sql and defined_if"
         )
     return float(np.quantile(values, quantile))

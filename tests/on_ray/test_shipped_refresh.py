@@ -1,4 +1,4 @@
-"""configs/refresh.yaml, as the README shows it: it refreshes a table from what configs/own_events/quickstart.yaml makes."""
+"""configs/refresh.yaml, as the README shows it, on what configs/own_events/quickstart.yaml makes."""
 
 from pathlib import Path
 

@@ -50,7 +50,7 @@ class ProbeConfig(Config):
     """Settings of the linear probe."""
     lightgbm: LightGBMConfig = LightGBMConfig()
     """Settings of the LightGBM probe."""
-    allow_missing: bool = False
+    allow_missing: Runtime[bool] = False
     """Leave out, and count, labelled rows without a vector; false, and always in a study: they are an error."""
     allow_same_period: Runtime[bool] = False
     """Accept splits whose futures overlap (of different users); false: they are an error."""

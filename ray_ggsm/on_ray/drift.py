@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import Config, InputError, Runtime
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.labels import KEYS, ProbeData, align_all, check_disjoint, read_labels
@@ -47,7 +47,7 @@ class DriftConfig(Config):
     """Vectors from before."""
     new: SideConfig
     """Vectors from now."""
-    output: str
+    output: Runtime[str]
     """JSON file to write, local or s3://."""
     users: int = Field(2000, ge=2)
     """Most users whose vectors are compared, the same people every time; neighbours cost the square of it."""
@@ -59,7 +59,7 @@ class DriftConfig(Config):
     """The probes. Label tables do not tell how far their futures reach, so `allow_same_period` changes nothing here."""
     seed: int = 0
     """Of probes and resampling."""
-    ray: RayConfig = RayConfig()
+    ray: Runtime[RayConfig] = RayConfig()
     """Resources of the probes."""
 
 

@@ -38,11 +38,11 @@ Baseline = Literal["hand-crafted", "event mean"]
 class StudyConfig(Config):
     """Which variants are run, and how they are compared."""
 
-    name: str
+    name: Runtime[str]
     """For people."""
     experiment: str
     """Config file of the experiment that all variants share."""
-    output: str
+    output: Runtime[str]
     """Where all of them write."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """key.path -> value, in every variant."""

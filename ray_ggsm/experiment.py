@@ -25,7 +25,7 @@ class RayConfig(Config):
     local_object_store_gb: float = Field(1.0, gt=0)
     """Shared memory of such a cluster, GB."""
     train_workers: int = Field(1, ge=1)
-    """Data-parallel training workers."""
+    """Number of data-parallel training workers; with dropout, its draws depend on this number."""
     embed_workers: int = Field(2, ge=1)
     """Encoder actors, for events and for users."""
     cpus_per_train_worker: int = Field(2, ge=1)

@@ -79,8 +79,8 @@ def classes(roots: list[type[Config]]) -> dict[str, type[Config]]:
         cls = waiting.pop()
         if found.setdefault(cls.__name__, cls) is not cls:
             raise AssertionError(f"two config classes are called {cls.__name__}: {cls} and {found[cls.__name__]}")
-        inner = [m for field in cls.model_fields.values() for m in members(field.annotation)]
-        waiting += [m for m in inner if isinstance(m, type) and issubclass(m, Config) and m.__name__ not in found]
+        inner = [m for field in cls.model_fields.values() for m in members(field.annotation) if isinstance(m, type)]
+        waiting += [m for m in inner if issubclass(m, Config) and found.get(m.__name__) is not m]
     return found
 
 
@@ -222,11 +222,12 @@ def test_marks_stand_on_fields_only() -> None:
             assert not any(RUNTIME in typing.get_args(m)[1:] for m in nested), f"{cls.__name__}.{name}"
 
 
-def described() -> dict[str, dict[str, dict[str, Any]]]:
-    """Class -> field -> its mark and default."""
+def described() -> dict[str, dict[str, Any]]:
+    """Class.field -> its mark and default."""
     return {
-        name: {field: _described(info) for field, info in CLASSES[name].model_fields.items()}
+        f"{name}.{field}": _described(info)
         for name in sorted(CLASSES)
+        for field, info in CLASSES[name].model_fields.items()
     }
 
 
@@ -240,9 +241,8 @@ def _described(field: Any) -> dict[str, Any]:
     return {**mark, "default": to_jsonable_python(default)}
 
 
-def complaints(frozen: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def complaints(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """A sentence per field that is not as it was written down."""
-    before, after = ({f"{c}.{f}": v for c, fields in x.items() for f, v in fields.items()} for x in (frozen, now))
     sentences = []
     for key in sorted({*before, *after}):
         old, new = before.get(key), after.get(key)
@@ -273,10 +273,9 @@ def test_defaults_and_marks_are_as_written_down() -> None:
 
 def test_complaints() -> None:
     one, two, plain = ({"runtime": False, "default": 1}, {"runtime": False, "default": 2}, {"runtime": False})
-    frozen = {"C": {"a": one, "b": plain, "c": {**one, "runtime": True}}}
-    assert complaints(frozen, frozen) == []
-    now = {"C": {"a": two, "c": one, "d": plain}}
-    first, second, third, fourth = complaints(frozen, now)
+    before = {"C.a": one, "C.b": plain, "C.c": {**one, "runtime": True}}
+    assert complaints(before, before) == []
+    first, second, third, fourth = complaints(before, {"C.a": two, "C.c": one, "C.d": plain})
     assert first.startswith("C.a: its default was 1 and is 2. Digests leave out defaults")
     assert second.startswith("C.b: this field is gone")
     assert third.startswith("C.c: Runtime is False and was True")
@@ -284,5 +283,6 @@ def test_complaints() -> None:
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(described(), indent=1) + "\n")
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in described().items()]
+    FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     print(f"wrote {FILE}")

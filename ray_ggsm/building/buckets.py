@@ -23,7 +23,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.chunks import THREADS, read_footer
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.checks import FileCheck, carried, check_file
-from ray_ggsm.tables.files import DataFile, TableConfig, bucket_path, describe, spacing_of, write_bucket
+from ray_ggsm.tables.files import DataFile, DataFileConfig, bucket_path, describe, spacing_of, write_bucket
 from ray_ggsm.tables.schema import SCHEMA
 
 Part = tuple[str, int]
@@ -91,7 +91,7 @@ def parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
 
 
 def fill_bucket(
-    build: Build, bucket: Bucket, table: str, config: TableConfig, *, one_row_each: bool
+    build: Build, bucket: Bucket, table: str, config: DataFileConfig, *, one_row_each: bool
 ) -> tuple[Filled, FileCheck]:
     """Write a bucket's file below the location `table`, or find that the bucket stays as it is.
 

@@ -1,7 +1,4 @@
-"""What a job's end means to who started it.
-
-0 done, 2 the user's input is wrong (one sentence says what), 3 a publish gate failed, 1 anything else.
-"""
+"""The exit codes of jobs: 0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 1 anything else."""
 
 import errno
 import sys
@@ -13,11 +10,11 @@ from ray_ggsm.config import InputError
 from ray_ggsm.tables.gates import GateError
 
 STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""What the user has to mend: rights, read-only or full storage."""
+"""Errors that the user has to fix: missing rights, read-only or full storage."""
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Do the work and return its exit code; errors are printed."""
+    """Call `work`, print its error if it fails, and return the exit code: that of `work`, or 0 for None."""
     try:
         return work() or 0
     except GateError as error:
@@ -35,7 +32,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 
 def user_error(error: BaseException) -> str | None:
-    """The user's mistake behind an exception, however deep a remote worker wrapped it; None: it is none."""
+    """The sentence about the user's mistake behind an exception, however deep Ray wrapped it; None: there is none."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -50,7 +47,7 @@ def user_error(error: BaseException) -> str | None:
             return str(current)
         if storage.refused(current):
             answer = " ".join(str(current).split())[:300]
-            return f"the storage refuses access ({answer}); look at the credentials (AWS_*), their rights and their end"
+            return f"the storage refuses access ({answer}); check the credentials (AWS_*), their rights and expiry"
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []

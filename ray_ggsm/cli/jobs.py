@@ -1,4 +1,4 @@
-"""All jobs: what each is for, and what it runs. Jobs are imported when they are started, so that help is fast."""
+"""All jobs: the help of each, and the code that it runs, which is imported when the job starts: help is fast."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from ray_ggsm.config import Config, to_yaml
 
 @dataclass(frozen=True)
 class Steps:
-    """What a job does."""
+    """The code of a job."""
 
     config: type[Config]
     """Schema of its config file."""
     run: Callable[..., object]
-    """Gets the config, and the reason of --publish-anyway where the job publishes."""
+    """Function of the config and, where the job publishes, of the reason given with --publish-anyway."""
     preview: Callable[[Any], str]
-    """Checks what the job needs, and says what it would do (--dry-run)."""
+    """Function of the config that checks what the job needs and returns what it would do (--dry-run)."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,15 @@ class Job:
     """One job."""
 
     help: str
-    """A sentence, then what is read and written."""
+    """Description: a sentence, then the inputs and outputs."""
     load: Callable[[], Steps]
+    """Function that imports its code."""
     publishes: bool = False
     """Whether it has publish gates."""
 
 
 def _experiment_job(run: Callable[..., object]) -> Steps:
-    """A job about the stages of an experiment."""
+    """The code of a job on the stages of an experiment."""
     from ray_ggsm.experiment import Experiment
     from ray_ggsm.stages import Pipeline
 
@@ -39,6 +40,7 @@ def _experiment_job(run: Callable[..., object]) -> Steps:
 
 
 def _plan(experiment: Any) -> str:
+    """The resolved config, and which stages are finished."""
     from ray_ggsm.data.prepare import check
     from ray_ggsm.stages import Pipeline
 
@@ -111,7 +113,7 @@ def _lookalike() -> Steps:
 
 
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
-    """The resolved config, then the preview."""
+    """A preview that begins with the resolved config."""
     return lambda config: f"{to_yaml(config)}\n{preview(config)}"
 
 
@@ -130,7 +132,7 @@ Writes  <output>/prepare-<digest>/: rows/<split>/, labels/<split>/, dead_letters
 Reads   the rows of the split with `role: train` that jobs/prepare.py wrote, and the models that `model` names
 Writes  <output>/train-<digest>/: encoder/, untrained/ (the same encoder at step 0), log.json, runs/ (checkpoints);
         <output>/event_vectors/ (one vector per distinct event text, shared by all runs)
-An interrupted run goes on from its last checkpoint.
+An interrupted run continues from its last checkpoint.
 """,
         _train,
     ),
@@ -154,7 +156,7 @@ Writes  <output>/evaluate-<digest>/: report.html, results.json; and <output>/sum
         _evaluate,
     ),
     "attention": Job(
-        """Look at the attention of the encoder before and after training: to the past or future, how far, how spread.
+        """Measure the attention of the encoder before and after training: to past or future, how far, how spread.
 
 Reads   rows that jobs/prepare.py wrote (those that probes are scored on, or attention.split), and the encoders of
         jobs/train.py
@@ -176,7 +178,7 @@ Writes  what the four jobs write, below the config's `output`, and prints the su
 Reads   the user rows, the encoder and the newest version of the table that the config names (configs/refresh.yaml)
 Writes  a new version of the table (none when nothing changed), and below it staging/<run>/dead_letters/ (rejected
         rows, with reasons) and runs/<run>/report.json|html (what the run did).
-Start it again after any failure: it goes on where it was.
+Start it again after any failure: it continues where it stopped.
 Exit code 3: a publish gate failed and nothing was published.
 """,
         _refresh,
@@ -187,12 +189,12 @@ Exit code 3: a publish gate failed and nothing was published.
 
 Reads   a study config (configs/journey/study.yaml) and the experiment config that it names
 Writes  below the study's `output` the stages of every run, scores-<digest>.parquet, and study-<digest>/study.json|md
-Start it again after any interruption: what is done is not done again.
+Start it again after any interruption: finished work is not repeated.
 """,
         _study,
     ),
     "drift": Job(
-        """Say what changed between two encoders, or two versions or moments of a table, for the same users.
+        """Measure what changed for the same users between two encoders, or two versions or moments of a table.
 
 Reads   the two tables that the config names (configs/drift.yaml) and, for probes, two label tables
 Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences

@@ -1,33 +1,38 @@
-"""Starts a job: arguments, --dry-run, exit code."""
+"""Starts a job: arguments, --dry-run, exit code. Heavy imports wait until the arguments are read: help is fast."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
-from ray_ggsm.cli.exit_codes import exit_code
 from ray_ggsm.cli.jobs import JOBS, Job
-from ray_ggsm.cli.tables import DESCRIPTION as TABLES
-from ray_ggsm.cli.tables import run_command
 from ray_ggsm.config import load
 
 
 def main(job: str | None = None, default_config: str | None = None) -> None:
-    """Run a job with this process's arguments and exit with its code; without a name, the first argument is the job.
+    """Run a job with this process's arguments and exit with its code; without a name, the first argument names the job.
 
-    `default_config` is the file that is used without --config; None: the argument is required.
+    `default_config` is the config file of a call without --config; None: the argument is required.
     """
-    arguments = sys.argv[1:]
+    arguments, program = sys.argv[1:], os.path.basename(sys.argv[0])
     if job is None:
-        job, arguments = _choose(arguments), arguments[1:]
-    code = run_command(arguments) if job == "tables" else run(JOBS[job], arguments, default_config)
+        job, arguments = _choose(arguments, program), arguments[1:]
+        program = f"{program} {job}"
+    if job == "tables":
+        from ray_ggsm.cli.tables import run_command
+
+        code = run_command(arguments, program)
+    else:
+        code = run(JOBS[job], arguments, default_config, program)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 
 
-def run(job: Job, arguments: Sequence[str], default_config: str | None = None) -> int:
-    """Run a job and return its exit code."""
-    options = _parser(job, default_config).parse_args(arguments)
+def run(job: Job, arguments: Sequence[str], default_config: str | None = None, program: str | None = None) -> int:
+    """Run a job and return its exit code; `program` is the name in its help."""
+    options = _parser(job, default_config, program).parse_args(arguments)
+    from ray_ggsm.cli.exit_codes import exit_code
 
     def work() -> None:
         steps = job.load()
@@ -42,13 +47,14 @@ def run(job: Job, arguments: Sequence[str], default_config: str | None = None) -
     return exit_code(work)
 
 
-def _choose(arguments: Sequence[str]) -> str:
+def _choose(arguments: Sequence[str], program: str) -> str:
     """The job that the first argument names."""
-    titles = {name: job.help.splitlines()[0] for name, job in JOBS.items()} | {"tables": TABLES.splitlines()[0]}
+    titles = {name: job.help.splitlines()[0] for name, job in JOBS.items()}
+    titles["tables"] = "Look after an embedding table: history, verify, rollback, vacuum, forget."
     listed = "\n".join(f"  {name:11} {title}" for name, title in titles.items())
     parser = argparse.ArgumentParser(
-        prog="ray-ggsm",
-        usage="ray-ggsm JOB [--help] ...",
+        prog=program,
+        usage=f"{program} JOB [--help] ...",
         description=f"User embeddings from behaviour logs. Jobs:\n\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -57,8 +63,10 @@ def _choose(arguments: Sequence[str]) -> str:
     return chosen
 
 
-def _parser(job: Job, default_config: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=job.help, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser(job: Job, default_config: str | None, program: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description=job.help, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--config", required=default_config is None, default=default_config, help="YAML file, local or s3://"
     )

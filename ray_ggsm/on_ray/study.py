@@ -39,11 +39,11 @@ Baseline = Literal["hand-crafted", "event mean"]
 class StudyConfig(Config):
     """Which variants are run, and how they are compared."""
 
-    name: str
+    name: Runtime[str]
     """Name for people."""
     experiment: str
     """Config file of the experiment that all variants share."""
-    output: str
+    output: Runtime[str]
     """Directory of all stages and of the comparison, local or s3://."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Settings of all variants: key.path -> value."""

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from ray_ggsm.config import Config, Runtime
-from ray_ggsm.tables.files import TableConfig
+from ray_ggsm.tables.files import DataFileConfig
 from ray_ggsm.tables.gates import GatesConfig
 
 
@@ -12,7 +12,7 @@ class PublishingConfig(Config):
 
     rows_per_bucket: int = Field(250_000, ge=1)
     """Rows per bucket (a bucket is one file) that the number of buckets is chosen for, with the first version."""
-    files: TableConfig = TableConfig()
+    files: DataFileConfig = DataFileConfig()
     """How vectors are stored."""
     gates: Runtime[GatesConfig] = GatesConfig()
     """Limits of the gates."""

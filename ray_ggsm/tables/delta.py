@@ -31,6 +31,10 @@ BUCKETS = "ray_ggsm.buckets"
 """Key of the number of buckets in the metadata of the column `bucket`."""
 
 
+STORE_ERRORS = ("interacting with object store", "Generic S3 error")
+"""Words in errors of delta-rs that stand for errors of the object store."""
+
+
 def storage_options(location: str) -> dict[str, str]:
     """Options for delta-rs, beside those that it takes from the environment itself (AWS_*, AWS_ENDPOINT_URL)."""
     if not location.startswith("s3://"):
@@ -46,7 +50,7 @@ def retried(work: Callable[[], T]) -> T:
         try:
             return work()
         except DeltaError as error:
-            if "interacting with object store" not in str(error):
+            if not any(words in str(error) for words in STORE_ERRORS):
                 raise
             raise OSError(one_line(error)) from error
 

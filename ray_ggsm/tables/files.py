@@ -29,7 +29,7 @@ LEVELS = 127
 """Levels on each side of zero."""
 
 
-class TableConfig(Config):
+class DataFileConfig(Config):
     """How vectors are stored."""
 
     precision: Literal["float32", "float16", "int8"] = "float32"
@@ -66,7 +66,7 @@ def bucket_path(run: str, bucket: int) -> str:
 
 
 def write_bucket(
-    table: pa.Table, location: str, run: str, bucket: int, config: TableConfig, spacing: float | None = None
+    table: pa.Table, location: str, run: str, bucket: int, config: DataFileConfig, spacing: float | None = None
 ) -> DataFile:
     """Write one bucket's rows, sorted, over what an earlier attempt of the run left; held in memory until complete.
 
@@ -88,7 +88,7 @@ def write_bucket(
     return DataFile(path, bucket, len(data), table.num_rows)
 
 
-def _rounded(table: pa.Table, config: TableConfig, spacing: float | None, path: str) -> pa.Table:
+def _rounded(table: pa.Table, config: DataFileConfig, spacing: float | None, path: str) -> pa.Table:
     """The rows with their vectors rounded to the precision; the table's metadata has the spacing of int8 levels."""
     vectors = table["embedding"]
     if config.precision == "float16":
@@ -100,7 +100,7 @@ def _rounded(table: pa.Table, config: TableConfig, spacing: float | None, path: 
     return table.set_column(SCHEMA.get_field_index("embedding"), SCHEMA.field("embedding"), vectors)
 
 
-def _parquet(table: pa.Table, config: TableConfig) -> bytes:
+def _parquet(table: pa.Table, config: DataFileConfig) -> bytes:
     """The bytes of a data file."""
     few_values = ["as_of", "instruction", "encoder", "run"]
     if config.precision == "int8":

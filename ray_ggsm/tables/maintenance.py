@@ -11,7 +11,7 @@ from deltalake.exceptions import DeltaError
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
-from ray_ggsm.tables.files import DataFile, TableConfig, spacing_of, write_bucket
+from ray_ggsm.tables.files import DataFile, DataFileConfig, spacing_of, write_bucket
 from ray_ggsm.tables.metadata import ForgottenRows
 from ray_ggsm.tables.publish import NewVersion, publish
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
@@ -51,9 +51,20 @@ def rollback(location: str, version: int, *, bring_back_forgotten: bool = False)
             f"{undone[0]} or later, or allow it (--bring-back-forgotten) and forget them again"
         )
     properties = delta.commit(metadata.model_copy(update={"operation": "rollback", "rolled_back_to": version}))
-    log = delta.load(location, table.version)
+
+    def restore() -> None:
+        try:
+            delta.load(location, table.version).restore(version, commit_properties=properties)
+        except (DeltaError, OSError):
+            newest = open_table(location)
+            found = newest.metadata()
+            is_restored = (found.operation, found.rolled_back_to) == ("rollback", version)
+            if newest.version == table.version or not is_restored:
+                raise
+            # only the answer was lost
+
     try:
-        log.restore(version, commit_properties=properties)
+        delta.retried(restore)
     except (DeltaError, OSError) as error:
         raise InputError(
             f"{location}: cannot roll back to version {version}; its files are gone, or the table was changed just now "
@@ -82,7 +93,7 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
         raise InputError(f"{location}: vacuum stopped ({delta.one_line(error)}); start it again") from error
 
 
-def forget(location: str, user_ids: Collection[str], *, config: TableConfig | None = None) -> Forgotten:
+def forget(location: str, user_ids: Collection[str], *, config: DataFileConfig | None = None) -> Forgotten:
     """Commit a version without some users; only the buckets that hold them are written again.
 
     Earlier versions keep the users until `vacuum` removes their files after the retention. After a crash, call it
@@ -97,11 +108,11 @@ def forget(location: str, user_ids: Collection[str], *, config: TableConfig | No
     users = present.unique()
     version = table.version
     if len(users):
-        version = publish(location, _version_without(table, users, len(present), config or TableConfig()))
+        version = publish(location, _version_without(table, users, len(present), config or DataFileConfig()))
     return Forgotten(version, len(users), len(present), len(wanted) - len(users))
 
 
-def _version_without(table: EmbeddingTable, users: pa.Array, rows: int, config: TableConfig) -> NewVersion:
+def _version_without(table: EmbeddingTable, users: pa.Array, rows: int, config: DataFileConfig) -> NewVersion:
     run = f"forget-{table.version}-{uuid.uuid4().hex[:12]}"  # nothing of the users, not even a hash
     buckets = sorted(set(bucket_of(users, table.buckets).tolist()))
     files = [_bucket_without(table, bucket, users, run, config) for bucket in buckets]
@@ -116,7 +127,7 @@ def _version_without(table: EmbeddingTable, users: pa.Array, rows: int, config: 
     )
 
 
-def _bucket_without(table: EmbeddingTable, bucket: int, users: pa.Array, run: str, config: TableConfig) -> DataFile:
+def _bucket_without(table: EmbeddingTable, bucket: int, users: pa.Array, run: str, config: DataFileConfig) -> DataFile:
     files = [storage.join(table.location, file.path) for file in table.data_files() if file.bucket == bucket]
     rows = scan.read_files(files, SCHEMA.names)
     kept = rows.filter(pc.invert(pc.is_in(rows["user_id"], value_set=users)))

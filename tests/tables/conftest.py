@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import s3fs
 
-from ray_ggsm.tables.files import DataFile, TableConfig, write_bucket
+from ray_ggsm.tables.files import DataFile, DataFileConfig, write_bucket
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.publish import NewVersion, publish
 from ray_ggsm.tables.schema import bucket_of, rows_to_table
@@ -31,12 +31,12 @@ def rows(
 
 
 def stage(
-    location: str, table: pa.Table, run: str, buckets: int = BUCKETS, config: TableConfig | None = None
+    location: str, table: pa.Table, run: str, buckets: int = BUCKETS, config: DataFileConfig | None = None
 ) -> list[DataFile]:
     """Write all buckets of a table's rows."""
     bucket_N = bucket_of(table["user_id"], buckets)
     return [
-        write_bucket(table.filter(pa.array(bucket_N == k)), location, run, k, config or TableConfig())
+        write_bucket(table.filter(pa.array(bucket_N == k)), location, run, k, config or DataFileConfig())
         for k in sorted(set(bucket_N.tolist()))
     ]
 

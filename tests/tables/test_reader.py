@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import open_table, scan
-from ray_ggsm.tables.files import TableConfig, describe, spacing_of, write_bucket
+from ray_ggsm.tables.files import DataFileConfig, describe, spacing_of, write_bucket
 from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, matrix, rows_to_table
 from tests.tables.conftest import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
 
@@ -64,7 +64,7 @@ def test_look_up_equals_filter(tmp_path_factory, names, data):
     """Any user ids, also empty ones and those that sort oddly."""
     location = str(tmp_path_factory.mktemp("t") / "users")
     table = rows(sorted(names))
-    files = stage(location, table, "r0", config=TableConfig(rows_per_group=3))
+    files = stage(location, table, "r0", config=DataFileConfig(rows_per_group=3))
     publish_files(location, files, "r0")
     asked = data.draw(st.lists(st.sampled_from([*sorted(names), "nobody"])))
     found = open_table(location).read(user_ids=asked)
@@ -160,7 +160,7 @@ def test_damage_is_found(location):
     with pytest.raises(InputError, match=r"bucket=1.* missing"):
         describe(location, paths[1])
     small = rows(3, width=31)
-    write_bucket(small, location, "r0", 2, TableConfig())
+    write_bucket(small, location, "r0", 2, DataFileConfig())
     flipped = bytearray(fs.cat_file(full[3]))
     flipped[len(flipped) // 3] ^= 255
     fs.pipe_file(full[3], bytes(flipped))
@@ -180,10 +180,10 @@ def _users_of(bucket: int) -> list[str]:
 
 def test_a_crash_while_writing_leaves_the_earlier_file(tmp_path, monkeypatch):
     location = str(tmp_path / "users")
-    first = write_bucket(rows(9), location, "r0", 0, TableConfig())
+    first = write_bucket(rows(9), location, "r0", 0, DataFileConfig())
     monkeypatch.setattr(storage.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(OSError, match="power cut"):
-        write_bucket(rows(90), location, "r0", 0, TableConfig())
+        write_bucket(rows(90), location, "r0", 0, DataFileConfig())
     assert describe(location, first.path) == first
 
 
@@ -191,7 +191,7 @@ def test_precision(tmp_path):
     table = rows(5000, width=64)
     sizes = {}
     for precision in ("float32", "float16"):
-        file = write_bucket(table, str(tmp_path), precision, 0, TableConfig(precision=precision))
+        file = write_bucket(table, str(tmp_path), precision, 0, DataFileConfig(precision=precision))
         found = pq.read_table(tmp_path / file.path).sort_by("user_id")["embedding"].combine_chunks().flatten()
         wanted = table.sort_by("user_id")["embedding"].combine_chunks().flatten().to_numpy()
         kind = np.float16 if precision == "float16" else np.float32
@@ -203,10 +203,10 @@ def test_precision(tmp_path):
         table["user_id"], table["as_of"], "", *([np.arange(5000)] * 2), np.full((5000, 1), 1e6), "", ""
     )
     with pytest.raises(InputError, match="beyond 65504"):
-        write_bucket(huge, str(tmp_path), "r", 0, TableConfig(precision="float16"))
+        write_bucket(huge, str(tmp_path), "r", 0, DataFileConfig(precision="float16"))
     nulls = table.set_column(5, "content", pa.nulls(5000, pa.int64()))
     with pytest.raises(InputError, match="5000 rows without content"):
-        write_bucket(nulls, str(tmp_path), "r", 0, TableConfig())
+        write_bucket(nulls, str(tmp_path), "r", 0, DataFileConfig())
 
 
 def test_buckets_are_the_same_everywhere():
@@ -228,7 +228,7 @@ def test_int8(tmp_path):
     """A quarter of the bytes, directions kept, and vectors that are carried forward are rounded once."""
     table = rows(2000, width=64)
     files = {
-        precision: write_bucket(table, str(tmp_path), precision, 0, TableConfig(precision=precision))
+        precision: write_bucket(table, str(tmp_path), precision, 0, DataFileConfig(precision=precision))
         for precision in ("float32", "int8")
     }
     assert files["int8"].size < 0.3 * files["float32"].size
@@ -242,7 +242,7 @@ def test_int8(tmp_path):
     assert np.abs(stored_ND - given_ND).max() <= 0.501 * spacing
 
     wider = pa.concat_tables([stored, rows([f"v{i}" for i in range(50)], width=64, seed=1)])
-    again = write_bucket(wider, str(tmp_path), "r2", 0, TableConfig(precision="int8"), spacing)
+    again = write_bucket(wider, str(tmp_path), "r2", 0, DataFileConfig(precision="int8"), spacing)
     both = scan.read_files([f"{tmp_path}/{again.path}"], SCHEMA.names)
     assert both.slice(0, 2000)["embedding"].equals(stored["embedding"])
     assert spacing_of([f"{tmp_path}/{again.path}"]) == spacing

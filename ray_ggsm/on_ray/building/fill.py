@@ -10,7 +10,7 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.tables import checks
 from ray_ggsm.tables.checks import FileCheck
-from ray_ggsm.tables.files import DataFile, TableConfig
+from ray_ggsm.tables.files import DataFile, DataFileConfig
 from ray_ggsm.tables.reader import EmbeddingTable
 
 
@@ -18,7 +18,7 @@ def fill_buckets(
     build: Build,
     chunks: Sequence[Chunk],
     table: str,
-    config: TableConfig,
+    config: DataFileConfig,
     previous: EmbeddingTable | None,
     *,
     one_row_each: bool,
@@ -45,6 +45,6 @@ def fill_buckets(
 
 @ray.remote(num_cpus=1)
 def _fill(
-    build: Build, bucket: Bucket, table: str, config: TableConfig, one_row_each: bool
+    build: Build, bucket: Bucket, table: str, config: DataFileConfig, one_row_each: bool
 ) -> tuple[Filled, FileCheck]:
     return fill_bucket(build, bucket, table, config, one_row_each=one_row_each)

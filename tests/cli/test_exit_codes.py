@@ -1,0 +1,71 @@
+"""Every end of a job has its exit code, and a user's mistake its one sentence, however deep it was wrapped."""
+
+import errno
+
+import pytest
+
+from ray_ggsm.cli.exit_codes import exit_code, user_error
+from ray_ggsm.config import InputError
+from ray_ggsm.tables.gates import GateError
+
+
+def failing(error: BaseException):
+    def work() -> None:
+        raise error
+
+    return work
+
+
+class WorkerError(Exception):
+    """As Ray's: the worker's exception is an attribute, not Python's own cause."""
+
+    def __init__(self, cause: BaseException | None = None, failures: dict[int, BaseException] | None = None) -> None:
+        super().__init__("a worker failed")
+        self.cause, self.worker_failures = cause, failures
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (InputError("rows: no file"), 2, "error: rows: no file\n"),
+        (GateError("nothing was published"), 3, "error: nothing was published\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/out"),
+            2,
+            "error: [Errno 13] Permission denied: '/out'\n",
+        ),
+        (OSError("AWS Error ACCESS_DENIED during PutObject"), 2, "error: the storage refuses access (AWS Error"),
+        (WorkerError(InputError("rows: no file")), 2, "error: rows: no file\n"),
+        (WorkerError(failures={0: ValueError("x"), 1: InputError("rows: no file")}), 2, "error: rows: no file\n"),
+        (KeyboardInterrupt(), 1, "\nInterrupted."),
+        (RuntimeError("a disk is full"), 1, "Traceback (most recent call last)"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), 1, "Traceback (most recent call last)"),
+    ],
+)
+def test_errors(error: BaseException, code: int, sentence: str, capsys) -> None:
+    assert exit_code(failing(error)) == code
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(sentence)
+
+
+@pytest.mark.parametrize("result", [None, 0, 1])
+def test_the_work_may_give_a_code(result: int | None) -> None:
+    assert exit_code(lambda: result) == (result or 0)
+
+
+def test_a_mistake_below_other_errors() -> None:
+    try:
+        try:
+            raise InputError("rows: no file")
+        except InputError as error:
+            raise RuntimeError("a task failed") from error
+    except RuntimeError as error:
+        assert user_error(WorkerError(error)) == "rows: no file"
+
+
+def test_an_error_that_is_its_own_cause_ends() -> None:
+    error = WorkerError()
+    error.cause = error
+    assert user_error(error) is None

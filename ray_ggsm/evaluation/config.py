@@ -51,12 +51,7 @@ class ProbeConfig(Config):
     """Settings of the linear probe."""
     lightgbm: LightGBMConfig = LightGBMConfig()
     """Settings of the LightGBM probe."""
-<<<<<<< HEAD
-    allow_missing: bool = False
-    """Leave out, and count, label rows without a vector. They are an error if this is false, and in a study always."""
-=======
     allow_missing: Runtime[bool] = False
-    """Leave out, and count, labelled rows without a vector; false, and always in a study: they are an error."""
->>>>>>> part-t
+    """Leave out, and count, label rows without a vector. They are an error if this is false, and in a study always."""
     allow_same_period: Runtime[bool] = False
     """Accept splits whose futures overlap, as long as their users differ; overlaps are an error if this is false."""

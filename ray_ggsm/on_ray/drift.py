@@ -9,12 +9,8 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm import storage
-<<<<<<< HEAD
-from ray_ggsm.config import Config, InputError, Record
+from ray_ggsm.config import Config, InputError, Record, Runtime
 from ray_ggsm.evaluation.alignment import ProbeData, align_all, check_disjoint
-=======
-from ray_ggsm.config import Config, InputError, Runtime
->>>>>>> part-t
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.counts import SplitCounts, count_rows, left_out
 from ray_ggsm.evaluation.keys import KEYS
@@ -49,13 +45,8 @@ class DriftConfig(Config):
     old: SideConfig
     """Earlier vectors."""
     new: SideConfig
-<<<<<<< HEAD
     """Later vectors."""
-    output: str
-=======
-    """Vectors from now."""
     output: Runtime[str]
->>>>>>> part-t
     """JSON file to write, local or s3://."""
     users: int = Field(2000, ge=2)
     """Largest number of users whose vectors are compared. They are the same people every time; the neighbours' cost
@@ -68,13 +59,8 @@ class DriftConfig(Config):
     """Settings of the probes. `allow_same_period` has no effect, because label tables do not say how far their futures
     reach."""
     seed: int = 0
-<<<<<<< HEAD
     """Seed of probes and resampling."""
-    ray: RayConfig = RayConfig()
-=======
-    """Of probes and resampling."""
     ray: Runtime[RayConfig] = RayConfig()
->>>>>>> part-t
     """Resources of the probes."""
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from ray_ggsm import masks, storage
 from ray_ggsm.config import Config, InputError, digest
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.prepare import fingerprint
+from ray_ggsm.data.prepare import input_state
 from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
@@ -154,7 +154,7 @@ def stages(experiment: Experiment) -> dict[StageName, Stage]:
     """
     e = experiment
     # the limit of bad rows decides whether a run stops, never what it writes
-    prepare = digest(e.data.model_dump(mode="json", exclude={"max_bad_share"}), fingerprint(e.data))
+    prepare = digest(e.data.model_dump(mode="json", exclude={"max_bad_share"}), input_state(e.data))
     train = digest(prepare, e.model, e.mask, e.training, e.seed)
     # the limits of the gates decide whether a version is published, never what it holds
     table = e.publishing.model_dump(mode="json", exclude={"gates"})

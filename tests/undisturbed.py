@@ -6,6 +6,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ray_ggsm import storage
+from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.experiment import Experiment, event_vectors, stages
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
@@ -28,7 +29,7 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
         experiment.model,
         experiment.resolved_mask(),
         tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items()),
-        tuple(prepared.require("")["summary"]["features"]),
+        DataSummary.from_json(prepared.require("")["summary"]).features,
         vectors.vector_NH.shape[1],
         store.rsplit("/", 1)[1],
         experiment.seed,

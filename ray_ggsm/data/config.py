@@ -1,4 +1,4 @@
-"""What the user says about the data: event tables, modalities, features, snapshots, stages and labels.
+"""What the user says about the data: event tables, modalities, features, snapshots, splits and labels.
 
 SQL expressions are DuckDB expressions over the columns of one table, times in the snapshot time zone. Two names are
 added to the columns: `as_of`, and `days_away`, the calendar days between the event and `as_of` (positive on both
@@ -205,8 +205,8 @@ class UsersConfig(Config):
     test_percent: int = Field(30, ge=0, le=100)
 
 
-class StageConfig(Config):
-    """The rows of one stage: some users at some cutoffs."""
+class SplitConfig(Config):
+    """The rows of one split: some users at some cutoffs."""
 
     users: Literal["train", "test", "all"]
     cutoffs: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
@@ -227,7 +227,7 @@ class DataConfig(Config):
     """The tabular vector, in this order."""
     snapshots: SnapshotsConfig
     users: UsersConfig = UsersConfig()
-    stages: dict[Name, StageConfig]
+    splits: dict[Name, SplitConfig]
     """By name; `pretrain` also fits vocabularies and thresholds, and its pairs are trained on."""
     labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
@@ -238,9 +238,9 @@ class DataConfig(Config):
     """Longest event text in characters; events with a longer one are rejected."""
 
     @property
-    def stages_with_future(self) -> list[str]:
-        """Stages whose rows are pairs of history and future."""
-        return [name for name, stage in self.stages.items() if name == "pretrain" or stage.future]
+    def splits_with_future(self) -> list[str]:
+        """Splits whose rows are pairs of history and future."""
+        return [name for name, split in self.splits.items() if name == "pretrain" or split.future]
 
     @model_validator(mode="after")
     def _feature_names_differ(self) -> "DataConfig":
@@ -251,18 +251,18 @@ class DataConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> "DataConfig":
-        if "pretrain" not in self.stages:
-            raise ValueError("stages: a stage named 'pretrain' is required")
+    def _splits_fit(self) -> "DataConfig":
+        if "pretrain" not in self.splits:
+            raise ValueError("splits: a split named 'pretrain' is required")
         dates = self.snapshots.dates
-        for name, stage in self.stages.items():
-            if max(stage.cutoffs) >= len(dates):
+        for name, split in self.splits.items():
+            if max(split.cutoffs) >= len(dates):
                 raise ValueError(
-                    f"stages.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
+                    f"splits.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
                 )
-            if stage.learn_from is not None and (name != "pretrain" or set(stage.learn_from) - set(stage.cutoffs)):
-                raise ValueError(f"stages.{name}.learn_from: only for 'pretrain', and only positions in its cutoffs")
-        names = list(self.stages)
+            if split.learn_from is not None and (name != "pretrain" or set(split.learn_from) - set(split.cutoffs)):
+                raise ValueError(f"splits.{name}.learn_from: only for 'pretrain', and only positions in its cutoffs")
+        names = list(self.splits)
         for position, first in enumerate(names):
             for second in names[position + 1 :]:
                 self._refuse_shared_future(first, second)
@@ -272,9 +272,9 @@ class DataConfig(Config):
         gap = self.gap_days(first, second)
         if self.share_users(first, second) and gap < self.snapshots.future_days:
             raise ValueError(
-                f"stages.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
+                f"splits.{second}.cutoffs: users of '{first}' would be seen in '{second}' with the same future "
                 f"(cutoffs {gap} days apart, future_days {self.snapshots.future_days}); use other cutoffs, "
-                "or train users in one stage and test users in the other"
+                "or train users in one split and test users in the other"
             )
 
     def label_groups(self) -> dict[str, tuple[str, ...]]:
@@ -283,11 +283,11 @@ class DataConfig(Config):
         return {g: tuple(name for name, label in self.labels.items() if label.group == g) for g in groups}
 
     def share_users(self, first: str, second: str) -> bool:
-        """Whether a user can have rows in both stages."""
-        return {self.stages[first].users, self.stages[second].users} != {"train", "test"}
+        """Whether a user can have rows in both splits."""
+        return {self.splits[first].users, self.splits[second].users} != {"train", "test"}
 
     def gap_days(self, first: str, second: str) -> int:
-        """Calendar days between the nearest cutoffs of two stages."""
+        """Calendar days between the nearest cutoffs of two splits."""
         dates = self.snapshots.dates
-        pairs = product(self.stages[first].cutoffs, self.stages[second].cutoffs)
+        pairs = product(self.splits[first].cutoffs, self.splits[second].cutoffs)
         return min(abs(dates[i] - dates[j]).days for i, j in pairs)

@@ -3,15 +3,12 @@
 Everything a shard needs is its users' events and what `fit` learned, so shards run independently and in any order:
 `fit` once, `write_shard` for each shard, `write_summary` at the end. The output below one location:
 
-    rows/<stage>/part-*.parquet     user rows (`ray_ggsm.data.schema`) in a shuffled, repeatable order
-    labels/<stage>/part-*.parquet   user_id, as_of, one nullable boolean per label
+    rows/<split>/part-*.parquet     user rows (`ray_ggsm.data.schema`) in a shuffled, repeatable order
+    labels/<split>/part-*.parquet   user_id, as_of, one nullable boolean per label
     dead_letters/part-*.parquet     what was rejected, and why
     data.json                       counts, label rates, names, thresholds, vocabularies
 """
 
-from typing import Any
-
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,29 +16,31 @@ import pyarrow.parquet as pq
 from ray_ggsm import storage
 from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import opened, source_fingerprint
+from ray_ggsm.data.database import Database, opened
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, fit
 from ray_ggsm.data.schema import DEAD_LETTER, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
+from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.sources.source import State
 from ray_ggsm.data.sql import quote, text
-from ray_ggsm.data.summary import write_summary
+from ray_ggsm.data.summary import LabelCount, ShardCounts, write_summary
 from ray_ggsm.data.validate import validate
 
-__all__ = ["check", "fingerprint", "fit", "write_shard", "write_summary"]
+__all__ = ["check", "fit", "input_state", "write_shard", "write_summary"]
 
 ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
 
 
-def fingerprint(config: DataConfig) -> dict[str, dict[str, str]]:
+def input_state(config: DataConfig) -> State:
     """What the source's content depends on: files with size and time, or the version of a package. Cheap."""
-    return source_fingerprint(config)
+    return source_of(config).state()
 
 
 def write_shard(
     config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str, *, threads: int | None = None
-) -> dict[str, Any]:
+) -> ShardCounts:
     """Write the rows, labels and dead letters of one shard of users; the same input gives the same files.
 
     Args:
@@ -53,56 +52,56 @@ def write_shard(
         threads: threads DuckDB may use; None: all cores.
 
     Returns:
-        Counts that `write_summary` adds up: rows, labels and dead letters of the shard.
+        What `write_summary` adds up.
     """
     part = f"part-{shard:05d}-of-{shards:05d}.parquet"
-    with opened(config, shard, shards, threads=threads) as connection:
-        create_events(connection, config)
-        create_snapshots(connection, config, config.stages)
-        size = create_features(connection, config, fitted)
-        create_labels(connection, config, fitted)
-        counts: dict[str, Any] = {"cut": create_sequences(connection, config), "rows": {}, "labels": {}}
-        counts["rejected_rows"] = {}
-        rejected = [_fetch(connection, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
+    rows: dict[str, int] = {}
+    rejected_rows: dict[str, int] = {}
+    labels: dict[str, dict[str, LabelCount]] = {}
+    with opened(config, shard, shards, threads=threads) as database:
+        create_events(database, config)
+        create_snapshots(database, config, config.splits)
+        size = create_features(database, config, fitted)
+        create_labels(database, config, fitted)
+        events_cut = create_sequences(database, config)
+        letters = [_fetch(database, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
         names = [feature.name for feature in features(config, fitted)]
-        for stage in config.stages:
-            schema = user_row_schema(list(config.modalities), names, stage in config.stages_with_future)
-            rows, labels = _stage_tables(connection, config, stage, schema)
-            good, bad = validate(rows, list(config.modalities), size, config.max_text_length, stage=stage)
-            labels = labels.filter(pc.is_in(rows["row"], value_set=good["row"].combine_chunks()))
-            _write(good.drop_columns("row"), storage.join(location, "rows", stage, part))
-            _write(labels, storage.join(location, "labels", stage, part))
-            rejected.append(bad)
-            counts["rows"][stage], counts["rejected_rows"][stage] = len(good), len(bad)
-            counts["labels"][stage] = _label_counts(labels, list(config.labels))
-    letters = pa.concat_tables(rejected)
-    _write(letters, storage.join(location, "dead_letters", part))
-    counts["dead_letters"] = _value_counts(letters["reason"])
-    return counts
+        for split in config.splits:
+            schema = user_row_schema(list(config.modalities), names, split in config.splits_with_future)
+            found, answers = _split_tables(database, config, split, schema)
+            good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split)
+            answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
+            _write(good.drop_columns("row"), storage.join(location, "rows", split, part))
+            _write(answers, storage.join(location, "labels", split, part))
+            letters.append(bad)
+            rows[split], rejected_rows[split] = len(good), len(bad)
+            labels[split] = _label_counts(answers, list(config.labels))
+    dead_letters = pa.concat_tables(letters)
+    _write(dead_letters, storage.join(location, "dead_letters", part))
+    return ShardCounts(rows, rejected_rows, labels, events_cut, _value_counts(dead_letters["reason"]))
 
 
-def _stage_tables(
-    connection: duckdb.DuckDBPyConnection, config: DataConfig, stage: str, schema: pa.Schema
-) -> tuple[pa.Table, pa.Table]:
-    """User rows (with the column `row`) and labels of a stage, in the same order."""
+def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
+    """User rows (with the column `row`) and labels of a split, in the same order."""
     columns = ", ".join(quote(name) for name in schema.names)
     labels = "".join(", " + quote(name) for name in config.labels)
-    here = f"WHERE stage = {text(stage)} ORDER BY row"
+    here = f"WHERE split = {text(split)} ORDER BY row"
     rows = _fetch(
-        connection, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
+        database, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
     )
-    answers = _fetch(connection, f"SELECT user_id, as_of{labels} FROM snapshots JOIN labels USING (row) {here}")
+    answers = _fetch(database, f"SELECT user_id, as_of{labels} FROM snapshots JOIN labels USING (row) {here}")
     with_row = pa.schema([pa.field("row", pa.int64()), *schema])
     return rows.cast(with_row), answers.cast(label_schema(list(config.labels)))
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    return connection.sql(query).to_arrow_table()
+def _fetch(database: Database, query: str) -> pa.Table:
+    return database.connection.sql(query).to_arrow_table()
 
 
-def _label_counts(labels: pa.Table, names: list[str]) -> dict[str, list[int]]:
-    """Per label: positives and defined rows."""
-    return {name: [pc.sum(labels[name]).as_py() or 0, len(labels) - labels[name].null_count] for name in names}
+def _label_counts(labels: pa.Table, names: list[str]) -> dict[str, LabelCount]:
+    return {
+        name: LabelCount(pc.sum(labels[name]).as_py() or 0, len(labels) - labels[name].null_count) for name in names
+    }
 
 
 def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:

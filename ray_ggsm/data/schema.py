@@ -20,14 +20,14 @@ FEATURE_NAMES = b"feature_names"
 
 DEAD_LETTER = pa.schema(
     [
-        pa.field("stage", pa.string()),
+        pa.field("split", pa.string()),
         *KEYS,
         pa.field("source", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
     ]
 )
-"""A rejected raw event (source: table, file and line where known) or a rejected user row (stage, user_id, as_of)."""
+"""A rejected raw event (source: table, file and line where known) or a rejected user row (split, user_id, as_of)."""
 
 
 def user_row_schema(modalities: Sequence[str], feature_names: Sequence[str], future: bool) -> pa.Schema:

@@ -1,60 +1,132 @@
 """What prepare made, in one file: the counts of all shards added up, names, thresholds and vocabularies."""
 
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import Config, InputError
 from ray_ggsm.data.aggregates import Fitted, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import source_fingerprint
+from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.sources.source import State
 from ray_ggsm.data.validate import enforce_share
 
 
-def write_summary(config: DataConfig, fitted: Fitted, counts: list[dict[str, Any]], location: str) -> dict[str, Any]:
+class LabelCount(NamedTuple):
+    """How often a label says yes, and in how many rows it is defined."""
+
+    positives: int
+    defined: int
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """What one shard of users gave."""
+
+    rows: Mapping[str, int]
+    """Per split: rows written."""
+    rejected_rows: Mapping[str, int]
+    """Per split: user rows that are dead letters instead."""
+    labels: Mapping[str, Mapping[str, LabelCount]]
+    """Per split and label."""
+    events_cut: Mapping[str, int]
+    """Per modality: events of the history beyond its `keep`."""
+    dead_letters: Mapping[str, int]
+    """Per reason: rejected events and user rows."""
+
+
+class KeptEvents(Config):
+    """How many events of a modality a row holds at most."""
+
+    keep: int
+
+
+class DataSummary(Config):
+    """The content of data.json."""
+
+    rows: dict[str, int]
+    """Per split."""
+    label_rates: dict[str, dict[str, float | None]]
+    """Per split and label: positives among the defined rows; None where there are none."""
+    labels_defined: dict[str, dict[str, int]]
+    """Per split and label: rows in which it is defined."""
+    label_groups: dict[str, str]
+    """Label -> its heading."""
+    features: tuple[str, ...]
+    """Names of the tabular numbers, in order."""
+    modalities: dict[str, KeptEvents]
+    events_cut: dict[str, int]
+    """Per modality: events of the histories beyond its `keep`."""
+    distinct_texts: dict[str, int]
+    """Per modality: different texts over all rows."""
+    dead_letters: dict[str, int]
+    """Per reason."""
+    source: State
+    thresholds: dict[str, float]
+    vocabularies: dict[str, tuple[str, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, in the order of data.json."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: object) -> "DataSummary":
+        """What `to_json` returned."""
+        return cls.model_validate(values, strict=False)
+
+
+def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCounts], location: str) -> DataSummary:
     """Write data.json from the counts of all shards and return its content.
 
     Raises:
-        InputError: a stage has no rows, or too many user rows were rejected.
+        InputError: a split has no rows, or too many user rows were rejected.
     """
-    rows = _add([c["rows"] for c in counts])
-    bad = sum(_add([c["rejected_rows"] for c in counts]).values())
+    rows = _add(shard.rows for shard in shards)
+    bad = sum(_add(shard.rejected_rows for shard in shards).values())
     enforce_share(bad, bad + sum(rows.values()), config.max_bad_share, storage.join(location, "rows"))
-    for stage, total in rows.items():
+    for split, total in rows.items():
         if not total:
             raise InputError(
-                f"data.stages.{stage}: no user has a row; check the cutoffs, the user split and minimum_events"
+                f"data.splits.{split}: no user has a row; check the cutoffs, the user split and minimum_events"
             )
     labels = {
-        stage: {name: [sum(c["labels"][stage][name][i] for c in counts) for i in (0, 1)] for name in config.labels}
-        for stage in config.stages
+        split: {name: _total(shard.labels[split][name] for shard in shards) for name in config.labels}
+        for split in config.splits
     }
-    summary = {
-        "rows": rows,
-        "label_rates": {s: {n: p / d if d else None for n, (p, d) in each.items()} for s, each in labels.items()},
-        "labels_defined": {s: {n: d for n, (_, d) in each.items()} for s, each in labels.items()},
-        "label_groups": {name: label.group for name, label in config.labels.items()},
-        "features": [feature.name for feature in features(config, fitted)],
-        "modalities": {name: {"keep": modality.keep} for name, modality in config.modalities.items()},
-        "events_cut": _add([c["cut"] for c in counts]),
-        "distinct_texts": _distinct_texts(config, location),
-        "dead_letters": _add([c["dead_letters"] for c in counts]),
-        "source": source_fingerprint(config),
-        **fitted.model_dump(mode="json"),
-    }
-    storage.write_json(storage.join(location, "data.json"), summary)
+    summary = DataSummary(
+        rows=rows,
+        label_rates={s: {n: p / d if d else None for n, (p, d) in each.items()} for s, each in labels.items()},
+        labels_defined={s: {n: count.defined for n, count in each.items()} for s, each in labels.items()},
+        label_groups={name: label.group for name, label in config.labels.items()},
+        features=tuple(feature.name for feature in features(config, fitted)),
+        modalities={name: KeptEvents(keep=modality.keep) for name, modality in config.modalities.items()},
+        events_cut=_add(shard.events_cut for shard in shards),
+        distinct_texts=_distinct_texts(config, location),
+        dead_letters=_add(shard.dead_letters for shard in shards),
+        source=source_of(config).state(),
+        thresholds=fitted.thresholds,
+        vocabularies=fitted.vocabularies,
+    )
+    storage.write_json(storage.join(location, "data.json"), summary.to_json())
     return summary
 
 
-def _add(parts: list[dict[str, int]]) -> dict[str, int]:
+def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    parts = list(counts)
     return {name: sum(part.get(name, 0) for part in parts) for name in sorted({n for part in parts for n in part})}
 
 
+def _total(counts: Iterable[LabelCount]) -> LabelCount:
+    return LabelCount(*map(sum, zip(*counts, strict=True)))
+
+
 def _distinct_texts(config: DataConfig, location: str) -> dict[str, int]:
-    """How many different texts each modality has over all stages and shards."""
+    """How many different texts each modality has over all splits and shards."""
     texts: dict[str, pa.Array] = {name: pa.array([], pa.string()) for name in config.modalities}
     for file in storage.list_files(storage.join(location, "rows"), ".parquet"):
         fs, path = storage.arrow_filesystem(file)

@@ -44,7 +44,7 @@ def validate(
     max_text_length: int = MAX_TEXT_LENGTH,
     *,
     source: str | None = None,
-    stage: str | None = None,
+    split: str | None = None,
 ) -> tuple[pa.Table, pa.Table]:
     """Split user rows into good ones, with the columns cast to `user_row_schema`, and dead letters.
 
@@ -54,7 +54,7 @@ def validate(
         tabular_size: numbers every `tabular` list must have; with 0 the column may be absent.
         max_text_length: longest text in characters.
         source: file that errors and dead letters name.
-        stage: stage that dead letters name.
+        split: split that dead letters name.
 
     Raises:
         InputError: a column is missing or has the wrong type.
@@ -68,7 +68,7 @@ def validate(
     bad_B = pa.array(reason_B != None)  # noqa: E711 (elementwise)
     bad = table.filter(bad_B)
     columns = {
-        "stage": pa.nulls(len(bad), pa.string()) if stage is None else pa.repeat(stage, len(bad)),
+        "split": pa.nulls(len(bad), pa.string()) if split is None else pa.repeat(split, len(bad)),
         "user_id": _printable(bad["user_id"]),
         "as_of": bad["as_of"],
         "source": pa.nulls(len(bad), pa.string()) if source is None else pa.repeat(source, len(bad)),

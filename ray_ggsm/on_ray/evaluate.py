@@ -6,6 +6,7 @@ trained encoder's vectors joined with them.
 
 import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.held_out import check_held_out
+from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.health import vector_health
@@ -47,16 +49,16 @@ def evaluate(experiment: Experiment) -> dict[str, Any]:
         raise InputError("embedding.checkpoint: evaluation compares both encoders itself; leave it at 'final'")
     place = stages(experiment)
     stage = place["evaluate"]
-    prepared = place["prepare"].require("jobs/prepare.py")["summary"]
+    prepared = DataSummary.from_json(place["prepare"].require("jobs/prepare.py")["summary"])
     if stage.result() is None:
         check_config(experiment)
-        vectors = _vectors(experiment, place, prepared["features"])
+        vectors = _vectors(experiment, place, prepared.features)
         with connected(experiment), timed(stage) as recorded:
             recorded.update(_compare(experiment, place, prepared, vectors))
     seconds, evaluated = _seconds(experiment, place), stage.require("jobs/evaluate.py")
     values = summary(
-        rows=prepared["rows"] | {name: count["rows"] for name, count in evaluated["counts"].items()},
-        label_rates=prepared["label_rates"],
+        rows=prepared.rows | {name: count["rows"] for name, count in evaluated["counts"].items()},
+        label_rates=prepared.label_rates,
         auc=evaluated["auc"],
         seconds=seconds,
         table=place["embed"].path("table"),
@@ -77,7 +79,7 @@ def check_config(experiment: Experiment) -> None:
     check_held_out(experiment.data, FIT, SCORE, allow_same_period=experiment.evaluation.allow_same_period)
 
 
-def _vectors(experiment: Experiment, place: Places, features: list[str]) -> dict[str, dict[str, Aligned]]:
+def _vectors(experiment: Experiment, place: Places, features: Sequence[str]) -> dict[str, dict[str, Aligned]]:
     """Per table to compare and stage: vectors with labels."""
     tables = {}
     for name, variant in {"encoder": experiment, "untrained": untrained(experiment)}.items():
@@ -110,7 +112,7 @@ def tabular_rows(location: str) -> pa.Table:
 
 
 def _compare(
-    experiment: Experiment, place: Places, prepared: dict[str, Any], vectors: dict[str, dict[str, Aligned]]
+    experiment: Experiment, place: Places, prepared: DataSummary, vectors: dict[str, dict[str, Aligned]]
 ) -> dict[str, Any]:
     probed = probe_all(experiment.evaluation, experiment.seed, vectors)
     test = {name: stages_of[SCORE] for name, stages_of in vectors.items()}
@@ -124,7 +126,7 @@ def _compare(
 
 
 def _report(
-    experiment: Experiment, place: Places, prepared: dict[str, Any], found: Results, test: dict[str, Aligned]
+    experiment: Experiment, place: Places, prepared: DataSummary, found: Results, test: dict[str, Aligned]
 ) -> Report:
     log = storage.read_json(place["train"].path("log.json"))
     config_file = place["evaluate"].path("config.yaml")
@@ -135,8 +137,8 @@ def _report(
         auc=found.auc,
         differences=found.differences,
         groups=experiment.data.label_groups(),
-        rows=prepared["rows"],
-        label_rates=prepared["label_rates"],
+        rows=prepared.rows,
+        label_rates=prepared.label_rates,
         command=f"python jobs/quickstart.py --config {config_file}",
         delong=found.delong,
         measures=found.mean_measures(),

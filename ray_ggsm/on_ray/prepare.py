@@ -1,12 +1,11 @@
 """The prepare stage: event tables -> user rows, features and labels, one Ray task per shard of users."""
 
-from typing import Any
-
 import ray
 
 from ray_ggsm.data import prepare as engine
 from ray_ggsm.data.aggregates import Fitted
 from ray_ggsm.data.config import DataConfig
+from ray_ggsm.data.summary import ShardCounts
 from ray_ggsm.experiment import Experiment, stages
 from ray_ggsm.on_ray.cluster import connected
 from ray_ggsm.on_ray.stages import timed
@@ -24,8 +23,9 @@ def prepare(experiment: Experiment) -> str:
         counts = ray.get(
             [_write_shard.remote(experiment.data, fitted, k, shards, stage.location) for k in range(shards)]
         )
-        summary = results["summary"] = engine.write_summary(experiment.data, fitted, counts, stage.location)
-        print(f"prepare: rows {_listed(summary['rows'])}; rejected {_listed(summary['dead_letters'])}", flush=True)
+        summary = engine.write_summary(experiment.data, fitted, counts, stage.location)
+        results["summary"] = summary.to_json()
+        print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
     return stage.location
 
 
@@ -39,5 +39,5 @@ def _fit(config: DataConfig, shards: int) -> Fitted:
 
 
 @ray.remote(num_cpus=2)
-def _write_shard(config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str) -> dict[str, Any]:
+def _write_shard(config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str) -> ShardCounts:
     return engine.write_shard(config, fitted, shard, shards, location)

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
+from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.experiment import Experiment, Stage, stages
 from ray_ggsm.masks import build
 from ray_ggsm.model import saved
@@ -47,10 +48,10 @@ def train(experiment: Experiment) -> str:
     stage = place["train"]
     if stage.result():
         return stage.location
-    summary = place["prepare"].require("jobs/prepare.py")["summary"]
+    summary = DataSummary.from_json(place["prepare"].require("jobs/prepare.py")["summary"])
     rows = place["prepare"].path("rows", TRAINED)
-    experiment = experiment.resolved(summary["rows"][TRAINED])
-    _check(experiment, summary["rows"])
+    experiment = experiment.resolved(summary.rows[TRAINED])
+    _check(experiment, summary.rows)
     Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
     settings = experiment.model_dump(mode="json", include={"data", "model", "mask", "training", "seed"})
     for note in interrupted(stage, settings):
@@ -60,7 +61,7 @@ def train(experiment: Experiment) -> str:
     with connected(experiment), timed(stage) as results, console() as lines:
         files = [file for table in tables for file in storage.list_files(table, ".parquet")]
         names = list(experiment.data.modalities)
-        blocks = plan(files, experiment.embedding.rows_per_block, names, len(summary["features"]))
+        blocks = plan(files, experiment.embedding.rows_per_block, names, len(summary.features))
         events = encode_events(experiment, blocks, [*names, "future"])
         shared = {
             "experiment": experiment.model_dump_json(),
@@ -69,7 +70,7 @@ def train(experiment: Experiment) -> str:
             "console": lines,
             "location": stage.location,
             "prepared": place["prepare"].location,
-            "feature_names": summary["features"],
+            "feature_names": summary.features,
             "event_encoder_digest": events.digest,
             "store": events.store,
             "event_width": events.store.open().width,

@@ -40,14 +40,14 @@ def prepared(tmp_path_factory):
 
 def test_rows_rates_and_thresholds_are_frozen(prepared):
     _, summary = prepared
-    assert summary["rows"] == {"pretrain": 7219, "probe": 2945, "test": 1185}
+    assert summary.rows == {"pretrain": 7219, "probe": 2945, "test": 1185}
     for label, rates in RATES.items():
         for stage, rate in zip(STAGES, rates, strict=True):
-            assert summary["label_rates"][stage][label] == pytest.approx(rate, abs=5.01e-4), (stage, label)
-    assert [summary["labels_defined"][stage]["physical"] for stage in STAGES] == [6143, 2456, 1000]
-    assert summary["thresholds"]["power"] == pytest.approx(232.805)
-    assert summary["thresholds"]["physical"] == pytest.approx(0.10204, abs=5e-6)
-    assert summary["dead_letters"] == {}
+            assert summary.label_rates[stage][label] == pytest.approx(rate, abs=5.01e-4), (stage, label)
+    assert [summary.labels_defined[stage]["physical"] for stage in STAGES] == [6143, 2456, 1000]
+    assert summary.thresholds["power"] == pytest.approx(232.805)
+    assert summary.thresholds["physical"] == pytest.approx(0.10204, abs=5e-6)
+    assert summary.dead_letters == {}
 
 
 def test_stages_share_no_household_and_no_history_reaches_its_future(prepared):
@@ -56,7 +56,7 @@ def test_stages_share_no_household_and_no_history_reaches_its_future(prepared):
     users = {stage: set(table["user_id"].to_pylist()) for stage, table in rows.items()}
     assert not users["test"] & (users["pretrain"] | users["probe"])
     for table in rows.values():
-        for modality in summary["modalities"]:
+        for modality in summary.modalities:
             column = table[modality].combine_chunks()
             as_of = table["as_of"].combine_chunks().take(pc.list_parent_indices(column))
             assert pc.all(pc.less(pc.struct_field(column.flatten(), "time"), as_of)).as_py()
@@ -64,7 +64,7 @@ def test_stages_share_no_household_and_no_history_reaches_its_future(prepared):
 
 def test_texts_recur_and_histories_have_the_expected_length(prepared):
     location, summary = prepared
-    assert sum(summary["distinct_texts"].values()) < 30_000
+    assert sum(summary.distinct_texts.values()) < 30_000
     table = pq.read_table(f"{location}/rows/probe")
-    lengths = sum(pc.list_value_length(table[modality]).to_numpy() for modality in summary["modalities"])
+    lengths = sum(pc.list_value_length(table[modality]).to_numpy() for modality in summary.modalities)
     assert 15 <= sorted(lengths)[len(lengths) // 2] <= 30

@@ -14,6 +14,7 @@ import pytest
 from ray_ggsm.config import InputError
 from ray_ggsm.data import prepare
 from ray_ggsm.data.schema import feature_names
+from ray_ggsm.data.summary import DataSummary
 from tests.data.conftest import CONFIGS, data_config, shipped
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -100,14 +101,14 @@ def test_rows_features_and_labels_equal_a_plain_reference(world, tmp_path):
             if stage == "pretrain":
                 assert [e["text"] for e in row["future"]] == [e[1] for e in future]
             week = midnight((cut - timedelta(days=7)).date()).timestamp()
-            spend = [sum(p or 0 for _, i, p in history if i == v) for v in summary["vocabularies"]["spend"]]
+            spend = [sum(p or 0 for _, i, p in history if i == v) for v in summary.vocabularies["spend"]]
             numbers = [sum(t.timestamp() >= week for t, *_ in history), len(history)]
             np.testing.assert_allclose([*row["tabular"][:2], *row["tabular"][3:]], [*numbers, *spend], rtol=1e-5)
             soon = midnight((cut + timedelta(days=3)).date()).timestamp()
             assert answer["active"] == bool(future)
             assert answer["soon"] == answer["near"] == any(t.timestamp() < soon for t, *_ in future)
             total = sum(p or 0 for *_, p in future)
-            assert answer["much"] == (None if len(future) < 2 else total > summary["thresholds"]["much"])
+            assert answer["much"] == (None if len(future) < 2 else total > summary.thresholds["much"])
 
 
 def test_sharding_and_threads_change_nothing(world, tmp_path):
@@ -130,9 +131,10 @@ def test_order_is_shuffled_and_features_are_named(world, tmp_path):
     table = pq.read_table(tmp_path / "out/rows/pretrain/part-00000-of-00001.parquet")
     users = table["user_id"].to_pylist()
     assert users != sorted(users)
-    assert list(feature_names(table.schema)) == summary["features"]
-    assert summary["features"][:3] == ["n_7d", "n_20d", "since"]
-    assert summary == json.loads((tmp_path / "out/data.json").read_text())
+    assert feature_names(table.schema) == summary.features
+    assert summary.features[:3] == ("n_7d", "n_20d", "since")
+    written = json.loads((tmp_path / "out/data.json").read_text())
+    assert (written, DataSummary.from_json(written)) == (summary.to_json(), summary)
 
 
 def test_later_events_never_change_histories(world, tmp_path):
@@ -253,8 +255,8 @@ def test_infinite_features_become_dead_letters(world, tmp_path):
     )
     summary = run(data_config(values), tmp_path / "out")
     letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
-    assert summary["dead_letters"] == Counter(letter["reason"] for letter in letters)
-    assert summary["dead_letters"]["non_finite_number"] > 0
+    assert summary.dead_letters == Counter(letter["reason"] for letter in letters)
+    assert summary.dead_letters["non_finite_number"] > 0
     assert {letter["stage"] for letter in letters} <= set(values["stages"])
     for stage in values["stages"]:
         assert len(rows_of(tmp_path / "out", stage)) == len(labels_of(tmp_path / "out", stage))
@@ -272,8 +274,8 @@ def test_the_shipped_example(tmp_path):
     values = shipped("own_events/quickstart.yaml")
     values["source"]["tables"]["clicks"]["files"] = str(CONFIGS / "own_events/clicks.csv")
     summary = run(data_config(values), tmp_path / "out")
-    assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 1}
-    assert summary["dead_letters"] == {}
+    assert summary.rows == {"pretrain": 3, "probe": 3, "test": 1}
+    assert summary.dead_letters == {}
 
 
 def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_stages_as_they_are(world, tmp_path):
@@ -283,7 +285,7 @@ def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_stages_as_t
     values["stages"]["pretrain"] |= {"cutoffs": [0, 3], "learn_from": [0]}
     values["snapshots"]["cutoffs"] = [*values["snapshots"]["cutoffs"], "2024-02-28"]
     more = run(data_config(values), tmp_path / "more")
-    assert more["rows"]["pretrain"] > few["rows"]["pretrain"]
+    assert more.rows["pretrain"] > few.rows["pretrain"]
     for stage in ("probe", "test"):
         assert rows_of(tmp_path / "more", stage) == rows_of(tmp_path / "few", stage)
         assert labels_of(tmp_path / "more", stage) == labels_of(tmp_path / "few", stage)

@@ -41,9 +41,9 @@ def test_events_from_and_rows_to_s3(bucket, tmp_path, kind):
     fitted = prepare.fit(config)
     counts = [prepare.write_shard(config, fitted, k, 2, out) for k in range(2)]
     summary = prepare.write_summary(config, fitted, counts, out)
-    assert summary["rows"] == {"pretrain": 3, "probe": 3, "test": 1}
-    assert storage.read_json(f"{out}/data.json") == summary
+    assert summary.rows == {"pretrain": 3, "probe": 3, "test": 1}
+    assert storage.read_json(f"{out}/data.json") == summary.to_json()
     files = storage.list_files(f"{out}/rows", ".parquet")
     fs, paths = storage.arrow_filesystem(files[0])[0], [storage.arrow_filesystem(file)[1] for file in files]
     assert pa.concat_tables([pq.read_table(path, filesystem=fs, columns=["user_id"]) for path in paths]).num_rows == 7
-    assert prepare.fingerprint(config)["clicks"][f"{bucket}/in/clicks.{kind}"]
+    assert prepare.input_state(config)["clicks"][f"{bucket}/in/clicks.{kind}"]

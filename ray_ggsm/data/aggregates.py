@@ -4,7 +4,7 @@ Every aggregate is a lateral subquery, so it has a value for every snapshot: ove
 `sum(x)` is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, split, user_id, as_of).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,8 @@ import duckdb
 
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
-from ray_ggsm.data.database import Keys, table_keys
+from ray_ggsm.data.database import Database
+from ray_ggsm.data.sources.source import Keys
 from ray_ggsm.data.sql import check_expressions, quote, reason, text
 
 Side = Literal["history", "future"]
@@ -87,6 +88,12 @@ def label_window(config: DataConfig, label: LabelConfig) -> Window:
     return Window(label.table, "future", config.snapshots.future_days)
 
 
+def label_query(database: Database, config: DataConfig, label: LabelConfig) -> str:
+    """Build a query that gives `row`, `c0` (the label's value) and `c1` (whether it is defined), for every snapshot."""
+    window = label_window(config, label)
+    return aggregate(window, database.tables[label.table], [label.sql, label.defined_if or "true"])
+
+
 def aggregate(window: Window, keys: Keys, expressions: Sequence[str]) -> str:
     """Build a query that gives every snapshot's `row` and one column per expression: c0, c1, ..."""
     columns = ", ".join(f"({expression}) AS c{i}" for i, expression in enumerate(expressions))
@@ -108,13 +115,12 @@ def aggregate_per(window: Window, keys: Keys, expression: str, per: str) -> str:
     )
 
 
-def create_features(connection: duckdb.DuckDBPyConnection, config: DataConfig, fitted: Fitted) -> int:
+def create_features(database: Database, config: DataConfig, fitted: Fitted) -> int:
     """Create the table `features` (row, tabular: list of float) and return how many numbers each row has."""
-    keys = table_keys(config)
-    wanted = features(config, fitted)
+    connection, wanted = database.connection, features(config, fitted)
     numbers: dict[int, str] = {}
     joins = []
-    for position, (group, query) in enumerate(_queries(wanted, keys)):
+    for position, (group, query) in enumerate(_queries(wanted, database.tables)):
         connection.execute(f"CREATE TEMP TABLE __f{position} AS {query}")
         joins.append(f"LEFT JOIN __f{position} USING (row)")
         for i, index in enumerate(group):
@@ -125,7 +131,7 @@ def create_features(connection: duckdb.DuckDBPyConnection, config: DataConfig, f
     return len(wanted)
 
 
-def _queries(wanted: list[Feature], keys: dict[str, Keys]) -> Iterator[tuple[list[int], str]]:
+def _queries(wanted: list[Feature], keys: Mapping[str, Keys]) -> Iterator[tuple[list[int], str]]:
     """Yield queries that compute the features together, each with the positions of the features in its columns."""
     groups: dict[tuple[Window, str | None], list[int]] = {}
     for i, feature in enumerate(wanted):
@@ -142,11 +148,11 @@ def _queries(wanted: list[Feature], keys: dict[str, Keys]) -> Iterator[tuple[lis
         yield group, f"SELECT row, {columns} FROM ({inner}) GROUP BY row"
 
 
-def create_labels(connection: duckdb.DuckDBPyConnection, config: DataConfig, fitted: Fitted) -> None:
+def create_labels(database: Database, config: DataConfig, fitted: Fitted) -> None:
     """Create the table `labels` (row and one nullable boolean per label)."""
-    keys, columns, joins = table_keys(config), ["row"], []
+    connection, columns, joins = database.connection, ["row"], []
     for position, (name, label) in enumerate(config.labels.items()):
-        query = aggregate(label_window(config, label), keys[label.table], [label.sql, label.defined_if or "true"])
+        query = label_query(database, config, label)
         connection.execute(f"CREATE TEMP TABLE __l{position} AS {query}")
         joins.append(f"LEFT JOIN __l{position} USING (row)")
         answer = f"__l{position}.c0"
@@ -158,13 +164,13 @@ def create_labels(connection: duckdb.DuckDBPyConnection, config: DataConfig, fit
     connection.execute(f"CREATE TABLE labels AS SELECT {', '.join(columns)} FROM snapshots {' '.join(joins)}")
 
 
-def check_aggregates(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
+def check_aggregates(database: Database, config: DataConfig) -> None:
     """Parse and bind every feature's and label's SQL against the tables, which may be empty.
 
     Raises:
         InputError: naming the key, with DuckDB's reason.
     """
-    keys = table_keys(config)
+    connection, keys = database.connection, database.tables
     for i, feature in enumerate(config.features):
         where = f"data.features.{i} ({feature.name})"
         window = feature_windows(config, feature)[0]

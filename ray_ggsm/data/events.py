@@ -7,18 +7,19 @@ import duckdb
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Window
 from ray_ggsm.data.config import DataConfig, ModalityConfig
-from ray_ggsm.data.database import columns_of, table_keys
+from ray_ggsm.data.database import Database
+from ray_ggsm.data.sources.source import Keys
 from ray_ggsm.data.sql import check_expressions, quote, reason, text
 
 EVENT = "{'time': time, 'text': text, 'amount': amount}"
 
 
-def create_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
+def create_events(database: Database, config: DataConfig) -> None:
     """Create per modality the table `event:NAME` (user_id, time, text, amount); unusable events are rejected."""
     for name, modality in config.modalities.items():
-        user, time = table_keys(config)[modality.table]
+        user, time = database.tables[modality.table]
         rendered = f"trim(regexp_replace({_template(modality)}, '\\s+', ' ', 'g'))"
-        connection.execute(
+        database.connection.execute(
             f"CREATE TABLE {quote('event:' + name)} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
             f"{rendered} AS text, ({modality.amount or 'NULL'})::float AS amount FROM {quote(modality.table)} "
             f"WHERE {modality.where or 'true'}"
@@ -29,21 +30,21 @@ def create_events(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> 
             "non_finite_number": "NOT isfinite(amount)",
         }
         for why, condition in unusable.items():
-            connection.execute(
+            database.connection.execute(
                 f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, "
                 f"{text(f'modality {name}')}, {text(why)}, "
                 f"'event at ' || time::varchar || ': ' || coalesce(left(text, 100), 'NULL') "
                 f"FROM {quote('event:' + name)} WHERE {condition}"
             )
-            connection.execute(f"DELETE FROM {quote('event:' + name)} WHERE {condition}")
+            database.connection.execute(f"DELETE FROM {quote('event:' + name)} WHERE {condition}")
 
 
-def create_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> dict[str, int]:
+def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
     """Create the table `sequences` (row, one list per modality, future) and return how many events each modality lost.
 
     `future` is NULL but for the rows of `config.splits_with_future`.
     """
-    cut, columns, joins = {}, [], []
+    connection, cut, columns, joins = database.connection, {}, [], []
     for position, (name, modality) in enumerate(config.modalities.items()):
         window = Window(f"event:{name}", "history", config.snapshots.history_days)
         newest = "row_number() OVER (PARTITION BY row ORDER BY time DESC, text DESC, amount DESC)"
@@ -65,7 +66,7 @@ def create_sequences(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
     return cut
 
 
-def check_modalities(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
+def check_modalities(database: Database, config: DataConfig) -> None:
     """Bind every modality's columns and expressions against the tables, which may be empty.
 
     Raises:
@@ -73,11 +74,11 @@ def check_modalities(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
     """
     for name, modality in config.modalities.items():
         where = f"data.modalities.{name}"
-        if table_keys(config)[modality.table][1] is None:
+        if database.tables[modality.table].time is None:
             raise InputError(
                 f"{where}.table: table '{modality.table}' has no time column, so it holds no events; give it `time`"
             )
-        columns = columns_of(connection, modality.table)
+        columns = database.columns(modality.table)
         for field in _fields(where, modality.text):
             if field not in columns:
                 raise InputError(
@@ -86,9 +87,8 @@ def check_modalities(connection: duckdb.DuckDBPyConnection, config: DataConfig) 
                 )
         for key, sql in (("where", modality.where), ("amount", modality.amount)):
             if sql is not None:
-                check_row_expression(
-                    connection, f"{where}.{key}", modality.table, sql, "boolean" if key == "where" else "double"
-                )
+                kind = "boolean" if key == "where" else "double"
+                check_row_expression(database.connection, f"{where}.{key}", modality.table, sql, kind)
 
 
 def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table: str, sql: str, kind: str) -> None:
@@ -106,7 +106,7 @@ def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table:
 
 
 def _joined(window: Window) -> str:
-    events = window.relation(("user_id", "time"), "s")
+    events = window.relation(Keys("user_id", "time"), "s")
     return f"SELECT s.row, s.split, e.time, e.text, e.amount FROM snapshots AS s, LATERAL {events} AS e"
 
 

@@ -1,21 +1,17 @@
 """Check the whole configuration against the tables, then learn from the rows of the train split, before any shard."""
 
-import duckdb
+from collections.abc import Mapping
+
 import numpy as np
 
 from ray_ggsm.config import InputError
-from ray_ggsm.data.aggregates import (
-    Fitted,
-    aggregate,
-    aggregate_per,
-    check_aggregates,
-    feature_windows,
-    label_window,
-)
+from ray_ggsm.data.aggregates import Fitted, aggregate_per, check_aggregates, feature_windows, label_query
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import enforce_table_shares, opened, table_keys
+from ray_ggsm.data.database import Database, enforce_table_shares, opened
 from ray_ggsm.data.events import check_modalities, create_events
 from ray_ggsm.data.snapshots import create_snapshots
+from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.sources.source import Keys
 
 
 def check(config: DataConfig) -> None:
@@ -24,11 +20,11 @@ def check(config: DataConfig) -> None:
     Raises:
         InputError: naming the config key and the reason.
     """
-    _check_tables(config)
-    with opened(config, empty=True) as connection:
-        create_snapshots(connection, config, config.splits)
-        check_modalities(connection, config)
-        check_aggregates(connection, config)
+    _check_tables(config, source_of(config).tables())
+    with opened(config, empty=True) as database:
+        create_snapshots(database, config, config.splits)
+        check_modalities(database, config)
+        check_aggregates(database, config)
 
 
 def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
@@ -50,13 +46,13 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     train = config.splits[config.train_split]
     learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
     for shard in range(shards):
-        with opened(config, shard, shards, threads=threads) as connection:
-            create_events(connection, config)
-            enforce_table_shares(connection, config)
-            create_snapshots(connection, config, {config.train_split: learned_from})
+        with opened(config, shard, shards, threads=threads) as database:
+            create_events(database, config)
+            enforce_table_shares(database, config.max_bad_share)
+            create_snapshots(database, config, {config.train_split: learned_from})
             for name in values:
-                values[name].append(_label_values(connection, config, name))
-            _count_values(connection, config, counts)
+                values[name].append(_label_values(database, config, name))
+            _count_values(database, config, counts)
     return Fitted(
         thresholds={name: _quantile(config, name, np.concatenate(parts)) for name, parts in values.items()},
         vocabularies={
@@ -69,8 +65,7 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     )
 
 
-def _check_tables(config: DataConfig) -> None:
-    tables = table_keys(config)
+def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:
     users = {
         **{f"modalities.{name}": m.table for name, m in config.modalities.items()},
         **{f"features.{i}": f.table for i, f in enumerate(config.features)},
@@ -85,28 +80,27 @@ def _check_tables(config: DataConfig) -> None:
         if feature.windows is not None:
             dated[f"features.{i}"] = feature.table
     for key, table in dated.items():
-        if tables[table][1] is None:
+        if tables[table].time is None:
             raise InputError(
                 f"data.{key}.table: table '{table}' is static (it has no time column) and cannot be used over a window"
             )
 
 
-def _label_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, name: str) -> np.ndarray:
-    label = config.labels[name]
-    keys = table_keys(config)[label.table]
-    query = aggregate(label_window(config, label), keys, [label.sql, label.defined_if or "true"])
-    found = connection.sql(f"SELECT c0::float::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL")
+def _label_values(database: Database, config: DataConfig, name: str) -> np.ndarray:
+    query = label_query(database, config, config.labels[name])
+    found = database.connection.sql(f"SELECT c0::float::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL")
     return np.asarray(found.to_arrow_table()["value"].to_numpy())
 
 
-def _count_values(connection: duckdb.DuckDBPyConnection, config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
+def _count_values(database: Database, config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
     """Add, for each `per` expression, in how many snapshots each of its values occurs."""
     for feature in config.features:
         if feature.per is None:
             continue
         window = max(feature_windows(config, feature), key=lambda w: w.days)
-        query = aggregate_per(window, table_keys(config)[feature.table], "count(*)", feature.per)
-        for value, count in connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value").fetchall():
+        query = aggregate_per(window, database.tables[feature.table], "count(*)", feature.per)
+        found = database.connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value")
+        for value, count in found.fetchall():
             counts[feature.name][value] = counts[feature.name].get(value, 0) + count
 
 

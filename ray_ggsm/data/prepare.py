@@ -9,9 +9,6 @@ Everything a shard needs is its users' events and what `fit` learned, so shards 
     data.json                       counts, label rates, names, thresholds, vocabularies
 """
 
-from typing import Any
-
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,13 +16,15 @@ import pyarrow.parquet as pq
 from ray_ggsm import storage
 from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import opened, source_fingerprint
+from ray_ggsm.data.database import Database, opened
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, fit
 from ray_ggsm.data.schema import DEAD_LETTER, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
+from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.sources.source import State
 from ray_ggsm.data.sql import quote, text
-from ray_ggsm.data.summary import ShardCounts, write_summary
+from ray_ggsm.data.summary import LabelCount, ShardCounts, write_summary
 from ray_ggsm.data.validate import validate
 
 __all__ = ["check", "fit", "input_state", "write_shard", "write_summary"]
@@ -34,9 +33,9 @@ ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
 
 
-def input_state(config: DataConfig) -> dict[str, dict[str, str]]:
+def input_state(config: DataConfig) -> State:
     """What the source's content depends on: files with size and time, or the version of a package. Cheap."""
-    return source_fingerprint(config)
+    return source_of(config).state()
 
 
 def write_shard(
@@ -53,56 +52,56 @@ def write_shard(
         threads: threads DuckDB may use; None: all cores.
 
     Returns:
-        Counts that `write_summary` adds up: rows, labels and dead letters of the shard.
+        What `write_summary` adds up.
     """
     part = f"part-{shard:05d}-of-{shards:05d}.parquet"
-    with opened(config, shard, shards, threads=threads) as connection:
-        create_events(connection, config)
-        create_snapshots(connection, config, config.splits)
-        size = create_features(connection, config, fitted)
-        create_labels(connection, config, fitted)
-        counts: dict[str, Any] = {"cut": create_sequences(connection, config), "rows": {}, "labels": {}}
-        counts["rejected_rows"] = {}
-        rejected = [_fetch(connection, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
+    rows: dict[str, int] = {}
+    rejected_rows: dict[str, int] = {}
+    labels: dict[str, dict[str, LabelCount]] = {}
+    with opened(config, shard, shards, threads=threads) as database:
+        create_events(database, config)
+        create_snapshots(database, config, config.splits)
+        size = create_features(database, config, fitted)
+        create_labels(database, config, fitted)
+        events_cut = create_sequences(database, config)
+        letters = [_fetch(database, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
         names = [feature.name for feature in features(config, fitted)]
         for split in config.splits:
             schema = user_row_schema(list(config.modalities), names, split in config.splits_with_future)
-            rows, labels = _split_tables(connection, config, split, schema)
-            good, bad = validate(rows, list(config.modalities), size, config.max_text_length, split=split)
-            labels = labels.filter(pc.is_in(rows["row"], value_set=good["row"].combine_chunks()))
+            found, answers = _split_tables(database, config, split, schema)
+            good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split)
+            answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
             _write(good.drop_columns("row"), storage.join(location, "rows", split, part))
-            _write(labels, storage.join(location, "labels", split, part))
-            rejected.append(bad)
-            counts["rows"][split], counts["rejected_rows"][split] = len(good), len(bad)
-            counts["labels"][split] = _label_counts(labels, list(config.labels))
-    letters = pa.concat_tables(rejected)
-    _write(letters, storage.join(location, "dead_letters", part))
-    counts["dead_letters"] = _value_counts(letters["reason"])
-    return ShardCounts(**counts)
+            _write(answers, storage.join(location, "labels", split, part))
+            letters.append(bad)
+            rows[split], rejected_rows[split] = len(good), len(bad)
+            labels[split] = _label_counts(answers, list(config.labels))
+    dead_letters = pa.concat_tables(letters)
+    _write(dead_letters, storage.join(location, "dead_letters", part))
+    return ShardCounts(rows, rejected_rows, labels, events_cut, _value_counts(dead_letters["reason"]))
 
 
-def _split_tables(
-    connection: duckdb.DuckDBPyConnection, config: DataConfig, split: str, schema: pa.Schema
-) -> tuple[pa.Table, pa.Table]:
+def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
     """User rows (with the column `row`) and labels of a split, in the same order."""
     columns = ", ".join(quote(name) for name in schema.names)
     labels = "".join(", " + quote(name) for name in config.labels)
     here = f"WHERE split = {text(split)} ORDER BY row"
     rows = _fetch(
-        connection, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
+        database, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
     )
-    answers = _fetch(connection, f"SELECT user_id, as_of{labels} FROM snapshots JOIN labels USING (row) {here}")
+    answers = _fetch(database, f"SELECT user_id, as_of{labels} FROM snapshots JOIN labels USING (row) {here}")
     with_row = pa.schema([pa.field("row", pa.int64()), *schema])
     return rows.cast(with_row), answers.cast(label_schema(list(config.labels)))
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    return connection.sql(query).to_arrow_table()
+def _fetch(database: Database, query: str) -> pa.Table:
+    return database.connection.sql(query).to_arrow_table()
 
 
-def _label_counts(labels: pa.Table, names: list[str]) -> dict[str, list[int]]:
-    """Per label: positives and defined rows."""
-    return {name: [pc.sum(labels[name]).as_py() or 0, len(labels) - labels[name].null_count] for name in names}
+def _label_counts(labels: pa.Table, names: list[str]) -> dict[str, LabelCount]:
+    return {
+        name: LabelCount(pc.sum(labels[name]).as_py() or 0, len(labels) - labels[name].null_count) for name in names
+    }
 
 
 def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:

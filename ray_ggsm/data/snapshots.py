@@ -2,40 +2,37 @@
 
 from collections.abc import Mapping
 
-import duckdb
-
 from ray_ggsm.data.aggregates import Window
 from ray_ggsm.data.config import DataConfig, SplitConfig
-from ray_ggsm.data.database import table_keys
+from ray_ggsm.data.database import Database
 from ray_ggsm.data.sql import quote, text
 
 USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 
 
-def create_snapshots(
-    connection: duckdb.DuckDBPyConnection, config: DataConfig, splits: Mapping[str, SplitConfig]
-) -> None:
+def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str, SplitConfig]) -> None:
     """Create the table `snapshots` (row, split, user_id, as_of) of these splits.
 
     A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window.
     Rows are numbered in a shuffled order that is the same on every machine (by the MD5 sum of user and cutoff).
     """
     least = config.snapshots.minimum_events
-    user, time = table_keys(config)[least.table]
+    keys = database.tables[least.table]
+    user = quote(keys.user)
     window = Window(least.table, "history", config.snapshots.history_days)
     wanted = " UNION ALL ".join(_split(name, split) for name, split in splits.items())
     dates = ", ".join(
         f"({k}, timestamptz {text(day.isoformat() + ' 00:00:00')})" for k, day in enumerate(config.snapshots.dates)
     )
-    connection.execute(
+    database.connection.execute(
         f"""CREATE TABLE snapshots AS
         WITH users AS (
-            SELECT {quote(user)} AS user_id, ('0x' || md5({text(config.users.salt)} || {quote(user)}))::uhugeint % 100
+            SELECT {user} AS user_id, ('0x' || md5({text(config.users.salt)} || {user}))::uhugeint % 100
                 >= {100 - config.users.test_percent} AS is_test
             FROM {quote(least.table)} GROUP BY ALL
         ), cutoffs(k, as_of) AS (VALUES {dates}), asked AS ({wanted}),
         active AS (
-            SELECT split, s.user_id, s.as_of FROM asked AS s, LATERAL {window.relation((user, time), "s")} AS e
+            SELECT split, s.user_id, s.as_of FROM asked AS s, LATERAL {window.relation(keys, "s")} AS e
             GROUP BY ALL HAVING count(*) >= {least.count}
         )
         SELECT row_number() OVER (ORDER BY md5(user_id || '|' || epoch_us(as_of)), split) AS row, * FROM active"""

@@ -1,5 +1,9 @@
 """What prepare made, in one file: the counts of all shards added up, names, thresholds and vocabularies."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -8,57 +12,73 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
 from ray_ggsm.data.aggregates import Fitted, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import source_fingerprint
+from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.sources.source import State
 from ray_ggsm.data.validate import enforce_share
 
 
-class ShardCounts(Record):
-    """What one shard wrote."""
+class LabelCount(NamedTuple):
+    """Positive rows of a label, and rows in which it is defined."""
 
-    rows: dict[str, int]
-    """Split -> rows."""
-    rejected_rows: dict[str, int]
-    """Split -> user rows that were rejected."""
-    labels: dict[str, dict[str, tuple[int, int]]]
-    """Split -> label -> positives and rows where it is defined."""
-    cut: dict[str, int]
-    """Modality -> events beyond its `keep`."""
-    dead_letters: dict[str, int]
-    """Reason -> dead letters."""
+    positives: int
+    defined: int
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """What one shard of users gave."""
+
+    rows: Mapping[str, int]
+    """Split -> rows written."""
+    rejected_rows: Mapping[str, int]
+    """Split -> user rows that are dead letters instead."""
+    labels: Mapping[str, Mapping[str, LabelCount]]
+    """Split -> label -> counts."""
+    events_cut: Mapping[str, int]
+    """Modality -> events of the history beyond its `keep`."""
+    dead_letters: Mapping[str, int]
+    """Reason -> rejected events and user rows."""
+
+
+class KeptEvents(Record):
+    """How many events of a modality a row holds at most."""
+
+    keep: int
 
 
 class DataSummary(Record):
-    """What prepare made: the content of `data.json`."""
+    """The content of data.json."""
 
     rows: dict[str, int]
     """Split -> rows."""
     label_rates: dict[str, dict[str, float | None]]
-    """Split -> label -> share of positives where it is defined."""
+    """Split -> label -> positives among the defined rows; None where there are none."""
     labels_defined: dict[str, dict[str, int]]
+    """Split -> label -> rows in which it is defined."""
     label_groups: dict[str, str]
+    """Label -> its heading."""
     features: tuple[str, ...]
-    """Names of the tabular numbers."""
-    keep: dict[str, int]
-    """Modality -> newest events that are kept."""
+    """Names of the tabular numbers, in order."""
+    modalities: dict[str, KeptEvents]
     events_cut: dict[str, int]
-    """Modality -> older events that were left out."""
+    """Modality -> events of the histories beyond its `keep`."""
     distinct_texts: dict[str, int]
+    """Modality -> different texts over all rows."""
     dead_letters: dict[str, int]
-    """Reason -> dead letters."""
-    source: dict[str, dict[str, str]]
-    """State of the input."""
+    """Reason -> rejected events and user rows."""
+    source: State
     thresholds: dict[str, float]
     vocabularies: dict[str, tuple[str, ...]]
 
 
-def write_summary(config: DataConfig, fitted: Fitted, counts: list[ShardCounts], location: str) -> DataSummary:
+def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCounts], location: str) -> DataSummary:
     """Write data.json from the counts of all shards and return its content.
 
     Raises:
         InputError: a split has no rows, or too many user rows were rejected.
     """
-    rows = _add([c.rows for c in counts])
-    bad = sum(_add([c.rejected_rows for c in counts]).values())
+    rows = _add(shard.rows for shard in shards)
+    bad = sum(_add(shard.rejected_rows for shard in shards).values())
     enforce_share(bad, bad + sum(rows.values()), config.max_bad_share, storage.join(location, "rows"))
     for split, total in rows.items():
         if not total:
@@ -66,20 +86,20 @@ def write_summary(config: DataConfig, fitted: Fitted, counts: list[ShardCounts],
                 f"data.splits.{split}: no user has a row; check the cutoffs, the user split and minimum_events"
             )
     labels = {
-        split: {name: [sum(c.labels[split][name][i] for c in counts) for i in (0, 1)] for name in config.labels}
+        split: {name: _total(shard.labels[split][name] for shard in shards) for name in config.labels}
         for split in config.splits
     }
     summary = DataSummary(
         rows=rows,
         label_rates={s: {n: p / d if d else None for n, (p, d) in each.items()} for s, each in labels.items()},
-        labels_defined={s: {n: d for n, (_, d) in each.items()} for s, each in labels.items()},
+        labels_defined={s: {n: count.defined for n, count in each.items()} for s, each in labels.items()},
         label_groups={name: label.group for name, label in config.labels.items()},
         features=tuple(feature.name for feature in features(config, fitted)),
-        keep={name: modality.keep for name, modality in config.modalities.items()},
-        events_cut=_add([c.cut for c in counts]),
+        modalities={name: KeptEvents(keep=modality.keep) for name, modality in config.modalities.items()},
+        events_cut=_add(shard.events_cut for shard in shards),
         distinct_texts=_distinct_texts(config, location),
-        dead_letters=_add([c.dead_letters for c in counts]),
-        source=source_fingerprint(config),
+        dead_letters=_add(shard.dead_letters for shard in shards),
+        source=source_of(config).state(),
         thresholds=fitted.thresholds,
         vocabularies=fitted.vocabularies,
     )
@@ -87,8 +107,13 @@ def write_summary(config: DataConfig, fitted: Fitted, counts: list[ShardCounts],
     return summary
 
 
-def _add(parts: list[dict[str, int]]) -> dict[str, int]:
+def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    parts = list(counts)
     return {name: sum(part.get(name, 0) for part in parts) for name in sorted({n for part in parts for n in part})}
+
+
+def _total(counts: Iterable[LabelCount]) -> LabelCount:
+    return LabelCount(*map(sum, zip(*counts, strict=True)))
 
 
 def _distinct_texts(config: DataConfig, location: str) -> dict[str, int]:

@@ -10,15 +10,15 @@ import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data import prepare
-from ray_ggsm.data.database import columns_of, opened
+from ray_ggsm.data.database import opened
 from tests.data.conftest import data_config
 
 NOON = datetime(2024, 2, 20, 12, tzinfo=UTC)
 
 
 def times_of(config: dict) -> list[datetime]:
-    with opened(data_config(config)) as connection:
-        micros = connection.execute("SELECT epoch_us(ts) FROM clicks ORDER BY 1").fetchall()
+    with opened(data_config(config)) as database:
+        micros = database.connection.execute("SELECT epoch_us(ts) FROM clicks ORDER BY 1").fetchall()
     return [datetime.fromtimestamp(m / 1e6, tz=UTC) for (m,) in micros]
 
 
@@ -117,9 +117,9 @@ def test_types_of_csv_columns(tmp_path, monkeypatch, clicks):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text("uid,ts,item,price,n,zip,ok\n007,2024-02-20,a,NA,3,01234,true\n")
     clicks["source"]["tables"]["clicks"] |= {"nulls": ["NA"]}
-    with opened(data_config(clicks)) as connection:
-        kinds = columns_of(connection, "clicks")
-        assert connection.execute("SELECT uid, zip, price FROM clicks").fetchall() == [("007", "01234", None)]
+    with opened(data_config(clicks)) as database:
+        kinds = database.columns("clicks")
+        assert database.connection.execute("SELECT uid, zip, price FROM clicks").fetchall() == [("007", "01234", None)]
     assert (kinds["price"], kinds["n"], kinds["zip"], kinds["ok"]) == ("DOUBLE", "BIGINT", "VARCHAR", "BOOLEAN")
 
 
@@ -156,10 +156,10 @@ def test_files_with_different_columns_are_refused(tmp_path, monkeypatch, clicks)
 def test_the_database_has_no_way_out(tmp_path, monkeypatch, clicks):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text("uid,ts,item,price\n7,2024-02-20,a,1\n")
-    with opened(data_config(clicks)) as connection:
+    with opened(data_config(clicks)) as database:
         for statement in ("FROM 'clicks.csv'", "COPY clicks TO 'x.csv'", "SET enable_external_access = true"):
             with pytest.raises(duckdb.Error):
-                connection.execute(statement).fetchall()
+                database.connection.execute(statement).fetchall()
 
 
 def test_the_input_state_follows_the_file(tmp_path, monkeypatch, clicks):

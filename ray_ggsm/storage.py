@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import fsspec
 import pyarrow.fs as pafs
-import tenacity
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -33,6 +32,8 @@ def retried(work: Callable[[], T]) -> T:
     The clients retry most requests themselves, but not an answer that breaks off, and not for long. Errors with an
     errno (no such file, no rights, no space) and refused credentials are raised at once.
     """
+    import tenacity  # what computes only needs no retries, nor the package
+
     attempts = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),

@@ -5,6 +5,7 @@ gradient, frozen weights do not. Not counted are the forward passes that gradien
 """
 
 import time
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ def step_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
     return (4 * frozen + 6 * trained) * tokens + 3 * 4 * width * config.num_hidden_layers * pairs
 
 
+@lru_cache
 def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
-    """Operations per second in a product of two square matrices on this device, best of three."""
+    """Operations per second in a product of two square matrices on this device, best of three; once per process."""
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(3):

@@ -96,5 +96,5 @@ def _building(sequences: Sequences, waiting: list[np.ndarray]) -> Iterator[tuple
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error is about memory; for CPU, torch has no type of its own for that."""
+    """Whether memory is the reason for an error; on CPU, torch raises a plain RuntimeError for that."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

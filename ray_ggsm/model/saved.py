@@ -7,7 +7,7 @@
     tokenizer/                 the tokenizer
 
 Loading refuses parts that do not fit: another backbone, template or tokenizer, a file that changed since it was saved,
-a step at which the mask has not the saved alpha. `encoder.json` is written last, so a directory without it is
+a step that does not give the saved alpha. `encoder.json` is written last, so a directory without it is
 unfinished.
 """
 

@@ -110,7 +110,7 @@ def _locate(config: PretrainedConfig) -> _Source:
 
 def _load(config: PretrainedConfig, source: _Source, dtype: torch.dtype) -> "transformers.PreTrainedModel":
     if source.gguf_file is None:
-        weights: dict[str, Any] = {"use_safetensors": True}
+        weights: dict[str, object] = {"use_safetensors": True}
     else:
         weights = {"quantization_config": transformers.GgufConfig(dequantize=True)}
     try:

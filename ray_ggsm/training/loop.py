@@ -7,7 +7,6 @@ observes the user tower's gradients; sum parameter gradients over workers; updat
 Legend: b rows of this worker, B rows of the global batch, D width.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from ray_ggsm.training import checkpoint
 from ray_ggsm.training.answers import answer_sequences
 from ray_ggsm.training.checkpoint import Identity, Progress
 from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.divergence import check_gradient, check_loss
 from ray_ggsm.training.flops import peak_flops, step_flops
 from ray_ggsm.training.loss import BatchStatistics, batch_statistics, info_nce
 from ray_ggsm.training.mask_log import GradientNorms, MaskLog
@@ -36,13 +36,6 @@ from ray_ggsm.training.workers import Workers
 
 HEAD_ROWS = 16_384
 """Number of training rows that tabular statistics are taken from."""
-
-
-class DivergenceError(RuntimeError):
-    """Training cannot go on; the message names the symptom and a remedy."""
-
-    rows: pa.Table | None = None
-    """user_id and as_of of the batch in which it happened (this worker's part)."""
 
 
 class Trainer:
@@ -110,7 +103,7 @@ class Trainer:
         """Take one optimiser step on this worker's `rows` of the global batch; returns its metrics.
 
         Raises:
-            DivergenceError: the loss is not finite, or both towers collapsed to one point.
+            DivergenceError: the loss or a gradient is not finite, or both towers collapsed to one point.
         """
         started, step = time.perf_counter(), self.bundle.step
         self.encoder.train()
@@ -181,7 +174,7 @@ class Trainer:
 
         def loss_of(user_bD: Tensor, answer_bD: Tensor) -> Tensor:
             loss, statistics = self._contrast(user_bD, answer_bD, rows)
-            self._check(loss.item(), statistics.positive, statistics.negative, rows)
+            check_loss(loss.item(), statistics, self.bundle.step, rows)
             results.append((loss.item(), statistics))
             return loss
 
@@ -233,25 +226,9 @@ class Trainer:
             if self.workers.size > 1:
                 parameter.grad = self.workers.reduce(parameter.grad)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optimizer.clip_norm))
-        if not math.isfinite(norm):
-            self._stop(f"the gradient's norm is {norm}; try a lower training.optimizer.learning_rate", rows)
+        check_gradient(norm, self.bundle.step, rows)
         self.optimizer.step()
         return norm
-
-    def _check(self, loss: float, positive: float, negative: float, rows: pa.Table) -> None:
-        if not math.isfinite(loss):
-            self._stop(f"the loss is {loss}; try a lower training.optimizer.learning_rate", rows)
-        if min(positive, negative) > 0.9999:
-            self._stop(
-                f"both towers collapsed to one point (all cosines are 1, loss {loss:.4f}); try a lower"
-                " training.optimizer.learning_rate, or model.centre: true",
-                rows,
-            )
-
-    def _stop(self, sentence: str, rows: pa.Table) -> None:
-        error = DivergenceError(f"step {self.bundle.step}: {sentence}")
-        error.rows = rows.select(["user_id", "as_of"])
-        raise error
 
 
 def user_ids(rows: pa.Table) -> Tensor:

@@ -16,7 +16,7 @@ from ray_ggsm.model.template import Template
 from ray_ggsm.training.workers import Workers
 
 SNAPSHOTS = 16
-"""About the number of steps of a run whose weights are kept slot by slot."""
+"""Approximate number of steps per run whose weights are kept slot by slot."""
 
 
 class GradientNorms:

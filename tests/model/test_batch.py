@@ -3,8 +3,12 @@
 import numpy as np
 import pyarrow as pa
 
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.events import history_events, sample_future_events
+from ray_ggsm.model.source import load_tokenizer
 from ray_ggsm.model.template import Modality, Template
+from tests.model.conftest import lookup
 
 TEMPLATE = Template((Modality("bill", 4), Modality("app", 3)), tabular_tokens=2, max_text_tokens=6)
 
@@ -29,17 +33,44 @@ def test_history_keeps_the_newest_oldest_first(make_rows) -> None:
             np.testing.assert_allclose([a for _, a in cells[m, b]], [a for _, a in expected], rtol=1e-5)
 
 
+def test_rows_taken_out_of_events_are_those_of_the_rows_themselves(make_rows) -> None:
+    rows = make_rows()
+    drawn = sample_future_events(rows, TEMPLATE, 5, seed=3)
+    for index in ([4, 0, 11, 4], [7], []):
+        index_N = np.array(index, dtype=np.int64)
+        taken = drawn.take(index_N)
+        alone = sample_future_events(rows.take(pa.array(index_N)), TEMPLATE, 5, seed=3)
+        assert taken.text_E.equals(alone.text_E)
+        for name in ("count_MB", "age_E", "amount_E"):
+            np.testing.assert_array_equal(getattr(taken, name), getattr(alone, name))
+            assert getattr(taken, name).dtype == getattr(alone, name).dtype
+
+
+def test_lengths_are_those_of_the_batches(make_rows, tiny_decoder) -> None:
+    rows = make_rows().append_column("query", pa.array([None, "what?"] * 6 + ["a longer one, which is cut"]))
+    collator = Collator(TEMPLATE, load_tokenizer(PretrainedConfig(name=tiny_decoder)), lookup)
+    events = sample_future_events(rows, TEMPLATE, 5, seed=3)
+    index = np.array([12, 3, 0])
+    for sequences in (
+        collator.user_sequences(rows),
+        collator.event_sequences(events),
+        collator.text_sequences([f"text {i}" * i for i in range(13)]),
+    ):
+        assert len(sequences.length_B) == len(rows)
+        assert sequences.batch(index).layout.tokens.length_B().tolist() == sequences.length_B[index].tolist()
+
+
 def test_futures_are_drawn_from_the_row_itself_whatever_stands_beside_it(make_rows) -> None:
     rows = make_rows()
     drawn = sample_future_events(rows, TEMPLATE, 5, seed=3)
     cells = per_row(drawn, 2, len(rows))
     for b, row in enumerate(rows.to_pylist()):
-        mine = cells[0, b] + cells[1, b]
+        events = cells[0, b] + cells[1, b]
         names = ["bill"] * len(cells[0, b]) + ["app"] * len(cells[1, b])
-        assert len(mine) <= min(5, len(row["future"]))
+        assert len(events) <= min(5, len(row["future"]))
         possible = {(e["modality"], e["text"]) for e in row["future"]}
-        assert {(n, t) for n, (t, _) in zip(names, mine, strict=True)} <= possible
-        assert all(age < 0 for _, age in mine)
+        assert {(n, t) for n, (t, _) in zip(names, events, strict=True)} <= possible
+        assert all(age < 0 for _, age in events)
     order = np.random.default_rng(0).permutation(len(rows))
     shuffled = per_row(sample_future_events(rows.take(pa.array(order)), TEMPLATE, 5, seed=3), 2, len(rows))
     for new, old in enumerate(order):

@@ -41,6 +41,25 @@ def test_user_layout_is_figure_4(rows: list[tuple[int, int, int]]) -> None:
     assert layout.id_BL.shape[1] <= TEMPLATE.n_positions
 
 
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 6)), min_size=1, max_size=5),
+    tabular_tokens=st.integers(0, 3),
+    global_query=st.booleans(),
+)
+def test_lengths_are_those_of_the_layouts(rows, tabular_tokens, global_query) -> None:
+    template = Template(TEMPLATE.modalities, tabular_tokens, 6, global_query)
+    bill, app, text = (np.array(column) for column in zip(*rows, strict=True))
+    events = np.stack([bill, app])
+    for lengths, layout in (
+        (template.user_lengths(events, text), template.user_layout(events, text)),
+        (template.answer_events_lengths(events), template.answer_events_layout(events)),
+    ):
+        assert lengths.tolist() == layout.tokens.length_B().tolist() == (layout.last_B + 1).tolist()
+    tags = 2 * 2 + (2 if tabular_tokens else 0) + global_query  # around modalities and features
+    assert template.user_lengths(events, text).tolist() == (bill + app + text + tags + tabular_tokens + 1).tolist()
+
+
 def test_slots_are_numbered_once() -> None:
     assert len(set(TEMPLATE.slot_names)) == len(TEMPLATE.slot_names)
     assert TEMPLATE.every_slot().n_slots == len(TEMPLATE.slot_names)

@@ -19,8 +19,9 @@ from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.model.template import Modality
 from ray_ggsm.on_ray.training.pairs import stream
+from ray_ggsm.training.divergence import DivergenceError
 from ray_ggsm.training.logs import write_log
-from ray_ggsm.training.loop import HEAD_ROWS, DivergenceError, Trainer
+from ray_ggsm.training.loop import HEAD_ROWS, Trainer
 from ray_ggsm.training.pairs import Pairs, head, row_groups
 from ray_ggsm.training.workers import ALONE, Workers, process_group
 

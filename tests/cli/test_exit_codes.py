@@ -56,13 +56,9 @@ def test_the_work_may_give_a_code(result: int | None) -> None:
 
 
 def test_a_mistake_below_other_errors() -> None:
-    try:
-        try:
-            raise InputError("rows: no file")
-        except InputError as error:
-            raise RuntimeError("a task failed") from error
-    except RuntimeError as error:
-        assert user_error(WorkerError(error)) == "rows: no file"
+    error = RuntimeError("a task failed")
+    error.__cause__ = InputError("rows: no file")
+    assert user_error(WorkerError(error)) == "rows: no file"
 
 
 def test_an_error_that_is_its_own_cause_ends() -> None:

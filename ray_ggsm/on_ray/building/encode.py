@@ -57,7 +57,7 @@ def encode_chunks(
                 fn_constructor_args=[build, resources],
                 batch_format="pyarrow",
                 batch_size=None,
-                compute=ActorPoolStrategy(size=resources.embed_workers),
+                compute=ActorPoolStrategy(size=min(resources.embed_workers, len(waiting))),
                 **actor_resources(resources),
             )
             .map_batches(partial(write, build=build), batch_format="pyarrow", batch_size=None)

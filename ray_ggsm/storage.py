@@ -27,7 +27,7 @@ _REFUSED = re.compile(
 
 
 def retried(work: Callable[[], T]) -> T:
-    """Call `work`, again after transient errors of the network or the object store, and return its result.
+    """Call `work`, repeat it after transient errors of the network or the object store, and return its result.
 
     The clients retry most requests themselves, but not an answer that breaks off, and not for long. Errors with an
     errno (no such file, no rights, no space) and refused credentials are raised at once.
@@ -44,7 +44,7 @@ def retried(work: Callable[[], T]) -> T:
 
 
 def refused(error: BaseException) -> bool:
-    """Whether the object store rejected the credentials or denied this request."""
+    """Whether an error means that the object store rejected the credentials or denied the request."""
     if not isinstance(error, OSError) or error.errno is not None:
         return False
     return isinstance(error, PermissionError) or _REFUSED.search(str(error)) is not None
@@ -60,7 +60,7 @@ def join(location: str, *parts: str) -> str:
 
 
 def beside(location: str, relative: str) -> str:
-    """What `relative` means in a file at `location`: a place below or beside it; absolute paths stay as they are."""
+    """The location that `relative` means in a file at `location`; absolute paths and URIs stay as they are."""
     if "://" in relative or os.path.isabs(relative):
         return relative
     scheme, separator, path = location.rpartition("://")
@@ -85,14 +85,14 @@ def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
 
 
 def exists(location: str) -> bool:
-    """Whether a file or directory is there."""
+    """Whether there is a file or directory at a location."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
     return fs.exists(path)
 
 
 def list_files(location: str, suffix: str = "") -> list[str]:
-    """All files below a directory whose names end in `suffix`, sorted; an empty list when there is no directory."""
+    """All files below a directory whose names end in `suffix`, sorted; an empty list if there is no directory."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
     found = fs.find(path) if fs.exists(path) else []
@@ -145,14 +145,14 @@ def write_json(location: str, value: Any) -> None:
 
 
 def remove(location: str) -> None:
-    """Remove a file or a directory with all it holds; nothing happens when it is not there."""
+    """Remove a file, or a directory with everything in it; a location without either is left alone."""
     fs, path = filesystem(location)
     if fs.exists(path):
         fs.rm(path, recursive=True)
 
 
 def upload(directory: str, location: str) -> None:
-    """Copy a local directory's files to a location."""
+    """Copy a local directory, with everything in it, to a location."""
     fs, path = filesystem(location)
     fs.makedirs(path, exist_ok=True)
     fs.put(join(directory, ""), join(path, ""), recursive=True)
@@ -160,7 +160,7 @@ def upload(directory: str, location: str) -> None:
 
 @contextmanager
 def local_copy(location: str) -> Iterator[str]:
-    """A local directory with the files of a location: itself when it is local, a temporary download when it is not."""
+    """A local directory with the files of a location: the location itself if it is local, else a temporary download."""
     fs, path = filesystem(location)
     if isinstance(fs, LocalFileSystem):
         yield path

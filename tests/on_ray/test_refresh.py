@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.building import lock
 from ray_ggsm.cli.exit_codes import user_error
 from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
@@ -187,24 +186,6 @@ def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa
     with pytest.raises(InputError, match="changed while it was read; nothing was published; start again"):
         refresh(config)
     assert not Path(config.table, "_delta_log").exists()
-
-
-def test_another_refresh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.4)
-    file = tmp_path / "refresh.lock"
-    with lock.held(str(file)):
-        sentence = f"process {os.getpid()} on {socket.gethostname()} since"
-        with pytest.raises(InputError, match=sentence), lock.held(str(file)):
-            pass
-        assert file.exists()
-    assert not file.exists()
-    file.write_text(json.dumps(HOLDER))  # it is not renewed: its process was killed, somewhere
-    with lock.held(str(file)):
-        assert json.loads(file.read_text())["pid"] == os.getpid()
-        file.write_text(json.dumps(HOLDER))  # somebody took it all the same
-        monkeypatch.setattr(lock.storage, "write_json", lambda *_: None)
-    assert file.exists(), "and keeps it"
 
 
 def test_a_user_twice_in_the_first_input(config: RefreshConfig, rows: pa.Table, give: Callable) -> None:

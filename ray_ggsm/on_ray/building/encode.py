@@ -57,7 +57,7 @@ def encode_chunks(
                 fn_constructor_args=[build, resources],
                 batch_format="pyarrow",
                 batch_size=None,
-                compute=ActorPoolStrategy(size=resources.embed_workers),
+                compute=ActorPoolStrategy(size=min(resources.embed_workers, len(waiting))),
                 **actor_resources(resources),
             )
             .map_batches(partial(write, build=build), batch_format="pyarrow", batch_size=None)
@@ -112,7 +112,9 @@ class _Encode:
         if len(fresh):
             self.users.inc(len(fresh))
             self.tokens.inc(tokens)
-        table = self._staged(rows, vector_ND, fresh_N)
+        windows = [slice(start, start + size) for start in range(0, len(rows), size)]  # a list column has a limit
+        parts = [self._staged(rows.slice(w.start, size), vector_ND[w], fresh_N[w]) for w in windows]
+        table = pa.concat_tables(parts) if parts else STAGED.empty_table()
         table = table.append_column("row.fits", pa.array(fits_N)).append_column("row.chunk", rows["row.chunk"])
         return table.append_column("row.tokens", pa.array([tokens] * len(table), pa.int64()))
 

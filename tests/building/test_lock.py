@@ -1,0 +1,82 @@
+"""One refresh of a table at a time, without clocks that must agree."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from ray_ggsm.building import lock
+from ray_ggsm.building.lock import Holder, held
+from ray_ggsm.config import InputError
+
+HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
+"""The content of a lock file, as every version of the package writes it."""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.0)
+    return tmp_path / "refresh.lock"
+
+
+def passing_time(monkeypatch: pytest.MonkeyPatch, then) -> None:
+    """Do `then` while a process waits to see whether the holder is still at work."""
+    monkeypatch.setattr(lock.time, "sleep", lambda _: then())
+
+
+def test_the_file_names_this_process_and_goes_away(file: Path) -> None:
+    with held(str(file)):
+        holder = json.loads(file.read_text())
+        assert holder.keys() == HOLDER.keys()
+        assert (holder["host"], holder["pid"]) == (socket.gethostname(), os.getpid())
+    assert not file.exists()
+
+
+def test_it_is_renewed(file: Path) -> None:
+    with held(str(file)):
+        while json.loads(file.read_text())["renewed"] < 2:
+            pass
+
+
+def test_another_refresh_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text(json.dumps(HOLDER))
+    passing_time(monkeypatch, lambda: file.write_text(json.dumps({**HOLDER, "renewed": 4})))
+    sentence = "a refresh of this table is running: process 17 on elsewhere since 2024-03-01 02:00:00 UTC; wait for it"
+    with pytest.raises(InputError, match=sentence), held(str(file)):
+        pass
+    assert json.loads(file.read_text())["renewed"] == 4, "the holder keeps its lock"
+
+
+def test_a_holder_that_ended_somewhere_else_is_followed(file: Path, monkeypatch, capsys) -> None:
+    file.write_text(json.dumps(HOLDER))
+    passing_time(monkeypatch, lambda: None)
+    with held(str(file)):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+    assert "process 17 on elsewhere since 2024-03-01 02:00:00 UTC left" in capsys.readouterr().out
+
+
+def test_a_process_of_this_machine_that_ended_is_not_waited_for(file: Path, monkeypatch) -> None:
+    file.write_text(json.dumps({**HOLDER, "host": socket.gethostname(), "pid": 2**22 - 1}))
+    passing_time(monkeypatch, lambda: pytest.fail("nobody to wait for"))
+    with held(str(file)):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+
+
+def test_who_took_the_lock_meanwhile_keeps_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Holder, "write", lambda *_: None)
+    with held(str(file)):
+        file.write_text(json.dumps(HOLDER))
+    assert file.exists()
+
+
+def test_a_file_that_is_no_lock(file: Path) -> None:
+    for content in ("", "[]", '{"host": "elsewhere"}'):
+        file.write_text(content)
+        with (
+            pytest.raises(InputError, match=r"refresh\.lock: this lock file cannot be read; remove it"),
+            held(str(file)),
+        ):
+            pass

@@ -43,13 +43,15 @@ def stage(
 
 def put(location: str, table: pa.Table, run: str, **options) -> int:
     """Stage and publish a whole version."""
-    options = {"metadata": VersionMetadata(encoder="enc1"), "buckets": BUCKETS, **options}
+    options = {"metadata": {"encoder": "enc1"}, "buckets": BUCKETS, **options}
     return publish_files(location, stage(location, table, run, options["buckets"]), run, **options)
 
 
 def publish_files(location: str, files: list[DataFile], run: str, **options) -> int:
     """Publish written files, as a whole version unless `replaced` is given."""
-    return publish(location, NewVersion(files=files, run=run, **{"buckets": BUCKETS, "replaced": None, **options}))
+    options = {"buckets": BUCKETS, "replaced": None, "metadata": {}, **options}
+    options["metadata"] = VersionMetadata.model_validate(options["metadata"])
+    return publish(location, NewVersion(files=files, run=run, **options))
 
 
 @pytest.fixture

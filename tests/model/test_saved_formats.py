@@ -1,7 +1,7 @@
 """Encoders that an older version saved are loaded as they are: the same digest, and the same vectors.
 
-The directories below `data` were written by version 0.1 (format 2) after four steps of a run of five. A change that this
-test refuses breaks the encoders that users have.
+The directories below `data` were written by version 0.1 (format 2) after four steps of a run of five. A change that
+this test refuses breaks the encoders that users have.
 """
 
 import json

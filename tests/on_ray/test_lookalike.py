@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format clean
+.PHONY: help setup quickstart test lint format hooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: $(READY) ## have git check every commit (.pre-commit-config.yaml)
+	$(BIN)/pre-commit install
 
 clean: ## remove outputs and caches (not .venv)
 	rm -rf outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint format hooks clean
+.PHONY: help setup quickstart test test-fast lint format hooks clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(READY) ## create .venv with everything that quickstart and tests need
 
@@ -25,8 +25,11 @@ quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends wi
 	$(BIN)/python jobs/quickstart.py
 
 test: $(READY) lint ## style, types, layering and the whole test suite
-	# two processes with a Ray cluster each: much of the time is spent waiting for processes to start
+	# two processes: much of the time is spent waiting for other processes to start
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(READY) lint ## all that starts no Ray cluster and takes no long time: under a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster and not slow"
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .

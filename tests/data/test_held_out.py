@@ -6,7 +6,7 @@ import yaml
 from ray_ggsm.config import InputError
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.held_out import check_held_out
-from tests.data.conftest import CONFIGS, data_config
+from tests.helpers.data import CONFIGS, data_config
 
 
 @pytest.fixture

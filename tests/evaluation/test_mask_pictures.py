@@ -15,8 +15,8 @@ from ray_ggsm.evaluation.mask_pictures import (
     over_steps,
 )
 from ray_ggsm.evaluation.report import render
-from tests.evaluation.test_report import report
-from tests.evaluation.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, mask_json
+from tests.helpers.reports import report
+from tests.helpers.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, mask_json
 
 WHY = "Why the published weight is flat"
 

@@ -125,11 +125,13 @@ def test_too_few_users_of_a_class_are_refused():
 
 @pytest.mark.parametrize("kind", ["linear", "lightgbm"])
 def test_constant_vectors_and_a_dozen_users_are_no_crash(kind):
+    """A dozen rows are enough for the linear probe; LightGBM finds no leaf that is large enough."""
     users, labels = np.arange(12).astype(str), np.tile([0, 1], 6).astype(np.float32)
     constant = np.full((12, 3), 7.0, np.float32)
     assert run(kind, (constant, labels, users), (constant, labels)).auc == 0.5
     vectors, _, _ = planted(rows=12)
-    assert 0 <= run(kind, (vectors, labels, users), (vectors, labels)).auc <= 1
+    auc = run(kind, (vectors, labels, users), (vectors, labels)).auc
+    assert auc > 0.9 if kind == "linear" else auc == 0.5
 
 
 def test_config_reads_as_yaml_gives_it_and_refuses_nonsense():

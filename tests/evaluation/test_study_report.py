@@ -7,37 +7,20 @@ import numpy as np
 import pytest
 
 from ray_ggsm.evaluation.mask_pictures import opening
-from ray_ggsm.evaluation.study import Scores, study_summary
-from ray_ggsm.evaluation.study_report import StudyReport, render, smoothed, typical_half_width
-from tests.evaluation.train_stage import log_json, mask_json
-
-N = 120
-GROUPS = {"first": ("a",), "second": ("b",)}
+from ray_ggsm.evaluation.study_report import render, smoothed, typical_half_width
+from tests.helpers.reports import small_study, study_report
+from tests.helpers.train_stage import log_json, mask_json
 
 
 @pytest.fixture(scope="module")
 def summary() -> dict:
-    truth = np.random.default_rng(0)
-    labels = {name: (truth.random(N) < 0.4).astype(np.float32) for name in ("a", "b")}
-
-    def drawn(seed: int, strength: float) -> Scores:
-        own = np.random.default_rng(seed)
-        return Scores(np.arange(N), labels, {name: own.normal(size=N) + strength * labels[name] for name in labels})
-
-    runs = {f"v<{n}>": {seed: drawn(10 * n + seed, n) for seed in range(2)} for n in range(3)}
-    questions = [("v<2>", "v<0>")]
-    return study_summary({**runs, "base": {0: drawn(99, 1)}}, "v<0>", 100, "linear", questions, runs.keys())
-
-
-def report(summary: dict, **changes) -> StudyReport:
-    values = {"title": "A & B", "summary": summary, "groups": GROUPS, "command": "run", "config": "name: x"}
-    return StudyReport(**(values | changes))
+    return small_study()
 
 
 def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
     curve = [(step, 5 - step / 100) for step in range(100)]
     mask = opening(log_json(), mask_json())
-    page = render(report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
+    page = render(study_report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
     assert not re.search(r"https?://|<script|<link|@import|url\(|<img|v<2>", page)
     for picture in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(picture)
@@ -49,11 +32,11 @@ def test_page_is_whole_and_loads_nothing(summary: dict) -> None:
         "Opening of the mask",
     ):
         assert f"<h2>{heading}</h2>" in page
-    assert "<h2>Training loss</h2>" not in render(report(summary))
+    assert "<h2>Training loss</h2>" not in render(study_report(summary))
 
 
 def test_matrix_says_row_minus_column(summary: dict) -> None:
-    cells = re.findall(r'<td class="(up|down|even|self)" title="(.*?)">([+-]?\d*)</td>', render(report(summary)))
+    cells = re.findall(r'<td class="(up|down|even|self)" title="(.*?)">([+-]?\d*)</td>', render(study_report(summary)))
     assert len(cells) == 16
     shown = {told.split(":")[0]: (style, int(text)) for style, told, text in cells if style != "self"}
     assert len(shown) == 12

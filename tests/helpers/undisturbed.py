@@ -1,6 +1,7 @@
 """The training stage as one plain loop in this process: what interrupted and distributed runs must end like."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -12,9 +13,11 @@ from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.saved import new_encoder
 from ray_ggsm.model.template import Modality
+from ray_ggsm.training import loop
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE
+from tests.helpers.encoders import nominal_peak
 
 Weights = dict[str, np.ndarray]
 
@@ -37,7 +40,8 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
     pairs = Pairs(rows, experiment.training.batch_size, experiment.seed)
     collator = Collator(trained.encoder.template, trained.tokenizer, vectors)
     first = head(rows, HEAD_ROWS)
-    trainer = Trainer(trained, collator, experiment.training, ALONE, experiment.seed, head=first)
+    with patch.object(loop, "peak_flops", nominal_peak):
+        trainer = Trainer(trained, collator, experiment.training, ALONE, experiment.seed, head=first)
     trainer.prepare()
     while not trainer.done:
         trainer.step(pairs.batch(trainer.trained.step))

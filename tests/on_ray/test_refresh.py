@@ -4,8 +4,10 @@ import datetime as dt
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +25,8 @@ from ray_ggsm.on_ray.refresh import preview, refresh
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.gates import GatesConfig
-from tests.on_ray.conftest import BUCKET
-from tests.s3_server import faults
+from tests.helpers.s3_server import BUCKET, faults
+from tests.helpers.waiting import wait_until
 
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
 
@@ -155,21 +157,28 @@ def test_the_life_of_a_table(
 
 
 def test_another_refresh_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.4)
     file = tmp_path / "refresh.lock"
-    with lock.held(str(file)):
+    renewed = SimpleNamespace(sleep=lambda _: wait_for_another(file), strftime=time.strftime, gmtime=time.gmtime)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 0.05)
+    with monkeypatch.context() as patch, lock.held(str(file)):
+        patch.setattr(lock, "time", renewed)  # whoever looks twice waits for the holder's next sign, not for seconds
         sentence = f"process {os.getpid()} on {socket.gethostname()} since"
         with pytest.raises(InputError, match=sentence), lock.held(str(file)):
             pass
         assert file.exists()
     assert not file.exists()
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0)
+    monkeypatch.setattr(lock, "RENEW_SECONDS", 3600)
     file.write_text(json.dumps(HOLDER))  # it is not renewed: its process was killed, somewhere
     with lock.held(str(file)):
         assert json.loads(file.read_text())["pid"] == os.getpid()
         file.write_text(json.dumps(HOLDER))  # somebody took it all the same
-        monkeypatch.setattr(lock.storage, "write_json", lambda *_: None)
     assert file.exists(), "and keeps it"
+
+
+def wait_for_another(file: Path) -> None:
+    before = file.read_text()
+    wait_until(lambda: file.read_text() != before)
 
 
 def test_a_user_twice_in_the_first_input(mine: Experiment, rows: pa.Table, give: Callable) -> None:

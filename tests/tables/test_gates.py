@@ -19,7 +19,7 @@ from ray_ggsm.tables.gates import (
     published,
 )
 from ray_ggsm.tables.schema import bucket_of, matrix, rows_to_table
-from tests.tables.conftest import BUCKETS, put, rows
+from tests.helpers.tables import BUCKETS, put, rows
 
 N = 600
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.publish import NO_TABLE, publish, published_version
 from ray_ggsm.tables.schema import bucket_of
-from tests.tables.conftest import BUCKETS, put, rows, stage
+from tests.helpers.tables import BUCKETS, put, rows, stage
 
 
 def users(location: str, **options) -> list[str]:
@@ -133,23 +134,32 @@ def test_publishers_at_once_get_a_version_each_or_a_clear_error(location):
         assert opened.read(version=version).num_rows == 20 + int(run[1:])
 
 
-def _create(location: str, run: str, start, results) -> None:
-    files = stage(location, rows(20, run=run), run)
+_together: list[threading.Barrier] = []
+"""In the processes of the pool."""
+
+
+def _meet_at(start: threading.Barrier) -> None:
+    _together.append(start)
+
+
+def _create(location: str, run: str) -> int | None:
+    (start,) = _together
+    try:
+        files = stage(location, rows(20, run=run), run)
+    except BaseException:
+        start.abort()  # the other one fails instead of waiting
+        raise
     start.wait()
     try:
-        results.put((run, publish(location, files, run=run, buckets=BUCKETS, replaced=None, metadata={},
-                                  expected_version=NO_TABLE)))  # fmt: skip
+        return publish(location, files, run=run, buckets=BUCKETS, replaced=None, metadata={}, expected_version=NO_TABLE)
     except InputError:
-        results.put((run, None))
+        return None
 
 
 def test_two_processes_create_one_table(tmp_path):
     location, context = str(tmp_path / "users"), multiprocessing.get_context("spawn")
-    start, results = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_create, args=(location, run, start, results)) for run in ("a", "b")]
-    [process.start() for process in processes]
-    found = dict(results.get(timeout=100) for _ in processes)
-    [process.join() for process in processes]
+    with ProcessPoolExecutor(2, context, _meet_at, (context.Barrier(2),)) as pool:
+        found = dict(zip("ab", pool.map(_create, [location] * 2, "ab"), strict=True))
     assert sorted(found.values(), key=str) == [0, None]
     winner = next(run for run, version in found.items() if version == 0)
     assert set(open_table(location).read()["run"].to_pylist()) == {winner}

@@ -1,0 +1,57 @@
+"""Encoders on a tiny decoder, one mask of every recipe, and a lookup that needs no event encoder."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ray_ggsm.masks import RecipeConfig
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, HybridGQConfig, OracleConfig, PrefixConfig
+from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
+from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
+from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
+from ray_ggsm.model.encoder import LoraConfig, ModelConfig
+from ray_ggsm.model.event_encoder import EventEncoderConfig
+from ray_ggsm.model.saved import Trained, new_encoder
+from ray_ggsm.model.source import PretrainedConfig
+from ray_ggsm.model.template import Modality
+
+WIDTH = 12
+
+
+def lookup(texts: pa.Array) -> np.ndarray:
+    """A fixed random vector per text."""
+    seeds = [int(hashlib.md5(t.encode()).hexdigest()[:8], 16) for t in texts.to_pylist()]
+    return np.array([np.random.default_rng(s).normal(size=WIDTH) for s in seeds], dtype=np.float32).reshape(-1, WIDTH)
+
+
+def encoder_on(decoder: str, mask: RecipeConfig, **model) -> Trained:
+    """A float32 encoder for the rows of `make_rows`, on the decoder in a directory."""
+    config = ModelConfig(
+        backbone=PretrainedConfig(name=decoder, layers=2),
+        event_encoder=EventEncoderConfig(name="unused"),
+        **{"lora": LoraConfig(r=3, alpha=3), "dtype": "float32", "tabular_tokens": 2, **model},
+    )
+    features = tuple(f"f{i}" for i in range(7))
+    return new_encoder(config, mask, (Modality("bill", 7), Modality("app", 5)), features, WIDTH, "events", 0)
+
+
+RECIPES = [
+    CausalConfig(recipe="causal"),
+    BidirectionalConfig(recipe="bidirectional"),
+    SchedulerConfig(recipe="scheduler", total_steps=10),
+    GGSMConfig(recipe="ggsm", total_steps=10),
+    SchedulerConfig(recipe="scheduler", shape="window", total_steps=10),
+    ConstantConfig(recipe="constant", total_steps=10),
+    HybridMaskConfig(recipe="hybrid_mask", total_steps=10),
+    HybridMLPConfig(recipe="hybrid_mlp"),
+    HybridGQConfig(recipe="hybrid_gq"),
+    PrefixConfig(recipe="prefix"),
+    OracleConfig(recipe="oracle"),
+]
+
+
+def nominal_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """In the place of `training.flops.peak_flops`, whose measurement takes a second."""
+    return 1e9

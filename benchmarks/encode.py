@@ -20,13 +20,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from journey_model import CONFIG, encoder, write_plain
+from ray_ggsm.stages import Pipeline
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.embedding.embedder import Embedder
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import CausalConfig
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
@@ -45,7 +46,7 @@ def histories(n: int) -> list[str]:
     """Rendered histories of Journey's probe rows."""
     experiment = load(Experiment, CONFIG)
     prepare(experiment)
-    file = storage.list_files(stages(experiment)["prepare"].path("rows", "probe"), ".parquet")[0]
+    file = storage.list_files(Pipeline.of(experiment).prepare.rows("probe"), ".parquet")[0]
     rows = pq.read_table(file).slice(0, n)
     modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
     return render(history_events(rows, Template(modalities, 0, 8)), [m.name for m in modalities])
@@ -54,7 +55,7 @@ def histories(n: int) -> list[str]:
 def events(rounds: int, n: int = 4096) -> None:
     """Print the event encoder against sentence-transformers, on distinct event texts."""
     experiment = load(Experiment, CONFIG)
-    file = storage.list_files(stages(experiment)["prepare"].path("rows", "probe"), ".parquet")[0]
+    file = storage.list_files(Pipeline.of(experiment).prepare.rows("probe"), ".parquet")[0]
     texts = pc.unique(pc.list_flatten(pq.read_table(file)["bill"].combine_chunks()).field("text")).to_pylist()[:n]
     config = experiment.model.event_encoder
     ours = EventEncoder(config, torch.device("cpu"))
@@ -119,20 +120,20 @@ def main() -> None:
     arguments = parser.parse_args()
     use_cpu(2)
     texts = histories(arguments.texts)
-    trained = encoder(
+    bundle = encoder(
         CausalConfig(recipe="causal"), attention="auto", keep=1, layers=arguments.layers, steps=1, max_text_tokens=512
     )
-    model_config = trained.encoder.config.backbone
+    model_config = bundle.encoder.config.backbone
     with tempfile.TemporaryDirectory() as directory:
         plain = write_plain(model_config, directory)
         transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
         theirs = SentenceTransformer(modules=[transformer, Pooling(plain.hidden_size, "mean")], device="cpu")
-    ours = Embedder(trained, lambda events: np.zeros((0, 384), np.float32), TOKENS_PER_BATCH)
+    ours = Embedder(bundle, lambda events: np.zeros((0, 384), np.float32), TOKENS_PER_BATCH)
     events(arguments.rounds)
-    eos = trained.tokenizer.eos_token
+    eos = bundle.tokenizer.eos_token
     for length in LENGTHS:
-        ids = trained.tokenizer(texts, add_special_tokens=False, truncation=True, max_length=length - 1)["input_ids"]
-        cut = trained.tokenizer.batch_decode(ids)
+        ids = bundle.tokenizer(texts, add_special_tokens=False, truncation=True, max_length=length - 1)["input_ids"]
+        cut = bundle.tokenizer.batch_decode(ids)
         with_end = [text + eos for text in cut]
         counts = np.array([len(i) for i in ours.collator.text_ids(cut)])
         work = flops(counts, plain)

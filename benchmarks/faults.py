@@ -135,7 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         settings = {
             "publishing": {"rows_per_bucket": 400},
-            "embedding": {"tokens_per_batch": 4096, "rows_per_block": 200},
+            "embedding": {"tokens_per_batch": 4096, "rows_per_chunk": 200},
         }
         world = World(Path(first), options.users, 200, **settings)
         quiet = World(Path(second), options.users, 200, **settings)

@@ -13,8 +13,8 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.event_encoder import EventEncoder
-from ray_ggsm.model.event_vectors import EventVectors, keys
-from ray_ggsm.model.saved import Trained, new_encoder
+from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.source import PretrainedConfig, load_model, load_tokenizer
 from ray_ggsm.model.template import Modality
 from ray_ggsm.training.loop import Trainer
@@ -30,7 +30,7 @@ _FUTURE = pa.list_(pa.struct([("modality", pa.string()), *_EVENTS.value_type]))
 
 def encoder(
     mask: RecipeConfig, *, attention: str, keep: int, layers: int, steps: int, max_text_tokens: int = 64
-) -> Trained:
+) -> EncoderBundle:
     """The quickstart's encoder with one modality of `keep` events."""
     model = load(Experiment, CONFIG).model
     backbone = model.backbone.model_copy(update={"layers": layers})
@@ -97,10 +97,10 @@ def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, 
     modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
     features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
     lookup = vectors_of(experiment, rows)
-    trained = new_encoder(experiment.model, mask, modalities, features, lookup.vector_NH.shape[1], "none", 0)
-    collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
+    bundle = new_encoder(experiment.model, mask, modalities, features, lookup.vector_NH.shape[1], "none", 0)
+    collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
     changes = {"batch_size": len(rows), "graph_tokens": graph_tokens, "centre_rows": 64}
     config = experiment.training.model_copy(update=changes)
-    trainer = Trainer(trained, collator, config, ALONE, 0, head=rows)
+    trainer = Trainer(bundle, collator, config, ALONE, 0, head=rows)
     trainer.prepare()
     return trainer

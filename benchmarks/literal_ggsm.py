@@ -10,9 +10,10 @@ import argparse
 
 import torch
 from journey_model import CONFIG, journey_trainer
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm.config import load
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.training.pairs import head
@@ -27,7 +28,7 @@ def main() -> None:
     quickstart = load(Experiment, CONFIG)
     prepare(quickstart)
     size = quickstart.training.batch_size
-    rows = head(stages(quickstart)["prepare"].path("rows", "pretrain"), arguments.steps * size)
+    rows = head(Pipeline.of(quickstart).prepare.rows("pretrain"), arguments.steps * size)
     for name in ("ggsm_literal", "ggsm"):
         experiment = load(Experiment, f"configs/journey/masks/{name}.yaml")
         trainer = journey_trainer(experiment, rows, experiment.resolved_mask(), 65_536)

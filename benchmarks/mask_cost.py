@@ -46,16 +46,16 @@ TOKENS = 4096
 def trainer(name: str, length: int, layers: int) -> Trainer:
     """A trainer in the middle of the warm-up, on rows of `length` tokens."""
     mask = TypeAdapter(MaskConfig).validate_python({"recipe": name.split()[0], **RECIPES[name]})
-    trained = encoder(mask, attention="auto", keep=length, layers=layers, steps=STEPS)
-    template = trained.encoder.template
-    collator = Collator(template, trained.tokenizer, lookup)
+    bundle = encoder(mask, attention="auto", keep=length, layers=layers, steps=STEPS)
+    template = bundle.encoder.template
+    collator = Collator(template, bundle.tokenizer, lookup)
     other = int(collator.user_lengths(rows(1, 1, 1))[0]) - 1
     batch = rows(TOKENS // length, length - other, 8)
     n = len(batch)
     config = TrainingConfig(steps=STEPS, batch_size=n, centre_rows=2, tokens_per_micro_batch=TOKENS)
-    made = Trainer(trained, collator, config, ALONE, 0, head=batch)
+    made = Trainer(bundle, collator, config, ALONE, 0, head=batch)
     made.prepare()
-    made.trained = made.trained.__class__(**{**vars(made.trained), "step": 100})
+    made.bundle = made.bundle.__class__(**{**vars(made.bundle), "step": 100})
     made.batch = batch
     return made
 

@@ -78,8 +78,9 @@ def read_world(directory: Path, labels: int) -> dict[str, Aligned]:
 
 def ours(rows: dict[str, Aligned], config: ProbeConfig) -> dict[str, float]:
     """Test AUC by probe and label."""
+    from ray_ggsm.on_ray.cluster.connection import started
+
     from ray_ggsm.experiment import RayConfig
-    from ray_ggsm.on_ray.cluster import started
     from ray_ggsm.on_ray.evaluate import probe_all
 
     size = sum(stage.vectors.nbytes for stage in rows.values())

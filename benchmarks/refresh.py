@@ -30,12 +30,16 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 from journey_model import CONFIG, write_plain
+from ray_ggsm.data.chunks import plan
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.event_texts import encode_events
+from ray_ggsm.stages import Pipeline
 from refresh_world import World
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.embedding.embedder import Embedder
-from ray_ggsm.experiment import Experiment, RayConfig, RefreshConfig, event_vectors, stages
+from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import history_events
@@ -43,11 +47,8 @@ from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.template import Modality, Template
-from ray_ggsm.on_ray.cluster import started
-from ray_ggsm.on_ray.events import encode_events
-from ray_ggsm.on_ray.plan import plan
 from ray_ggsm.on_ray.prepare import prepare
-from ray_ggsm.on_ray.refresh import refresh
+from ray_ggsm.on_ray.refresh import RefreshConfig, refresh
 from ray_ggsm.training.answers import render
 
 BLOCKS = 40
@@ -62,8 +63,8 @@ class Journey:
     def __init__(self, directory: str, users: int) -> None:
         experiment = load(Experiment, CONFIG, ["ray.embed_workers=2", "ray.cpus_per_embed_worker=1"])
         prepare(experiment)
-        place = stages(experiment)["prepare"]
-        found = [pq.read_table(file) for s in ("probe", "test") for file in storage.list_files(place.path("rows", s))]
+        place = Pipeline.of(experiment).prepare
+        found = [pq.read_table(file) for s in ("probe", "test") for file in storage.list_files(place.rows(s))]
         rows = pa.concat_tables(found)
         rows = rows.select([name for name in rows.column_names if name != "future"])
         copies = [
@@ -80,8 +81,8 @@ class Journey:
         saved.save(new, f"{directory}/encoder")
         self.modalities, self.features = [m.name for m in names], len(features)
         where = RefreshConfig(rows=f"{directory}/rows/*.parquet", encoder=f"{directory}/encoder", table="")
-        self.rows_per_block = max(500, users // BLOCKS)
-        embedding = experiment.embedding.model_copy(update={"rows_per_block": self.rows_per_block})
+        self.rows_per_chunk = max(500, users // BLOCKS)
+        embedding = experiment.embedding.model_copy(update={"rows_per_chunk": self.rows_per_chunk})
         changes = {"output": f"{directory}/out", "refresh": where, "embedding": embedding}
         self.experiment = experiment.model_copy(update=changes)
         self.give(self.rows)
@@ -89,8 +90,8 @@ class Journey:
     def give(self, rows: pa.Table) -> None:
         """Make rows the input."""
         Path(self.directory, "rows").mkdir(exist_ok=True)
-        pq.write_table(rows, f"{self.directory}/rows/part.parquet", row_group_size=self.rows_per_block)
-        blocks = plan([f"{self.directory}/rows/part.parquet"], self.rows_per_block, self.modalities, self.features)
+        pq.write_table(rows, f"{self.directory}/rows/part.parquet", row_group_size=self.rows_per_chunk)
+        blocks = plan([f"{self.directory}/rows/part.parquet"], self.rows_per_chunk, self.modalities, self.features)
         encode_events(self.experiment, blocks, self.modalities)
 
     def refresh(self, table: str, workers: int = 2) -> float:
@@ -104,8 +105,8 @@ class Journey:
         """Seconds per user of one process with both cores, which only encodes."""
         use_cpu(2)
         store = find(event_vectors(self.experiment), self.experiment.ray.cache_directory).open()
-        trained = saved.load(f"{self.directory}/encoder", torch.device("cpu"))
-        embedder = Embedder(trained, store, self.experiment.embedding.tokens_per_batch)
+        bundle = saved.load(f"{self.directory}/encoder", torch.device("cpu"))
+        embedder = Embedder(bundle, store, self.experiment.embedding.tokens_per_batch)
         size = self.experiment.embedding.rows_per_batch
         embedder(self.rows.slice(0, 64))
         parts = [self.rows.take(pa.array(range(start, min(start + size, rows)))) for start in range(0, rows, size)]
@@ -155,7 +156,7 @@ def sizes(users: list[int]) -> None:
     results = []
     for n in users:
         with tempfile.TemporaryDirectory() as directory:
-            settings = {"embedding": {"rows_per_block": 10_000, "tokens_per_batch": 16_384}}
+            settings = {"embedding": {"rows_per_chunk": 10_000, "tokens_per_batch": 16_384}}
             world = World(Path(directory), n, 10_000, **settings)
             seconds, memory = watched(world.command())
         results.append((n, seconds))

@@ -79,7 +79,7 @@ class World:
             "source": {"kind": "files", "tables": {"events": {"files": str(log), "user": "uid", "time": "ts"}}},
             "modalities": {m.name: {"table": "events", "text": "{item}", "keep": m.keep} for m in MODALITIES},
             "snapshots": {"cutoffs": ["2024-03-01"], "minimum_events": {"table": "events", "count": 1}},
-            "stages": {"pretrain": {"users": "all", "cutoffs": [0]}},
+            "splits": {"pretrain": {"role": "train", "users": "all", "cutoffs": [0]}},
         }
         config = {
             "name": "refresh", "output": str(self.directory / "out"), "data": data, "model": model.model_dump(),

@@ -28,9 +28,10 @@ import pyarrow as pa
 import torch
 from journey_model import CONFIG, journey_trainer, write_plain
 from peft import LoraConfig, get_peft_model
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm.config import load
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.cpu import use_cpu
@@ -166,7 +167,7 @@ def main() -> None:
     use_cpu(2)
     experiment = load(Experiment, CONFIG)
     prepare(experiment)
-    rows = head(stages(experiment)["prepare"].path("rows", "pretrain"), arguments.pairs)
+    rows = head(Pipeline.of(experiment).prepare.rows("pretrain"), arguments.pairs)
     mask = BidirectionalConfig(recipe="bidirectional")
     trainer = journey_trainer(experiment, rows, mask, graph_tokens=4096 if arguments.one else 10**6)
     if arguments.one:

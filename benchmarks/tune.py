@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from joblib import Parallel, delayed
+from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.labels import Aligned, align, read_labels
 from ray_ggsm.evaluation.probes import fit_and_score
-from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.on_ray.cluster import connected
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.train import train
@@ -42,15 +43,15 @@ def main() -> None:
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
     options = parser.parse_args()
-    experiment = load(Experiment, options.config, [*options.set, "embedding.stages=[probe]"])
+    experiment = load(Experiment, options.config, [*options.set, "embedding.splits=[probe]"])
     with connected(experiment):
         prepare(experiment)
         train(experiment)
         embedded = open_table(embed(experiment)).read()
     ray.shutdown()
-    place = stages(experiment)
-    labels = read_labels(place["prepare"].path("labels", "probe"))
-    tabular = pq.read_table(place["prepare"].path("rows", "probe"), columns=["user_id", "as_of", "tabular"])
+    place = Pipeline.of(experiment)
+    labels = read_labels(place.prepare.labels("probe"))
+    tabular = pq.read_table(place.prepare.rows("probe"), columns=["user_id", "as_of", "tabular"])
     rows, features = align(labels, embedded, "embedding", "probe"), align(labels, pa.table(tabular), "tabular", "probe")
     kinds = {
         "encoder": rows.vectors,
@@ -60,7 +61,7 @@ def main() -> None:
     jobs = [(kind, label) for kind in kinds for label in rows.labels]
     scores = Parallel(n_jobs=2)(delayed(cv_auc)(rows, kinds[kind], label, 0) for kind, label in jobs)
     means = {kind: np.mean([s for s, job in zip(scores, jobs, strict=True) if job[0] == kind]) for kind in kinds}
-    seconds = storage.read_json(place["train"].path("stage.json"))["seconds"]
+    seconds = storage.read_json(place.train.path("stage.json"))["seconds"]
     scored = ", ".join(f"{kind} {mean:.4f}" for kind, mean in means.items())
     print(f"{' '.join(options.set) or 'as it is'} | {scored} | training {seconds:.0f} s", flush=True)
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
 
     from ray_ggsm.masks import RecipeConfig
-    from ray_ggsm.model.saved import Trained
 
 settings.register_profile("untimed", deadline=None)  # a busy machine decides no test
 settings.load_profile("untimed")

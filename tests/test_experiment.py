@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ray_ggsm.config import load
-from ray_ggsm.experiment import Experiment, stages, untrained
+from ray_ggsm.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "own_events" / "quickstart.yaml"

@@ -14,7 +14,10 @@ def clicks() -> dict:
             "minimum_events": {"table": "clicks", "count": 1},
         },
         "users": {"test_percent": 0},
-        "stages": {"pretrain": {"users": "train", "cutoffs": [0]}, "probe": {"users": "train", "cutoffs": [1]}},
+        "splits": {
+            "pretrain": {"role": "train", "users": "train", "cutoffs": [0]},
+            "probe": {"role": "fit", "users": "train", "cutoffs": [1]},
+        },
         "labels": {"active": {"group": "g", "table": "clicks", "sql": "count(*) > 0"}},
         "max_bad_share": 0.5,
     }

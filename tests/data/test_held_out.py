@@ -16,7 +16,7 @@ def stages(clicks: dict):
     def build(pretrain: int, probe: int, test: int, **options) -> DataConfig:
         clicks["snapshots"] |= {"cutoffs": {"first": "2024-03-01", "every_days": 10, "count": 5}, **options}
         users = {"pretrain": "train", "probe": "train", "test": "test"}
-        clicks["stages"] = {
+        clicks["splits"] = {
             name: {"users": users[name], "cutoffs": [k]}
             for name, k in (("pretrain", pretrain), ("probe", probe), ("test", test))
         }
@@ -37,7 +37,7 @@ def test_futures_that_touch_do_not_overlap(stages) -> None:
 @pytest.mark.parametrize(
     ("cutoffs", "future_days", "sentence"),
     [
-        ((0, 1, 1), 10, r"stages\.test\.cutoffs: the futures of 'probe' and 'test' overlap \(cutoffs 0 days"),
+        ((0, 1, 1), 10, r"splits\.test\.cutoffs: the futures of 'probe' and 'test' overlap \(cutoffs 0 days"),
         ((0, 1, 0), 10, r"the futures of 'pretrain' and 'test' overlap"),
         ((0, 2, 3), 11, r"'probe' and 'test' overlap \(cutoffs 10 days apart, future_days 11\).*allow_same_period"),
         ((0, 3, 2), 11, r"'probe' and 'test' overlap"),
@@ -58,8 +58,11 @@ def test_a_change_to_daylight_saving_is_no_overlap(stages) -> None:
 @pytest.mark.parametrize(("probe", "test"), [("train", "train"), ("all", "test"), ("train", "all"), ("test", "test")])
 def test_users_shared_by_probe_and_test(clicks, probe: str, test: str) -> None:
     """Refused even when nothing else overlaps, whatever is allowed."""
-    clicks["stages"] |= {"probe": {"users": probe, "cutoffs": [1]}, "test": {"users": test, "cutoffs": [2]}}
-    with pytest.raises(InputError, match=r"stages\.test\.users: 'probe' and 'test' can share users"):
+    clicks["splits"] |= {
+        "probe": {"role": "fit", "users": probe, "cutoffs": [1]},
+        "test": {"role": "score", "users": test, "cutoffs": [2]},
+    }
+    with pytest.raises(InputError, match=r"splits\.test\.users: 'probe' and 'test' can share users"):
         check(data_config(clicks), allow_same_period=True)
 
 

@@ -49,7 +49,7 @@ def world(tmp_path, monkeypatch, clicks):
     clicks["source"]["tables"]["clicks"]["timezone"] = "America/New_York"
     clicks["snapshots"]["timezone"] = "America/New_York"
     clicks["users"] = {"salt": "s-", "test_percent": 40}
-    clicks["stages"]["test"] = {"users": "test", "cutoffs": [1, 2]}
+    clicks["splits"]["test"] = {"users": "test", "cutoffs": [1, 2]}
     clicks["features"] = [
         {"name": "n", "table": "clicks", "sql": "count(*)", "windows": [7, 20]},
         {"name": "since", "table": "clicks", "sql": "min(days_away)", "empty": 99},
@@ -77,7 +77,7 @@ def test_rows_features_and_labels_equal_a_plain_reference(world, tmp_path):
     values, events = world
     config = data_config(values)
     summary = run(config, tmp_path / "out", shards=3)
-    for stage, spec in config.stages.items():
+    for stage, spec in config.splits.items():
         found = {(r["user_id"], r["as_of"]): r for r in rows_of(tmp_path / "out", stage)}
         answers = labels_of(tmp_path / "out", stage)
         assert list(found) == list(answers)
@@ -115,7 +115,7 @@ def test_sharding_and_threads_change_nothing(world, tmp_path):
     config = data_config(values)
     one, five = run(config, tmp_path / "one"), run(config, tmp_path / "five", shards=5)
     assert one == five
-    for stage in config.stages:
+    for stage in config.splits:
         key = lambda row: (row["user_id"], row["as_of"])  # noqa: E731
         assert sorted(rows_of(tmp_path / "one", stage), key=key) == sorted(rows_of(tmp_path / "five", stage), key=key)
     again = tmp_path / "again"
@@ -143,7 +143,7 @@ def test_later_events_never_change_histories(world, tmp_path):
     cut = midnight(config.snapshots.dates[0])
     kept = [line for line, e in zip(lines[1:], events, strict=True) if e[1] < cut]
     (tmp_path / "clicks.csv").write_text("\n".join([lines[0], *kept, "0,2024-03-29T00:00:00,z,9"]) + "\n")
-    values["stages"] = {"pretrain": values["stages"]["pretrain"]}
+    values["splits"] = {"pretrain": values["splits"]["pretrain"]}
     del values["labels"]["much"], values["features"][2]
     run(data_config(values), tmp_path / "after")
     strip = [
@@ -167,7 +167,7 @@ def test_earlier_events_never_change_labels(world, tmp_path, k):
     with (tmp_path / "clicks.csv").open("a") as file:
         file.write("".join(f"{user},{at},bait,9000\n" for user in sorted({u for u, *_ in events})))
     run(config, tmp_path / "after")
-    for stage in (name for name, spec in config.stages.items() if k in spec.cutoffs):
+    for stage in (name for name, spec in config.splits.items() if k in spec.cutoffs):
         before, after = (
             {key: row for key, row in labels_of(tmp_path / out, stage).items() if key[1] == as_of}
             for out in ("before", "after")
@@ -221,9 +221,9 @@ SECRETS = "SELECT 1 FROM read_text('/etc/hostname')"
         ("features.0.sql", "max(item)", r"must give a number, but gives VARCHAR"),
         ("features.1.name", "n", r"'n' is given twice"),
         ("snapshots.minimum_events.table", "x", r"data\.snapshots\.minimum_events\.table"),
-        ("stages.test.cutoffs", [7], r"there are 3 cutoffs"),
-        ("stages.test", {"users": "train", "cutoffs": [1]}, r"the same future"),
-        ("stages.pretrain.learn_from", [1], r"stages\.pretrain\.learn_from: only .* positions in its cutoffs"),
+        ("splits.test.cutoffs", [7], r"there are 3 cutoffs"),
+        ("splits.test", {"users": "train", "cutoffs": [1]}, r"the same future"),
+        ("splits.pretrain.learn_from", [1], r"splits\.pretrain\.learn_from: only .* positions in its cutoffs"),
         ("modalities.as_of", {"table": "clicks", "text": "{item}", "keep": 1}, r"reserved names"),
     ],
 )
@@ -241,7 +241,7 @@ def test_mistakes_name_the_key(world, path, value, sentence):
 def test_a_stage_without_rows_is_an_error(world, tmp_path):
     values, _ = world
     values["users"] = {"test_percent": 0}
-    with pytest.raises(InputError, match=r"data\.stages\.test: no user has a row"):
+    with pytest.raises(InputError, match=r"data\.splits\.test: no user has a row"):
         run(data_config(values), tmp_path / "out")
 
 
@@ -255,8 +255,8 @@ def test_infinite_features_become_dead_letters(world, tmp_path):
     letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
     assert summary["dead_letters"] == Counter(letter["reason"] for letter in letters)
     assert summary["dead_letters"]["non_finite_number"] > 0
-    assert {letter["stage"] for letter in letters} <= set(values["stages"])
-    for stage in values["stages"]:
+    assert {letter["stage"] for letter in letters} <= set(values["splits"])
+    for stage in values["splits"]:
         assert len(rows_of(tmp_path / "out", stage)) == len(labels_of(tmp_path / "out", stage))
 
 
@@ -280,7 +280,7 @@ def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_stages_as_t
     values, _ = world
     values["labels"]["many"] = {"group": "g", "table": "clicks", "sql": "count(*)", "at_least_quantile": 0.6}
     few = run(data_config(values), tmp_path / "few")
-    values["stages"]["pretrain"] |= {"cutoffs": [0, 3], "learn_from": [0]}
+    values["splits"]["pretrain"] |= {"cutoffs": [0, 3], "learn_from": [0]}
     values["snapshots"]["cutoffs"] = [*values["snapshots"]["cutoffs"], "2024-02-28"]
     more = run(data_config(values), tmp_path / "more")
     assert more["rows"]["pretrain"] > few["rows"]["pretrain"]

@@ -17,8 +17,8 @@ from tests.helpers.rows import user_rows
 
 @pytest.fixture(scope="module")
 def embedder(tiny_decoder: str) -> Embedder:
-    trained = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"))
-    return Embedder(trained, lookup, tokens_per_batch=200)
+    bundle = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"))
+    return Embedder(bundle, lookup, tokens_per_batch=200)
 
 
 def with_memory_for(tokens: int, sizes: list[int]) -> Callable:

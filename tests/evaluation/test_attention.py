@@ -147,9 +147,9 @@ def numbers(means: AttentionMeans) -> np.ndarray:
 @pytest.mark.parametrize("recipe", [BidirectionalConfig(recipe="bidirectional"), PrefixConfig(recipe="prefix")])
 def test_neither_batches_nor_padding_matter(recipe: RecipeConfig, tiny_decoder: str) -> None:
     """One batch with much padding, batches of a few rows, and rows one by one, each of which counts the same."""
-    trained, rows = encoder_on(tiny_decoder, recipe), user_rows(13)
-    wide, small = (attention_of(trained, lookup, rows, False, tokens) for tokens in (100_000, 60))
-    alone = [attention_of(trained, lookup, rows.slice(n, 1), False) for n in range(13)]
+    bundle, rows = encoder_on(tiny_decoder, recipe), user_rows(13)
+    wide, small = (attention_of(bundle, lookup, rows, False, tokens) for tokens in (100_000, 60))
+    alone = [attention_of(bundle, lookup, rows.slice(n, 1), False) for n in range(13)]
     assert wide.rows == small.rows == 13
     np.testing.assert_allclose(numbers(wide), numbers(small), atol=1e-5)
     np.testing.assert_allclose(numbers(wide), np.mean([numbers(means) for means in alone], axis=0), atol=1e-5)
@@ -158,9 +158,9 @@ def test_neither_batches_nor_padding_matter(recipe: RecipeConfig, tiny_decoder: 
 
 def test_a_layer_with_a_mask_of_its_own(tiny_decoder: str) -> None:
     """hybrid_mlp starts with the weight sigmoid(-3) for every later key of the user segment, in every layer."""
-    trained, rows = encoder_on(tiny_decoder, HybridMLPConfig(recipe="hybrid_mlp")), user_rows(3)
-    means = attention_of(trained, lookup, rows, False)
-    batch = Collator(trained.encoder.template, trained.tokenizer, lookup).users(rows)
+    bundle, rows = encoder_on(tiny_decoder, HybridMLPConfig(recipe="hybrid_mlp")), user_rows(3)
+    means = attention_of(bundle, lookup, rows, False)
+    batch = Collator(bundle.encoder.template, bundle.tokenizer, lookup).users(rows)
     weight, expected = 1 / (1 + math.exp(-START)), []
     for history, tokens in zip(batch.layout.tokens.history_BL, batch.layout.last_B.tolist(), strict=True):
         ahead = [weight * int(history[i + 1 :].sum()) for i in range(tokens + 1)]
@@ -170,9 +170,9 @@ def test_a_layer_with_a_mask_of_its_own(tiny_decoder: str) -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager", "flex"])
 def test_watching_changes_nothing(attention: str, tiny_decoder: str) -> None:
-    trained = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"), attention=attention)
-    encoder, seen = trained.encoder.eval(), []
-    batch = Collator(encoder.template, trained.tokenizer, lookup).users(user_rows(3))
+    bundle = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"), attention=attention)
+    encoder, seen = bundle.encoder.eval(), []
+    batch = Collator(encoder.template, bundle.tokenizer, lookup).users(user_rows(3))
     tokens = batch.layout.tokens
     weight = torch.rand(tokens.valid_BL.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -187,8 +187,8 @@ def test_watching_changes_nothing(attention: str, tiny_decoder: str) -> None:
 
 
 def test_causal_masks_have_no_future(tiny_decoder: str) -> None:
-    trained = encoder_on(tiny_decoder, CausalConfig(recipe="causal"), dtype="bfloat16")
-    means = attention_of(trained, lookup, user_rows(5), False)
+    bundle = encoder_on(tiny_decoder, CausalConfig(recipe="causal"), dtype="bfloat16")
+    means = attention_of(bundle, lookup, user_rows(5), False)
     assert means.future_share == [[0] * 4] * 2
     assert means.uniform_future_share == [0, 0]
     assert np.min(means.distance) > 0
@@ -223,9 +223,9 @@ def test_what_changed(some: Callable) -> None:
 
 def test_rows_are_taken_in_any_table_form(tiny_decoder: str) -> None:
     """As read from several files: a table of several chunks."""
-    trained = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"))
+    bundle = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"))
     rows = user_rows(6)
     chunked = pa.concat_tables([rows.slice(0, 2), rows.slice(2)])
     np.testing.assert_allclose(
-        numbers(attention_of(trained, lookup, chunked, False)), numbers(attention_of(trained, lookup, rows, False))
+        numbers(attention_of(bundle, lookup, chunked, False)), numbers(attention_of(bundle, lookup, rows, False))
     )

@@ -4,9 +4,9 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from ray_ggsm.evaluation.pages.attention_figures import AFTER, BEFORE, CHANGE, attention_figure
 
 from ray_ggsm.evaluation.attention import AttentionMeans
-from ray_ggsm.evaluation.attention_pictures import AFTER, BEFORE, CHANGE, attention_figure
 
 
 def means(future: list[list[float]], alone: list[float]) -> AttentionMeans:

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ray_ggsm.evaluation.pages import report, study_report
 
-from ray_ggsm.evaluation import report, study_report
 from tests.helpers import reports
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -5,8 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-
-from ray_ggsm.evaluation.mask_pictures import (
+from ray_ggsm.evaluation.pages.mask_figures import (
     SlotWeights,
     calibrated_weight,
     opening,
@@ -14,7 +13,8 @@ from ray_ggsm.evaluation.mask_pictures import (
     over_slots,
     over_steps,
 )
-from ray_ggsm.evaluation.report import render
+from ray_ggsm.evaluation.pages.report import render
+
 from tests.helpers.reports import report
 from tests.helpers.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, mask_json
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ray_ggsm.evaluation.pages.user_map import MOST, user_map
 from scipy.stats import ks_2samp
 
 from ray_ggsm.evaluation.comparison import delong, holm
@@ -9,7 +10,6 @@ from ray_ggsm.evaluation.labels import Aligned
 from ray_ggsm.evaluation.measures import calibration_of_all, measured, probabilities
 from ray_ggsm.evaluation.probes import ProbeResult
 from ray_ggsm.evaluation.results import by_label, results
-from ray_ggsm.evaluation.user_map import MOST, user_map
 
 N = 301
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray_ggsm.evaluation.pages import charts
+from ray_ggsm.evaluation.pages.axes import Axis, LogAxis
+from ray_ggsm.evaluation.pages.page import duration
+from ray_ggsm.evaluation.pages.report import headline, render, verdict, write_report
 
-from ray_ggsm.evaluation import charts
-from ray_ggsm.evaluation.axes import Axis, LogAxis
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.evaluation.page import duration
-from ray_ggsm.evaluation.report import headline, render, verdict, write_report
 from tests.helpers.reports import FULL, GROUPS, estimates, report
 
 

@@ -5,9 +5,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from ray_ggsm.evaluation.pages.mask_figures import opening
+from ray_ggsm.evaluation.pages.study_report import render, smoothed, typical_half_width
 
-from ray_ggsm.evaluation.mask_pictures import opening
-from ray_ggsm.evaluation.study_report import render, smoothed, typical_half_width
 from tests.helpers.reports import small_study, study_report
 from tests.helpers.train_stage import log_json, mask_json
 

@@ -53,10 +53,10 @@ def click_config(log: str, output: str, decoder: str, event_encoder: str) -> dic
                 "minimum_events": {"table": "clicks", "count": 1},
             },
             "users": {"salt": "clicks-", "test_percent": 40},
-            "stages": {
-                "pretrain": {"users": "train", "cutoffs": [0, 1]},
-                "probe": {"users": "train", "cutoffs": [2, 3]},
-                "test": {"users": "test", "cutoffs": [4]},
+            "splits": {
+                "pretrain": {"role": "train", "users": "train", "cutoffs": [0, 1]},
+                "probe": {"role": "fit", "users": "train", "cutoffs": [2, 3]},
+                "test": {"role": "score", "users": "test", "cutoffs": [4]},
             },
             "labels": {
                 "buys": {"group": "conversion", "table": "clicks", "sql": "count(*) filter (kind = 'buy') > 0"},
@@ -81,7 +81,7 @@ def click_config(log: str, output: str, decoder: str, event_encoder: str) -> dic
             "tokens_per_micro_batch": 512,
             "optimizer": {"learning_rate": 1e-3},
         },
-        "embedding": {"rows_per_batch": 32, "rows_per_block": 32, "tokens_per_batch": 512},
+        "embedding": {"rows_per_batch": 32, "rows_per_chunk": 32, "tokens_per_batch": 512},
         "publishing": {"gates": {"max_dead_letter_share": 0.02}},
         "evaluation": {"folds": 3, "linear": {"strengths": [0.01, 0.1]}, "lightgbm": {"max_rounds": 20}},
         "ray": {"local_object_store_gb": 0.3, "cpus_per_train_worker": 1, "embed_workers": 1},

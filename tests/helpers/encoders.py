@@ -13,7 +13,7 @@ from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.model.encoder import LoraConfig, ModelConfig
 from ray_ggsm.model.event_encoder import EventEncoderConfig
-from ray_ggsm.model.saved import Trained, new_encoder
+from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.source import PretrainedConfig
 from ray_ggsm.model.template import Modality
 
@@ -26,7 +26,7 @@ def lookup(texts: pa.Array) -> np.ndarray:
     return np.array([np.random.default_rng(s).normal(size=WIDTH) for s in seeds], dtype=np.float32).reshape(-1, WIDTH)
 
 
-def encoder_on(decoder: str, mask: RecipeConfig, **model) -> Trained:
+def encoder_on(decoder: str, mask: RecipeConfig, **model) -> EncoderBundle:
     """A float32 encoder for the rows of `make_rows`, on the decoder in a directory."""
     config = ModelConfig(
         backbone=PretrainedConfig(name=decoder, layers=2),

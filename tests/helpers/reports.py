@@ -1,14 +1,14 @@
 """Reports on a run and on a study, made up."""
 
 import numpy as np
+from ray_ggsm.evaluation.pages.mask_figures import opening
+from ray_ggsm.evaluation.pages.report import Report
+from ray_ggsm.evaluation.pages.study_report import StudyReport
+from ray_ggsm.evaluation.pages.user_map import UserMap
 
-from ray_ggsm.evaluation.mask_pictures import opening
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.evaluation.report import Report
 from ray_ggsm.evaluation.study import Scores, study_summary
-from ray_ggsm.evaluation.study_report import StudyReport
-from ray_ggsm.evaluation.user_map import UserMap
 from tests.helpers.train_stage import log_json, mask_json
 
 GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}

@@ -4,10 +4,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+from ray_ggsm.stages import Pipeline
 from safetensors.numpy import load_file
 
 from ray_ggsm import storage
-from ray_ggsm.experiment import Experiment, event_vectors, stages
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.event_vectors import find
@@ -24,29 +25,29 @@ Weights = dict[str, np.ndarray]
 
 def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[dict[str, float]]]:
     """Final weights and log of a run over prepared rows and stored event vectors; writes its encoder to `directory`."""
-    prepared = stages(experiment)["prepare"]
+    prepared = Pipeline.of(experiment).prepare
     (store,) = {file.rsplit("/", 1)[0] for file in storage.list_files(event_vectors(experiment), ".parquet")}
     vectors = find(store, experiment.ray.cache_directory).open()
-    trained = new_encoder(
+    bundle = new_encoder(
         experiment.model,
         experiment.resolved_mask(),
         tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items()),
-        tuple(prepared.require("")["summary"]["features"]),
+        tuple(prepared.require()["summary"]["features"]),
         vectors.vector_NH.shape[1],
         store.rsplit("/", 1)[1],
         experiment.seed,
     )
-    rows = prepared.path("rows", "pretrain")
+    rows = prepared.rows("pretrain")
     pairs = Pairs(rows, experiment.training.batch_size, experiment.seed)
-    collator = Collator(trained.encoder.template, trained.tokenizer, vectors)
+    collator = Collator(bundle.encoder.template, bundle.tokenizer, vectors)
     first = head(rows, HEAD_ROWS)
     with patch.object(loop, "peak_flops", nominal_peak):
-        trainer = Trainer(trained, collator, experiment.training, ALONE, experiment.seed, head=first)
+        trainer = Trainer(bundle, collator, experiment.training, ALONE, experiment.seed, head=first)
     trainer.prepare()
     while not trainer.done:
-        trainer.step(pairs.batch(trainer.trained.step))
+        trainer.step(pairs.batch(trainer.bundle.step))
     trainer.centre()
-    saved.save(trainer.trained, str(directory))
+    saved.save(trainer.bundle, str(directory))
     return weights(directory), trainer.log
 
 

@@ -15,26 +15,26 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.encoder import Observe
-from ray_ggsm.model.saved import Trained
+from ray_ggsm.model.saved import EncoderBundle
 from tests.helpers.encoders import RECIPES, lookup
 
 
-def collator(trained: Trained) -> Collator:
-    return Collator(trained.encoder.template, trained.tokenizer, lookup)
+def collator(bundle: EncoderBundle) -> Collator:
+    return Collator(bundle.encoder.template, bundle.tokenizer, lookup)
 
 
-def pooled(trained: Trained, rows: pa.Table, step: int = 3) -> torch.Tensor:
-    batch = collator(trained).users(rows)
-    trained.encoder.eval()
+def pooled(bundle: EncoderBundle, rows: pa.Table, step: int = 3) -> torch.Tensor:
+    batch = collator(bundle).users(rows)
+    bundle.encoder.eval()
     with torch.no_grad():
-        return trained.encoder(batch, trained.recipe.future_weight(batch.layout.tokens, step))
+        return bundle.encoder(batch, bundle.recipe.future_weight(batch.layout.tokens, step))
 
 
-def perturb(trained: Trained) -> None:
+def perturb(bundle: EncoderBundle) -> None:
     """LoRA starts at zero: move it, so that the low-rank path counts."""
     torch.manual_seed(5)
     with torch.no_grad():
-        for parameter in trained.encoder.trainable().values():
+        for parameter in bundle.encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
 
 
@@ -43,22 +43,22 @@ def perturb(trained: Trained) -> None:
 def test_a_row_gives_the_same_vector_alone_in_a_batch_and_in_another_order(
     mask, pooling, make_encoder, make_rows
 ) -> None:
-    trained, rows = make_encoder(mask, pooling=pooling), make_rows()
-    perturb(trained)
-    together = pooled(trained, rows)
+    bundle, rows = make_encoder(mask, pooling=pooling), make_rows()
+    perturb(bundle)
+    together = pooled(bundle, rows)
     order = np.random.default_rng(0).permutation(len(rows))
-    shuffled = pooled(trained, rows.take(pa.array(order)))
+    shuffled = pooled(bundle, rows.take(pa.array(order)))
     torch.testing.assert_close(shuffled, together[order], atol=1e-5, rtol=1e-5)
     for i in (0, 5):
-        torch.testing.assert_close(pooled(trained, rows.slice(i, 1)), together[i : i + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(pooled(bundle, rows.slice(i, 1)), together[i : i + 1], atol=1e-5, rtol=1e-5)
 
 
 def test_causal_equals_the_untouched_hugging_face_model(make_encoder, make_rows, tiny_decoder) -> None:
-    trained, rows = make_encoder(CausalConfig(recipe="causal")), make_rows()
-    batch = collator(trained).users(rows)
-    inputs = trained.encoder.inputs(batch).detach()
+    bundle, rows = make_encoder(CausalConfig(recipe="causal")), make_rows()
+    batch = collator(bundle).users(rows)
+    inputs = bundle.encoder.inputs(batch).detach()
     tokens = batch.layout.tokens
-    ours = trained.encoder.hidden(inputs, tokens, trained.recipe.future_weight(tokens, 0))
+    ours = bundle.encoder.hidden(inputs, tokens, bundle.recipe.future_weight(tokens, 0))
     original = AutoModel.from_pretrained(tiny_decoder, num_hidden_layers=2)
     theirs = original(inputs_embeds=inputs, attention_mask=tokens.valid_BL.long()).last_hidden_state
     torch.testing.assert_close(ours[tokens.valid_BL], theirs[tokens.valid_BL], atol=1e-5, rtol=1e-5)
@@ -67,37 +67,37 @@ def test_causal_equals_the_untouched_hugging_face_model(make_encoder, make_rows,
 def test_bidirectional_sees_the_future_and_causal_does_not(make_encoder, make_rows) -> None:
     rows = make_rows()
     for mask, changes in ((RECIPES[0], False), (RECIPES[1], True)):
-        trained = make_encoder(mask)
-        batch = collator(trained).users(rows)
-        inputs = trained.encoder.inputs(batch).detach()
+        bundle = make_encoder(mask)
+        batch = collator(bundle).users(rows)
+        inputs = bundle.encoder.inputs(batch).detach()
         other = inputs.clone()
         other[0, batch.layout.last_B[0]] += 1
         tokens = batch.layout.tokens
-        weight = trained.recipe.inference_weight(tokens)
-        first = trained.encoder.hidden(inputs, tokens, weight)[0, 0]
-        assert torch.equal(first, trained.encoder.hidden(other, tokens, weight)[0, 0]) != changes
+        weight = bundle.recipe.inference_weight(tokens)
+        first = bundle.encoder.hidden(inputs, tokens, weight)[0, 0]
+        assert torch.equal(first, bundle.encoder.hidden(other, tokens, weight)[0, 0]) != changes
 
 
 def test_the_global_query_sees_the_whole_history_and_joins_the_user_vector(make_encoder, make_rows) -> None:
-    trained, rows = make_encoder(HybridGQConfig(recipe="hybrid_gq")), make_rows()
-    template, batch = trained.encoder.template, collator(trained).users(rows)
+    bundle, rows = make_encoder(HybridGQConfig(recipe="hybrid_gq")), make_rows()
+    template, batch = bundle.encoder.template, collator(bundle).users(rows)
     layout = batch.layout
     is_global = layout.id_BL == template.tags.index("<GLOBAL>")
     assert (is_global.sum(dim=1) == 1).all()
     assert torch.equal(is_global.int().argmax(dim=1), layout.global_B)
     positions = torch.arange(layout.id_BL.shape[1])
     assert (positions[None] < layout.global_B[:, None])[layout.tokens.history_BL].all()  # all history is in its past
-    states = torch.randn(len(rows), layout.id_BL.shape[1], trained.encoder.width)
+    states = torch.randn(len(rows), layout.id_BL.shape[1], bundle.encoder.width)
     index = torch.arange(len(rows))
     expected = (states[index, layout.last_B] + states[index, layout.global_B]) / 2
-    torch.testing.assert_close(trained.encoder.pool(states, batch), expected)
+    torch.testing.assert_close(bundle.encoder.pool(states, batch), expected)
 
 
 def test_the_learned_opening_is_trained_saved_and_opens_the_history_only(make_encoder, make_rows, tmp_path) -> None:
-    trained, rows = make_encoder(HybridMLPConfig(recipe="hybrid_mlp"), pooling="mean"), make_rows()
-    encoder, batch = trained.encoder, collator(trained).users(rows)
-    perturb(trained)
-    weight = trained.recipe.future_weight(batch.layout.tokens, 0)
+    bundle, rows = make_encoder(HybridMLPConfig(recipe="hybrid_mlp"), pooling="mean"), make_rows()
+    encoder, batch = bundle.encoder, collator(bundle).users(rows)
+    perturb(bundle)
+    weight = bundle.recipe.future_weight(batch.layout.tokens, 0)
     encoder(batch, weight).square().sum().backward()
     opening = {n: p for n, p in encoder.trainable().items() if n.startswith("opening.")}
     assert len(opening) == 2 * 4  # two layers of the backbone, two linear layers each with weight and bias
@@ -108,14 +108,14 @@ def test_the_learned_opening_is_trained_saved_and_opens_the_history_only(make_en
         other[0, changed] += 1
         first = encoder.hidden(inputs, batch.layout.tokens, weight)[0, 0]
         assert torch.equal(first, encoder.hidden(other, batch.layout.tokens, weight)[0, 0]) != seen
-    saved.save(trained, str(tmp_path))
-    assert torch.equal(pooled(trained, rows), pooled(saved.load(str(tmp_path), torch.device("cpu")), rows))
+    saved.save(bundle, str(tmp_path))
+    assert torch.equal(pooled(bundle, rows), pooled(saved.load(str(tmp_path), torch.device("cpu")), rows))
 
 
 def test_observed_gradient_is_the_one_autograd_gives_at_the_input(make_encoder, make_rows) -> None:
-    trained, rows = make_encoder(pooling="mean"), make_rows(users=3)
-    encoder, batch = trained.encoder.eval(), collator(trained).users(rows)
-    weight = trained.recipe.future_weight(batch.layout.tokens, 0)
+    bundle, rows = make_encoder(pooling="mean"), make_rows(users=3)
+    encoder, batch = bundle.encoder.eval(), collator(bundle).users(rows)
+    weight = bundle.recipe.future_weight(batch.layout.tokens, 0)
     seen: list[torch.Tensor] = []
     encoder(batch, weight, [Observe("input", seen.append)]).square().sum().backward()
     inputs = encoder.inputs(batch).detach().requires_grad_()
@@ -126,23 +126,23 @@ def test_observed_gradient_is_the_one_autograd_gives_at_the_input(make_encoder, 
 
 
 def test_saved_encoder_comes_back_exactly(make_encoder, make_rows, tmp_path) -> None:
-    trained, rows = make_encoder(RECIPES[3]), make_rows()
-    perturb(trained)
-    trained.encoder.centre_user_D.uniform_()
-    saved.save(trained, str(tmp_path))
+    bundle, rows = make_encoder(RECIPES[3]), make_rows()
+    perturb(bundle)
+    bundle.encoder.centre_user_D.uniform_()
+    saved.save(bundle, str(tmp_path))
     back = saved.load(str(tmp_path), torch.device("cpu"))
-    assert torch.equal(pooled(trained, rows), pooled(back, rows))
-    assert torch.equal(back.encoder.centre_user_D, trained.encoder.centre_user_D)
-    assert back.mask == trained.mask
+    assert torch.equal(pooled(bundle, rows), pooled(back, rows))
+    assert torch.equal(back.encoder.centre_user_D, bundle.encoder.centre_user_D)
+    assert back.mask == bundle.mask
     assert not [f for f in tmp_path.rglob("*") if f.suffix in (".bin", ".pt", ".pkl", ".pickle")]
 
 
 def test_half_way_encoder_embeds_with_its_own_mask(make_encoder) -> None:
-    trained = make_encoder(RECIPES[2])
-    tokens = trained.encoder.template.every_slot()
-    assert (trained.embedding_weight(tokens) == 0).all()
-    assert (trained.embedding_weight(tokens, finished=True) == 1).all()
-    done = Trained(**{**vars(trained), "step": 10})
+    bundle = make_encoder(RECIPES[2])
+    tokens = bundle.encoder.template.every_slot()
+    assert (bundle.embedding_weight(tokens) == 0).all()
+    assert (bundle.embedding_weight(tokens, finished=True) == 1).all()
+    done = EncoderBundle(**{**vars(bundle), "step": 10})
     assert (done.embedding_weight(tokens) == 1).all()
 
 
@@ -189,20 +189,20 @@ def test_no_encoder_here(tmp_path) -> None:
 
 def test_text_cannot_smuggle_in_special_tokens(make_encoder, make_rows) -> None:
     """A query that spells a tag stays text: the tags' embeddings are not reachable from user data."""
-    trained, rows = make_encoder(), make_rows(users=1)
+    bundle, rows = make_encoder(), make_rows(users=1)
     queried = rows.append_column("query", pa.array(["<USER> </bill>"]))
-    layout = collator(trained).users(queried).layout
-    tags = len(trained.encoder.template.tags)
-    assert (layout.id_BL == trained.encoder.template.tags.index("<USER>")).sum() == 1
+    layout = collator(bundle).users(queried).layout
+    tags = len(bundle.encoder.template.tags)
+    assert (layout.id_BL == bundle.encoder.template.tags.index("<USER>")).sum() == 1
     assert (layout.id_BL >= tags).sum() > len("Instruction:")
 
 
 @pytest.mark.parametrize("site", ["last", "layer:1", "layer:2", "mean_layers"])
 def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
-    trained = make_encoder(pooling="user" if site == "last" else "mean")
-    encoder, batch = trained.encoder.eval(), collator(trained).users(make_rows(users=3))
+    bundle = make_encoder(pooling="user" if site == "last" else "mean")
+    encoder, batch = bundle.encoder.eval(), collator(bundle).users(make_rows(users=3))
     tokens = batch.layout.tokens
-    weight = trained.recipe.future_weight(tokens, 0)
+    weight = bundle.recipe.future_weight(tokens, 0)
     seen: list[torch.Tensor] = []
     encoder(batch, weight, [Observe(site, seen.append)]).square().sum().backward()
     visibility = Visibility(weight, tokens.valid_BL, torch.float32, "eager")
@@ -224,27 +224,27 @@ def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
 
 
 def test_a_layer_the_backbone_does_not_have_is_refused(make_encoder, make_rows) -> None:
-    trained = make_encoder()
-    batch = collator(trained).users(make_rows(users=2))
-    weight = trained.recipe.future_weight(batch.layout.tokens, 0)
+    bundle = make_encoder()
+    batch = collator(bundle).users(make_rows(users=2))
+    weight = bundle.recipe.future_weight(batch.layout.tokens, 0)
     with pytest.raises(InputError, match="layer:3 is asked for, the backbone has 2 layers"):
-        trained.encoder(batch, weight, [Observe("layer:3", print)])
+        bundle.encoder(batch, weight, [Observe("layer:3", print)])
 
 
 def test_the_tabular_residual_is_linear_in_the_z_scores_and_the_users_only(make_encoder, make_rows, tmp_path) -> None:
-    trained, rows = make_encoder(tabular_residual=True, tabular_dropout=0.5), make_rows()
+    bundle, rows = make_encoder(tabular_residual=True, tabular_dropout=0.5), make_rows()
     tabular_BF = torch.tensor(rows["tabular"].to_pylist())
-    trained.encoder.tabular.fit(tabular_BF)
-    whole_BD, weight_DF = pooled(trained, rows), trained.encoder.tabular.residual[1].weight
-    saved.save(trained, str(tmp_path))
+    bundle.encoder.tabular.fit(tabular_BF)
+    whole_BD, weight_DF = pooled(bundle, rows), bundle.encoder.tabular.residual[1].weight
+    saved.save(bundle, str(tmp_path))
     torch.testing.assert_close(pooled(saved.load(str(tmp_path), torch.device("cpu")), rows), whole_BD)
     signed_log = tabular_BF.sign() * (1 + tabular_BF.abs()).log()
     z_BF = (signed_log - signed_log.mean(dim=0)) / signed_log.std(dim=0, correction=0)
     expected_BD = z_BF.clamp(-5, 5) @ weight_DF.detach().T
-    answers = collator(trained).answer_texts(["milk", "bread"])
+    answers = collator(bundle).answer_texts(["milk", "bread"])
     open_ = torch.ones_like(answers.layout.tokens.valid_BL, dtype=torch.float32)
-    before_BD = trained.encoder(answers, open_)
+    before_BD = bundle.encoder(answers, open_)
     with torch.no_grad():
         weight_DF.zero_()
-    torch.testing.assert_close(whole_BD - pooled(trained, rows), expected_BD, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(trained.encoder(answers, open_), before_BD)
+    torch.testing.assert_close(whole_BD - pooled(bundle, rows), expected_BD, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(bundle.encoder(answers, open_), before_BD)

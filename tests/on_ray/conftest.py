@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import pytest
 import ray
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm.config import build
 from ray_ggsm.experiment import Experiment
@@ -58,7 +59,7 @@ def experiment(values: dict[str, Any]) -> Callable[..., Experiment]:
 @pytest.fixture(scope="session")
 def finished(experiment: Callable[..., Experiment]) -> Experiment:
     """All stages of the shared config, done."""
-    quickstart(experiment())
+    quickstart(Pipeline.of(experiment()))
     return experiment()
 
 

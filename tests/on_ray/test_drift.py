@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
 
-from ray_ggsm.cli import run
 from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
 from ray_ggsm.tables.schema import rows_to_table
 from tests.helpers.tables import put
@@ -38,13 +39,13 @@ def publish(location: Path, vector_ND: np.ndarray, users: list[str] = USERS, enc
 
 @pytest.fixture
 def labels(tmp_path: Path) -> dict[str, str]:
-    """One table for both stages: `loves` follows the first number of the vector, `odd` is undefined for some."""
+    """One table for both roles: `loves` follows the first number of the vector, `odd` is undefined for some."""
     loves_N = VECTORS[:, 0] + 0.4 * RNG.normal(size=N) > 0
     odd_N = [None if i % 5 == 0 else bool(value > 0) for i, value in enumerate(RNG.normal(size=N))]
     columns = {
         "user_id": USERS,
         "as_of": pa.array([AS_OF] * N, pa.timestamp("us", "UTC")),
-        "stage": ["probe" if i < N // 2 else "test" for i in range(N)],
+        "role": ["fit" if i < N // 2 else "score" for i in range(N)],
         "loves": loves_N,
         "odd": odd_N,
     }
@@ -87,7 +88,7 @@ def test_turned_vectors_say_the_same(config: Callable, tmp_path: Path, capsys) -
     assert (values["old"]["encoders"], values["new"]["encoders"]) == (["enc1"], ["enc2"])
     printed = capsys.readouterr().out
     assert "the encoders differ" in printed
-    assert "test: 200 rows; skipped: 40 without label 'odd'" in printed
+    assert "score: 200 rows; skipped: 40 without label 'odd'" in printed
 
 
 def test_the_same_vectors(config: Callable, tmp_path: Path) -> None:
@@ -125,16 +126,16 @@ def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, caps
     more = pq.read_table(labels["fit"])
     pq.write_table(more.append_column("more", pa.array([True] * len(more))), tmp_path / "other.parquet")
     for settings, sentence in (
-        ([], "probe labels: 10 of 200 rows have no row in probe vectors ('embedding' of new)"),
+        ([], "fit labels: 10 of 200 rows have no row in fit vectors ('embedding' of new)"),
         (["new.instruction=spend"], "has no row of 'spend'; there is 'default'"),
         ([f"labels.fit={tmp_path}/none.parquet"], "no label table here"),
         ([f"labels.score={tmp_path}/other.parquet"], "'more' is a label of only one of"),
         (["neighbors=3"], "unknown key; did you mean 'neighbours'?"),
     ):
         arguments = ["--config", str(file), *(part for s in settings for part in ("--set", s))]
-        assert run("", drift, None, arguments, preview=preview, schema=DriftConfig) == 2
+        assert run(JOBS["drift"], arguments) == 2
         assert sentence in capsys.readouterr().err
-    pq.write_table(pq.read_table(labels["fit"]).drop_columns("stage"), labels["fit"])
+    pq.write_table(pq.read_table(labels["fit"]).drop_columns("role"), labels["fit"])
     file.write_text(yaml.safe_dump(config(str(tmp_path / "old")).model_dump(mode="json")))
-    assert run("", drift, None, ["--config", str(file)], schema=DriftConfig) == 2
-    assert "400 users are in both the probe and the test stage" in capsys.readouterr().err
+    assert run(JOBS["drift"], ["--config", str(file)]) == 2
+    assert "400 users are in both the fit and the score split" in capsys.readouterr().err

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm import storage
 from ray_ggsm.cli import run
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import stages, untrained
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import evaluate
 from ray_ggsm.tables import open_table
@@ -20,7 +20,7 @@ from ray_ggsm.tables import open_table
 
 def damage(experiment, rows: int) -> list[str]:
     """Make the first `rows` test rows' numbers infinite; returns their users."""
-    (file, *_) = sorted(Path(stages(experiment)["prepare"].path("rows", "test")).glob("*.parquet"))
+    (file, *_) = sorted(Path(Pipeline.of(experiment).prepare.rows("test")).glob("*.parquet"))
     table = pq.read_table(file)
     numbers = [[float("inf")] * 3 if i < rows else row for i, row in enumerate(table["tabular"].to_pylist())]
     position = table.column_names.index("tabular")
@@ -32,11 +32,11 @@ def damage(experiment, rows: int) -> list[str]:
 def test_a_bad_row_is_set_aside_and_the_others_are_embedded(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(output=beside("prepare-", "train-", "event_vectors"))
     users = damage(mine, 1)
-    table, whole = open_table(embed(mine)).read(), open_table(embed(finished)).read()
+    table, whole = open_table(embed(Pipeline.of(mine))).read(), open_table(embed(Pipeline.of(finished))).read()
     assert len(table) == len(whole) - 1
-    (dead,) = pq.read_table(stages(mine)["embed"].path("staging", "dead_letters")).to_pylist()
+    (dead,) = pq.read_table(Pipeline.of(mine).embed.path("staging", "dead_letters")).to_pylist()
     assert (dead["user_id"], dead["reason"], dead["detail"]) == (users[0], "non_finite_number", "tabular")
-    assert stages(mine)["embed"].result()["dead_letters"] == 1
+    assert Pipeline.of(mine).embed.result()["dead_letters"] == 1
 
 
 def test_too_many_bad_rows_fail_a_gate_unless_there_is_a_reason(
@@ -49,7 +49,7 @@ def test_too_many_bad_rows_fail_a_gate_unless_there_is_a_reason(
     assert run("", embed, None, ["--config", str(file)], publishes=True) == 3
     sentence = capsys.readouterr().err
     assert re.search(r"error: nothing was published.*\n  dead_letters: 5 of \d+ rows got no vector", sentence), sentence
-    place = stages(mine)["embed"]
+    place = Pipeline.of(mine).embed
     assert place.result() is None
     assert storage.list_files(place.path("staging", "blocks")), "what was embedded is kept"
     assert not storage.exists(place.path("table", "_delta_log"))
@@ -70,7 +70,7 @@ def test_every_instruction_gets_a_vector_of_its_own(experiment: Callable, finish
         embedding={**finished.embedding.model_dump(), "instructions": instructions},
         publishing={"rows_per_bucket": 40},
     )
-    table, whole = open_table(embed(mine)), open_table(embed(finished))
+    table, whole = open_table(embed(Pipeline.of(mine))), open_table(embed(Pipeline.of(finished)))
     assert table.buckets > 1
     users, plain_ND = table.matrix(instruction="plain", as_of="2024-03-28")
     others, vector_ND = whole.matrix(as_of="2024-03-28")
@@ -86,5 +86,5 @@ def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finishe
 
 
 def test_an_unknown_stage_is_named(experiment: Callable, finished) -> None:
-    with pytest.raises(InputError, match=r"embedding.stages: .*'prob'"):
-        embed(experiment(embedding__stages=["prob"]))
+    with pytest.raises(InputError, match=r"embedding.splits: .*'prob'"):
+        embed(Pipeline.of(experiment(embedding__splits=["prob"])))

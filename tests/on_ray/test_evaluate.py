@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.on_ray.evaluate import check_config, evaluate
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.evaluate import check_evaluation, evaluate
 from ray_ggsm.tables.maintenance import forget
 
 
@@ -18,28 +19,33 @@ def test_missing_vectors_are_an_error_or_left_out_everywhere_and_counted(
     experiment: Callable[..., Experiment], finished: Experiment, beside: Callable[..., str], capsys
 ) -> None:
     output = beside("prepare-", "train-", "embed-")
-    place = stages(experiment(output=output))
-    table = place["embed"].path("table")
-    storage.write_json(place["embed"].path("stage.json"), {**place["embed"].require(""), "table": table})
-    rows = pq.read_table(place["prepare"].path("labels", "test"))["user_id"].to_pylist()
+    place = Pipeline.of(experiment(output=output))
+    table = place.embed.table
+    moved = place.embed.require().model_copy(update={"table": table})
+    storage.write_json(place.embed.path("stage.json"), moved.model_dump(mode="json"))
+    rows = pq.read_table(place.prepare.labels("test"))["user_id"].to_pylist()
     forget(table, rows[:1])  # the trained encoder's table only: the untrained one still has the user
     with pytest.raises(InputError, match=rf"test labels: 1 of {len(rows)} rows have no row .*evaluation.allow_missing"):
-        evaluate(experiment(output=output))
+        evaluate(Pipeline.of(experiment(output=output)))
     mine = experiment(output=output, evaluation__allow_missing=True, evaluation__kinds=["linear"])
-    summary = evaluate(mine)
-    counts = json.loads(Path(stages(mine)["evaluate"].path("results.json")).read_text())["counts"]
+    summary = evaluate(Pipeline.of(mine))
+    counts = json.loads(Path(Pipeline.of(mine).evaluate.path("results.json")).read_text())["counts"]
     assert (counts["test"]["rows"], counts["test"]["without_vector"]) == (len(rows) - 1, 1)
     assert counts["probe"]["without_vector"] == 0
     assert all(sum(label.values()) == len(rows) - 1 for label in counts["test"]["labels"].values())
-    assert summary["rows"]["test"] == len(rows) - 1
+    assert summary.rows["test"] == len(rows) - 1
     assert f"test: {len(rows) - 1} rows; skipped: 1 rows without a vector" in capsys.readouterr().out
 
 
-def test_stages_that_leak_are_refused_before_anything_runs(experiment: Callable[..., Experiment]) -> None:
-    check_config(experiment())
-    same = experiment(data__stages__test={"users": "test", "cutoffs": [3]})
+def test_splits_that_leak_are_refused_before_anything_runs(experiment: Callable[..., Experiment]) -> None:
+    check_evaluation(experiment())
+    same = experiment(data__splits__test={"role": "score", "users": "test", "cutoffs": [3]})
     with pytest.raises(InputError, match="futures of 'probe' and 'test' overlap"):
-        check_config(same)
-    check_config(experiment(data__stages__test={"users": "test", "cutoffs": [3]}, evaluation__allow_same_period=True))
+        check_evaluation(same)
+    check_evaluation(
+        experiment(
+            data__splits__test={"role": "score", "users": "test", "cutoffs": [3]}, evaluation__allow_same_period=True
+        )
+    )
     with pytest.raises(InputError, match="'probe' and 'test' can share users"):
-        check_config(experiment(data__stages__test={"users": "all", "cutoffs": [4]}))
+        check_evaluation(experiment(data__splits__test={"role": "score", "users": "all", "cutoffs": [4]}))

@@ -6,25 +6,29 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ray_ggsm.stages import Pipeline
 
-from ray_ggsm.experiment import Experiment, stages
+from ray_ggsm.config import InputError
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.lookalike import run
+from ray_ggsm.on_ray.lookalike import LookalikeConfig, lookalike, preview
 from ray_ggsm.tables import open_table
 
 
 @pytest.fixture
-def search(finished: Experiment, tmp_path: Path) -> Callable[..., int]:
-    """Runs the job on the shared table; the audience goes to `found.parquet`."""
-    table, output = embed(finished), str(tmp_path / "found.parquet")
-    return lambda *arguments: run("", [table, *arguments, "--output", output])
+def config(finished: Experiment, tmp_path: Path) -> Callable[..., LookalikeConfig]:
+    """Builds a search in the shared table; the audience goes to `found.parquet`."""
+    table, output = embed(Pipeline.of(finished)), str(tmp_path / "found.parquet")
+    return lambda **settings: LookalikeConfig(table=table, output=output, **settings)
 
 
-def test_the_nearest_users_in_order(finished: Experiment, search: Callable, tmp_path: Path, capsys) -> None:
-    users, vector_ND = open_table(embed(finished)).matrix()
+def test_the_nearest_users_in_order(finished: Experiment, config: Callable, tmp_path: Path, capsys) -> None:
+    users, vector_ND = open_table(embed(Pipeline.of(finished))).matrix()
     seeds = sorted(set(users.tolist()))[:3]
     (tmp_path / "seeds.txt").write_text("\n".join([*seeds, "nobody"]))
-    assert search("--users-file", str(tmp_path / "seeds.txt"), "--k", "7") == 0
+    seeded = config(users_file=str(tmp_path / "seeds.txt"), k=7)
+    assert preview(seeded).endswith("4 seed users")
+    lookalike(seeded)
     assert "1 of 4 seed users are not in the table" in capsys.readouterr().out
     target_D = vector_ND[np.isin(users, seeds)].mean(axis=0)
     score_N = vector_ND @ target_D / np.linalg.norm(target_D)
@@ -38,19 +42,21 @@ def test_the_nearest_users_in_order(finished: Experiment, search: Callable, tmp_
     np.testing.assert_allclose(found["score"], [best[user] for user in expected], atol=1e-5)
 
 
-def test_a_sentence(finished: Experiment, search: Callable, tmp_path: Path, capsys) -> None:
-    place = stages(finished)["train"]
-    assert search("--text", "buys item 3", "--encoder", place.path("encoder"), "--k", "5") == 0
+def test_a_sentence(finished: Experiment, config: Callable, tmp_path: Path) -> None:
+    place = Pipeline.of(finished).train
+    lookalike(config(text="buys item 3", encoder=place.encoder, k=5))
     found = pq.read_table(tmp_path / "found.parquet").to_pydict()
     assert len(set(found["user_id"])) == 5
     assert found["score"] == sorted(found["score"], reverse=True)
-    assert search("--text", "buys item 3", "--encoder", place.path("untrained")) == 2
-    assert "the table was made by" in capsys.readouterr().err
-    assert search("--text", "buys item 3") == 2
-    assert "--text needs --encoder" in capsys.readouterr().err
+    with pytest.raises(InputError, match="the table was made by"):
+        lookalike(config(text="buys item 3", encoder=place.untrained))
+    with pytest.raises(InputError, match="encoder: `text` needs the saved encoder"):
+        lookalike(config(text="buys item 3"))
+    with pytest.raises(ValueError, match="give either users_file or text"):
+        config()
 
 
-def test_seeds_that_are_not_there(search: Callable, tmp_path: Path, capsys) -> None:
+def test_seeds_that_are_not_there(config: Callable, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("nobody\n")
-    assert search("--users-file", str(tmp_path / "seeds.txt")) == 2
-    assert "none of the 1 seed users has a row of 'default'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="none of the 1 seed users has a row of 'default'"):
+        lookalike(config(users_file=str(tmp_path / "seeds.txt")))

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ray_ggsm.data.chunks import plan
 
 from ray_ggsm.config import InputError
-from ray_ggsm.on_ray.plan import plan
 from tests.helpers.rows import user_rows
 
 

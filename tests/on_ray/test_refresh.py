@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from ray_ggsm.building import lock
+from ray_ggsm.cli.exit_codes import user_error
+from ray_ggsm.stages import Pipeline
 
 from ray_ggsm import storage
-from ray_ggsm.cli import user_error
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import Experiment, stages
-from ray_ggsm.on_ray import lock
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray import refresh as job
 from ray_ggsm.on_ray.refresh import preview, refresh
 from ray_ggsm.tables import open_table
@@ -36,7 +37,7 @@ LENIENT = PublishingConfig(gates=GatesConfig(min_previous_share=0.5))
 @pytest.fixture
 def rows(finished: Experiment) -> pa.Table:
     """One row per user."""
-    (*_, file) = storage.list_files(stages(finished)["prepare"].path("rows", "pretrain"), ".parquet")
+    (*_, file) = storage.list_files(Pipeline.of(finished).prepare.rows("pretrain"), ".parquet")
     table = pq.read_table(file)
     first = [table["user_id"].to_pylist().index(user) for user in dict.fromkeys(table["user_id"].to_pylist())]
     return table.take(first)
@@ -48,10 +49,10 @@ def mine(experiment: Callable, finished: Experiment, beside: Callable, tmp_path:
         output=beside("event_vectors"),
         refresh={
             "rows": f"{tmp_path}/rows/*.parquet",
-            "encoder": stages(finished)["train"].path("encoder"),
+            "encoder": Pipeline.of(finished).train.path("encoder"),
             "table": f"{tmp_path}/users",
         },
-        embedding__rows_per_block=7,  # two row groups, the last one alone
+        embedding__rows_per_chunk=7,  # two row groups, the last one alone
         publishing={"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5}},
     )
 
@@ -252,7 +253,7 @@ def test_an_encoder_of_another_event_encoder(mine: Experiment, rows: pa.Table, g
 def test_everything_on_an_s3_that_fails_now_and_then(
     experiment: Callable, finished: Experiment, rows: pa.Table, s3_server: str
 ) -> None:
-    encoder, place = stages(finished)["train"].path("encoder"), f"{BUCKET}/refresh"
+    encoder, place = Pipeline.of(finished).train.path("encoder"), f"{BUCKET}/refresh"
     storage.upload(encoder, f"{place}/encoder")
     mine = experiment(
         output=f"{place}/out",

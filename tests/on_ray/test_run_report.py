@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from ray_ggsm.on_ray.run_report import Progress, RunReport, reported
+from ray_ggsm.building.report import Progress, RunReport, reported
 
 
 def test_a_run_that_fails_leaves_a_report(tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_a_run_that_fails_leaves_a_report(tmp_path: Path) -> None:
 
 def test_progress(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter([100.0, 105.0, 120.0, 120.0])
-    monkeypatch.setattr("ray_ggsm.on_ray.run_report.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("ray_ggsm.building.report.time.monotonic", lambda: next(clock))
     progress = Progress("embed", 4000)
     progress.add(500, 400, 40_000)
     assert capsys.readouterr().out == ""

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import yaml
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
 
 from ray_ggsm import storage
-from ray_ggsm.cli import run
-from ray_ggsm.on_ray.quickstart import quickstart
 from ray_ggsm.tables import open_table
 from tests.helpers.clicks import changed
 from tests.helpers.s3_server import BUCKET
@@ -19,7 +19,7 @@ def test_quickstart_on_s3(values, capsys) -> None:
     storage.write_text(f"{BUCKET}/config.yaml", yaml.safe_dump(mine))
     arguments = ["--config", f"{BUCKET}/config.yaml"]
 
-    assert run("", quickstart, None, arguments) == 0, capsys.readouterr()
+    assert run(JOBS["quickstart"], arguments) == 0, capsys.readouterr()
     summary = storage.read_json(f"{BUCKET}/out/summary.json")
     assert summary["table"].startswith(f"{BUCKET}/out/embed-")
     assert "<html" in storage.read_text(summary["report"])[:200]
@@ -28,5 +28,5 @@ def test_quickstart_on_s3(values, capsys) -> None:
     assert table.verify() == []
 
     capsys.readouterr()
-    assert run("", quickstart, None, arguments) == 0
+    assert run(JOBS["quickstart"], arguments) == 0
     assert "writing" not in capsys.readouterr().out

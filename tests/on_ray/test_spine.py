@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from ray_ggsm.stages import Pipeline
 
-from ray_ggsm.experiment import stages, untrained
 from ray_ggsm.on_ray.quickstart import quickstart
 
 LABELS = {"buys", "busy"}
@@ -26,7 +26,7 @@ def rows_of(location: str, *names: str) -> list[str]:
 
 def test_summary_has_what_the_user_was_promised(finished) -> None:
     summary = json.loads(Path(finished.output, "summary.json").read_text())
-    assert set(summary) == {"rows", "label_rates", "auc", "seconds", "table", "report"}
+    assert set(summary) == {"rows", "label_rates", "auc", "seconds", "table", "report", "scored"}
     assert set(summary["rows"]) == set(summary["label_rates"]) == {"pretrain", "probe", "test"}
     assert all(set(rates) == LABELS for rates in summary["label_rates"].values())
     assert set(summary["auc"]) == set(TABLES)
@@ -36,43 +36,42 @@ def test_summary_has_what_the_user_was_promised(finished) -> None:
             assert set(values) == LABELS | {"mean"}
             assert values["mean"] == np.mean([values[label] for label in LABELS])
     assert set(summary["seconds"]) == {"prepare", "train", "embed", "evaluate"}
-    assert summary["table"] == stages(finished)["embed"].path("table")
+    assert summary["table"] == Pipeline.of(finished).embed.path("table")
     assert "<html" in Path(summary["report"]).read_text()[:200]
-    prepared = stages(finished)["prepare"].location
+    prepared = Pipeline.of(finished).prepare.location
     assert summary["rows"] == {name: len(keys(rows_of(prepared, name))) for name in summary["rows"]}
 
 
 def test_plain_readers_find_every_row_once(finished) -> None:
-    for variant in (finished, untrained(finished)):
-        place = stages(variant)
-        files = DeltaTable(place["embed"].path("table")).file_uris()
-        assert keys(files) == keys(rows_of(place["prepare"].location, "probe", "test"))
+    for place in (Pipeline.of(finished), Pipeline.of(finished).untrained):
+        files = DeltaTable(place.embed.path("table")).file_uris()
+        assert keys(files) == keys(rows_of(place.prepare.location, "probe", "test"))
         vectors = np.array(pq.read_table(files, columns=["embedding"])["embedding"].to_pylist())
         assert vectors.shape[1] == 24
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
 def test_training_moved_the_encoder(finished) -> None:
-    log = json.loads(Path(stages(finished)["train"].path("log.json")).read_text())
+    log = json.loads(Path(Pipeline.of(finished).train.path("log.json")).read_text())
     assert [entry["step"] for entry in log] == [1, 2, 3, 4, 5, 6]
-    files = [Path(stages(finished)["train"].path(d, "adapter_model.safetensors")) for d in ("encoder", "untrained")]
+    files = [Path(Pipeline.of(finished).train.path(d, "adapter_model.safetensors")) for d in ("encoder", "untrained")]
     assert files[0].read_bytes() != files[1].read_bytes()
 
 
 def test_event_texts_are_encoded_once_and_found_again(finished) -> None:
     """What training encoded, embedding finds; the counts are those of the rows."""
-    place = stages(finished)
-    trained, embedded = place["train"].require(""), place["embed"].require("")
-    rows = pq.read_table(place["prepare"].path("rows", "pretrain"))
+    place = Pipeline.of(finished)
+    trained, embedded = place.train.require(), place.embed.require()
+    rows = pq.read_table(place.prepare.rows("pretrain"))
     columns = [*finished.data.modalities, "future"]
     texts = [e["text"] for name in columns for row in rows[name].to_pylist() for e in row or []]
-    assert trained["events"] == len(texts)
-    assert trained["event_texts_encoded"] == len(set(texts))
-    assert trained["events_found_in_store"] == 0
-    assert 0 < embedded["events_found_in_store"] <= embedded["events"]
-    again = stages(untrained(finished))["embed"].require("")
-    assert again["events_found_in_store"] == again["events"] == embedded["events"]
-    assert again["event_texts_encoded"] == 0
+    assert trained.events == len(texts)
+    assert trained.event_texts_encoded == len(set(texts))
+    assert trained.events_found_in_store == 0
+    assert 0 < embedded.events_found_in_store <= embedded.events
+    again = Pipeline.of(finished).embed_untrained.require()
+    assert again.events_found_in_store == again.events == embedded.events
+    assert again.event_texts_encoded == 0
 
 
 def test_nothing_that_is_saved_can_run_code(finished) -> None:
@@ -88,7 +87,7 @@ def test_a_second_run_reuses_everything(finished, capsys) -> None:
     before = stamps(finished.output)
     summary = Path(finished.output, "summary.json").read_text()
     capsys.readouterr()
-    quickstart(finished)
+    quickstart(Pipeline.of(finished))
     assert stamps(finished.output) == before
     assert Path(finished.output, "summary.json").read_text() == summary
     assert "writing" not in capsys.readouterr().out

@@ -19,7 +19,7 @@ UNTRAINED = {"embedding.checkpoint": "untrained"}
 def config(finished: Experiment, values: dict, tmp_path: Path) -> Callable[..., StudyConfig]:
     base = tmp_path / "base.yaml"
     base.write_text(yaml.safe_dump({**values, "output": "elsewhere"}, sort_keys=False))
-    settings = {"name": "Clicks", "base": str(base), "output": finished.output, "seeds": (0,), "resamples": 100}
+    settings = {"name": "Clicks", "experiment": str(base), "output": finished.output, "seeds": (0,), "resamples": 100}
     return lambda **changes: StudyConfig(
         **{**settings, "variants": {"ggsm": {"mask.warmup_share": 0.5}}, "reference": "ggsm", **changes}
     )
@@ -57,7 +57,7 @@ def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -
 
 def test_variants_with_other_data(config: Callable[..., StudyConfig], tmp_path: Path) -> None:
     """Each is prepared; what changes the test rows cannot be compared, and that is said before anything trains."""
-    variants = {"ggsm": {}, "fewer": {"data.stages.test.users": "train", "data.stages.probe.users": "test"}}
+    variants = {"ggsm": {}, "fewer": {"data.splits.test.users": "train", "data.splits.probe.users": "test"}}
     with pytest.raises(InputError, match="variants: not all have the same test rows and labels"):
         study(config(variants=variants, baselines=(), output=str(tmp_path / "out")))
     assert len(list((tmp_path / "out").glob("prepare-*/stage.json"))) == 2

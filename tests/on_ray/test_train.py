@@ -12,13 +12,15 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
+from ray_ggsm.on_ray.training.pairs import stream
+from ray_ggsm.stages import Pipeline
+from ray_ggsm.training.resume import unlike_runs
 
-from ray_ggsm.cli import run
+from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.experiment import Stage, stages
-from ray_ggsm.on_ray.pairs import stream
 from ray_ggsm.on_ray.prepare import prepare
-from ray_ggsm.on_ray.stages import interrupted
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.workers import Workers
@@ -30,8 +32,8 @@ def log(location: str) -> list[dict[str, float]]:
 
 
 def test_two_workers_train_as_one(experiment: Callable, finished, beside: Callable) -> None:
-    alone = train(finished)
-    both = train(experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2))
+    alone = train(Pipeline.of(finished))
+    both = train(Pipeline.of(experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2)))
     for key in ("loss", "accuracy", "grad_norm", "w_mean", "w_p5", "w_p95"):
         np.testing.assert_allclose([e[key] for e in log(both)], [e[key] for e in log(alone)], rtol=1e-4, err_msg=key)
     found = weights(Path(both, "encoder"))
@@ -77,12 +79,12 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
     steps = sorted(random.Random(time.time_ns()).sample(range(7, 37), 2))
     kills: list[int] = []
     trained = threading.Event()
-    place = Path(stages(mine)["train"].location)
+    place = Path(Pipeline.of(mine).train.location)
     killer = threading.Thread(target=kill_workers, args=(place, steps, kills, trained), daemon=True)
     killer.start()
     capsys.readouterr()
     try:
-        location = train(mine)
+        location = train(Pipeline.of(mine))
     finally:
         trained.set()
         killer.join()
@@ -99,13 +101,13 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
 def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(
         output=beside("event_vectors"),
-        data__stages__probe__future=True,
-        training__held_out={"stage": "probe", "rows": 24, "publish": "best"},
+        data__splits__probe__future=True,
+        training__held_out={"split": "probe", "rows": 24, "publish": "best"},
         training__optimizer={"learning_rate": 0.03},
         training__checkpoint_every=1,
     )
-    prepare(mine)
-    location = train(mine)
+    prepare(Pipeline.of(mine))
+    location = train(Pipeline.of(mine))
     losses = {int(e["step"]): e["held_out_loss"] for e in log(location)}
     step = json.loads(Path(location, "stage.json").read_text())["best_step"]
     assert list(losses) == list(range(1, 7))
@@ -115,37 +117,37 @@ def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, fin
     assert list(Path(location, "tensorboard").glob("events*"))
 
 
-def test_held_out_pairs_need_a_stage_with_a_future(experiment: Callable, finished) -> None:
+def test_held_out_pairs_need_a_split_with_a_future(experiment: Callable, finished) -> None:
     with pytest.raises(InputError, match=r"'probe' carries no future .* `future: true` \(none yet\)"):
-        train(experiment(training__held_out={"stage": "probe"}))
+        train(Pipeline.of(experiment(training__held_out={"split": "probe"})))
 
 
 def test_held_out_pairs_must_be_enough_for_all_workers(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(
-        output=beside("event_vectors"), data__stages__probe__future=True, ray__train_workers=3,
-        training__held_out={"stage": "probe", "rows": 2},
+        output=beside("event_vectors"), data__splits__probe__future=True, ray__train_workers=3,
+        training__held_out={"split": "probe", "rows": 2},
     )  # fmt: skip
-    prepare(mine)
+    prepare(Pipeline.of(mine))
     with pytest.raises(InputError, match="2 rows of 'probe' are too few"):
-        train(mine)
+        train(Pipeline.of(mine))
 
 
 def test_the_oracle_goes_through_all_stages_untrained(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(output=beside("prepare-", "event_vectors"), mask={"recipe": "oracle"})
-    location = train(mine)
+    location = train(Pipeline.of(mine))
     assert log(location) == []
     final, start = weights(Path(location, "encoder")), weights(Path(location, "untrained"))
     assert all(np.array_equal(final[key], tensor) for key, tensor in start.items())
 
 
 def test_an_interrupted_run_of_other_settings_is_named(finished, capsys, tmp_path: Path) -> None:
-    first, second = Stage("train", str(tmp_path / "train-1")), Stage("train", str(tmp_path / "train-2"))
-    assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []
-    assert interrupted(first, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []  # it goes on
-    (sentence,) = interrupted(second, {"training": {"steps": 5, "batch_size": 4}, "seed": 0})
+    first, second, all_runs = (str(tmp_path / name) for name in ("train-1", "train-2", "train-*"))
+    assert unlike_runs(first, all_runs, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []
+    assert unlike_runs(first, all_runs, {"training": {"steps": 3, "batch_size": 4}, "seed": 0}) == []  # it goes on
+    (sentence,) = unlike_runs(second, all_runs, {"training": {"steps": 5, "batch_size": 4}, "seed": 0})
     assert f"{tmp_path}/train-1 does not go on, because of another training.steps (3 -> 5)" in sentence
-    first.finish()
-    assert interrupted(second, {"training": {"steps": 5, "batch_size": 4}, "seed": 0}) == []
+    storage.write_json(f"{first}/stage.json", {})
+    assert unlike_runs(second, all_runs, {"training": {"steps": 5, "batch_size": 4}, "seed": 0}) == []
 
 
 @pytest.mark.parametrize("first", [0, 7])
@@ -163,7 +165,7 @@ def test_a_model_that_is_not_there(experiment: Callable, finished, tmp_path: Pat
     file = tmp_path / "config.json"
     file.write_text(finished.model_dump_json())
     for key in ("backbone", "event_encoder"):
-        code = run("", train, None, ["--config", str(file), "--set", f"model.{key}.name={tmp_path}/nowhere"])
+        code = run(JOBS["train"], ["--config", str(file), "--set", f"model.{key}.name={tmp_path}/nowhere"])
         error = capsys.readouterr().err
         assert code == 2
         assert f"error: model '{tmp_path}/nowhere' cannot be loaded" in error
@@ -173,6 +175,6 @@ def test_a_model_that_is_not_there(experiment: Callable, finished, tmp_path: Pat
 def test_a_run_that_diverges_says_what_to_try(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(output=beside("prepare-", "event_vectors"), training__optimizer={"learning_rate": 1e30})
     with pytest.raises(Exception, match=r"try a lower training\.optimizer\.learning_rate; .* users are listed in"):
-        train(mine)
+        train(Pipeline.of(mine))
     (listed,) = Path(mine.output).glob("train-*/diverged-0.json")
     assert len(json.loads(listed.read_text())) == mine.training.batch_size

@@ -32,13 +32,13 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
         pq.write_table(make_rows(users=37), tmp_path / "rows.parquet", row_group_size=11)
         values = {"steps": STEPS, "batch_size": 12, "centre_rows": 20, "tokens_per_micro_batch": 10**6, **changes}
         config = TrainingConfig(**values)
-        trained = make_encoder(
+        bundle = make_encoder(
             GGSMConfig(**{"recipe": "ggsm", "total_steps": STEPS, **(mask or {})}), pooling="mean", **(model or {})
         )
-        collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
+        collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
         pairs = Pairs(str(tmp_path), 12, 0)
         held_out = make_rows(users=9, seed=5) if config.held_out else None
-        trainer = Trainer(trained, collator, config, ALONE, 0, head=head(str(tmp_path), 30), held_out=held_out)
+        trainer = Trainer(bundle, collator, config, ALONE, 0, head=head(str(tmp_path), 30), held_out=held_out)
         trainer.pairs = pairs
         trainer.prepare()
         return trainer
@@ -47,7 +47,7 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
 
 
 def step(trainer: Trainer) -> dict[str, float]:
-    return trainer.step(trainer.pairs.batch(trainer.trained.step))
+    return trainer.step(trainer.pairs.batch(trainer.bundle.step))
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -124,7 +124,7 @@ def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None
     assert logs[2]["w_spread"] > 0.05
     names = {"grad_norm/bill", "grad_norm/app", "grad_norm/tags", "grad_norm/tabular", "grad_norm/text"}
     assert names <= logs[0].keys()
-    described = trainer.mask_log.describe(trainer.trained.mask.model_dump())
+    described = trainer.mask_log.describe(trainer.bundle.mask.model_dump())
     slots = described["slots"]
     assert described["weight"]["1"] == [0.5] * len(slots)
     assert set(described["weight"]) == {str(i) for i in range(1, STEPS + 1)}
@@ -137,9 +137,9 @@ def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None
 
 
 def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:
-    trained = make_encoder(OracleConfig(recipe="oracle"))
+    bundle = make_encoder(OracleConfig(recipe="oracle"))
     template = make_trainer()
-    trainer = Trainer(trained, template.collator, template.config, ALONE, 0, head=template.head)
+    trainer = Trainer(bundle, template.collator, template.config, ALONE, 0, head=template.head)
     assert trainer.done
 
 
@@ -183,13 +183,13 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(make_trai
 
 
 def test_held_out_pairs_are_looked_at_with_every_checkpoint_and_can_stop_the_run(make_trainer) -> None:
-    held_out = HeldOutConfig(stage="probe", patience=1)
+    held_out = HeldOutConfig(split="probe", patience=1)
     rising = OptimizerConfig(learning_rate=1e-30)  # nothing is learned
     trainer = make_trainer(held_out=held_out, checkpoint_every=2, optimizer=rising, mask={"warmup_share": 0.9})
     while not trainer.done:
         step(trainer)
-    assert [e["step"] for e in trainer.log if "held_out_loss" in e] == list(range(2, trainer.trained.step + 1, 2))
-    patient = make_trainer(held_out=HeldOutConfig(stage="probe"), checkpoint_every=4)
+    assert [e["step"] for e in trainer.log if "held_out_loss" in e] == list(range(2, trainer.bundle.step + 1, 2))
+    patient = make_trainer(held_out=HeldOutConfig(split="probe"), checkpoint_every=4)
     while not patient.done:
         step(patient)
     seen = [e for e in patient.log if "held_out_loss" in e]
@@ -199,7 +199,7 @@ def test_held_out_pairs_are_looked_at_with_every_checkpoint_and_can_stop_the_run
     assert seen[-1]["held_out_accuracy"] == pytest.approx((rank_B == 1).mean())
     for loss in (3.0, 2.0, 2.5):  # the second look is the best; one more without a better one ends the run
         trainer.log.append({"step": 0, "held_out_loss": loss})
-    trainer.trained = patient.trained.__class__(**{**vars(trainer.trained), "step": 1})
+    trainer.bundle = patient.bundle.__class__(**{**vars(trainer.bundle), "step": 1})
     assert trainer.done
 
 
@@ -214,7 +214,7 @@ def held_out_ranks(trainer: Trainer) -> np.ndarray:
 
 
 def test_looking_at_held_out_pairs_changes_no_weight(make_trainer) -> None:
-    with_, without = make_trainer(held_out=HeldOutConfig(stage="probe"), checkpoint_every=1), make_trainer()
+    with_, without = make_trainer(held_out=HeldOutConfig(split="probe"), checkpoint_every=1), make_trainer()
     for _ in range(3):
         assert step(with_).items() >= comparable(step(without)).items()
 
@@ -287,7 +287,7 @@ def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None
         if timing == "frozen_tower":
             assert all(torch.equal(start[name], weight) for name, weight in weights(twin).items())
             twin.recipe.load_state_dict(by_hand.recipe.state_dict())
-            twin.trained = by_hand.trained
+            twin.bundle = by_hand.bundle
         rows = twin.pairs.batch(index)
         for trainer in (twin, by_hand):
             trainer.encoder.train()
@@ -300,6 +300,6 @@ def test_probe_passes_against_a_double_run_by_hand(timing, make_trainer) -> None
         torch.testing.assert_close(probing.recipe.importance_S, by_hand.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)
         by_hand._update(rows)
-        by_hand.trained = probing.trained.__class__(**{**vars(by_hand.trained), "step": index + 1})
+        by_hand.bundle = probing.bundle.__class__(**{**vars(by_hand.bundle), "step": index + 1})
         for name, weight in weights(by_hand).items():
             torch.testing.assert_close(weight, weights(probing)[name])

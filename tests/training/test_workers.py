@@ -54,14 +54,14 @@ def contrasts(workers: Workers) -> list[torch.Tensor]:
 
 
 def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict[str, Any]:
-    trained = encoder_on(decoder, mask, pooling="mean")
+    bundle = encoder_on(decoder, mask, pooling="mean")
     config = TrainingConfig(steps=STEPS, batch_size=BATCH, centre_rows=20, tokens_per_micro_batch=90, graph_tokens=90)
     pairs = Pairs(rows, BATCH, 0)
-    collator = Collator(trained.encoder.template, trained.tokenizer, lookup)
-    trainer = Trainer(trained, collator, config, workers, 0, head=head(rows, 30))
+    collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
+    trainer = Trainer(bundle, collator, config, workers, 0, head=head(rows, 30))
     trainer.prepare()
     while not trainer.done:
-        trainer.step(pairs.batch(trainer.trained.step, workers.rank, workers.size))
+        trainer.step(pairs.batch(trainer.bundle.step, workers.rank, workers.size))
     state = {name: p.detach() for name, p in trainer.encoder.trainable().items()}
     logs = [{k: v for k, v in log.items() if k not in ("tokens", "seconds", "utilisation")} for log in trainer.log]
     return {"state": state, "recipe": trainer.recipe.state_dict(), "log": logs}

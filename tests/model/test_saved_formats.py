@@ -15,7 +15,7 @@ import torch
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.model import saved
 from ray_ggsm.model.description import SavedEncoder
-from tests.model.conftest import lookup
+from tests.helpers.encoders import lookup
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "expected.json").read_text())

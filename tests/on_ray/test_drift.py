@@ -17,7 +17,7 @@ from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, UserCounts, drift, preview
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.schema import rows_to_table
-from tests.tables.conftest import put
+from tests.helpers.tables import put
 
 N, D = 400, 6
 AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)

@@ -46,4 +46,6 @@ def put(location: str, table: pa.Table, run: str, **options) -> int:
 
 def publish_files(location: str, files: list[DataFile], run: str, **options) -> int:
     """Publish written files, as a whole version unless `replaced` is given."""
-    return publish(location, NewVersion(files=files, run=run, **{"buckets": BUCKETS, "replaced": None, **options}))
+    options = {"buckets": BUCKETS, "replaced": None, "metadata": {}, **options}
+    options["metadata"] = VersionMetadata.model_validate(options["metadata"])
+    return publish(location, NewVersion(files=files, run=run, **options))

@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 NEWEST := .venv-newest
 # a plain `torch` can bring a CUDA build of several GB
 TORCH ?= torch==2.13.0
-FAST := --ignore=tests/on_ray --ignore=tests/jobs
+FAST := -m "not cluster and not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-newest lint format clean
+.PHONY: help setup quickstart test test-fast test-newest lint format hooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -29,8 +29,11 @@ quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends wi
 	$(BIN)/python jobs/quickstart.py
 
 test: $(READY) lint ## style, types, layering and the whole test suite
-	# two processes with a Ray cluster each: much of the time is spent waiting for processes to start
+	# two processes: much of the time is spent waiting for other processes to start
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(READY) lint ## all that starts no Ray cluster and takes no long time: under a minute
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test-newest: ## the fast tests and a dry run of every shipped config, with the newest versions of everything but torch
 	$(PYTHON) -m venv $(NEWEST)
@@ -52,6 +55,9 @@ lint: $(READY) ## ruff and mypy
 format: $(READY) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+hooks: $(READY) ## have git check every commit (.pre-commit-config.yaml)
+	$(BIN)/pre-commit install
 
 clean: ## remove outputs and caches (not .venv and .venv-newest)
 	rm -rf outputs .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -24,7 +24,8 @@ from ray_ggsm.model.config import (  # noqa: E402
 from ray_ggsm.model.event_encoder import EventEncoder  # noqa: E402
 from ray_ggsm.model.saved import new_encoder, save  # noqa: E402
 from ray_ggsm.model.template import Modality  # noqa: E402
-from tests.tiny import user_rows, write_decoder, write_event_encoder  # noqa: E402
+from tests.helpers.models import write_decoder, write_event_encoder  # noqa: E402
+from tests.helpers.rows import user_rows  # noqa: E402
 
 MODALITIES = (Modality("bill", 7), Modality("app", 5))
 

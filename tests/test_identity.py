@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from ray_ggsm.config import Config, InputError, build, digest, identity
 from ray_ggsm.config.base import RUNTIME
+from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
@@ -25,7 +26,8 @@ from ray_ggsm.on_ray.study import StudyConfig
 
 FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
-ROOTS: list[type[Config]] = [Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig]
+ROOTS = [Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttentionConfig]
+"""Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
 DATA = {
     "source": {
@@ -71,15 +73,16 @@ def members(annotation: Any) -> Iterator[Any]:
         yield from members(inner)
 
 
-def classes(roots: list[type[Config]]) -> dict[str, type[Config]]:
-    """Every config class that the fields of the roots lead to, by name."""
+def classes(roots: list[type[Config]], *, below_runtime: bool = True) -> dict[str, type[Config]]:
+    """Every config class that the fields of the roots lead to, by name; Runtime fields only with `below_runtime`."""
     found: dict[str, type[Config]] = {}
     waiting = list(roots)
     while waiting:
         cls = waiting.pop()
         if found.setdefault(cls.__name__, cls) is not cls:
             raise AssertionError(f"two config classes are called {cls.__name__}: {cls} and {found[cls.__name__]}")
-        inner = [m for field in cls.model_fields.values() for m in members(field.annotation) if isinstance(m, type)]
+        fields = [field for field in cls.model_fields.values() if below_runtime or RUNTIME not in field.metadata]
+        inner = [m for field in fields for m in members(field.annotation) if isinstance(m, type)]
         waiting += [m for m in inner if issubclass(m, Config) and found.get(m.__name__) is not m]
     return found
 
@@ -103,6 +106,7 @@ EXAMPLES: list[Config] = [
         "example",
     ),
     build(DriftConfig, {"old": SIDE, "new": SIDE, "output": "o", "labels": {"fit": "f", "score": "s"}}, "example"),
+    AttentionConfig(),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
 ]  # fmt: skip
 """Configs that together hold an instance of every class."""
@@ -223,16 +227,17 @@ def test_marks_stand_on_fields_only() -> None:
 
 
 def described() -> dict[str, dict[str, Any]]:
-    """Class.field -> its mark and default."""
+    """Class.field -> its default, and whether it or all that leads to its class is Runtime."""
+    identified = classes(ROOTS, below_runtime=False)
     return {
-        f"{name}.{field}": _described(info)
+        f"{name}.{field}": _described(info, runtime=RUNTIME in info.metadata or name not in identified)
         for name in sorted(CLASSES)
         for field, info in CLASSES[name].model_fields.items()
     }
 
 
-def _described(field: Any) -> dict[str, Any]:
-    mark = {"runtime": RUNTIME in field.metadata}
+def _described(field: Any, *, runtime: bool) -> dict[str, Any]:
+    mark = {"runtime": runtime}
     default = field.get_default(call_default_factory=True)
     if default is PydanticUndefined:
         return mark

@@ -58,9 +58,9 @@ def forward_flops(user_encoder: UserEncoder, length_B: np.ndarray) -> float:
 
 def _users(setting: Setting) -> list[Number]:
     sizes = setting.sizes
-    trained = encoder(setting.large, recipe("bidirectional"), "sdpa", setting.sizes.dtype, setting.device)
+    bundle = encoder(setting.large, recipe("bidirectional"), "sdpa", setting.sizes.dtype, setting.device)
     rows = user_rows(sizes.users, sizes.speed_events // 8, sizes.speed_events, 1)
-    embed = embedder(trained, sizes.tokens_per_batch)
+    embed = embedder(bundle, sizes.tokens_per_batch)
     length_B = embed.collator.user_lengths(rows)
     tokens = int(length_B.sum())
     ours = best_seconds(partial(embed, rows), setting.device, sizes.rounds)
@@ -99,20 +99,20 @@ def _texts(setting: Setting) -> list[Number]:
     except ImportError as error:
         raise SkippedError(f"sentence-transformers is not installed ({error})") from error
     sizes = setting.sizes
-    trained = encoder(setting.large, recipe("causal"), "sdpa", setting.sizes.dtype, setting.device, LONGEST_TEXT)
+    bundle = encoder(setting.large, recipe("causal"), "sdpa", setting.sizes.dtype, setting.device, LONGEST_TEXT)
     rng = np.random.default_rng(3)
     texts = ["".join(rng.choice(list("abcdefgh "), n)) for n in rng.integers(16, LONGEST_TEXT - 1, sizes.users)]
     transformer = Transformer(str(setting.large), model_kwargs={"dtype": setting.torch_dtype})
-    pooling = Pooling(trained.encoder.width, "mean")
+    pooling = Pooling(bundle.encoder.width, "mean")
     theirs = SentenceTransformer(modules=[transformer, pooling], device=setting.device.type)
-    embed = embedder(trained, sizes.tokens_per_batch)
-    tokens = sum(len(ids) for ids in embed.collator.text_ids(texts))
-    ended = [text + trained.tokenizer.eos_token for text in texts]
+    embed = embedder(bundle, sizes.tokens_per_batch)
+    tokens = int(embed.collator.text_sequences(texts).length_B.sum())
+    ended = [text + bundle.tokenizer.eos_token for text in texts]
     ours = best_seconds(partial(embed.texts, texts), setting.device, sizes.rounds)
     encode = partial(theirs.encode, ended, show_progress_bar=False)
     tried = {n: best_seconds(partial(encode, batch_size=n), setting.device, sizes.rounds) for n in TEXT_BATCHES}
     best = min(tried, key=tried.__getitem__)
-    cosine = least_cosine(embed.texts(texts), np.asarray(encode(batch_size=best), dtype=np.float32))
+    cosine = least_cosine(embed.texts(texts).vectors, np.asarray(encode(batch_size=best), dtype=np.float32))
     return [
         Number("tokens/s", tokens / ours),
         Number(f"times sentence-transformers {__version__} (batches of {best})", tried[best] / ours),

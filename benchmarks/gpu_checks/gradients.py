@@ -9,11 +9,12 @@ from torch import Tensor
 from gpu_checks.report import Check, Number, SkippedError
 from gpu_checks.setting import CPU, Attention, Dtype, Setting, collator, like, reference
 from ray_ggsm.masks import Tokens
-from ray_ggsm.model.encoder import Observe
-from ray_ggsm.model.saved import Trained
-from ray_ggsm.training.answers import AnswerConfig
+from ray_ggsm.model.batch import Sequences
+from ray_ggsm.model.encoder import Observe, Tower
+from ray_ggsm.model.saved import EncoderBundle
+from ray_ggsm.training.answers import AnswerConfig, answer_sequences
 from ray_ggsm.training.loop import user_ids
-from ray_ggsm.training.loss import info_nce
+from ray_ggsm.training.loss import Objective, info_nce
 from ray_ggsm.training.towers import Towers
 
 LIMITS: dict[Dtype, tuple[float, float]] = {"float32": (1e-4, 1e-4), "bfloat16": (0.2, 0.05)}
@@ -55,28 +56,31 @@ def _compare(setting: Setting, name: str, attention: Attention, dtype: Dtype) ->
     return numbers
 
 
-def _step(trained: Trained, setting: Setting, tokens: int, graph_tokens: int) -> tuple[float, Tensor, Tensor | None]:
+def _step(
+    bundle: EncoderBundle, setting: Setting, tokens: int, graph_tokens: int
+) -> tuple[float, Tensor, Tensor | None]:
     """Loss, gradient of everything trained as one vector (float64, CPU), and GG-SM's importance after the step."""
-    rows, recipe, losses = setting.rows(11, seed=2), trained.recipe, []
-    ids_b = user_ids(rows).to(trained.encoder.device)
+    rows, recipe, losses = setting.rows(11, seed=2), bundle.recipe, []
+    ids_b = user_ids(rows).to(bundle.encoder.device)
 
     def loss_of(user_bD: Tensor, answer_bD: Tensor) -> Tensor:
         # without masked negatives, where rounding would decide which are masked
-        loss = info_nce(user_bD, answer_bD, ids_b, temperature=0.05, margin=2.0, centre=True)
+        loss = info_nce(user_bD, answer_bD, ids_b, Objective(temperature=0.05, margin=2.0, centre=True))
         losses.append(loss.item())
         return loss
 
     def observers(tokens: Tokens) -> Sequence[Observe]:
         if recipe.grad_site is None:
             return ()
-        return [Observe(recipe.grad_site, partial(recipe.observe, tokens=tokens, step=trained.step))]
+        return [Observe(recipe.grad_site, partial(recipe.observe, tokens=tokens, step=bundle.step))]
 
-    towers = Towers(
-        trained.encoder.train(), collator(trained), rows,
-        answer=AnswerConfig(), tokens_per_micro_batch=tokens, seed=0, answer_seed=0,
-    )  # fmt: skip
-    towers.backward(lambda tokens: recipe.future_weight(tokens, trained.step), loss_of, graph_tokens, observers)
+    collate = collator(bundle)
+    sequences: dict[Tower, Sequences] = {
+        "user": collate.user_sequences(rows), "answer": answer_sequences(rows, collate, AnswerConfig(), 0)
+    }  # fmt: skip
+    towers = Towers(bundle.encoder.train(), sequences, tokens, 0)
+    towers.backward(lambda tokens: recipe.future_weight(tokens, bundle.step), loss_of, graph_tokens, observers)
     recipe.end_step(lambda sums: sums)
-    gradients = [p.grad for _, p in sorted(trained.encoder.trainable().items())]
+    gradients = [p.grad for _, p in sorted(bundle.encoder.trainable().items())]
     gradient = torch.cat([g.detach().cpu().double().flatten() for g in gradients if g is not None])
     return losses[0], gradient, recipe.state_dict().get("importance_S")

@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
-from ray_ggsm.model.event_vectors import EventVectors, keys
+from ray_ggsm.hashing import hash64
+from ray_ggsm.model.event_vectors import EventVectors
 
 MODALITIES = ("bill", "app")
 FEATURES = 7
@@ -98,5 +99,5 @@ def _events(
 def lookup() -> EventVectors:
     """A random vector for every event text, found as in production."""
     vector_NH = np.random.default_rng(1).normal(size=(len(TEXTS), EVENT_WIDTH)).astype(np.float16)
-    order = np.argsort(keys(TEXTS))
-    return EventVectors(keys(TEXTS)[order], vector_NH[order])
+    order = np.argsort(hash64(TEXTS))
+    return EventVectors(hash64(TEXTS)[order], vector_NH[order])

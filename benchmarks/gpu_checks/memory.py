@@ -23,12 +23,12 @@ def checks(setting: Setting) -> Iterator[Check]:
 
 def _training(setting: Setting) -> list[Number]:
     sizes = setting.sizes
-    trained = encoder(setting.large, recipe("ggsm", 1000), "sdpa", setting.sizes.dtype, setting.device)
+    bundle = encoder(setting.large, recipe("ggsm", 1000), "sdpa", setting.sizes.dtype, setting.device)
     # rows of one length, so that both batches are made of the same micro-batches
     events = sizes.speed_events
     batches = [user_rows(n, events, events, events, seed=n) for n in (sizes.pairs, TIMES * sizes.pairs)]
     budget = sizes.tokens_per_micro_batch
-    made = trainer(trained, batches[0], steps=1000, tokens_per_micro_batch=budget, graph_tokens=budget)
+    made = trainer(bundle, batches[0], steps=1000, tokens_per_micro_batch=budget, graph_tokens=budget)
     made.step(batches[0])  # the optimiser's state comes to be
     small, large = (peak_bytes(partial(made.step, rows), setting.device) for rows in batches)
     return _growth(small, large)

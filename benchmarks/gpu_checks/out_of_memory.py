@@ -33,20 +33,20 @@ def checks(setting: Setting) -> Iterator[Check]:
 def _run(setting: Setting) -> list[Number]:
     sizes = setting.sizes
     small = sizes.tokens_per_micro_batch
-    trained = encoder(setting.large, recipe("bidirectional"), "sdpa", "float32", setting.device)
+    bundle = encoder(setting.large, recipe("bidirectional"), "sdpa", "float32", setting.device)
     events = sizes.speed_events
     tokens_per_row = 2 * events + 32
     # of nearly one length, so that little padding is saved by cutting them into smaller batches
     rows = user_rows(PARTS * small // tokens_per_row, events - 1, events, 1)
-    embed = embedder(trained, small)
-    expected_BD = embed(rows)
+    embed = embedder(bundle, small)
+    expected_BD = embed(rows).vectors
     needed = peak_bytes(partial(embed, rows), setting.device)
     embed.tokens_per_batch = PARTS * small
     tidy()
     before = torch.cuda.memory_allocated(setting.device) if setting.cuda else 0
     refused = None if setting.cuda else ROOM * small
     with _attempts(embed.encoder, refused) as failed, _memory_of(ROOM * needed, setting.device):
-        found_BD = embed(rows)
+        found_BD = embed(rows).vectors
     tidy()
     left = torch.cuda.memory_allocated(setting.device) - before if setting.cuda else 0
     return [

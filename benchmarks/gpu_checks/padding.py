@@ -10,7 +10,7 @@ import torch
 
 from gpu_checks.report import Check, Number
 from gpu_checks.setting import Attention, Dtype, Setting, like, pooled, reference
-from ray_ggsm.model.saved import Trained
+from ray_ggsm.model.saved import EncoderBundle
 
 LIMITS: dict[Dtype, float] = {"float32": 5e-5, "bfloat16": 0.02}
 """Greatest difference; vectors have length 1 and are centred."""
@@ -31,18 +31,18 @@ def checks(setting: Setting) -> Iterator[Check]:
 def _compare(setting: Setting, attention: Attention, dtype: Dtype, names: Sequence[str]) -> list[Number]:
     worst, where = -1.0, ""
     for name in names:
-        trained = like(reference(setting, name), setting, attention, dtype, setting.device)
+        bundle = like(reference(setting, name), setting, attention, dtype, setting.device)
         with torch._dynamo.config.patch(recompile_limit=64):  # many shapes on purpose
-            difference = _difference(trained, setting)
+            difference = _difference(bundle, setting)
         if not difference <= worst:  # NaN counts as the worst
             worst, where = difference, name
     return [Number(f"greatest difference ({where})", worst, at_most=LIMITS[dtype])]
 
 
 @torch.no_grad()
-def _difference(trained: Trained, setting: Setting) -> float:
+def _difference(bundle: EncoderBundle, setting: Setting) -> float:
     rows = setting.rows(5, seed=3)
-    together_BD = pooled(trained, rows)
-    alone_BD = torch.cat([pooled(trained, rows.slice(i, 1)) for i in range(len(rows))])
-    vectors = [trained.encoder.vectors(states_BD, "user") for states_BD in (together_BD, alone_BD)]
+    together_BD = pooled(bundle, rows)
+    alone_BD = torch.cat([pooled(bundle, rows.slice(i, 1)) for i in range(len(rows))])
+    vectors = [bundle.encoder.vectors(states_BD, "user") for states_BD in (together_BD, alone_BD)]
     return (vectors[0] - vectors[1]).abs().max().item()

@@ -22,9 +22,9 @@ def _compare(setting: Setting, name: str) -> list[Number]:
     rows, known = setting.rows(), reference(setting, name)
     found = {}
     for dtype in LIMITS:
-        trained = like(known, setting, "sdpa", dtype, setting.device)
-        found[dtype] = embedder(trained, setting.sizes.cut_tokens)(rows)
-    expected_BD = embedder(known, 10**6)(rows)
+        bundle = like(known, setting, "sdpa", dtype, setting.device)
+        found[dtype] = embedder(bundle, setting.sizes.cut_tokens)(rows).vectors
+    expected_BD = embedder(known, 10**6)(rows).vectors
     numbers = []
     for dtype, (difference, cosine) in LIMITS.items():
         greatest = float(np.abs(found[dtype] - expected_BD).max())

@@ -18,10 +18,8 @@ from gpu_checks.made_up import EVENT_WIDTH, FEATURES, MODALITIES, Decoder, looku
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.masks import MaskConfig, RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator, tabular_matrix
-from ray_ggsm.model.encoder import LoraConfig, ModelConfig
-from ray_ggsm.model.event_encoder import EventEncoderConfig
-from ray_ggsm.model.saved import Trained, new_encoder
-from ray_ggsm.model.source import PretrainedConfig
+from ray_ggsm.model.config import EventEncoderConfig, LoraConfig, ModelConfig, PretrainedConfig
+from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.template import Modality
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
@@ -123,7 +121,7 @@ def encoder(
     dtype: Dtype,
     device: torch.device,
     max_text_tokens: int = 64,
-) -> Trained:
+) -> EncoderBundle:
     """An untrained encoder on a decoder's directory."""
     config = ModelConfig(
         backbone=PretrainedConfig(name=str(directory)),
@@ -137,32 +135,34 @@ def encoder(
     )
     features = tuple(f"feature{i}" for i in range(FEATURES))
     modalities = tuple(Modality(name, KEEP) for name in MODALITIES)
-    trained = new_encoder(config, mask, modalities, features, EVENT_WIDTH, "none", 0)
-    trained.encoder.to(device)
-    return trained
+    bundle = new_encoder(config, mask, modalities, features, EVENT_WIDTH, "none", 0)
+    bundle.encoder.to(device)
+    return bundle
 
 
-def reference(setting: Setting, name: str, step: int = 3) -> Trained:
+def reference(setting: Setting, name: str, step: int = 3) -> EncoderBundle:
     """A float32 encoder on the CPU, as if it had been trained for `step` of 10 steps."""
-    trained = encoder(setting.small, recipe(name), "eager", "float32", CPU)
+    bundle = encoder(setting.small, recipe(name), "eager", "float32", CPU)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for parameter in trained.encoder.trainable().values():  # LoRA starts at zero
+        for parameter in bundle.encoder.trainable().values():  # LoRA starts at zero
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    state = trained.recipe.state_dict()
+    state = bundle.recipe.state_dict()
     if state:
-        S = len(trained.encoder.template.slot_names)
+        S = len(bundle.encoder.template.slot_names)
         importance_S = torch.rand(S, generator=generator) * 0.02
-        trained.recipe.load_state_dict({"importance_S": importance_S, "seen_S": torch.ones(S, dtype=torch.bool)})
-    trained = replace(trained, step=step)
+        bundle.recipe.load_state_dict({"importance_S": importance_S, "seen_S": torch.ones(S, dtype=torch.bool)})
+    bundle = replace(bundle, step=step)
     rows = setting.rows(29, seed=1)
-    trained.encoder.tabular.fit(tabular_matrix(rows))
-    states_BD = pooled(trained, rows)
-    trained.encoder.centre_user_D.copy_(states_BD.mean(dim=0))
-    return trained
+    bundle.encoder.tabular.fit(tabular_matrix(rows))
+    states_BD = pooled(bundle, rows)
+    bundle.encoder.centre_user_D.copy_(states_BD.mean(dim=0))
+    return bundle
 
 
-def like(source: Trained, setting: Setting, attention: Attention, dtype: Dtype, device: torch.device) -> Trained:
+def like(
+    source: EncoderBundle, setting: Setting, attention: Attention, dtype: Dtype, device: torch.device
+) -> EncoderBundle:
     """An encoder that knows the same as `source` does."""
     made = encoder(setting.small, source.mask, attention, dtype, device)
     kept = {n: t for n, t in source.encoder.state_dict().items() if not n.startswith("backbone.") or "lora_" in n}
@@ -172,25 +172,25 @@ def like(source: Trained, setting: Setting, attention: Attention, dtype: Dtype, 
 
 
 @torch.no_grad()
-def pooled(trained: Trained, rows: pa.Table) -> Tensor:
+def pooled(bundle: EncoderBundle, rows: pa.Table) -> Tensor:
     """The user tower's states as one padded batch, (B, D) float32, on the encoder's device."""
-    trained.encoder.eval()
-    batch = collator(trained).users(rows).to(trained.encoder.device)
-    return trained.encoder(batch, trained.embedding_weight(batch.layout.tokens))
+    bundle.encoder.eval()
+    batch = collator(bundle).users(rows).to(bundle.encoder.device)
+    return bundle.encoder(batch, bundle.embedding_weight(batch.layout.tokens))
 
 
-def collator(trained: Trained) -> Collator:
+def collator(bundle: EncoderBundle) -> Collator:
     """Builds the encoder's batches."""
-    return Collator(trained.encoder.template, trained.tokenizer, lookup())
+    return Collator(bundle.encoder.template, bundle.tokenizer, lookup())
 
 
-def embedder(trained: Trained, tokens_per_batch: int) -> Embedder:
+def embedder(bundle: EncoderBundle, tokens_per_batch: int) -> Embedder:
     """The encoder for embedding; it takes the encoder over."""
-    return Embedder(trained, lookup(), tokens_per_batch)
+    return Embedder(bundle, lookup(), tokens_per_batch)
 
 
 def trainer(
-    trained: Trained,
+    bundle: EncoderBundle,
     rows: pa.Table,
     *,
     steps: int,
@@ -206,7 +206,7 @@ def trainer(
         graph_tokens=graph_tokens,
         optimizer=OptimizerConfig(clip_norm=1e9),
     )
-    return Trainer(trained, collator(trained), config, ALONE, 0, head=rows)
+    return Trainer(bundle, collator(bundle), config, ALONE, 0, head=rows)
 
 
 def least_cosine(a_BD: np.ndarray, b_BD: np.ndarray) -> float:

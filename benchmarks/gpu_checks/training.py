@@ -34,9 +34,9 @@ def _rows(setting: Setting) -> pa.Table:
 
 def _trainer(setting: Setting, name: str, attention: Attention) -> Trainer:
     sizes = setting.sizes
-    trained = encoder(setting.large, recipe(name, STEPS), attention, setting.sizes.dtype, setting.device)
+    bundle = encoder(setting.large, recipe(name, STEPS), attention, setting.sizes.dtype, setting.device)
     budget = sizes.tokens_per_micro_batch
-    return trainer(trained, _rows(setting), steps=STEPS, tokens_per_micro_batch=budget, graph_tokens=budget)
+    return trainer(bundle, _rows(setting), steps=STEPS, tokens_per_micro_batch=budget, graph_tokens=budget)
 
 
 def _speed(setting: Setting, attention: Attention) -> list[Number]:

@@ -19,7 +19,7 @@ from ray_ggsm.tables.gates import GateError, GatesConfig
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import bucket_of
-from tests.building.conftest import BUCKETS, World, encode
+from tests.helpers.building import BUCKETS, World, encode
 
 
 def vectors(table: EmbeddingTable, version: int | None = None) -> dict[str, list[float]]:

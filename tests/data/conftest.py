@@ -1,20 +1,4 @@
-from pathlib import Path
-
 import pytest
-import yaml
-
-from ray_ggsm.config import Config, build
-from ray_ggsm.data.config import DataConfig
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-
-
-class Root(Config):
-    data: DataConfig
-
-
-def data_config(values: dict) -> DataConfig:
-    return build(Root, {"data": values}, "test.yaml").data
 
 
 @pytest.fixture
@@ -37,7 +21,3 @@ def clicks() -> dict:
         "labels": {"active": {"group": "g", "table": "clicks", "sql": "count(*) > 0"}},
         "max_bad_share": 0.5,
     }
-
-
-def shipped(path: str) -> dict:
-    return yaml.safe_load((CONFIGS / path).read_text())["data"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.chunks import plan_chunks
-from tests.tiny import user_rows
+from tests.helpers.rows import user_rows
 
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,7 +11,7 @@ import pytest
 from ray_ggsm.config import InputError
 from ray_ggsm.data import prepare
 from ray_ggsm.data.database import opened
-from tests.data.conftest import data_config
+from tests.helpers.data import data_config
 
 NOON = datetime(2024, 2, 20, 12, tzinfo=UTC)
 

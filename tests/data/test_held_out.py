@@ -7,7 +7,7 @@ from ray_ggsm.config import InputError, load
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.held_out import check_held_out
 from ray_ggsm.experiment import Experiment
-from tests.data.conftest import CONFIGS, data_config
+from tests.helpers.data import CONFIGS, data_config
 
 
 @pytest.fixture

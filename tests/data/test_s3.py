@@ -1,43 +1,29 @@
 """Reading events from and writing rows to an object store, against moto's server."""
 
 import gzip
-import uuid
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 
 from ray_ggsm import storage
 from ray_ggsm.data import prepare
-from tests.data.conftest import CONFIGS, data_config, shipped
-from tests.s3_server import environment
-
-
-@pytest.fixture
-def bucket(s3_server, monkeypatch):
-    for name, value in environment(s3_server).items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    name = f"bucket-{uuid.uuid4().hex}"
-    s3fs.S3FileSystem().mkdir(name)
-    yield f"s3://{name}"
-    s3fs.S3FileSystem.clear_instance_cache()
+from tests.helpers.data import CONFIGS, data_config, shipped
 
 
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
-def test_events_from_and_rows_to_s3(bucket, tmp_path, kind):
+def test_events_from_and_rows_to_s3(s3_bucket, tmp_path, kind):
     local = CONFIGS / "own_events/clicks.csv"
     file = tmp_path / f"clicks.{kind}"
     if kind == "parquet":
         pq.write_table(pyarrow.csv.read_csv(local), file)
     else:
         file.write_bytes(gzip.compress(local.read_bytes()))
-    storage.upload(str(tmp_path), f"{bucket}/in")
+    storage.upload(str(tmp_path), f"{s3_bucket}/in")
     values = shipped("own_events/quickstart.yaml")
-    values["source"]["tables"]["clicks"]["files"] = f"{bucket}/in/*.{kind}"
-    config, out = data_config(values), f"{bucket}/out"
+    values["source"]["tables"]["clicks"]["files"] = f"{s3_bucket}/in/*.{kind}"
+    config, out = data_config(values), f"{s3_bucket}/out"
     fitted = prepare.fit(config)
     counts = [prepare.write_shard(config, fitted, k, 2, out) for k in range(2)]
     summary = prepare.write_summary(config, fitted, counts, out)
@@ -46,4 +32,4 @@ def test_events_from_and_rows_to_s3(bucket, tmp_path, kind):
     files = storage.list_files(f"{out}/rows", ".parquet")
     fs, paths = storage.arrow_filesystem(files[0])[0], [storage.arrow_filesystem(file)[1] for file in files]
     assert pa.concat_tables([pq.read_table(path, filesystem=fs, columns=["user_id"]) for path in paths]).num_rows == 7
-    assert prepare.input_state(config)["clicks"][f"{bucket}/in/clicks.{kind}"]
+    assert prepare.input_state(config)["clicks"][f"{s3_bucket}/in/clicks.{kind}"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.encoder import UserEncoder
-from tests.model.conftest import encoder_on, lookup
-from tests.tiny import user_rows
+from tests.helpers.encoders import encoder_on, lookup
+from tests.helpers.rows import user_rows
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation import alignment, counts
-from tests.evaluation.label_tables import DAY, label_table, vector_table
+from tests.helpers.label_tables import DAY, label_table, vector_table
 
 VECTORS = vector_table(["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
 

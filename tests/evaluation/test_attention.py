@@ -22,9 +22,9 @@ from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, PrefixConfig
 from ray_ggsm.masks.hybrid_mlp import START, HybridMLPConfig
 from ray_ggsm.model.attention import Visibility, attend, open_backbone
 from ray_ggsm.model.batch import Collator
-from tests.model.conftest import encoder_on, lookup
-from tests.model.test_attention import FAMILIES
-from tests.tiny import user_rows
+from tests.helpers.encoders import encoder_on, lookup
+from tests.helpers.families import FAMILIES
+from tests.helpers.rows import user_rows
 
 LENGTHS = [9, 6]
 VALID = torch.arange(9) < torch.tensor(LENGTHS)[:, None]

@@ -69,6 +69,7 @@ def runs(rng: np.random.Generator, labels: np.ndarray, seeds: int, strength: flo
     return found
 
 
+@pytest.mark.slow
 def test_the_same_recipe_with_other_seeds_does_not_differ():
     """At 5 %, no more than chance finds a difference, although single pairs of seeds differ a lot."""
     rng = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation import labels
-from tests.evaluation.label_tables import AS_OF, DAY, label_table
+from tests.helpers.label_tables import AS_OF, DAY, label_table
 
 
 def test_labels_from_before_as_of_are_refused():

@@ -3,7 +3,7 @@ import pytest
 
 from ray_ggsm.evaluation import linear_probe
 from ray_ggsm.numerics import signed_log
-from tests.evaluation.test_probes import planted, run
+from tests.helpers.probes import planted, run
 
 
 @pytest.mark.parametrize("at_once", [7, 1024])

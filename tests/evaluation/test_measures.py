@@ -3,15 +3,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from ray_ggsm.evaluation.measures import calibration_of_all, measured, probabilities
-
-N = 301
-
-
-def made_up_labels() -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(0)
-    values = {name: (draw.random(N) < rate).astype(np.float32) for name, rate in {"a": 0.3, "b": 0.6}.items()}
-    values["b"][:7] = np.nan
-    return values
+from tests.helpers.probes import N, made_up_labels
 
 
 def test_probabilities() -> None:

@@ -2,22 +2,9 @@ import numpy as np
 import pytest
 
 from ray_ggsm.config import InputError, build
-from ray_ggsm.evaluation.config import LightGBMConfig, ProbeConfig
+from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.metrics import auc
-from ray_ggsm.evaluation.probes import fit_and_score
-
-CONFIG = ProbeConfig(folds=3, lightgbm=LightGBMConfig(max_rounds=60, patience=5, feature_fraction=1.0))
-
-
-def planted(rows=400, width=5, seed=0, signal=1.5):
-    rng = np.random.default_rng(seed)
-    vectors = rng.normal(size=(rows, width)).astype(np.float32)
-    labels = (signal * vectors[:, 0] + rng.logistic(size=rows) > 0).astype(np.float32)
-    return vectors, labels, np.array([f"u{n // 2}" for n in range(rows)])
-
-
-def run(kind, train, test, seed=0, config=CONFIG):
-    return fit_and_score(kind, *train, *test[:2], config, seed, 1, label="buys")
+from tests.helpers.probes import planted, run
 
 
 @pytest.mark.parametrize("kind", ["linear", "lightgbm"])
@@ -76,11 +63,13 @@ def test_too_few_users_of_a_class_are_refused():
 
 @pytest.mark.parametrize("kind", ["linear", "lightgbm"])
 def test_constant_vectors_and_a_dozen_users_are_no_crash(kind):
+    """A dozen rows are enough for the linear probe; LightGBM finds no leaf that is large enough."""
     users, labels = np.arange(12).astype(str), np.tile([0, 1], 6).astype(np.float32)
     constant = np.full((12, 3), 7.0, np.float32)
     assert run(kind, (constant, labels, users), (constant, labels)).auc == 0.5
     vectors, _, _ = planted(rows=12)
-    assert np.isfinite(run(kind, (vectors, labels, users), (vectors, labels)).scores).all()
+    auc = run(kind, (vectors, labels, users), (vectors, labels)).auc
+    assert auc > 0.9 if kind == "linear" else auc == 0.5
 
 
 def test_config_reads_as_yaml_gives_it_and_refuses_nonsense():

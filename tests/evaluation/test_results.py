@@ -5,7 +5,7 @@ from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.comparison import delong, holm
 from ray_ggsm.evaluation.probes import ProbeResult
 from ray_ggsm.evaluation.results import by_label, results
-from tests.evaluation.test_measures import N, made_up_labels
+from tests.helpers.probes import N, made_up_labels
 
 
 def test_results_are_those_of_their_parts() -> None:

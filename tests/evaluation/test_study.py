@@ -11,7 +11,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.comparison import holm
 from ray_ggsm.evaluation.metrics import MEAN
 from ray_ggsm.evaluation.study import Scores, StudySummary, check_labels_agree, study_summary
-from tests.evaluation.runs_of_a_study import made_up_summary, scores
+from tests.helpers.runs_of_a_study import made_up_summary, scores
 
 COMMITTED = sorted(Path(__file__).parents[2].glob("docs/results/*/*/study.json"))
 

@@ -1,17 +1,17 @@
 """A directory with a click log, tiny models and a config of relative paths, and the jobs run in it."""
 
+import itertools
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.clicks import changed, click_config, write_click_log, write_config
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+from tests.helpers.clicks import changed, click_config, write_click_log, write_config
+from tests.helpers.waiting import Process
 
 
 @pytest.fixture(scope="session")
@@ -41,18 +41,13 @@ def job(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def start(place: Path) -> Callable[..., "subprocess.Popen[str]"]:
-    """Starts jobs/NAME.py as a process with a session of its own, in `place`."""
+def start(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Process]:
+    """Starts jobs/NAME.py as a process, in `place`, with further variables in its environment."""
+    files, numbers = tmp_path_factory.mktemp("output"), itertools.count()
 
-    def run(name: str, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, str(ROOT / "jobs" / f"{name}.py"), *arguments],
-            cwd=place,
-            env={**os.environ, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def run(name: str, *arguments: str, **environment: str) -> Process:
+        command = [sys.executable, str(ROOT / "jobs" / f"{name}.py"), "--config", "config.yaml", *arguments]
+        environment = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", **environment}
+        return Process(command, files / f"{next(numbers)}-{name}", place, environment)
 
     return run

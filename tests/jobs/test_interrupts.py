@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +12,12 @@ import pytest
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
-from tests.undisturbed import undisturbed, weights
+from tests.helpers.undisturbed import undisturbed, weights
+from tests.helpers.waiting import Process, wait_until
 
-CONFIG = ("--config", "config.yaml")
 RAY_AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")
 """They idle on, as Ray has it, when a driver had no chance to end them."""
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., Process]
 
 
 def in_session(leader: int, ignored: tuple[str, ...] = ()) -> list[psutil.Process]:
@@ -35,35 +33,21 @@ def in_session(leader: int, ignored: tuple[str, ...] = ()) -> list[psutil.Proces
     return found
 
 
-def wait_until(true: Callable[[], object], seconds: float) -> bool:
-    """Whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.fixture
-def training(start: Start, place: Path) -> Iterator["subprocess.Popen[str]"]:
+def training(start: Start, place: Path) -> Iterator[Process]:
     """A training process that has just registered a new checkpoint."""
     before = checkpoints(place)
-    process = start("train", *CONFIG)
-    arrived = wait_until(lambda: checkpoints(place) - before or process.poll() is not None, 200)
-    assert arrived, "no checkpoint in 200 s"
-    assert process.poll() is None, process.communicate()[1]
+    process = start("train")
+    process.wait_until(lambda: checkpoints(place) - before)
     yield process
     for left in in_session(process.pid):
         left.kill()
-    process.communicate()
+    process.finish()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def prepared(start: Start) -> None:
-    process = start("prepare", *CONFIG)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
+    start("prepare").succeed()
 
 
 def checkpoints(place: Path) -> set[str]:
@@ -72,33 +56,30 @@ def checkpoints(place: Path) -> set[str]:
     return {name for file in snapshots for name in file.read_text().split('"') if name.startswith("checkpoint_20")}
 
 
-def test_ctrl_c(training: "subprocess.Popen[str]") -> None:
-    started = time.monotonic()
+def test_ctrl_c(training: Process, place: Path) -> None:
     os.killpg(training.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
-    _, error = training.communicate(timeout=60)
-    assert time.monotonic() - started < 15
-    assert training.returncode == 1
-    assert error.splitlines()[-1] == "Interrupted. Finished stages are kept; run the same command to go on."
-    assert "Traceback" not in error
-    assert wait_until(lambda: not in_session(training.pid), 15), in_session(training.pid)
+    assert training.finish() == 1
+    assert training.errors.splitlines()[-1] == "Interrupted. Finished stages are kept; run the same command to go on."
+    assert "Traceback" not in training.errors
+    assert not list(place.glob("out/train-*/stage.json")), "it trained to its end first"
+    wait_until(lambda: not in_session(training.pid))
 
 
-def test_killed_driver(training: "subprocess.Popen[str]") -> None:
-    training.kill()
-    assert wait_until(lambda: not in_session(training.pid, RAY_AGENTS), 30), in_session(training.pid, RAY_AGENTS)
+def test_killed_driver(training: Process) -> None:
+    training.popen.kill()
+    wait_until(lambda: not in_session(training.pid, RAY_AGENTS))
 
 
 def test_the_run_goes_on_and_ends_bit_for_bit_like_an_undisturbed_one(
     start: Start, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = start("train", *CONFIG)
-    output, error = process.communicate(timeout=200)
-    assert process.returncode == 0, error
+    process = start("train")
+    output = process.succeed()
     assert "train: goes on from step" in output
     assert "] step 1/150" not in output
     (log,) = place.glob("out/train-*/log.json")
     assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, 151))
-    assert wait_until(lambda: not in_session(process.pid), 15), in_session(process.pid)
+    wait_until(lambda: not in_session(process.pid))
     monkeypatch.chdir(place)
     found = weights(log.parent / "encoder")
     for key, expected in undisturbed(load(Experiment, "config.yaml"), place / "undisturbed")[0].items():

@@ -7,16 +7,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.jobs.conftest import ROOT
+from tests.helpers import ROOT
+from tests.helpers.waiting import Process
 
-ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 RAY = str(Path(sys.executable).with_name("ray"))
 PORTS = (
     "port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
@@ -34,39 +34,37 @@ def free_port() -> int:
 
 def answers(address: str) -> bool:
     try:
-        return urllib.request.urlopen(f"{address}/api/version", timeout=2).status == 200
+        with urllib.request.urlopen(f"{address}/api/version", timeout=60) as answer:
+            return answer.status == 200
     except OSError:
         return False
 
 
 @pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """The dashboard address of a head node; the node's processes end with the tests."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Process]]:
+    """The dashboard address of a head node, and its process; the node's processes end with the tests."""
     files = tempfile.mkdtemp(prefix="ray-")  # short: Ray puts sockets below it
     # every port of its own: agents of clusters that ended roughly may still sit on the default ones
     ports = {name: free_port() for name in PORTS}
-    process = subprocess.Popen(
-        [RAY, "start", "--head", "--block", "--num-cpus=4", "--object-store-memory=300000000", f"--temp-dir={files}",
-         "--dashboard-host=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items())],
-        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    command = [
+        RAY, "start", "--head", "--block", "--num-cpus=4", "--object-store-memory=300000000", f"--temp-dir={files}",
+        "--dashboard-host=127.0.0.1", *(f"--{name}={port}" for name, port in ports.items()),
+    ]  # fmt: skip
+    process = Process(command, tmp_path_factory.mktemp("head") / "output", Path(files), ENVIRONMENT)
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
-        deadline = time.monotonic() + 90
-        while not answers(address):
-            assert process.poll() is None, "the head node ended"
-            assert time.monotonic() < deadline, "no head node in 90 s"
-            time.sleep(0.5)
-        yield address
+        process.wait_until(lambda: answers(address))
+        yield address, process
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.finish()
         shutil.rmtree(files, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def submit(head: str, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Submit:
+def submit(head: tuple[str, Process], place: Path, tmp_path_factory: pytest.TempPathFactory) -> Submit:
     """Submits jobs/NAME.py from a directory that holds the package, the jobs and the config."""
+    address, node = head
     directory = tmp_path_factory.mktemp("submitted")
     for name in ("jobs", "ray_ggsm"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -78,13 +76,15 @@ def submit(head: str, place: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     def run(name: str, *settings: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, f"jobs/{name}.py", "--config", "config.yaml"]
         command += [argument for setting in settings for argument in ("--set", setting)]
-        command = [RAY, "job", "submit", f"--address={head}", f"--working-dir={directory}", "--", *command]
-        deadline = time.monotonic() + 60
-        while True:  # the dashboard answers before the node's agent has told it that it is there
-            job = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)
-            if NO_AGENT not in job.stderr or time.monotonic() > deadline:
-                return job
-            time.sleep(2)
+        command = [RAY, "job", "submit", f"--address={address}", f"--working-dir={directory}", "--", *command]
+
+        def accepted() -> "subprocess.CompletedProcess[str] | None":
+            """The dashboard answers before the node's agent has told it that it is there."""
+            environment = {**os.environ, **ENVIRONMENT}
+            job = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            return None if NO_AGENT in job.stderr else job
+
+        return node.wait_until(accepted)
 
     return run
 

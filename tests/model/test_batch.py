@@ -8,7 +8,7 @@ from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.events import history_events, sample_future_events
 from ray_ggsm.model.source import load_tokenizer
 from ray_ggsm.model.template import Modality, Template
-from tests.model.conftest import lookup
+from tests.helpers.encoders import lookup
 
 TEMPLATE = Template((Modality("bill", 4), Modality("app", 3)), tabular_tokens=2, max_text_tokens=6)
 

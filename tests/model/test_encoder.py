@@ -9,30 +9,14 @@ import torch
 from transformers import AutoModel
 
 from ray_ggsm.config import InputError
-from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, HybridGQConfig, OracleConfig, PrefixConfig
-from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
+from ray_ggsm.masks.fixed import CausalConfig, HybridGQConfig
 from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
-from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.saved import EncoderBundle
-from tests.model.conftest import lookup
-
-RECIPES = [
-    CausalConfig(recipe="causal"),
-    BidirectionalConfig(recipe="bidirectional"),
-    SchedulerConfig(recipe="scheduler", total_steps=10),
-    GGSMConfig(recipe="ggsm", total_steps=10),
-    SchedulerConfig(recipe="scheduler", shape="window", total_steps=10),
-    ConstantConfig(recipe="constant", total_steps=10),
-    HybridMaskConfig(recipe="hybrid_mask", total_steps=10),
-    HybridMLPConfig(recipe="hybrid_mlp"),
-    HybridGQConfig(recipe="hybrid_gq"),
-    PrefixConfig(recipe="prefix"),
-    OracleConfig(recipe="oracle"),
-]
+from tests.helpers.encoders import RECIPES, lookup
 
 
 def collator(bundle: EncoderBundle) -> Collator:

@@ -1,7 +1,7 @@
 """Encoders that an older version saved are loaded as they are: the same digest, and the same vectors.
 
-The directories below `data` were written by version 0.1 (format 2) after four steps of a run of five. A change that this
-test refuses breaks the encoders that users have.
+The directories below `data` were written by version 0.1 (format 2) after four steps of a run of five. A change that
+this test refuses breaks the encoders that users have.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.model import saved
 from ray_ggsm.model.description import SavedEncoder
-from tests.model.conftest import lookup
+from tests.helpers.encoders import lookup
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "expected.json").read_text())

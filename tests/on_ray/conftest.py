@@ -1,5 +1,6 @@
 """One local Ray cluster and one S3 server for all tests here, and one finished run that they look at."""
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,10 +15,9 @@ from ray_ggsm.config import build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.quickstart import quickstart
 from ray_ggsm.stages import Pipeline
-from tests.clicks import changed, click_config, write_click_log
-from tests.s3_server import environment as s3_environment
-
-BUCKET = "s3://bucket"
+from tests.helpers.clicks import changed, click_config, write_click_log
+from tests.helpers.s3_server import BUCKET
+from tests.helpers.s3_server import environment as s3_environment
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +28,8 @@ def cluster(s3_server: str) -> Iterator[None]:
             environment.setenv(name, value)
         environment.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+        with contextlib.closing(boto3.client("s3")) as client:
+            client.create_bucket(Bucket=BUCKET.removeprefix("s3://"))
         ray.init(
             address="local",
             num_cpus=6,

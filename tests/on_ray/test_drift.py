@@ -15,8 +15,9 @@ from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, UserCounts, drift, preview
+from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.schema import rows_to_table
-from tests.tables.conftest import put
+from tests.helpers.tables import put
 
 N, D = 400, 6
 AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
@@ -33,7 +34,7 @@ def publish(location: Path, vector_ND: np.ndarray, users: list[str] = USERS, enc
         str(location),
         rows_to_table(pa.array(users), as_of, "default", count_N, count_N, vector_ND, encoder, "r0"),
         "r0",
-        metadata={"encoder": encoder},
+        metadata=VersionMetadata(encoder=encoder),
     )
     return str(location)
 

@@ -22,8 +22,7 @@ from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.metadata import VersionCounts
-from tests.on_ray.conftest import BUCKET
-from tests.s3_server import faults
+from tests.helpers.s3_server import BUCKET, faults
 
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
 

@@ -8,8 +8,8 @@ from ray_ggsm import storage
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
 from ray_ggsm.tables import open_table
-from tests.clicks import changed
-from tests.on_ray.conftest import BUCKET
+from tests.helpers.clicks import changed
+from tests.helpers.s3_server import BUCKET
 
 
 def test_quickstart_on_s3(values, capsys) -> None:

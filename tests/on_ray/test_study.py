@@ -1,5 +1,6 @@
 """The study job on the finished run: nothing is trained or scored twice, and baselines stand beside it."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ def test_a_study_of_the_finished_run(config: Callable[..., StudyConfig], finishe
     summary = study(whole)
     assert summary.variants.keys() == {"ggsm", "ggsm + hand-crafted", "hand-crafted", "event mean"}
     assert set(summary.encoders) == {"ggsm"}
+    evaluated = json.loads(Path(finished.output, "summary.json").read_text())["auc"]
+    for name, table in {"ggsm": "encoder", "ggsm + hand-crafted": "joined", "hand-crafted": "handcrafted"}.items():
+        assert summary.variants[name].auc == pytest.approx(evaluated[table]["linear"]), name
     output = capsys.readouterr().out
     assert "pairs, " in output
     assert "train: writing" not in output

@@ -24,7 +24,7 @@ from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.resume import unlike_runs
 from ray_ggsm.training.workers import Workers
-from tests.undisturbed import undisturbed, weights
+from tests.helpers.undisturbed import undisturbed, weights
 
 
 def log(location: str) -> list[dict[str, float]]:
@@ -48,12 +48,14 @@ def is_training_worker(process: psutil.Process) -> bool:
         return False
 
 
-def kill_workers(location: Path, steps: list[int], kills: list[int]) -> None:
+def kill_workers(location: Path, steps: list[int], kills: list[int], trained: threading.Event) -> None:
     """SIGKILL every training worker whenever the log, which is written with each checkpoint, has passed a step."""
     for step in steps:
         while True:
             workers = [p for p in psutil.Process().children(recursive=True) if is_training_worker(p)]
             written = location / "log.json"
+            if trained.is_set():
+                return
             if workers and written.exists() and len(json.loads(written.read_text() or "[]")) >= step:
                 break
             time.sleep(0.02)
@@ -72,15 +74,20 @@ def test_a_worker_killed_at_random_steps_changes_no_bit(
         model__tabular_dropout=0.2, mask__smoothing=0.5,
     )  # fmt: skip
     expected, expected_log = undisturbed(mine, tmp_path / "undisturbed")
-    # after step 6: the first checkpoint may be written and not yet known to Ray when its worker is killed
-    steps = sorted(random.Random(time.time_ns()).sample(range(7, 54), 2))
+    # after step 6: the first checkpoint may be written and not yet known to Ray when its worker is killed;
+    # long before the last: the killer may be slow to see a checkpoint
+    steps = sorted(random.Random(time.time_ns()).sample(range(7, 37), 2))
     kills: list[int] = []
+    trained = threading.Event()
     place = Path(Pipeline.of(mine).train.location)
-    killer = threading.Thread(target=kill_workers, args=(place, steps, kills), daemon=True)
+    killer = threading.Thread(target=kill_workers, args=(place, steps, kills, trained), daemon=True)
     killer.start()
     capsys.readouterr()
-    location = train(Pipeline.of(mine))
-    killer.join(timeout=1)
+    try:
+        location = train(Pipeline.of(mine))
+    finally:
+        trained.set()
+        killer.join()
     said = capsys.readouterr().out
     assert kills, f"nothing was killed; {steps}"
     assert said.count("goes on from step") >= len(kills), said  # from a checkpoint, not from the start

@@ -8,7 +8,7 @@ import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.tables.compare import SideConfig, opened, shared
-from tests.tables.conftest import AS_OF, put, rows
+from tests.helpers.tables import AS_OF, put, rows
 
 LATER = AS_OF + dt.timedelta(days=30)
 

@@ -10,7 +10,7 @@ from ray_ggsm.tables import open_table
 from ray_ggsm.tables.checks import ANCHORS, carried, check_file, merge, published
 from ray_ggsm.tables.gates import GateError, GatesConfig, enforce, judge
 from ray_ggsm.tables.schema import bucket_of, matrix, rows_to_table
-from tests.tables.conftest import BUCKETS, put, rows
+from tests.helpers.tables import BUCKETS, put, rows
 
 N = 600
 

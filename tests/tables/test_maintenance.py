@@ -13,7 +13,7 @@ from ray_ggsm.tables import maintenance, open_table
 from ray_ggsm.tables.maintenance import Forgotten, forget, rollback, vacuum
 from ray_ggsm.tables.metadata import ForgottenRows, VersionMetadata
 from ray_ggsm.tables.schema import bucket_of
-from tests.tables.conftest import BUCKETS, put, rows, stage
+from tests.helpers.tables import BUCKETS, put, rows, stage
 
 JOB = Path(__file__).parents[2] / "jobs" / "tables.py"
 

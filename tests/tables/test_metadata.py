@@ -18,7 +18,7 @@ from ray_ggsm.tables.metadata import (
     VersionMetadata,
 )
 from ray_ggsm.tables.publish import _add
-from tests.tables.conftest import BUCKETS, put, rows, stage
+from tests.helpers.tables import BUCKETS, put, rows, stage
 
 OLD = {
     "operation": "publish",

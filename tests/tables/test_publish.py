@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.publish import NO_TABLE, published_version
 from ray_ggsm.tables.schema import bucket_of
-from tests.tables.conftest import BUCKETS, publish_files, put, rows, stage
+from tests.helpers.tables import BUCKETS, publish_files, put, rows, stage
 
 
 def users(location: str, **options) -> list[str]:
@@ -134,22 +135,32 @@ def test_publishers_at_once_get_a_version_each_or_a_clear_error(location):
         assert opened.read(version=version).num_rows == 20 + int(run[1:])
 
 
-def _create(location: str, run: str, start, results) -> None:
-    files = stage(location, rows(20, run=run), run)
+_together: list[threading.Barrier] = []
+"""In the processes of the pool."""
+
+
+def _meet_at(start: threading.Barrier) -> None:
+    _together.append(start)
+
+
+def _create(location: str, run: str) -> int | None:
+    (start,) = _together
+    try:
+        files = stage(location, rows(20, run=run), run)
+    except BaseException:
+        start.abort()  # the other one fails instead of waiting
+        raise
     start.wait()
     try:
-        results.put((run, publish_files(location, files, run, expected_version=NO_TABLE)))
+        return publish_files(location, files, run, expected_version=NO_TABLE)
     except InputError:
-        results.put((run, None))
+        return None
 
 
 def test_two_processes_create_one_table(tmp_path):
     location, context = str(tmp_path / "users"), multiprocessing.get_context("spawn")
-    start, results = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=_create, args=(location, run, start, results)) for run in ("a", "b")]
-    [process.start() for process in processes]
-    found = dict(results.get(timeout=100) for _ in processes)
-    [process.join() for process in processes]
+    with ProcessPoolExecutor(2, context, _meet_at, (context.Barrier(2),)) as pool:
+        found = dict(zip("ab", pool.map(_create, [location] * 2, "ab"), strict=True))
     assert sorted(found.values(), key=str) == [0, None]
     winner = next(run for run, version in found.items() if version == 0)
     assert set(open_table(location).read()["run"].to_pylist()) == {winner}

@@ -16,7 +16,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.tables import open_table, scan
 from ray_ggsm.tables.files import DataFileConfig, describe, spacing_of, write_bucket
 from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, matrix, rows_to_table
-from tests.tables.conftest import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
+from tests.helpers.tables import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
 

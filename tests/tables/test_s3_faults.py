@@ -6,8 +6,8 @@ from deltalake.exceptions import DeltaError
 from ray_ggsm import storage
 from ray_ggsm.cli.exit_codes import user_error
 from ray_ggsm.tables import delta, maintenance, open_table
-from tests.s3_server import faults
-from tests.tables.conftest import put, rows
+from tests.helpers.s3_server import faults
+from tests.helpers.tables import put, rows
 
 
 def test_errors_slow_answers_and_dropped_connections(s3, s3_server):

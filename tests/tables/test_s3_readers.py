@@ -3,7 +3,7 @@
 import pytest
 
 from ray_ggsm.tables import delta
-from tests.tables.conftest import put, rows
+from tests.helpers.tables import put, rows
 
 
 def test_polars_and_arrow_read_s3(s3):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ import torch.multiprocessing as mp
 
 from ray_ggsm.masks import RecipeConfig, build
 from ray_ggsm.model.batch import Collator
+from ray_ggsm.training import loop
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import Objective, info_nce
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE, Workers, process_group
-from tests.model.conftest import encoder_on, lookup
-from tests.model.test_encoder import RECIPES
+from tests.helpers.encoders import RECIPES, encoder_on, lookup, nominal_peak
+from tests.helpers.rows import user_rows
 
 ROWS, BATCH, STEPS = 41, 11, 3  # a batch that neither 2 nor 3 workers divide
 WIDTH, OUT = 7, 5
+pytestmark = pytest.mark.slow  # starts processes that import torch
 RECIPES_TRAINED = [mask for mask in RECIPES if build(mask).trains]
 
 
@@ -64,6 +67,7 @@ def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict
 
 def together(rank: int, size: int, folder: str, decoder: str, masks: list[RecipeConfig]) -> None:
     torch.set_num_threads(1)
+    loop.peak_flops = nominal_peak
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     workers = process_group()
     found = {"contrasts": contrasts(workers), "runs": [train(workers, decoder, mask, folder) for mask in masks]}
@@ -71,29 +75,44 @@ def together(rank: int, size: int, folder: str, decoder: str, masks: list[Recipe
     dist.destroy_process_group()
 
 
-def run(size: int, folder: Path, decoder: str = "", masks: Sequence[RecipeConfig] = ()) -> list[dict[str, Any]]:
-    mp.spawn(together, (size, str(folder), decoder, list(masks)), nprocs=size)
+def run(size: int, folder: Path, decoder: str, masks: Sequence[RecipeConfig] = ()) -> list[dict[str, Any]]:
+    """What each worker found; all workers come out of one process that has imported this module."""
+    get_context("forkserver").set_forkserver_preload([__name__])
+    mp.start_processes(together, (size, str(folder), decoder, list(masks)), nprocs=size, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of rows to train on, and of what two workers leave behind."""
+    folder = tmp_path_factory.mktemp("two")
+    pq.write_table(user_rows(users=ROWS), folder / "rows.parquet", row_group_size=9)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, tiny_decoder: str) -> list[dict[str, Any]]:
+    """What two workers found, on all recipes."""
+    return run(2, folder, tiny_decoder, RECIPES_TRAINED)
+
+
 @pytest.mark.parametrize("size", [2, 3])
-def test_loss_and_gradients_are_those_of_one_worker_with_the_whole_batch(size, tmp_path) -> None:
+def test_loss_and_gradients_are_those_of_one_worker_with_the_whole_batch(size, two, tiny_decoder, tmp_path) -> None:
     expected = contrasts(ALONE)
-    for found in run(size, tmp_path):
+    for found in two if size == 2 else run(size, tmp_path, tiny_decoder):
         for one, other in zip(expected, found["contrasts"], strict=True):
             torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
 
 
-def test_every_recipe_trains_on_two_workers_as_on_one(tiny_decoder, make_rows, tmp_path) -> None:
-    pq.write_table(make_rows(users=ROWS), tmp_path / "rows.parquet", row_group_size=9)
-    first, second = run(2, tmp_path, tiny_decoder, RECIPES_TRAINED)
-    for i, mask in enumerate(RECIPES_TRAINED):
-        alone = train(ALONE, tiny_decoder, mask, str(tmp_path))
-        for name, value in first["runs"][i]["recipe"].items():
-            assert torch.equal(value, second["runs"][i]["recipe"][name]), (mask, name)  # identical on every worker
-            torch.testing.assert_close(value, alone["recipe"][name], rtol=1e-3, atol=1e-6)
-        for name, value in first["runs"][i]["state"].items():
-            assert torch.equal(value, second["runs"][i]["state"][name]), (mask, name)
-        for one, other in zip(alone["log"], first["runs"][i]["log"], strict=True):
-            for key, value in one.items():
-                assert other[key] == pytest.approx(value, rel=1e-3, abs=1e-4), (mask, key)
+@pytest.mark.parametrize("i", range(len(RECIPES_TRAINED)), ids=[mask.recipe for mask in RECIPES_TRAINED])
+def test_every_recipe_trains_on_two_workers_as_on_one(i, two, folder, tiny_decoder) -> None:
+    alone = train(ALONE, tiny_decoder, RECIPES_TRAINED[i], str(folder))
+    first, second = (found["runs"][i] for found in two)
+    for name, value in first["recipe"].items():
+        assert torch.equal(value, second["recipe"][name]), name  # identical on every worker
+        torch.testing.assert_close(value, alone["recipe"][name], rtol=1e-3, atol=1e-6)
+    for name, value in first["state"].items():
+        assert torch.equal(value, second["state"][name]), name
+    for one, other in zip(alone["log"], first["log"], strict=True):
+        for key, value in one.items():
+            assert other[key] == pytest.approx(value, rel=1e-3, abs=1e-4), key

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from ray_ggsm.evaluation.pages import report, study_report
-from tests.evaluation.pages import test_report, test_study_report
-from tests.evaluation.pages.test_study_report import summary  # noqa: F401
+from tests.helpers import reports
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -41,9 +40,9 @@ addEventListener("load", () => {
 @pytest.fixture(scope="module", params=["report", "study"])
 def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "report":
-        html = report.render(test_report.report(**test_report.FULL))
+        html = report.render(reports.report(**reports.FULL))
     else:
-        html = study_report.render(test_study_report.report(request.getfixturevalue("summary")))
+        html = study_report.render(reports.study_report(reports.small_study()))
     file = tmp_path_factory.mktemp("page") / "page.html"
     file.write_text(html.replace("<head>", f"<head>{PROBE}", 1))
     return file
@@ -52,7 +51,7 @@ def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def browse(*arguments: str) -> str:
     assert BROWSER is not None
     fixed = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
-    done = subprocess.run([BROWSER, *fixed, *arguments], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([BROWSER, *fixed, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
 

@@ -15,8 +15,8 @@ from ray_ggsm.evaluation.pages.mask_figures import (
 )
 from ray_ggsm.evaluation.pages.report import render
 from ray_ggsm.masks.slot_weights import SlotWeights
-from tests.evaluation.pages.test_report import report
-from tests.evaluation.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, slot_weights
+from tests.helpers.reports import report
+from tests.helpers.train_stage import KEEP, NAMES, NEVER, TAGS, alpha, importance, log_json, slot_weights
 
 WHY = "Why the published weight is flat"
 

@@ -2,57 +2,11 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 
-from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.evaluation.pages.mask_figures import mask_history
-from ray_ggsm.evaluation.pages.report import Report, headline, render, verdict, write_report
-from ray_ggsm.evaluation.pages.user_map import UserMap
-from tests.evaluation.train_stage import log_json, slot_weights
-
-GROUPS = {"behaviour": ("food", "transit"), "marketing": ("achiev",)}
-LABELS = ("food", "transit", "achiev", "mean")
-
-
-def estimates(value, width=0.02):
-    return {
-        label: Estimate(value + n / 100, value + n / 100 - width, value + n / 100 + width)
-        for n, label in enumerate(LABELS)
-    }
-
-
-def report(**changes):
-    values = {
-        "title": "A <shop> & co",
-        "auc": {
-            name: {"linear": estimates(v), "lightgbm": estimates(v)}
-            for name, v in (("encoder", 0.7), ("untrained", 0.6))
-        },
-        "differences": {"untrained": {"linear": estimates(0.1), "lightgbm": estimates(-0.005)}},
-        "groups": GROUPS,
-        "rows": {"probe": 2945, "test": 1185},
-        "label_rates": {"probe": dict.fromkeys(LABELS[:3], 0.25), "test": {"food": None}},
-        "scored": "test",
-        "command": "python jobs/evaluate.py --config a.yaml",
-    }
-    return Report(**(values | changes))
-
-
-FULL = {
-    "delong": {"untrained": {kind: dict.fromkeys(LABELS[:3], 0.04) for kind in ("linear", "lightgbm")}},
-    "measures": {"encoder": {kind: dict.fromkeys(MEASURES, 0.123) for kind in ("linear", "lightgbm")}},
-    "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},
-    "user_map": UserMap(np.array([[0.0, 1.0], [2.0, 3.0]]), {"food": np.array([1.0, np.nan])}, 1185, 0.42),
-    "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
-    "mask": mask_history(log_json(), slot_weights()),
-    "health": {"encoder": {"vectors": 1185, "mean length": 1.0}},
-    "seconds": {"train": 100.0, "embed": 10.0},
-    "config": "name: x",
-    "digests": {"config": "0123456789abcdef"},
-    "notes": ("Simulated data.",),
-}
+from ray_ggsm.evaluation.pages.report import headline, render, verdict, write_report
+from tests.helpers.reports import FULL, report
 
 
 class Balance(HTMLParser):

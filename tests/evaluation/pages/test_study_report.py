@@ -11,37 +11,21 @@ import pytest
 from ray_ggsm.config import load
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.pages.mask_figures import mask_history
-from ray_ggsm.evaluation.pages.study_report import StudyReport, render, smoothed, typical_half_width, write_study
-from ray_ggsm.evaluation.study import Scores, StudySummary, study_summary
-from tests.evaluation.train_stage import log_json, slot_weights
-
-N = 120
-GROUPS = {"first": ("a",), "second": ("b",)}
+from ray_ggsm.evaluation.pages.study_report import render, smoothed, typical_half_width, write_study
+from ray_ggsm.evaluation.study import StudySummary
+from tests.helpers.reports import small_study, study_report
+from tests.helpers.train_stage import log_json, slot_weights
 
 
 @pytest.fixture(scope="module")
 def summary() -> StudySummary:
-    truth = np.random.default_rng(0)
-    labels = {name: (truth.random(N) < 0.4).astype(np.float32) for name in ("a", "b")}
-
-    def drawn(seed: int, strength: float) -> Scores:
-        own = np.random.default_rng(seed)
-        return Scores(np.arange(N), labels, {name: own.normal(size=N) + strength * labels[name] for name in labels})
-
-    runs = {f"v<{n}>": {seed: drawn(10 * n + seed, n) for seed in range(2)} for n in range(3)}
-    questions = [("v<2>", "v<0>")]
-    return study_summary({**runs, "base": {0: drawn(99, 1)}}, "v<0>", 100, "linear", questions, runs.keys())
-
-
-def report(summary: StudySummary, **changes) -> StudyReport:
-    values = {"title": "A & B", "summary": summary, "groups": GROUPS, "command": "run", "config": ProbeConfig(folds=7)}
-    return StudyReport(**(values | changes))
+    return small_study()
 
 
 def test_page_is_whole_and_loads_nothing(summary: StudySummary) -> None:
     curve = [(step, 5 - step / 100) for step in range(100)]
     mask = mask_history(log_json(), slot_weights())
-    page = render(report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
+    page = render(study_report(summary, loss={"v<2>": [curve, curve], "v<1>": [curve]}, masks={"v<2>": mask}))
     assert not re.search(r"https?://|<script|<link|@import|url\(|<img|v<2>", page)
     for picture in re.findall(r"<svg.*?</svg>", page, re.S):
         ElementTree.fromstring(picture)
@@ -53,23 +37,23 @@ def test_page_is_whole_and_loads_nothing(summary: StudySummary) -> None:
         "Opening of the mask",
     ):
         assert f"<h2>{heading}</h2>" in page
-    assert "<h2>Training loss</h2>" not in render(report(summary))
+    assert "<h2>Training loss</h2>" not in render(study_report(summary))
 
 
 def test_the_files_of_a_study(summary: StudySummary, tmp_path: Path) -> None:
-    write_study(report(summary), str(tmp_path))
+    write_study(study_report(summary), str(tmp_path))
     values = json.loads((tmp_path / "study.json").read_text())
     assert values["config"]["folds"] == 7
     assert StudySummary.model_validate(values) == summary
     assert load(ProbeConfig, str(tmp_path / "config.yaml")) == ProbeConfig(folds=7)
     assert (tmp_path / "study.md").read_text().startswith("# A & B\n")
     page = (tmp_path / "study.html").read_text()
-    assert page == render(report(summary))
+    assert page == render(study_report(summary))
     assert "folds: 7" in page
 
 
 def test_matrix_says_row_minus_column(summary: StudySummary) -> None:
-    cells = re.findall(r'<td class="(up|down|even|self)" title="(.*?)">([+-]?\d*)</td>', render(report(summary)))
+    cells = re.findall(r'<td class="(up|down|even|self)" title="(.*?)">([+-]?\d*)</td>', render(study_report(summary)))
     assert len(cells) == 16
     shown = {tooltip.split(":")[0]: (style, int(text)) for style, tooltip, text in cells if style != "self"}
     assert len(shown) == 12

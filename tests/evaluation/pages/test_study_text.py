@@ -4,7 +4,7 @@ import pytest
 
 from ray_ggsm.evaluation.pages.study_text import findings, headline, markdown
 from ray_ggsm.evaluation.study import StudySummary
-from tests.evaluation.runs_of_a_study import GROUPS, made_up_summary
+from tests.helpers.runs_of_a_study import GROUPS, made_up_summary
 
 
 @pytest.fixture(scope="module")

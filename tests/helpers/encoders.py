@@ -1,14 +1,16 @@
-"""A tiny encoder with a lookup that needs no event encoder."""
+"""Encoders on a tiny decoder, one mask of every recipe, and a lookup that needs no event encoder."""
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pytest
+import torch
 
 from ray_ggsm.masks import RecipeConfig
-from ray_ggsm.masks.fixed import BidirectionalConfig
+from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, HybridGQConfig, OracleConfig, PrefixConfig
+from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
+from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
+from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.model.config import EventEncoderConfig, LoraConfig, ModelConfig, PretrainedConfig
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.template import Modality
@@ -33,11 +35,21 @@ def encoder_on(decoder: str, mask: RecipeConfig, **model) -> EncoderBundle:
     return new_encoder(config, mask, (Modality("bill", 7), Modality("app", 5)), features, WIDTH, "events", 0)
 
 
-@pytest.fixture
-def make_encoder(tiny_decoder: str) -> Callable[..., EncoderBundle]:
-    """Builds encoders on the tiny decoder."""
+RECIPES = [
+    CausalConfig(recipe="causal"),
+    BidirectionalConfig(recipe="bidirectional"),
+    SchedulerConfig(recipe="scheduler", total_steps=10),
+    GGSMConfig(recipe="ggsm", total_steps=10),
+    SchedulerConfig(recipe="scheduler", shape="window", total_steps=10),
+    ConstantConfig(recipe="constant", total_steps=10),
+    HybridMaskConfig(recipe="hybrid_mask", total_steps=10),
+    HybridMLPConfig(recipe="hybrid_mlp"),
+    HybridGQConfig(recipe="hybrid_gq"),
+    PrefixConfig(recipe="prefix"),
+    OracleConfig(recipe="oracle"),
+]
 
-    def make(mask: RecipeConfig | None = None, **model) -> EncoderBundle:
-        return encoder_on(tiny_decoder, mask or BidirectionalConfig(recipe="bidirectional"), **model)
 
-    return make
+def nominal_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """In the place of `training.flops.peak_flops`, whose measurement takes a second."""
+    return 1e9

@@ -1,6 +1,7 @@
 """The training stage as one plain loop in this process: what interrupted and distributed runs must end like."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -13,9 +14,11 @@ from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.saved import new_encoder
 from ray_ggsm.model.template import Modality
 from ray_ggsm.stages import Pipeline
+from ray_ggsm.training import loop
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE
+from tests.helpers.encoders import nominal_peak
 
 Weights = dict[str, np.ndarray]
 
@@ -39,7 +42,8 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
     pairs = Pairs(rows, experiment.training.batch_size, experiment.seed)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, vectors)
     first = head(rows, HEAD_ROWS)
-    trainer = Trainer(bundle, collator, experiment.training, ALONE, experiment.seed, head=first)
+    with patch.object(loop, "peak_flops", nominal_peak):
+        trainer = Trainer(bundle, collator, experiment.training, ALONE, experiment.seed, head=first)
     trainer.prepare()
     while not trainer.done:
         trainer.step(pairs.batch(trainer.bundle.step))

@@ -1,4 +1,4 @@
-"""An S3 server in a process of its own that can be told to fail: `python -m tests.s3_server PORT`.
+"""An S3 server in a process of its own that can be told to fail: `python -m tests.helpers.s3_server`.
 
 A process of its own, because delta-rs holds the interpreter's lock in some requests. Faults are shares of all requests:
 `error` answers 500, `slow` waits, `drop` closes the connection in the middle of the answer, `expired` answers 403, and
@@ -8,7 +8,6 @@ A process of its own, because delta-rs holds the interpreter's lock in some requ
 import contextlib
 import json
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -16,9 +15,13 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from tests.helpers import ROOT
+
 SECONDS = 0.3
 """How long a slow answer takes to begin."""
 FAULTS = "/-faults"
+BUCKET = "s3://bucket"
+"""Of the tests on Ray."""
 REFUSALS = {"error": "500 Internal Server Error", "expired": "403 Forbidden", "readonly": "403 Forbidden"}
 CODES = {"error": "InternalError", "expired": "ExpiredToken", "readonly": "AccessDenied"}
 
@@ -26,19 +29,13 @@ CODES = {"error": "InternalError", "expired": "ExpiredToken", "readonly": "Acces
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
     """The address of a new server."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.s3_server", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(10)
+    command = [sys.executable, "-m", "tests.helpers.s3_server"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with server:
+        port = server.stdout.readline().strip()  # waits until the server listens, or has ended
+        assert port, "the S3 server ended"
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
 
 
 @contextlib.contextmanager
@@ -107,13 +104,15 @@ class _Faulty:
         raise ConnectionAbortedError("injected")
 
 
-def _serve(port: int) -> None:
+def _serve() -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
     application = _Faulty(DomainDispatcherApplication(create_backend_app))
-    make_server("127.0.0.1", port, application, threaded=True).serve_forever()
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    print(server.port, flush=True)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve()

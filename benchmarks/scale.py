@@ -74,7 +74,7 @@ def main() -> None:
         help="of a stored value (found once, width 128; float16: 2.1)",
     )
     add("--bandwidth", type=float, default=2.0, help="GB/s between one node of 8 GPUs and the object store")
-    add("--rows-per-block", type=float, default=65_536, help="embedding.rows_per_chunk")
+    add("--rows-per-chunk", type=float, default=65_536, help="embedding.rows_per_chunk")
     add("--rows-per-bucket", type=float, default=250_000, help="publishing.rows_per_bucket")
     add("--changed", type=float, default=0.05, help="share of users that a nightly refresh encodes again")
     add("--get-price", type=float, default=0.0004, help="US dollars per 1,000 GET requests")

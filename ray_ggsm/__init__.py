@@ -1,5 +1,6 @@
 """Offline user embeddings from behaviour logs: contrastive training, batch embedding and evaluation on Ray.
 
-Import direction, strictly downwards (tests/test_layers.py): jobs -> on_ray -> experiment -> {training, embedding,
-evaluation, tables, data} -> {model, masks} -> {config, storage}. Only `ray_ggsm.on_ray` imports Ray.
+Import direction, strictly downwards (tests/test_layers.py): jobs -> cli -> on_ray -> {stages, building} -> experiment
+-> {training, embedding, evaluation, tables, data} -> {model, masks} -> {config, hashing, html, numerics, progress,
+storage}. Only `ray_ggsm.on_ray` imports Ray.
 """

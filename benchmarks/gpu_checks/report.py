@@ -110,8 +110,8 @@ def tidy() -> None:
     """Forget compiled kernels, and give memory that nobody holds back to the device."""
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 

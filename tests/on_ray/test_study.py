@@ -49,11 +49,9 @@ def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -
     summary = study(config(variants=variants, parallel=2, **shared))
     assert {name: variant.seeds for name, variant in summary.variants.items()} == {"ggsm": (0, 1), "step 0": (0, 1)}
     assert len(list((tmp_path / "out").glob("train-*"))) == 2
-    one_by_one = study(config(variants=variants, parallel=1, **shared))
-    assert one_by_one.variants == summary.variants
-    pages = list((tmp_path / "out").glob("study-*/study.html"))
-    assert len(pages) == 2
-    assert all("Who differs from whom" in page.read_text() for page in pages)
+    assert study(config(variants=variants, parallel=1, **shared)) == summary
+    (page,) = (tmp_path / "out").glob("study-*/study.html")  # how many run at once makes no other study
+    assert "Who differs from whom" in page.read_text()
 
 
 def test_variants_with_other_data(config: Callable[..., StudyConfig], tmp_path: Path) -> None:

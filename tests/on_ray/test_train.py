@@ -49,20 +49,29 @@ def is_training_worker(process: psutil.Process) -> bool:
 
 
 def kill_workers(location: Path, steps: list[int], kills: list[int], trained: threading.Event) -> None:
-    """SIGKILL every training worker whenever the log, which is written with each checkpoint, has passed a step."""
+    """SIGKILL every training worker whenever the log, which is written with each checkpoint, has passed a step.
+
+    Only a log written since the last kill counts, so no worker is killed before it has loaded its checkpoint.
+    """
+    written = location / "log.json"
+    before_kill = None
     for step in steps:
         while True:
             workers = [p for p in psutil.Process().children(recursive=True) if is_training_worker(p)]
-            written = location / "log.json"
             if trained.is_set():
                 return
-            if workers and written.exists() and len(json.loads(written.read_text() or "[]")) >= step:
+            if workers and modified(written) != before_kill and len(json.loads(written.read_text() or "[]")) >= step:
                 break
             time.sleep(0.02)
         for process in workers:
             process.kill()
         psutil.wait_procs(workers)
+        before_kill = modified(written)
         kills.append(step)
+
+
+def modified(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 def test_a_worker_killed_at_random_steps_changes_no_bit(

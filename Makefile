@@ -6,6 +6,9 @@ READY := $(VENV)/.ready
 NEWEST := .venv-newest
 # a plain `torch` can bring a CUDA build of several GB
 TORCH ?= torch==2.13.0
+# a processor without bfloat16 only emulates it, some 40 times slower
+FLOAT32 := $(shell test ! -r /proc/cpuinfo || grep -qwE 'avx512_bf16|amx_bf16|bf16' /proc/cpuinfo || \
+	echo --set model.dtype=float32 --set model.event_encoder.dtype=float32)
 FAST := -m "not cluster and not slow"
 
 .DEFAULT_GOAL := help
@@ -26,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends with a summary and a report
-	$(BIN)/python jobs/quickstart.py
+	$(BIN)/python jobs/quickstart.py $(FLOAT32)
 
 test: $(READY) lint ## style, types, layering and the whole test suite
 	# two processes: much of the time is spent waiting for other processes to start

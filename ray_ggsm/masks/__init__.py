@@ -31,11 +31,6 @@ MaskConfig = Annotated[
 """The config of any recipe; `recipe` in YAML chooses which."""
 
 
-def build(config: RecipeConfig) -> Recipe:
-    """The recipe that `config` describes."""
-    return config.build()
-
-
 def with_total_steps(config: MaskConfig, total_steps: int) -> MaskConfig:
     """`config` with T_total set to the length of the training run, where the config leaves it open."""
     if isinstance(config, ScheduledConfig) and config.total_steps is None:
@@ -43,4 +38,4 @@ def with_total_steps(config: MaskConfig, total_steps: int) -> MaskConfig:
     return config
 
 
-__all__ = ["MaskConfig", "Recipe", "RecipeConfig", "Tokens", "attention_bias", "build", "with_total_steps"]
+__all__ = ["MaskConfig", "Recipe", "RecipeConfig", "Tokens", "attention_bias", "with_total_steps"]

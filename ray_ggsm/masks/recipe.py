@@ -41,17 +41,17 @@ class RecipeConfig(Config, ABC):
 class ScheduledConfig(RecipeConfig):
     """Fields of the recipes that change during training."""
 
-    total_steps: int | None = None
+    total_steps: int | None = Field(None, ge=1)
     """T_total, optimiser steps. null: the length of the training run."""
 
     def require_total_steps(self) -> int:
         """T_total.
 
         Raises:
-            ValueError: it is not set, or not positive.
+            ValueError: it is not set.
         """
-        if self.total_steps is None or self.total_steps < 1:
-            raise ValueError(f"mask.total_steps: expected a positive number of steps, found {self.total_steps}")
+        if self.total_steps is None:
+            raise ValueError("mask.total_steps: expected a number of steps, found none")
         return self.total_steps
 
 

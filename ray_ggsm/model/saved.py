@@ -23,7 +23,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ray_ggsm import masks, storage
+from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.masks import MaskConfig, Recipe, Tokens
 from ray_ggsm.model.config import ModelConfig
@@ -95,7 +95,7 @@ def new_encoder(
     backbone = load_model(config.backbone, config.torch_dtype)
     backbone_digest = weights_digest(backbone)
     tokenizer = load_tokenizer(config.backbone)
-    recipe = masks.build(mask)
+    recipe = mask.build()
     tabular_tokens = config.tabular_tokens if feature_names else 0
     template = Template(modalities, tabular_tokens, config.max_text_tokens, recipe.global_query)
     with torch.random.fork_rng():
@@ -128,7 +128,7 @@ def load(location: str, device: torch.device) -> EncoderBundle:
         InputError: the directory has no finished encoder, or its parts and the backbone do not fit each other.
     """
     description = SavedEncoder.read(location).description
-    config, recipe = description.model, masks.build(description.mask)
+    config, recipe = description.model, description.mask.build()
     _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
     template = Template(description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query)
     backbone = load_model(config.backbone, config.torch_dtype)

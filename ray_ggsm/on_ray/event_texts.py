@@ -107,8 +107,8 @@ class _Encode:
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.encoder.digest != self.digest:
             raise InputError(
-                f"model.event_encoder is {self.encoder.digest}; the encoder was trained with the event encoder "
-                f"{self.digest}: name that one"
+                f"the event encoder '{self.encoder.config.name}' is {self.encoder.digest}, but the encoder was trained "
+                f"with the event encoder {self.digest}: name that one"
             )
         texts = pc.unique(batch["text"])
         if not len(texts):

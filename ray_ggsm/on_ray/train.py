@@ -18,7 +18,6 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, identity
 from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.masks import build
 from ray_ggsm.model import saved
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
@@ -59,7 +58,7 @@ def train(pipeline: Pipeline) -> str:
         if failure := ray.get(lines.failed.remote()):
             raise failure
         publishes_best = held_out is not None and held_out.publish == "best"
-        trains = build(experiment.resolved_mask()).trains
+        trains = experiment.resolved_mask().build().trains
         running.result = TrainResult(
             steps=experiment.training.total_steps,
             best_step=_publish_best(result, stage) if publishes_best and trains else None,

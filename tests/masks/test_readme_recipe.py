@@ -12,7 +12,7 @@ import torch
 
 from ray_ggsm import masks
 from ray_ggsm.config import Config, InputError, load
-from ray_ggsm.masks import MaskConfig, Tokens, attention_bias, build
+from ray_ggsm.masks import MaskConfig, Tokens, attention_bias
 
 SECTION = (Path(__file__).parents[2] / "README.md").read_text().split("## Adding a mask recipe\n")[1].split("\n## ")[0]
 FILE, LINE = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
@@ -50,7 +50,7 @@ def test_the_recipe_is_a_setting_once_the_union_has_it(example: ModuleType, tmp_
 
 
 def test_the_recipe_is_built_and_makes_an_attention_bias(example: ModuleType) -> None:
-    recipe = build(example.EvenConfig(recipe="even", weight=0.25))
+    recipe = example.EvenConfig(recipe="even", weight=0.25).build()
     valid_BL = torch.tensor([[True, True, True], [True, True, False]])
     first = [[1, 0.25, 0.25], [1, 1, 0.25], [1, 1, 1]]
     second = [[1, 0.25, 0], [1, 1, 0], [0, 0, 1]]
@@ -73,4 +73,4 @@ def test_a_recipe_without_one_of_its_methods_fails_early(method: str, example: M
     assert lines != FILE
     exec(compile(lines, "README.md", "exec"), example.__dict__)
     with pytest.raises(TypeError, match=f"abstract method '?{method}"):
-        build(example.EvenConfig(recipe="even"))
+        example.EvenConfig(recipe="even").build()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from ray_ggsm.masks import MaskConfig, Tokens, build, with_total_steps
+from ray_ggsm.masks import MaskConfig, Tokens, with_total_steps
 from ray_ggsm.masks.calibration import calibrated
 from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, PrefixConfig
 from ray_ggsm.masks.ggsm import GGSM, GGSMConfig, HybridMaskConfig
@@ -27,7 +27,7 @@ def tokens() -> Tokens:
 
 def ggsm(**changes) -> GGSM:
     values = {"recipe": "ggsm", "total_steps": 10, "warmup_share": 0.4, "smoothing": 0.0, "calibration": "none"}
-    return build(GGSMConfig(**{**values, **changes}))
+    return GGSMConfig(**{**values, **changes}).build()
 
 
 def gradients(seed: int, scale: float = 1.0) -> torch.Tensor:
@@ -51,14 +51,14 @@ def step(recipe: GGSM, grad_BLD: torch.Tensor, t: int) -> None:
 
 def test_causal_and_bidirectional_never_change() -> None:
     for config, value in ((CausalConfig(recipe="causal"), 0.0), (BidirectionalConfig(recipe="bidirectional"), 1.0)):
-        recipe = build(config)
+        recipe = config.build()
         for t in (0, 3, 10**6):
             assert (recipe.future_weight(tokens(), t) == value).all()
         assert (recipe.inference_weight(tokens()) == value).all()
 
 
 def test_scheduler_is_causal_at_the_start_and_bidirectional_at_the_end_exactly() -> None:
-    recipe = build(SchedulerConfig(recipe="scheduler", total_steps=8))
+    recipe = SchedulerConfig(recipe="scheduler", total_steps=8).build()
     for t, expected in ((0, 0.0), (2, 0.25), (8, 1.0), (9, 1.0)):
         assert (recipe.future_weight(tokens(), t) == expected).all()
     assert (recipe.inference_weight(tokens()) == 1).all()
@@ -68,7 +68,7 @@ def test_total_steps_come_from_the_run_unless_the_config_gives_them() -> None:
     assert with_total_steps(SchedulerConfig(recipe="scheduler"), 70).total_steps == 70
     assert with_total_steps(SchedulerConfig(recipe="scheduler", total_steps=9), 70).total_steps == 9
     with pytest.raises(ValueError, match="total_steps"):
-        build(SchedulerConfig(recipe="scheduler"))
+        SchedulerConfig(recipe="scheduler").build()
 
 
 def test_ggsm_follows_equation_5_through_warm_up_boundary_ramp_and_end() -> None:
@@ -150,7 +150,7 @@ def test_state_survives_storage() -> None:
 def test_prefix_opens_the_user_segment_and_nothing_after_it() -> None:
     history = torch.tensor([[True, True, True, False, False], [True, True, False, False, False]])
     t_ = Tokens(tokens().valid_BL, tokens().slot_BL, history, S, 11)
-    weight = build(PrefixConfig(recipe="prefix")).future_weight(t_, 3)
+    weight = PrefixConfig(recipe="prefix").build().future_weight(t_, 3)
     for b in range(B):
         for i in range(L):
             for j in range(i + 1, L):
@@ -160,7 +160,7 @@ def test_prefix_opens_the_user_segment_and_nothing_after_it() -> None:
 
 
 def test_constant_is_ggsm_without_gradients() -> None:
-    recipe = build(ConstantConfig(recipe="constant", total_steps=10, warmup_share=0.4))
+    recipe = ConstantConfig(recipe="constant", total_steps=10, warmup_share=0.4).build()
     for t in range(12):
         alpha = min(max((t - 4) / 6, 0), 1)
         assert recipe.future_weight(tokens(), t)[0, 0].item() == pytest.approx(0.5 * (1 - alpha) + alpha)
@@ -168,14 +168,14 @@ def test_constant_is_ggsm_without_gradients() -> None:
 
 
 def test_cosine_schedule() -> None:
-    recipe = build(SchedulerConfig(recipe="scheduler", total_steps=8, shape="cosine"))
+    recipe = SchedulerConfig(recipe="scheduler", total_steps=8, shape="cosine").build()
     for t in range(10):
         expected = (1 - math.cos(math.pi * min(t / 8, 1))) / 2
         assert recipe.future_weight(tokens(), t)[1, 2].item() == pytest.approx(expected, abs=1e-7)
 
 
 def test_window_grows_with_the_row() -> None:
-    recipe = build(SchedulerConfig(recipe="scheduler", total_steps=8, shape="window"))
+    recipe = SchedulerConfig(recipe="scheduler", total_steps=8, shape="window").build()
     for t in range(10):
         weight = recipe.future_weight(tokens(), t)
         for b, length in enumerate((5, 4)):
@@ -186,7 +186,7 @@ def test_window_grows_with_the_row() -> None:
 
 def test_hybrid_mask_keeps_its_soft_mask_for_inference() -> None:
     config = HybridMaskConfig(recipe="hybrid_mask", total_steps=10, smoothing=0.0, calibration="none")
-    recipe = build(config)
+    recipe = config.build()
     t_ = tokens()
     for t in range(10):
         assert recipe.wants_gradients(t)
@@ -237,7 +237,7 @@ def test_grad_sites_are_checked() -> None:
 def test_learned_mask_against_a_loop_over_pairs() -> None:
     """sigmoid of a two-layer network of h_i, read at the power of two over j - i; closed outside history."""
     torch.manual_seed(3)
-    recipe = build(HybridMLPConfig(recipe="hybrid_mlp", rank=2, buckets=3))
+    recipe = HybridMLPConfig(recipe="hybrid_mlp", rank=2, buckets=3).build()
     learned_mask = recipe.learned_mask(D, 2)
     for parameter in learned_mask.parameters():
         torch.nn.init.normal_(parameter)
@@ -261,7 +261,7 @@ def test_learned_mask_against_a_loop_over_pairs() -> None:
 
 
 def test_learned_mask_starts_nearly_causal() -> None:
-    recipe = build(HybridMLPConfig(recipe="hybrid_mlp"))
+    recipe = HybridMLPConfig(recipe="hybrid_mlp").build()
     weight = recipe.learned_mask(D, 1)(0, torch.randn(B, L, D), recipe.inference_weight(tokens()))
     assert weight.max().item() == pytest.approx(1 / (1 + math.exp(3)), abs=1e-6)
 
@@ -287,7 +287,7 @@ def test_a_weight_never_leaves_zero_to_one(recipe, calibration, slot, scale, ste
         values["total_steps"] = 7
     if recipe in ("ggsm", "hybrid_mask"):
         values |= {"calibration": calibration, "slot": slot}
-    built = build(TypeAdapter(MaskConfig).validate_python(values))
+    built = TypeAdapter(MaskConfig).validate_python(values).build()
     for t in range(steps):
         for weight in (built.future_weight(tokens(), t), built.inference_weight(tokens())):
             assert ((weight >= 0) & (weight <= 1)).all()  # also refuses NaN

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ray_ggsm.masks import RecipeConfig, build
+from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.training import loop
 from ray_ggsm.training.config import TrainingConfig
@@ -26,7 +26,7 @@ from tests.helpers.rows import user_rows
 ROWS, BATCH, STEPS = 41, 11, 3  # a batch that neither 2 nor 3 workers divide
 WIDTH, OUT = 7, 5
 pytestmark = pytest.mark.slow  # starts processes that import torch
-RECIPES_TRAINED = [mask for mask in RECIPES if build(mask).trains]
+RECIPES_TRAINED = [mask for mask in RECIPES if mask.build().trains]
 
 
 def contrast(workers: Workers, users: torch.Tensor, answers: torch.Tensor, ids: torch.Tensor, centre: bool):

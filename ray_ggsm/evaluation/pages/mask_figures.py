@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from scipy.special import expit
 
 from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.pages.charts import Points
 from ray_ggsm.evaluation.pages.figure import Figure
+from ray_ggsm.masks.calibration import calibrated
 from ray_ggsm.masks.slot_weights import SlotWeights
 
 WEIGHT_CURVES = {"alpha": "alpha", "mean": "w_mean", "p5": "w_p5", "p95": "w_p95"}
@@ -88,17 +90,17 @@ def over_gradients(slots: SlotWeights | None) -> Figure | None:
     norms = np.sort([g for g in slots.importance if g is not None])
     if len(norms) < 2:
         return None
-    published, calibrated = published_weight(norms), calibrated_weight(norms)
+    published, zscored = published_weight(norms), calibrated_weight(norms)
     series = {
         name: list(enumerate(values.tolist(), 1))
-        for name, values in {"calibrated": calibrated, "published": published}.items()
+        for name, values in {"calibrated": zscored, "published": published}.items()
     }
     title = "Weight of every slot as published and calibrated, in the order of the gradient norm"
     axis_name = "slots, from the smallest gradient norm to the largest"
     picture = charts.lines(series, title, span=(0, 1), names=True, axis_name=axis_name, size=(540, 270))
     flat = published[-1] < 0.5 + FLAT
     caption = "Why the published weight is flat" if flat else "The published weight and the calibrated one"
-    note = f"{_weights_note(norms, published, calibrated, flat)} {_CALIBRATIONS.get(slots.calibration or '', '')}"
+    note = f"{_weights_note(norms, published, zscored, flat)} {_CALIBRATIONS.get(slots.calibration or '', '')}"
     return Figure(caption, {"": picture}, note=note.strip())
 
 
@@ -176,5 +178,5 @@ def published_weight(norms: np.ndarray) -> np.ndarray:
 
 def calibrated_weight(norms: np.ndarray) -> np.ndarray:
     """sigma of the z-score of g among all norms; 0.5 if all are equal."""
-    spread = norms.std() if np.ptp(norms) > 0 else 1.0
-    return expit((norms - norms.mean()) / spread)
+    g_S = torch.from_numpy(norms).float()
+    return calibrated(g_S, torch.ones_like(g_S, dtype=torch.bool), "zscore").sigmoid().numpy()

@@ -70,7 +70,14 @@ class SavedEncoder:
                 "jobs/train.py wrote"
             )
         text = storage.read_text(file)
-        values = json.loads(text)
-        if values["format"] != FORMAT:
-            raise InputError(f"{location}: expected an encoder of format {FORMAT}, found {values['format']}")
-        return cls(location, digest(values), EncoderDescription.model_validate_json(text))
+        try:
+            values = json.loads(text)
+            version = values["format"]
+            description = EncoderDescription.model_validate_json(text) if version == FORMAT else None
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{file}: this does not describe a saved encoder; give the directory `encoder` that jobs/train.py wrote"
+            ) from None
+        if description is None:
+            raise InputError(f"{location}: expected an encoder of format {FORMAT}, found {version}")
+        return cls(location, digest(values), description)

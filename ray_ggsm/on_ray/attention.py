@@ -101,7 +101,8 @@ def attention_split(experiment: Experiment) -> str:
     """
     splits, split = experiment.data.splits, experiment.attention.split or experiment.data.score_split
     if split not in splits:
-        raise InputError(f"attention.split: there is no split '{split}' in data.splits; it has {', '.join(splits)}")
+        named = f"there is no split '{split}'" if split else "name one; none has `role: score`"
+        raise InputError(f"attention.split: {named}; data.splits has {', '.join(splits)}")
     return split
 
 

@@ -57,9 +57,15 @@ def evaluate(pipeline: Pipeline) -> Summary:
 
 
 def check_evaluation(experiment: Experiment) -> None:
-    """Refuse an experiment without labels, without the splits that probes need, or with splits that leak."""
+    """Refuse an experiment without labels, without the splits that probes need, with splits that leak, or with several
+    vectors per row."""
     if not experiment.data.labels:
         raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
+    if len(experiment.embedding.instructions) > 1:
+        raise InputError(
+            f"embedding.instructions: evaluation needs one vector per row, so one instruction; found "
+            f"{', '.join(experiment.embedding.instructions)}"
+        )
     fit, score = probe_splits(experiment)
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
 

@@ -67,13 +67,18 @@ def lookalike(config: LookalikeConfig) -> pa.Table:
     """Search, write the audience, and return it (AUDIENCE), best first.
 
     Raises:
-        InputError: there is no table, seed user or encoder.
+        InputError: there is no table, seed user, encoder, or row of the instruction.
     """
     table = open_table(config.table)
     target = _target(config, table)
     with started(config.ray):
         check_place("output", config.output)
         audience = nearest(table, target.direction_D, config.k, target.users, config.instruction)
+    if not len(audience):
+        raise InputError(
+            f"{config.table}: no row of the instruction '{config.instruction}'"
+            + (" but those of the seed users" if target.users else "")
+        )
     sink = pa.BufferOutputStream()
     pq.write_table(audience, sink)
     storage.write_bytes(storage.absolute(config.output), sink.getvalue().to_pybytes())

@@ -169,6 +169,12 @@ def _check_names(config: StudyConfig) -> None:
             if name not in config.result_names:
                 results = ", ".join(config.result_names)
                 raise InputError(f"questions[{position}]: '{name}' is not in the results, which are {results}")
+    for key, settings in {"settings": config.settings, **config.variants}.items():
+        for name, own in {"seed": "seeds", "output": "output"}.items():
+            if name in settings:
+                raise InputError(f"{key}: a study sets '{name}' of all its runs; use the study's own `{own}`")
+    if len(config.seeds) > len(set(config.seeds)):
+        raise InputError(f"seeds: each seed once; found {', '.join(map(str, config.seeds))}")
     if len(config.result_names) < 2:
         raise InputError("variants: there is nothing to compare; name a second variant, or a baseline")
     others = {*config.baselines, *(joined_name(name) for name in config.joined)}

@@ -60,3 +60,10 @@ def test_seeds_that_are_not_there(config: Callable, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("nobody\n")
     with pytest.raises(InputError, match="none of the 1 seed users has a row of 'default'"):
         lookalike(config(users_file=str(tmp_path / "seeds.txt")))
+
+
+def test_an_instruction_that_no_row_has(finished: Experiment, config: Callable, tmp_path: Path) -> None:
+    search = config(text="buys shoes", encoder=Pipeline.of(finished).train.encoder, instruction="defualt")
+    with pytest.raises(InputError, match="no row of the instruction 'defualt'"):
+        lookalike(search)
+    assert not (tmp_path / "found.parquet").exists()

@@ -78,5 +78,11 @@ def test_unknown_names(config: Callable[..., StudyConfig]) -> None:
         study(config(reference="x"))
     with pytest.raises(InputError, match="variants: 'hand-crafted' is the name of other vectors"):
         study(config(variants={"ggsm": {}, "hand-crafted": {}}))
+    with pytest.raises(InputError, match="later: a study sets 'seed' of all its runs; use the study's own `seeds`"):
+        study(config(variants={"ggsm": {}, "later": {"seed": 1}}))
+    with pytest.raises(InputError, match="settings: a study sets 'output' of all its runs"):
+        study(config(settings={"output": "elsewhere"}))
+    with pytest.raises(InputError, match="seeds: each seed once; found 0, 0"):
+        study(config(seeds=(0, 0)))
     with pytest.raises(InputError, match=r"training\.stepz: unknown key"):
         study(config(variants={"ggsm": {}, "later": {"training.stepz": 1}}))

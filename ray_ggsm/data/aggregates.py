@@ -14,9 +14,11 @@ from ray_ggsm.config import Config, InputError
 from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.sources.source import Keys
-from ray_ggsm.data.sql import check_expressions, quote, reason, text
+from ray_ggsm.data.sql import check_expressions, own, quote, reason, text
 
 Side = Literal["history", "future"]
+EVENTS, SNAPSHOT = quote(own("events")), quote(own("snapshot"))
+"""Aliases in queries, which are no columns of the user's."""
 
 
 class Fitted(Config):
@@ -26,6 +28,8 @@ class Fitted(Config):
     """Label -> the quantile's value."""
     vocabularies: dict[str, tuple[str, ...]]
     """Feature -> the values of its `per` expression, most frequent first."""
+    types: dict[str, dict[str, str]]
+    """Table -> column -> DuckDB type, of columns that no schema gives."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,17 @@ class Window:
     days: int
 
     def relation(self, keys: Keys, snapshot: str) -> str:
-        """SQL that selects the rows of the snapshot with this alias, and adds the column `days_away`."""
+        """SQL that selects the rows of the snapshot with this alias (quoted), and adds the column `days_away`."""
         user, time = keys
-        is_users = f"e.{quote(user)} = {snapshot}.user_id"
+        rows = f"{quote(self.table)} AS {EVENTS} WHERE {EVENTS}.{quote(user)} = {snapshot}.user_id"
         if time is None:
-            return f"(SELECT e.*, NULL AS days_away FROM {quote(self.table)} AS e WHERE {is_users})"
-        at, sign = f"e.{quote(time)}", 1 if self.side == "history" else -1
+            return f"(SELECT {EVENTS}.*, NULL AS days_away FROM {rows})"
+        at, sign = f"{EVENTS}.{quote(time)}", 1 if self.side == "history" else -1
         low, high = f"{snapshot}.as_of", f"{snapshot}.as_of + INTERVAL {self.days} DAY"
         if self.side == "history":
             low, high = f"{snapshot}.as_of - INTERVAL {self.days} DAY", low
         away = f"{sign} * (epoch({snapshot}.as_of::timestamp) - epoch({at}::timestamp)) / 86400"
-        rows = f"{quote(self.table)} AS e WHERE {is_users} AND {at} >= {low} AND {at} < {high}"
-        return f"(SELECT e.*, {away} AS days_away FROM {rows})"
+        return f"(SELECT {EVENTS}.*, {away} AS days_away FROM {rows} AND {at} >= {low} AND {at} < {high})"
 
 
 @dataclass(frozen=True)
@@ -98,20 +101,21 @@ def aggregate(window: Window, keys: Keys, expressions: Sequence[str]) -> str:
     """Build a query that gives every snapshot's `row` and one column per expression: c0, c1, ..."""
     columns = ", ".join(f"({expression}) AS c{i}" for i, expression in enumerate(expressions))
     return (
-        f"SELECT s.row, x.* FROM snapshots AS s, LATERAL (SELECT {columns}, count(*) AS __rows "
-        f"FROM {window.relation(keys, 's')}) AS x"
+        f"SELECT {SNAPSHOT}.row, x.* FROM snapshots AS {SNAPSHOT}, LATERAL (SELECT {columns}, count(*) AS rows "
+        f"FROM {window.relation(keys, SNAPSHOT)} AS {EVENTS}) AS x"
     )
 
 
 def aggregate_per(window: Window, keys: Keys, expression: str, per: str) -> str:
     """Build a query that gives `row`, `value` (text) and `c0` for each value that occurs in a snapshot's window."""
+    row, value = quote(own("row")), quote(own("value"))
     rows = (
-        "SELECT s.row AS __row, s.as_of AS as_of, x.* FROM snapshots AS s, "
-        f"LATERAL (SELECT *, ({per})::varchar AS __value FROM {window.relation(keys, 's')}) AS x"
+        f"SELECT {SNAPSHOT}.row AS {row}, {SNAPSHOT}.as_of AS as_of, x.* FROM snapshots AS {SNAPSHOT}, "
+        f"LATERAL (SELECT *, ({per})::varchar AS {value} FROM {window.relation(keys, SNAPSHOT)} AS {EVENTS}) AS x"
     )
     return (
-        f"SELECT __row AS row, __value AS value, ({expression}) AS c0 FROM ({rows}) "
-        "WHERE __value IS NOT NULL GROUP BY __row, as_of, __value"
+        f"SELECT {row} AS row, {value} AS value, ({expression}) AS c0 FROM ({rows}) AS {EVENTS} "
+        f"WHERE {value} IS NOT NULL GROUP BY {row}, as_of, {value}"
     )
 
 

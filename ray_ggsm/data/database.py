@@ -4,7 +4,7 @@ Times are instants (TIMESTAMPTZ) and the session's time zone is that of the snap
 and `as_of + interval 3 day` in expressions follow its calendar, also across changes of daylight saving.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,9 @@ import duckdb
 from ray_ggsm.config import InputError
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.sources import source_of
-from ray_ggsm.data.sources.source import Keys
-from ray_ggsm.data.sql import quote, reason, text
+from ray_ggsm.data.sources.column_types import Types
+from ray_ggsm.data.sources.source import Keys, Source
+from ray_ggsm.data.sql import OWN, quote, reason, text
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,35 @@ class Database:
     """The source's tables of one shard of users, the table `rejected`, and what the steps of prepare add to them."""
 
     connection: duckdb.DuckDBPyConnection
-    tables: Mapping[str, Keys]
-    """The source's tables, with the columns that say who and when."""
+    source: Source
+    """Where the tables come from."""
+    types: Types
+    """The types of columns that no schema gives."""
+
+    @property
+    def tables(self) -> dict[str, Keys]:
+        """The source's tables, with the columns that say who and when."""
+        return self.source.tables()
 
     def columns(self, table: str) -> dict[str, str]:
-        """Column names and types of a table."""
-        return {row[0]: row[1] for row in self.connection.execute(f"DESCRIBE {quote(table)}").fetchall()}
+        """Column names and types of a table, without those that this package adds."""
+        described = self.connection.execute(f"DESCRIBE {quote(table)}").fetchall()
+        return {row[0]: row[1] for row in described if not row[0].startswith(OWN)}
+
+    def has(self, table: str, column: str) -> bool:
+        """Whether a table has a column, also one that this package adds."""
+        return column in (row[0] for row in self.connection.execute(f"DESCRIBE {quote(table)}").fetchall())
 
 
 @contextmanager
 def opened(
-    config: DataConfig, shard: int = 0, shards: int = 1, *, empty: bool = False, threads: int | None = None
+    config: DataConfig,
+    shard: int = 0,
+    shards: int = 1,
+    *,
+    types: Types | None = None,
+    empty: bool = False,
+    threads: int | None = None,
 ) -> Iterator[Database]:
     """A database with the source's tables and no way out.
 
@@ -41,6 +60,7 @@ def opened(
         config: names the source and the time zone.
         shard: position of the shard of users, of `shards`.
         shards: number of shards.
+        types: of columns that no schema gives; None: what their values tell, with `empty` the first ones.
         empty: only create the tables with their columns.
         threads: threads DuckDB may use; None: all cores.
 
@@ -53,13 +73,15 @@ def opened(
         connection.execute(f"SET TimeZone = {text(config.snapshots.timezone)}")
         connection.execute(
             'CREATE TABLE rejected ("table" VARCHAR, split VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
-            "source VARCHAR, reason VARCHAR, detail VARCHAR)"
+            "source VARCHAR, record BIGINT, reason VARCHAR, detail VARCHAR)"
         )
-        source.load(connection, shard, shards, empty)
+        if types is None:
+            types = source.column_types(connection, whole=not empty)
+        source.load(connection, types, shard, shards, empty)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            yield Database(connection, source.tables())
+            yield Database(connection, source, types)
         except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as error:
             raise InputError(f"data: an expression cannot be computed for some row: {reason(error)}") from None
 
@@ -75,6 +97,7 @@ def enforce_table_shares(database: Database, max_bad_share: float) -> None:
         good = connection.execute(f"SELECT count(*) FROM {quote(table)}").fetchall()[0][0]
         bad = connection.execute('SELECT count(*) FROM rejected WHERE "table" = ?', [table]).fetchall()[0][0]
         if bad > max_bad_share * (good + bad):
+            database.source.locate(connection)
             why, count, example = connection.execute(
                 f"SELECT reason, count(*), min(source || ', ' || detail) FROM rejected WHERE \"table\" = {text(table)} "
                 "GROUP BY reason ORDER BY 2 DESC, 1 LIMIT 1"

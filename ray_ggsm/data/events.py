@@ -1,15 +1,15 @@
 """Event sequences: one list of events per modality and snapshot, the newest K of them, oldest first."""
 
-import string
-
 import duckdb
 
 from ray_ggsm.config import InputError
-from ray_ggsm.data.aggregates import Window
+from ray_ggsm.data.aggregates import SNAPSHOT, Window
 from ray_ggsm.data.config import DataConfig, ModalityConfig
 from ray_ggsm.data.database import Database
-from ray_ggsm.data.sources.source import Keys
+from ray_ggsm.data.sources.formats import RECORD
+from ray_ggsm.data.sources.source import FILE, Keys, shown
 from ray_ggsm.data.sql import check_expressions, quote, reason, text
+from ray_ggsm.data.text_template import template_parts
 
 EVENT = "{'time': time, 'text': text, 'amount': amount}"
 
@@ -18,25 +18,30 @@ def create_events(database: Database, config: DataConfig) -> None:
     """Create per modality the table `event:NAME` (user_id, time, text, amount); unusable events are rejected."""
     for name, modality in config.modalities.items():
         user, time = database.tables[modality.table]
-        rendered = f"trim(regexp_replace({_template(modality)}, '\\s+', ' ', 'g'))"
+        events = quote(f"event:{name}")
+        rendered = f"trim(regexp_replace({_rendered(database, modality)}, '\\s+', ' ', 'g'))"
+        place = f"{quote(FILE)} AS file, {quote(RECORD)} AS record"
+        if not database.has(modality.table, FILE):
+            place = f"{text(f'modality {name}')} AS file, NULL::BIGINT AS record"
+        amount = f"({modality.amount or 'NULL'})"
         database.connection.execute(
-            f"CREATE TABLE {quote('event:' + name)} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
-            f"{rendered} AS text, ({modality.amount or 'NULL'})::float AS amount FROM {quote(modality.table)} "
-            f"WHERE {modality.where or 'true'}"
+            f"CREATE TABLE {events} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
+            f"{rendered} AS text, try_cast({amount} AS float) AS amount, "
+            f"coalesce(NOT isfinite({amount}::double), false) OR (try_cast({amount} AS float) IS NULL AND {amount} IS "
+            f"NOT NULL) AS non_finite, {place} FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
         )
         unusable = {
             "null_text": "text IS NULL OR text = ''",
             "text_too_long": f"length(text) > {config.max_text_length}",
-            "non_finite_number": "NOT isfinite(amount)",
+            "non_finite_number": "non_finite",
         }
         for why, condition in unusable.items():
             database.connection.execute(
-                f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, "
-                f"{text(f'modality {name}')}, {text(why)}, "
-                f"'event at ' || time::varchar || ': ' || coalesce(left(text, 100), 'NULL') "
-                f"FROM {quote('event:' + name)} WHERE {condition}"
+                f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, file, record, {text(why)}, "
+                f"{text(f'modality {name}, ')} || 'event at ' || time::varchar || ': ' || "
+                f"coalesce(left(text, 100), 'NULL') FROM {events} WHERE {condition}"
             )
-            database.connection.execute(f"DELETE FROM {quote('event:' + name)} WHERE {condition}")
+            database.connection.execute(f"DELETE FROM {events} WHERE {condition}")
 
 
 def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
@@ -79,7 +84,7 @@ def check_modalities(database: Database, config: DataConfig) -> None:
                 f"{where}.table: table '{modality.table}' has no time column, so it holds no events; give it `time`"
             )
         columns = database.columns(modality.table)
-        for field in _fields(where, modality.text):
+        for field in _template_columns(f"{where}.text", modality.text):
             if field not in columns:
                 raise InputError(
                     f"{where}.text: table '{modality.table}' has no column '{field}'; its columns are: "
@@ -106,8 +111,11 @@ def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table:
 
 
 def _joined(window: Window) -> str:
-    events = window.relation(Keys("user_id", "time"), "s")
-    return f"SELECT s.row, s.split, e.time, e.text, e.amount FROM snapshots AS s, LATERAL {events} AS e"
+    events = window.relation(Keys("user_id", "time"), SNAPSHOT)
+    return (
+        f"SELECT {SNAPSHOT}.row, {SNAPSHOT}.split, e.time, e.text, e.amount "
+        f"FROM snapshots AS {SNAPSHOT}, LATERAL {events} AS e"
+    )
 
 
 def _future(config: DataConfig) -> str:
@@ -127,25 +135,24 @@ def _future(config: DataConfig) -> str:
     return f"SELECT row, {events} AS events FROM ({' UNION ALL '.join(parts)}) GROUP BY row"
 
 
-def _template(modality: ModalityConfig) -> str:
-    """Turn the text template into a SQL expression, in which a NULL column leaves nothing behind."""
+def _rendered(database: Database, modality: ModalityConfig) -> str:
+    """SQL for the text of a template: columns as they stand in the file; a column without a value leaves nothing."""
     parts = []
-    for literal, field, _, _ in string.Formatter().parse(modality.text):
+    for literal, column in template_parts(modality.text):
         if literal:
             parts.append(text(literal))
-        if field is not None:
-            parts.append(f"coalesce({quote(field)}::varchar, '')")
+        if column is not None:
+            place = shown(column) if database.has(modality.table, shown(column)) else column
+            parts.append(f"coalesce({quote(place)}::varchar, '')")
     return " || ".join(parts)
 
 
-def _fields(where: str, template: str) -> list[str]:
+def _template_columns(key: str, template: str) -> list[str]:
+    """The columns of a template, which has at least one."""
     try:
-        parsed = list(string.Formatter().parse(template))
+        found = [column for _, column in template_parts(template) if column is not None]
     except ValueError as error:
-        raise InputError(f"{where}.text: '{template}' is no template: {error}; write columns as {{column}}") from None
-    fields = [field for _, field, _, _ in parsed if field is not None]
-    if not all(fields) or any(form or conversion for _, _, form, conversion in parsed):
-        raise InputError(f"{where}.text: '{template}' must name columns as {{column}}, without format or conversion")
-    if not fields:
-        raise InputError(f"{where}.text: '{template}' names no column; write columns as {{column}}")
-    return fields
+        raise InputError(f"{key}: '{template}' is no template: {error}") from None
+    if not found:
+        raise InputError(f"{key}: '{template}' names no column; write columns as {{column}}")
+    return found

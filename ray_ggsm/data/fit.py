@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import duckdb
 import numpy as np
 
 from ray_ggsm.config import InputError
@@ -15,16 +16,20 @@ from ray_ggsm.data.sources.source import Keys
 
 
 def check(config: DataConfig) -> None:
-    """Check everything that can be known without reading the events: files, columns, and every SQL expression.
+    """Check everything that the first events tell: files, columns, and every SQL expression.
 
     Raises:
         InputError: naming the config key and the reason.
     """
     _check_tables(config, source_of(config).tables())
     with opened(config, empty=True) as database:
-        create_snapshots(database, config, config.splits)
-        check_modalities(database, config)
-        check_aggregates(database, config)
+        _check_expressions(database, config)
+
+
+def _check_expressions(database: Database, config: DataConfig) -> None:
+    create_snapshots(database, config, config.splits)
+    check_modalities(database, config)
+    check_aggregates(database, config)
 
 
 def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
@@ -38,7 +43,11 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     Raises:
         InputError: an expression is wrong, too many events are bad, or there is nothing to learn from.
     """
-    check(config)
+    _check_tables(config, source_of(config).tables())
+    with duckdb.connect() as connection:
+        types = source_of(config).column_types(connection)
+    with opened(config, empty=True, types=types) as database:
+        _check_expressions(database, config)
     values: dict[str, list[np.ndarray]] = {
         name: [] for name, label in config.labels.items() if label.quantile is not None
     }
@@ -46,7 +55,7 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     train = config.splits[config.train_split]
     learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
     for shard in range(shards):
-        with opened(config, shard, shards, threads=threads) as database:
+        with opened(config, shard, shards, types=types, threads=threads) as database:
             create_events(database, config)
             enforce_table_shares(database, config.max_bad_share)
             create_snapshots(database, config, {config.train_split: learned_from})
@@ -54,6 +63,7 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
                 values[name].append(_label_values(database, config, name))
             _count_values(database, config, counts)
     return Fitted(
+        types=types,
         thresholds={name: _quantile(config, name, np.concatenate(parts)) for name, parts in values.items()},
         vocabularies={
             feature.name: tuple(

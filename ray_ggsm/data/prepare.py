@@ -58,13 +58,14 @@ def write_shard(
     rows: dict[str, int] = {}
     rejected_rows: dict[str, int] = {}
     labels: dict[str, dict[str, LabelCount]] = {}
-    with opened(config, shard, shards, threads=threads) as database:
+    with opened(config, shard, shards, types=fitted.types, threads=threads) as database:
         create_events(database, config)
         create_snapshots(database, config, config.splits)
         size = create_features(database, config, fitted)
         create_labels(database, config, fitted)
         events_cut = create_sequences(database, config)
-        letters = [_fetch(database, 'SELECT * EXCLUDE ("table") FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
+        database.source.locate(database.connection)
+        letters = [_fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
         names = [feature.name for feature in features(config, fitted)]
         for split in config.splits:
             schema = user_row_schema(list(config.modalities), names, split in config.splits_with_future)

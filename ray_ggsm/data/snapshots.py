@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ray_ggsm.data.aggregates import Window
+from ray_ggsm.data.aggregates import EVENTS, SNAPSHOT, Window
 from ray_ggsm.data.config import DataConfig, SplitConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.sql import quote, text
@@ -32,7 +32,8 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
             FROM {quote(least.table)} GROUP BY ALL
         ), cutoffs(k, as_of) AS (VALUES {dates}), asked AS ({wanted}),
         active AS (
-            SELECT split, s.user_id, s.as_of FROM asked AS s, LATERAL {window.relation(keys, "s")} AS e
+            SELECT {SNAPSHOT}.split, {SNAPSHOT}.user_id, {SNAPSHOT}.as_of
+            FROM asked AS {SNAPSHOT}, LATERAL {window.relation(keys, SNAPSHOT)} AS {EVENTS}
             GROUP BY ALL HAVING count(*) >= {least.count}
         )
         SELECT row_number() OVER (ORDER BY md5(user_id || '|' || epoch_us(as_of)), split) AS row, * FROM active"""

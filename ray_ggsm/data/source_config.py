@@ -12,7 +12,7 @@ class TableConfig(Config):
     """One table of dated events, or of static facts about users, in files."""
 
     files: str
-    """CSV, compressed CSV (.gz, .zst) or Parquet: a file or a glob, local or s3://."""
+    """CSV, JSON lines (both plain, gzip or zstd) or Parquet, whatever the names: a file or a glob, local or s3://."""
     user: str
     """Column of the user; it becomes text."""
     time: str | None = None
@@ -22,8 +22,11 @@ class TableConfig(Config):
     timezone: TimeZone = "UTC"
     """Time zone of times that do not carry their own offset."""
     types: dict[str, Annotated[str, AfterValidator(sql_type)]] = Field({})
-    """DuckDB types of columns, for example {price: double, zip: varchar}; in CSV files, columns of numbers and of
-    true/false are recognised, and all others are text."""
+    """DuckDB types of columns, for example {price: double, zip: varchar}; a value of another type costs its row. Of the
+    other columns that expressions use, Parquet gives the type; in CSV and JSON lines, columns whose every value is a
+    number, or true or false, are recognised, and all others are text."""
+    partitions: tuple[str, ...] = ()
+    """Columns that folders `name=value` above the files give; folders that are not named here mean nothing."""
     delimiter: str = Field(",", min_length=1, max_length=1)
     """Column separator of CSV files."""
     quote: str = Field('"', max_length=1)

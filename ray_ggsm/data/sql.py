@@ -16,6 +16,7 @@ import duckdb
 from ray_ggsm.config import InputError
 from ray_ggsm.data.functions import SESSION_NAMES, SESSION_TYPES, objection
 
+OWN = "\x1f"
 EXPRESSIONS = {
     "CONSTANT",
     "COLUMN_REF",
@@ -60,6 +61,11 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def own(name: str) -> str:
+    """A name that no column of the user's has: `ray_ggsm.data.sources` refuses columns that begin with this mark."""
+    return OWN + name
+
+
 def text(value: str) -> str:
     """A string literal in SQL."""
     return "'" + value.replace("'", "''") + "'"
@@ -72,10 +78,9 @@ def reason(error: duckdb.Error) -> str:
 
 
 def shard_condition(user: str, shard: int, shards: int) -> str:
-    """True for the users of a shard; rows without a user belong to shard 0."""
+    """True for the users of a shard; rows without a user belong to shard 0. `user` is SQL that gives its text."""
     if shards == 1:
         return "true"
-    user = f"nullif(trim({quote(user)}::varchar), '')"
     return f"coalesce(md5_number_lower({user}) % {shards}, 0) = {shard}"
 
 
@@ -98,6 +103,15 @@ def check_expressions(connection: duckdb.DuckDBPyConnection, expressions: Mappin
             )
         for part in _walk(node["select_list"]):
             _check_part(key, expression, part)
+
+
+def columns_in(connection: duckdb.DuckDBPyConnection, expression: str) -> set[str]:
+    """Names in an expression that may be columns, in lower case; none if it cannot be parsed."""
+    parsed = _parse(connection, expression)
+    if parsed["error"]:
+        return set()
+    parts = _walk(parsed["statements"])
+    return {name.lower() for part in parts if part.get("class") == "COLUMN_REF" for name in part["column_names"]}
 
 
 def _parse(connection: duckdb.DuckDBPyConnection, expression: str) -> Any:

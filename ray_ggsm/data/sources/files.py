@@ -1,15 +1,21 @@
 """The user's own event files as tables: users become text, times become instants, unreadable rows are set aside.
 
-User, time and declared columns of a CSV file are read as text and converted here, so a bad value costs one row, never
-the run; every rejected row is kept with its file, its reason and what stood there.
+Types are taken file by file, before anything is put together. Only columns that the config uses are loaded. A column
+that expressions use has the type that all its values fit (`column_types`); beside it stands, for templates, the text
+as it is in the file. A bad value costs one row, never the run; every rejected row is kept with its file, its line, its
+reason and what stood there.
 """
 
-import csv
 import difflib
 import glob
-from collections.abc import Collection, Mapping
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, partial
+from typing import TypeVar
 
 import duckdb
 import fsspec
@@ -17,20 +23,26 @@ import fsspec
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
-from ray_ggsm.data.sources.source import Keys, State
-from ray_ggsm.data.sql import quote, reason, shard_condition, text
+from ray_ggsm.data.sources.column_types import Guess, Types, as_user, common, converted, guesses, is_unusable, unified
+from ray_ggsm.data.sources.formats import RECORD, BadLine, Csv, MixedCsv, Parquet, Part, part
+from ray_ggsm.data.sources.source import FILE, Keys, State, shown
+from ray_ggsm.data.sources.times import instant
+from ray_ggsm.data.sql import OWN, columns_in, quote, reason, shard_condition, text
 
-MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
-OFFSET = r":\d{2}.*(Z|z|[+-]\d{2}(:?\d{2})?)$"
-FILE = "__file"
-GUESS_LINES = 10_000
-GUESS_SHARE = 0.95
-GUESSES = {
-    "bigint": r"-?(0|[1-9]\d{0,17})",
-    "double": r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?",
-    "boolean": "(?i:true|false)",
-}
-"""Texts that stand for a type; '007' is no number."""
+T = TypeVar("T")
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What the config does with a table's columns."""
+
+    templates: frozenset[str] = frozenset()
+    """Columns that are shown as text."""
+    expressions: tuple[str, ...] = ()
+    """SQL over the columns."""
+    numbers: frozenset[str] = frozenset()
+    """Columns that must be numbers."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +51,50 @@ class EventFiles:
 
     configs: Mapping[str, TableConfig]
     """Files and columns of each table."""
-    numbers: Mapping[str, Collection[str]]
-    """Per table, columns that must be numbers."""
+    uses: Mapping[str, Uses]
+    """What the config does with each table."""
 
     def tables(self) -> dict[str, Keys]:
         """Every table of the config."""
         return {name: Keys(table.user, table.time) for name, table in self.configs.items()}
 
-    def load(self, connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: bool) -> None:
+    def column_types(self, connection: duckdb.DuckDBPyConnection, whole: bool = True) -> Types:
+        """The types of the columns that expressions use; reads their texts, or with `whole: false` the first ones."""
+        return {
+            name: _Table(connection, name, table, self.uses.get(name, Uses())).types(whole)
+            for name, table in self.configs.items()
+        }
+
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
         """Create the tables with the rows of one shard.
 
         Raises:
             InputError: no file matches, or a column is missing or has no usable type.
         """
         for name, table in self.configs.items():
-            types = {**dict.fromkeys(self.numbers.get(name, ()), "double"), **table.types}
-            try:
-                _load_table(connection, name, table, types, shard_condition(table.user, shard, shards), empty)
-                if shard == 0 and not empty and not _is_parquet(table.files):
-                    _report_lines(connection, name)
-            except duckdb.Error as error:
-                raise InputError(f"data.source.tables.{name}: {table.files} cannot be read: {reason(error)}") from None
+            files = _Table(connection, name, table, self.uses.get(name, Uses()))
+            files.create(types[name], empty)
+            if not empty:
+                files.fill(types[name], shard, shards)
+
+    def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Add the line to the source of every rejected row that has a record."""
+        query = 'SELECT DISTINCT "table", source, record FROM rejected WHERE record IS NOT NULL'
+        wanted: dict[tuple[str, str], list[int]] = {}
+        for name, file, record in connection.execute(query).fetchall():
+            wanted.setdefault((name, file), []).append(record)
+        for (name, file), records in wanted.items():
+            found = part(file, self.configs[name])
+            if found is None:
+                continue
+            places = found.lines(records)
+            unit = ":" if found.unit == "line" else f", {found.unit} "
+            lines = ", ".join(f"({record}, {line})" for record, line in places.items())
+            connection.execute(
+                f"UPDATE rejected SET source = source || {text(unit)} || line, record = NULL "
+                f"FROM (VALUES {lines}) AS places(n, line) "
+                'WHERE "table" = ? AND source = ? AND record = n', [name, file],
+            )  # fmt: skip
 
     def state(self) -> State:
         """Per table, the files with their size and modification time or entity tag."""
@@ -69,20 +104,22 @@ class EventFiles:
 
 
 def matching_files(name: str, table: TableConfig) -> list[str]:
-    """The files of a table, sorted; InputError when there are none."""
+    """The files of a table, sorted; a file of exactly this name comes before a pattern.
+
+    Raises:
+        InputError: there are none.
+    """
+    if storage.exists(table.files) and not os.path.isdir(table.files):
+        return [table.files]
     if "://" in table.files:
         fs, path = storage.filesystem(table.files)
         fs.invalidate_cache()
         found = [fs.unstrip_protocol(file) for file in fs.glob(path)]
     else:
-        found = glob.glob(table.files, recursive=True)
+        found = [file for file in glob.glob(table.files, recursive=True) if os.path.isfile(file)]
     if not found:
         raise InputError(f"data.source.tables.{name}.files: no file matches '{table.files}'")
     return sorted(found)
-
-
-def _is_parquet(files: str) -> bool:
-    return files.lower().endswith((".parquet", ".pq"))
 
 
 def _stamp(file: str) -> str:
@@ -91,176 +128,216 @@ def _stamp(file: str) -> str:
     return f"{info['size']} bytes, {info.get('ETag') or info.get('mtime')}"
 
 
-def _load_table(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    table: TableConfig,
-    types: Mapping[str, str],
-    mine: str,
-    empty: bool,
-) -> None:
-    files = matching_files(name, table)
-    if "://" in table.files:
-        connection.register_filesystem(fsspec.filesystem(table.files.split("://")[0]))
-    reader, columns, guessed = _reader(connection, name, table, files)
-    _check_columns(name, table, types, list(columns))
-    types = {c: kind for c, kind in {**guessed, **types}.items() if c not in (table.user, table.time)}
-    converted, problems = _conversions(name, table, types, columns)
-    replaced = ", ".join(f"{expression} AS {quote(column)}" for column, expression in converted.items())
-    cases = " ".join(f"WHEN {condition} THEN {text(why)}" for condition, why, _ in problems)
-    details = " ".join(
-        f"WHEN {condition} THEN {text(column)} || ' = ' || coalesce(left({column}::varchar, 200), 'NULL')"
-        for condition, _, column in problems
-    )
-    connection.execute(
-        f"CREATE TABLE {quote(name)} AS SELECT * EXCLUDE ({FILE}) REPLACE ({replaced}), CASE {cases} END AS __reason, "
-        f"CASE {details} END AS __detail, {FILE} AS __source FROM {reader} WHERE {mine}" + (" LIMIT 0" if empty else "")
-    )
-    connection.execute(
-        f"INSERT INTO rejected SELECT {text(name)}, NULL, {quote(table.user)}, NULL, __source, __reason, __detail "
-        f"FROM {quote(name)} WHERE __reason IS NOT NULL"
-    )
-    connection.execute(f"DELETE FROM {quote(name)} WHERE __reason IS NOT NULL")
-    for column in ("__reason", "__detail", "__source"):
-        connection.execute(f"ALTER TABLE {quote(name)} DROP COLUMN {column}")
+@dataclass(frozen=True)
+class _Table:
+    """One table of the config while it is read."""
 
+    connection: duckdb.DuckDBPyConnection
+    name: str
+    config: TableConfig
+    uses: Uses
 
-def _conversions(
-    name: str, table: TableConfig, types: Mapping[str, str], columns: Mapping[str, str]
-) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    """How columns are converted (column -> SQL), and what makes a row unusable (condition, reason, quoted column)."""
-    converted = {table.user: f"nullif(trim({quote(table.user)}::varchar), '')"}
-    problems = [(f"{converted[table.user]} IS NULL", "missing_user", quote(table.user))]
-    for column, kind in types.items():
-        converted[column] = f"try_cast({quote(column)} AS {kind})"
-        present = f"{quote(column)} IS NOT NULL AND trim({quote(column)}::varchar) <> ''"
-        problems.append((f"{present} AND {converted[column]} IS NULL", "bad_value", quote(column)))
-    if table.time is not None:
-        converted[table.time] = _instant(name, table, columns[table.time])
-        usable = f"year({converted[table.time]}) BETWEEN 1900 AND 2200"
-        problems.append((f"{usable} IS NOT TRUE", "bad_time", quote(table.time)))
-    return converted, problems
+    @property
+    def where(self) -> str:
+        """The config key."""
+        return f"data.source.tables.{self.name}"
 
+    @cached_property
+    def parts(self) -> list[tuple[Part, dict[str, str]]]:
+        """The files that are not empty, each with its columns and their types, and those of its folders."""
+        if "://" in self.config.files:
+            self.connection.register_filesystem(fsspec.filesystem(self.config.files.split("://")[0]))
+        found = []
+        with self._sentences():
+            for file in matching_files(self.name, self.config):
+                each = part(file, self.config)
+                if each is not None:
+                    found.append((each, self._columns(each)))
+        if not found:
+            raise InputError(f"{self.where}.files: all files of '{self.config.files}' are empty")
+        return found
 
-def _reader(
-    connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, files: list[str]
-) -> tuple[str, dict[str, str], dict[str, str]]:
-    """The table function that reads the files, its columns' types, and the types that CSV texts stand for."""
-    listed = "[" + ", ".join(text(file) for file in files) + "]"
-    if _is_parquet(table.files):
-        reader = f"read_parquet({listed}, union_by_name = true, filename = '{FILE}')"
-        described = connection.sql(f"DESCRIBE SELECT * EXCLUDE ({FILE}) FROM {reader}").fetchall()
-        return reader, {row[0]: row[1] for row in described}, {}
-    header = _header(connection, name, table, files)
-    columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in header)
-    nulls = ", ".join(text(value) for value in ("", *table.nulls))
-    reader = (
-        f"read_csv({listed}, auto_detect = false, header = true, columns = {{{columns}}}, delim = "
-        f"{text(table.delimiter)}, "
-        f"quote = {text(table.quote)}, escape = {text(table.quote)}, nullstr = [{nulls}], store_rejects = true, "
-        f"filename = '{FILE}')"
-    )
-    return reader, dict.fromkeys(header, "VARCHAR"), _guess(connection, reader, header)
+    def _columns(self, each: Part) -> dict[str, str]:
+        columns = each.columns(self.connection)
+        for name in self.config.partitions:
+            if name.lower() in {column.lower() for column in columns}:
+                raise InputError(
+                    f"{self.where}.partitions: {each.file} has a column '{name}' of its own; leave it out of "
+                    "`partitions`, or rename the column in the files"
+                )
+            _folder_value(each.file, name, self.where)
+        for column in columns:
+            if column.lower() in ("as_of", "days_away") or column.startswith(OWN):
+                raise InputError(
+                    f"{self.where}: column '{column}' of {each.file} has a reserved name; rename it in the files"
+                )
+        return columns | dict.fromkeys(self.config.partitions, "VARCHAR")
 
+    @cached_property
+    def columns(self) -> dict[str, None]:
+        """The columns of all files, in their order."""
+        return dict.fromkeys(column for _, columns in self.parts for column in columns)
 
-def _header(connection: duckdb.DuckDBPyConnection, name: str, table: TableConfig, files: list[str]) -> list[str]:
-    """The column names of CSV files, which must be the same in all of them."""
-    headers: dict[tuple[str, ...], str] = {}
-    for file in files:
-        # chr(31) separates nothing, so the whole first line is one value, whatever the compression
-        line = (
-            f"read_csv({text(file)}, auto_detect = false, header = false, columns = {{'line': 'VARCHAR'}}, "
-            "delim = '\x1f', quote = '', ignore_errors = true)"
+    @cached_property
+    def computed(self) -> list[str]:
+        """The columns that have a type: those of expressions, and those whose type is declared."""
+        keys = {self.config.user, self.config.time}
+        used = {column for sql in self.uses.expressions for column in columns_in(self.connection, sql)}
+        declared = {*self.config.types, *self.uses.numbers}
+        return [c for c in self.columns if c not in keys and (c in declared or c.lower() in used)]
+
+    def types(self, whole: bool) -> dict[str, str]:
+        """The type of each computed column."""
+        self._check_columns()
+        declared = dict.fromkeys(self.uses.numbers, "DOUBLE") | self.config.types
+        unknown = [column for column in self.computed if column not in declared]
+        kinds: dict[str, dict[str, str]] = {column: {} for column in unknown}
+        texts: dict[str, list[Guess]] = {}
+        for each, columns in self.parts:
+            here = [column for column in unknown if column in columns]
+            if not isinstance(each, Parquet):
+                here = [column for column in here if column in self.config.partitions]
+                guessed = [c for c in unknown if c in columns and c not in here]
+                found = self._read(each, partial(guesses, self.connection, columns=guessed, whole=whole))
+                for column, guess in found.items():
+                    texts.setdefault(column, []).append(guess)
+            for column in here:
+                kinds[column].setdefault(columns[column], each.file)
+        for column, each_guess in texts.items():
+            kinds[column].setdefault(common(each_guess), self.config.files)
+        return {c: declared.get(c) or unified(self.where, c, kinds[c]) for c in self.computed}
+
+    def create(self, types: Mapping[str, str], all_columns: bool) -> None:
+        """Create the table without rows; with all columns of the files, or those that are used."""
+        config = self.config
+        kinds = {config.user: "VARCHAR", **({config.time: "TIMESTAMPTZ"} if config.time else {}), **types}
+        names = [c for c in self.columns if c in kinds or c in self.uses.templates or all_columns]
+        columns = [f"{quote(c)} {kinds.get(c, 'VARCHAR')}" for c in names]
+        columns += [f"{quote(shown(c))} VARCHAR" for c in names if self._has_text(c)]
+        columns += [f"{quote(FILE)} VARCHAR", f"{quote(RECORD)} BIGINT"]
+        with self._sentences():
+            self.connection.execute(f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})")
+
+    def _has_text(self, column: str) -> bool:
+        return column in self.uses.templates and (column in self.computed or column == self.config.time)
+
+    def fill(self, types: Mapping[str, str], shard: int, shards: int) -> None:
+        """Insert the rows of a shard; what cannot be used goes to `rejected`."""
+        for each, columns in self.parts:
+            bad: list[BadLine] | None = [] if shard == 0 else None
+            self._read(each, partial(self._insert, columns=columns, types=types, shard=(shard, shards), bad=bad))
+            for line, why in bad or ():
+                self.connection.execute(
+                    "INSERT INTO rejected VALUES (?, NULL, NULL, NULL, ?, NULL, 'bad_line', ?)",
+                    [self.name, f"{each.file}:{line}", why[:300]],
+                )
+
+    def _insert(
+        self,
+        each: Part,
+        columns: Mapping[str, str],
+        types: Mapping[str, str],
+        shard: tuple[int, int],
+        bad: list[BadLine] | None,
+    ) -> None:
+        config, own_columns = self.config, {c: k for c, k in columns.items() if c not in self.config.partitions}
+        needed = [c for c in columns if c in {config.user, config.time, *types} or c in self.uses.templates]
+        user = as_user(config.user, columns[config.user])
+        values, problems = {config.user: user}, [(f"{user} IS NULL", "missing_user", config.user)]
+        for column, wanted in types.items():
+            if column in columns:
+                values[column] = converted(column, columns[column], wanted)
+                problems += [(sql, why, column) for sql, why in is_unusable(column, columns[column], wanted)]
+        if config.time is not None:
+            values[config.time] = instant(self.where, each.file, config, columns[config.time])
+            in_range = f"year({values[config.time]}) BETWEEN 1900 AND 2200"
+            problems.append((f"({in_range}) IS NOT TRUE", "bad_time", config.time))
+        for column in needed:
+            if column not in values:
+                values[column] = f"{quote(column)}::VARCHAR"
+            if self._has_text(column):
+                values[shown(column)] = f"{quote(column)}::VARCHAR"
+        folders = "".join(
+            f", {_literal(_folder_value(each.file, name, self.where))} AS {quote(name)}" for name in config.partitions
         )
-        lines = [str(row[0]).removeprefix("\ufeff") for row in connection.execute(f"FROM {line} LIMIT 1").fetchall()]
-        headers.setdefault(tuple(next(csv.reader(lines, **_dialect(table)), ())), file)
-    if len(headers) > 1:
-        (first, one), (second, other) = list(headers.items())[:2]
-        raise InputError(
-            f"data.source.tables.{name}.files: all files must have the same columns, but {one} has {', '.join(first)} "
-            f"and {other} has {', '.join(second)}"
+        reasons = " ".join(f"WHEN {sql} THEN {text(why)}" for sql, why, _ in problems)
+        details = " ".join(
+            f"WHEN {sql} THEN {text(column + ' = ')} || coalesce(left({quote(column)}::VARCHAR, 200), 'NULL')"
+            for sql, _, column in problems
         )
-    header = next(iter(headers))
-    if len({column.lower() for column in header}) < len(header) or not all(header):
-        raise InputError(
-            f"data.source.tables.{name}.files: {files[0]} needs a first line with different column names, "
-            f"found {header}"
-        )
-    return list(header)
-
-
-def _dialect(table: TableConfig) -> dict[str, Any]:
-    if table.quote:
-        return {"delimiter": table.delimiter, "quotechar": table.quote}
-    return {"delimiter": table.delimiter, "quoting": csv.QUOTE_NONE}
-
-
-def _guess(connection: duckdb.DuckDBPyConnection, reader: str, columns: list[str]) -> dict[str, str]:
-    """Which text columns hold numbers or true/false, by most values of the first lines; others stay text."""
-    tests = []
-    for column in map(quote, columns):
-        shares = {kind: f"avg(regexp_full_match({column}, {text(pattern)})::int)" for kind, pattern in GUESSES.items()}
-        cases = " ".join(f"WHEN {share} >= {GUESS_SHARE} THEN {text(kind)}" for kind, share in shares.items())
-        tests.append(f"CASE {cases} END")
-    kinds = connection.execute(f"SELECT {', '.join(tests)} FROM (FROM {reader} LIMIT {GUESS_LINES})").fetchall()[0]
-    return {column: kind for column, kind in zip(columns, kinds, strict=True) if kind is not None}
-
-
-def _check_columns(name: str, table: TableConfig, types: Mapping[str, str], columns: list[str]) -> None:
-    where = f"data.source.tables.{name}"
-    wanted = {f"{where}.user": table.user, f"{where}.time": table.time, **{f"{where}.types": c for c in types}}
-    for key, column in wanted.items():
-        if column is not None and column not in columns:
-            near = difflib.get_close_matches(column, columns, n=1, cutoff=0.5)
-            hint = f"did you mean '{near[0]}'? " if near else "" if len(columns) > 1 else "is the delimiter right? "
-            raise InputError(
-                f"{key}: {table.files} has no column '{column}'; {hint}Its columns are: {', '.join(columns)}"
+        why, detail = quote(OWN + "reason"), quote(OWN + "detail")
+        selected = ", ".join(f"{sql} AS {quote(column)}" for column, sql in values.items())
+        with each.rows(self.connection, [c for c in needed if c in own_columns], bad) as rows:
+            self.connection.execute(
+                f"CREATE TEMP TABLE {quote(OWN + 'read')} AS SELECT {selected}, {text(each.file)} AS {quote(FILE)}, "
+                f"{quote(RECORD)}, CASE {reasons} END AS {why}, CASE {details} END AS {detail} "
+                f"FROM (SELECT *{folders} FROM {rows}) WHERE {shard_condition(user, *shard)}"
             )
-    for column in columns:
-        if column.lower() in ("as_of", "days_away"):
-            raise InputError(f"{where}: column '{column}' of {table.files} has a reserved name; rename it in the files")
+        read = quote(OWN + "read")
+        try:
+            self.connection.execute(
+                f"INSERT INTO rejected SELECT {text(self.name)}, NULL, {quote(config.user)}, NULL, {quote(FILE)}, "
+                f"{quote(RECORD)}, {why}, {detail} FROM {read} WHERE {why} IS NOT NULL"
+            )
+            self.connection.execute(
+                f"INSERT INTO {quote(self.name)} BY NAME SELECT * EXCLUDE ({why}, {detail}) FROM {read} "
+                f"WHERE {why} IS NULL"
+            )
+        finally:
+            self.connection.execute(f"DROP TABLE {read}")
+
+    def _read(self, each: Part, action: Callable[[Part], T]) -> T:
+        """What an action on a file gives; a CSV file that DuckDB cannot read is read by Python."""
+        with self._sentences():
+            try:
+                return action(each)
+            except duckdb.InvalidInputException:
+                if type(each) is not Csv:
+                    raise
+                return action(MixedCsv(each.file, each.table, each.compression))
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise InputError(f"{self.where}: {self.config.files} cannot be read: {reason(error)}") from None
+        except InputError as error:
+            where = "" if str(error).startswith("data.") else f"{self.where}.files: "
+            raise InputError(f"{where}{error}") from None
+
+    def _check_columns(self) -> None:
+        """Refuse a table or file without a column that the config names."""
+        config = self.config
+        wanted = {f"{self.where}.user": config.user, f"{self.where}.time": config.time}
+        wanted |= {f"{self.where}.types": c for c in config.types}
+        for key, column in wanted.items():
+            if column is not None and column not in self.columns:
+                raise InputError(f"{key}: {config.files} {no_column(column, self.columns)}")
+        used = {config.user, config.time, *self.computed, *self.uses.templates} & self.columns.keys()
+        for each, columns in self.parts:
+            if isinstance(each, (Csv, Parquet)) and (missing := used - columns.keys()):
+                raise InputError(
+                    f"{self.where}.files: {each.file} has no column '{min(missing)}', which other files have; its "
+                    f"columns are: {', '.join(columns)}"
+                )
 
 
-def _instant(name: str, table: TableConfig, kind: str) -> str:
-    """The SQL expression that turns the time column into an instant, NULL where it cannot be read."""
-    column = quote(str(table.time))
-    zone = text(table.timezone)
-    if table.time_format in MICROSECONDS:
-        scale = MICROSECONDS[table.time_format]
-        return f"try(make_timestamptz(try_cast(round(try_cast({column} AS double) * {scale}) AS bigint)))"
-    if table.time_format != "iso":
-        parsed = f"try_strptime({column}::varchar, {text(table.time_format)})"
-        return parsed if "%z" in table.time_format else f"timezone({zone}, {parsed})"
-    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
-        return column
-    if kind.startswith("TIMESTAMP") or kind == "DATE":
-        return f"timezone({zone}, {column}::timestamp)"
-    if kind == "VARCHAR":
-        return (
-            f"CASE WHEN regexp_matches(trim({column}), {text(OFFSET)}) THEN try_cast(trim({column}) AS timestamptz) "
-            f"ELSE timezone({zone}, try_cast(trim({column}) AS timestamp)) END"
-        )
-    raise InputError(
-        f"data.source.tables.{name}.time_format: column '{table.time}' of {table.files} is {kind}; "
-        "say what the number means: seconds, milliseconds or microseconds"
-    )
+def no_column(column: str, columns: Collection[str]) -> str:
+    """What to say of a column that is not there, with the nearest one that is."""
+    near = difflib.get_close_matches(column, list(columns), n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else "" if len(columns) > 1 else "is the delimiter right? "
+    return f"has no column '{column}'; {hint}Its columns are: {', '.join(columns)}"
 
 
-def _report_lines(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Set aside lines that are no CSV rows; refuse an open quote, because it swallows the lines after it."""
-    scans = "(SELECT DISTINCT scan_id, file_id, file_path FROM reject_scans)"
-    rejects = f"(FROM reject_errors JOIN {scans} USING (scan_id, file_id))"
-    swallowed = connection.execute(
-        f"SELECT file_path, line FROM {rejects} WHERE error_type = 'UNQUOTED VALUE' AND csv_line LIKE '%\n%\n%' LIMIT 1"
-    ).fetchall()
-    if swallowed:
-        raise InputError(
-            f"data.source.tables.{name}: a quote that opens in line {swallowed[0][1]} of {swallowed[0][0]} is not "
-            "closed there, and the lines after it would be lost; correct that line, or set quote: '' when the file "
-            "quotes nothing"
-        )
-    connection.execute(
-        f"INSERT INTO rejected SELECT {text(name)}, NULL, NULL, NULL, file_path || ':' || line, 'bad_line', "
-        f"left(min(error_type || ': ' || error_message), 300) FROM {rejects} GROUP BY file_path, line"
-    )
-    connection.execute("DELETE FROM reject_errors")
+def _folder_value(file: str, name: str, where: str) -> str | None:
+    """The value of a folder `name=value` above the file."""
+    found = re.findall(rf"(?:^|/){re.escape(name)}=([^/]*)(?=/)", file)
+    if not found:
+        raise InputError(f"{where}.partitions: {file} has no folder '{name}=...'")
+    value = urllib.parse.unquote(found[-1])
+    return None if value == HIVE_NULL else value
+
+
+def _literal(value: str | None) -> str:
+    return "NULL::VARCHAR" if value is None else text(value)

@@ -12,6 +12,7 @@ import os
 import duckdb
 
 from ray_ggsm.config import InputError
+from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.source import Keys, State
 from ray_ggsm.data.sql import shard_condition, text
 
@@ -108,7 +109,11 @@ class Journey:
         """The same for every config."""
         return dict.fromkeys(TABLES, Keys("user_id", "time"))
 
-    def load(self, connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: bool) -> None:
+    def column_types(self, connection: duckdb.DuckDBPyConnection, whole: bool = True) -> Types:
+        """None: the package's files have types."""
+        return {}
+
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
         """Create the tables with the rows of one shard of households.
 
         Raises:
@@ -117,9 +122,12 @@ class Journey:
         places = {
             name: f"read_parquet({text(os.path.join(_directory(), name + '.parquet'))}) AS {name}" for name in FILES
         }
-        mine = "false" if empty else shard_condition("household_id", shard, shards)
+        mine = "false" if empty else shard_condition("household_id::VARCHAR", shard, shards)
         for statement in (LINES, BASKETS, PROMOS, COUPONS, CAMPAIGNS):
             connection.execute(statement.format(mine=mine, **places))
+
+    def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Nothing: rows of the package have no lines."""
 
     def state(self) -> State:
         """The version of the package."""

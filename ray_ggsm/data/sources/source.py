@@ -4,8 +4,19 @@ from typing import NamedTuple, Protocol
 
 import duckdb
 
+from ray_ggsm.data.sources.column_types import Types
+from ray_ggsm.data.sql import own
+
+FILE = own("file")
+"""Column: the file that a row stands in. Tables of other sources than files have none."""
+
 State = dict[str, dict[str, str]]
 """Per table (or package), what its content depends on: files with size and time, or a version."""
+
+
+def shown(column: str) -> str:
+    """Column: the text of another column as it stands in the file."""
+    return own(f"text of {column}")
 
 
 class Keys(NamedTuple):
@@ -22,11 +33,23 @@ class Source(Protocol):
     def tables(self) -> dict[str, Keys]:
         """Every table by name. Opens no file."""
 
-    def load(self, connection: duckdb.DuckDBPyConnection, shard: int, shards: int, empty: bool) -> None:
+    def column_types(self, connection: duckdb.DuckDBPyConnection, whole: bool = True) -> Types:
+        """The types of columns that no schema gives.
+
+        Args:
+            connection: where files are read.
+            whole: look at every value; false: only at the first ones.
+
+        Raises:
+            InputError: the source is not there, or its tables are not as the config says.
+        """
+
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
         """Create each table with the rows of one shard of users, and add unusable rows to the table `rejected`.
 
         Args:
             connection: a database with the table `rejected`.
+            types: those of `column_types`.
             shard: position of the shard, of `shards`; shard 0 also reports lines that belong to no user.
             shards: number of shards.
             empty: only create the tables with their columns.
@@ -34,6 +57,9 @@ class Source(Protocol):
         Raises:
             InputError: the source is not there, or its tables are not as the config says.
         """
+
+    def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Complete the places of rejected rows: file and line."""
 
     def state(self) -> State:
         """What the content depends on: it changes when an input changes. Reads no event.

@@ -1,0 +1,143 @@
+"""The types of columns that expressions use: declared, of the files, or what every text of the column stands for.
+
+A guess is applied only if no value loses anything by it: whole numbers, else true/false, else numbers that a double
+holds exactly as written, else text. Texts of templates do not depend on it: they show what stands in the file.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+
+from ray_ggsm.config import InputError
+from ray_ggsm.data.sources.formats import SAMPLE, Part
+from ray_ggsm.data.sql import quote, text
+
+Types = dict[str, dict[str, str]]
+"""Table -> column -> DuckDB type."""
+
+TESTS = {
+    "BIGINT": r"regexp_full_match({v}, '-?(0|[1-9]\d{{0,17}})')",
+    "BOOLEAN": "regexp_full_match({v}, '(?i:true|false)')",
+    # up to 15 digits a double has every decimal number; a longer one must be the shortest text of its double
+    "DOUBLE": (
+        r"(regexp_full_match({v}, '[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d{{1,2}})?') AND "
+        r"(length(ltrim(regexp_replace(regexp_replace({v}, '[eE].*', ''), '\D', '', 'g'), '0')) <= 15 OR "
+        r"try_cast({v} AS DOUBLE)::VARCHAR = {v})) OR regexp_full_match({v}, '(?i:nan)')"
+    ),
+}
+"""Type -> SQL condition on a text that stands for a value of it; '007' is no number."""
+NOTHING = "NULL"
+"""Type of a column without any value."""
+WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+FLOATING = ("FLOAT", "DOUBLE")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What the texts of a column stand for in some files."""
+
+    kinds: frozenset[str]
+    """Types that every text fits."""
+    values: int
+    example: str | None
+    """A text that is no number."""
+
+
+def guesses(connection: duckdb.DuckDBPyConnection, part: Part, columns: Sequence[str], whole: bool) -> dict[str, Guess]:
+    """What the text columns of a file stand for; `whole`: look at every value, not only at the first ones."""
+    if not columns:
+        return {}
+    tests = []
+    for column in map(quote, columns):
+        fits = [f"coalesce(bool_and({test.format(v=column)}), true)" for test in TESTS.values()]
+        no_number = f"any_value({column}) FILTER (NOT ({TESTS['DOUBLE'].format(v=column)}))"
+        tests += [*fits, f"count({column})", no_number]
+    with part.rows(connection, columns) as rows:
+        limit = "" if whole else f" LIMIT {SAMPLE}"
+        found = connection.execute(f"SELECT {', '.join(tests)} FROM (FROM {rows}{limit})").fetchall()[0]
+    step, result = len(TESTS) + 2, {}
+    for i, column in enumerate(columns):
+        *fits_, values, example = found[i * step : (i + 1) * step]
+        kinds = frozenset(kind for kind, fit in zip(TESTS, fits_, strict=True) if fit)
+        result[column] = Guess(kinds, values, example)
+    return result
+
+
+def common(found: Iterable[Guess]) -> str:
+    """The first type that all texts fit; VARCHAR if there is none, NOTHING if there are no texts."""
+    each = [guess for guess in found if guess.values]
+    if not each:
+        return NOTHING
+    return next((kind for kind in TESTS if all(kind in guess.kinds for guess in each)), "VARCHAR")
+
+
+def unified(where: str, column: str, kinds: Mapping[str, str]) -> str:
+    """One type for a column that files of known types have.
+
+    Args:
+        where: config key of the table, for errors.
+        column: name of the column.
+        kinds: type -> a file that has it.
+
+    Raises:
+        InputError: the types cannot stand for each other.
+    """
+    kinds = {kind: file for kind, file in kinds.items() if kind != NOTHING}
+    if len(kinds) <= 1:
+        return next(iter(kinds), "VARCHAR")
+    if all(kind in WHOLE for kind in kinds):
+        return "HUGEINT"
+    if all(kind in WHOLE or kind in FLOATING or kind.startswith("DECIMAL") for kind in kinds):
+        return "DOUBLE"
+    (one, first), (other, second) = list(kinds.items())[:2]
+    raise InputError(
+        f"{where}.types: column '{column}' is {one} in {first} and {other} in {second}; say what it shall be, for "
+        f"example types: {{{column}: {'double' if 'DOUBLE' in kinds else 'varchar'}}}"
+    )
+
+
+def converted(column: str, given: str, wanted: str) -> str:
+    """SQL: the value of a column as another type, NULL where it is none; NaN is no value."""
+    value = quote(column)
+    result = value if given == wanted else f"try_cast({value} AS {wanted})"
+    if wanted.upper() in FLOATING:
+        return f"(CASE WHEN NOT isnan({result}) THEN {result} END)"
+    return result
+
+
+def is_unusable(column: str, given: str, wanted: str) -> list[tuple[str, str]]:
+    """SQL conditions of values that cost their row, each with its reason."""
+    value, result = quote(column), f"try_cast({quote(column)} AS {wanted})"
+    found = []
+    if wanted.upper() in FLOATING:
+        found.append((f"isinf({result})", "non_finite_number"))
+    if given != wanted:
+        found.append((f"{value} IS NOT NULL AND trim({value}::VARCHAR) <> '' AND {result} IS NULL", "bad_value"))
+    if given in WHOLE and wanted == "DOUBLE":
+        found.append((f"{result}::HUGEINT <> {value}", "bad_value"))
+    return found
+
+
+def as_user(column: str, kind: str) -> str:
+    """SQL: the user as text without spaces around it, NULL if there is none."""
+    value = quote(column)
+    if kind in FLOATING:
+        exact = 2**24 if kind == "FLOAT" else 2**53
+        problem = text(
+            f"column '{column}' holds users as floating numbers, and one of them is not whole or too large to be told "
+            "apart from others; write users as texts or whole numbers. It is "
+        )
+        whole = f"abs({value}) < {exact} AND {value} = trunc({value})"
+        return (
+            f"(CASE WHEN {value} IS NULL OR isnan({value}) THEN NULL WHEN {whole} THEN {value}::BIGINT::VARCHAR "
+            f"ELSE error({problem} || {value}::VARCHAR) END)"
+        )
+    if kind.startswith("DECIMAL"):
+        problem = text(f"column '{column}' holds users as decimal numbers, and one of them is not whole: ")
+        return (
+            f"(CASE WHEN {value} = trunc({value}) OR {value} IS NULL THEN {value}::HUGEINT::VARCHAR "
+            f"ELSE error({problem} || {value}::VARCHAR) END)"
+        )
+    shown = f"try(decode({value}))" if kind == "BLOB" else f"{value}::VARCHAR"
+    return f"nullif(trim({shown}), '')"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.data
 import torch
 from pydantic import Field, model_validator
@@ -74,9 +73,7 @@ def lookalike(config: LookalikeConfig) -> pa.Table:
     with started(config.ray):
         check_place("output", config.output)
         audience = nearest(table, target.direction_D, config.k, target.users, config.instruction)
-    sink = pa.BufferOutputStream()
-    pq.write_table(audience, sink)
-    storage.write_bytes(storage.absolute(config.output), sink.getvalue().to_pybytes())
+    storage.write_parquet(storage.absolute(config.output), audience)
     print(f"lookalike: {len(audience):,} users of version {table.version} in {config.output}")
     return audience
 

@@ -46,9 +46,7 @@ def _write(file: str, pipeline: Pipeline, vectors: Vectors, probes: ProbeConfig,
     columns = {"user_id": pa.array(data.score.users.astype(str))}
     for label, result in probed.items():
         columns |= {f"label.{label}": pa.array(data.score.labels[label]), f"score.{label}": pa.array(result.scores)}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    storage.write_bytes(file, sink.getvalue().to_pybytes())
+    storage.write_parquet(file, pa.table(columns))
 
 
 def _read(file: str) -> Scores:

@@ -61,16 +61,12 @@ def check_evaluation(experiment: Experiment) -> None:
     vectors per row."""
     if not experiment.data.labels:
         raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
-<<<<<<< HEAD
     if len(experiment.embedding.instructions) > 1:
         raise InputError(
             f"embedding.instructions: evaluation needs one vector per row, so one instruction; found "
             f"{', '.join(experiment.embedding.instructions)}"
         )
-    fit, score = probe_splits(experiment)
-=======
     fit, score = experiment.probe_splits
->>>>>>> fix-tables
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
 
 

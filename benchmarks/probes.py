@@ -73,7 +73,7 @@ def read_world(directory: Path, labels: int) -> ProbeData:
         values_NL = np.load(directory / f"{role}-labels.npy")
         users_N = np.load(directory / f"{role}-users.npy").astype(object)
         named = {f"label{i}": np.ascontiguousarray(values_NL[:, i]) for i in range(labels)}
-        rows[role] = Aligned(np.load(directory / f"{role}.npy"), named, users_N, 0, 0)
+        rows[role] = Aligned(np.load(directory / f"{role}.npy"), named, users_N, 0)
     return ProbeData(**rows)
 
 

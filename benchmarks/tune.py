@@ -34,7 +34,7 @@ CONFIG = "configs/journey/train.yaml"
 def cv_auc(rows: Aligned, vectors: np.ndarray, label: str, seed: int) -> float:
     """AUC on held-out folds of the probe rows; scoring the first rows again is only because a probe must score."""
     arguments = vectors, rows.labels[label], rows.users, vectors, rows.labels[label]
-    return fit_and_score("linear", *arguments, ProbeConfig(), seed, 1, label=label).cv_auc
+    return fit_and_score("linear", *arguments, ProbeConfig(), seed, label=label).cv_auc
 
 
 def main() -> None:

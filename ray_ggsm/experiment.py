@@ -6,7 +6,7 @@ import tempfile
 from pydantic import Field
 
 from ray_ggsm import masks
-from ray_ggsm.config import Config, Runtime
+from ray_ggsm.config import Config, InputError, Runtime
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
@@ -88,6 +88,18 @@ class Experiment(Config):
         if self.embedding.splits is not None:
             return self.embedding.splits
         return tuple(name for name in (self.data.fit_split, self.data.score_split) if name is not None)
+
+    @property
+    def probe_splits(self) -> tuple[str, str]:
+        """The splits that probes are fitted and scored on.
+
+        Raises:
+            InputError: the config has none.
+        """
+        fit, score = self.data.fit_split, self.data.score_split
+        if fit is None or score is None:
+            raise InputError("data.splits: evaluation needs a split with `role: fit` and one with `role: score`")
+        return fit, score
 
     def resolved(self, rows: int) -> "Experiment":
         """With the number of training steps filled in, for so many training rows."""

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -132,6 +134,13 @@ def write_bytes(location: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_parquet(location: str, table: pa.Table, compression: str = "snappy") -> None:
+    """Write a table as a Parquet file, whole or not at all; the file is in memory until it is complete."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression=compression)
+    write_bytes(location, sink.getvalue().to_pybytes())
 
 
 def read_json(location: str) -> Any:

@@ -1,6 +1,7 @@
 """Imports point strictly downwards, and only `ray_ggsm.on_ray` (and jobs, through it) loads Ray."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,36 @@ def test_imports_point_downwards(file: Path) -> None:
 
 def test_every_file_has_a_layer() -> None:
     assert {part_of(f) for f in FILES} - {"__init__"} == set(RANK)
+
+
+def folders_of_the_map() -> dict[str, set[str]]:
+    """Folder ("" for the package itself, "on_ray/probing", ...) -> the files that CONTRIBUTING.md's map names in it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## The map")[1].split("```")[1]
+    found: dict[str, set[str]] = {}
+    top = folder = ""
+    for line in text.splitlines():
+        if re.match(r"\S", line):  # a part of the package begins
+            top = folder = line.split("/")[0] if re.match(r"\w+/", line) else ""
+        elif subfolder := re.match(r"  (\w+)/", line):
+            folder = f"{top}/{subfolder[1]}"
+        elif re.match(r"  \S", line):
+            folder = top
+        found.setdefault(folder, set()).update(re.findall(r"(?<![\w/])\w+\.py", line))
+    return found
+
+
+def test_every_file_is_on_the_map() -> None:
+    named = folders_of_the_map()
+    for file in sorted(ROOT.glob("ray_ggsm/**/*.py")):
+        folder = file.parent.relative_to(ROOT / "ray_ggsm").as_posix().removeprefix(".")
+        if file.name != "__init__.py":
+            assert file.name in named.get(folder, ()), f"CONTRIBUTING.md's map does not name {file.relative_to(ROOT)}"
+
+
+def test_the_map_names_no_file_that_is_gone() -> None:
+    for folder, names in folders_of_the_map().items():
+        for name in names:
+            assert (ROOT / "ray_ggsm" / folder / name).is_file(), f"CONTRIBUTING.md's map: no {folder}/{name}"
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.glob("jobs/*.py")), ids=lambda f: f.name)

@@ -49,7 +49,7 @@ def read_rows(chunk: Chunk, build: Build, is_known: IsKnown) -> ReadChunk:
         source=chunk.file,
     )
     if len(dead):
-        _write_parquet(dead, build.dead_letters(chunk.number, "invalid"))
+        storage.write_parquet(build.dead_letters(chunk.number, "invalid"), dead, "zstd")
     parts = [
         _with_instruction(good, build, name, text, is_known) for name, text in build.embedding.instructions.items()
     ]
@@ -103,7 +103,7 @@ def write_staged(rows: pa.Table, fits_N: np.ndarray, chunk: int, build: Build) -
             "detail": pa.repeat("too large for the memory, alone in its batch", len(lost)),
         }
         dead = {name: columns.get(name, pa.nulls(len(lost), pa.string())) for name in DEAD_LETTER.names}
-        _write_parquet(pa.table(dead).cast(DEAD_LETTER), file)
+        storage.write_parquet(file, pa.table(dead).cast(DEAD_LETTER), "zstd")
     _stage(rows.filter(pa.array(fits_N)), build, chunk)
 
 
@@ -117,9 +117,3 @@ def _stage(rows: pa.Table, build: Build, chunk: int) -> None:
             part = rows.slice(start, end - start)
             writer.write_table(part, row_group_size=max(len(part), 1))
     storage.write_bytes(build.staged(chunk), sink.getvalue().to_pybytes())
-
-
-def _write_parquet(table: pa.Table, location: str) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(location, sink.getvalue().to_pybytes())

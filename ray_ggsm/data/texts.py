@@ -32,5 +32,5 @@ def distinct_texts(described: pa.Table, columns: Sequence[str], known: VectorSto
 
 
 def unknown_texts(counted: pa.Table) -> pa.Table:
-    """Of `distinct_texts`, those that the store does not know."""
+    """The texts of `distinct_texts` that the store does not know."""
     return counted.select(["key", "text"]).filter(pc.is_valid(counted["text"]))

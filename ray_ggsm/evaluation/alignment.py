@@ -32,8 +32,6 @@ class Aligned:
     """(N,) user identifiers, strings."""
     without_vector: int
     """Number of label rows that were left out because they have no vector."""
-    without_label: int
-    """Number of vector rows that no label row uses."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def align(labels: pa.Table, features: pa.Table, vector_column: str, split: str, 
     _check_finite(matrix_ND, labels, vector_origin)
     values = {label: _values(labels[label]) for label in labels.column_names if label not in KEYS}
     check_two_classes(values, split)
-    return Aligned(matrix_ND, values, labels["user_id"].to_numpy(), 0, features.num_rows - labels.num_rows)
+    return Aligned(matrix_ND, values, labels["user_id"].to_numpy(), 0)
 
 
 def align_all(

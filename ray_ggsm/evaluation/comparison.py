@@ -45,10 +45,8 @@ def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> C
     return _tested(float(value_2[0] - value_2[1]), math.sqrt(max(variance, 0.0)), math.inf)
 
 
-def compare_seeds(
-    first: Sequence[BootstrappedAuc], second: Sequence[BootstrappedAuc], label: str | None = None
-) -> Comparison:
-    """Compare two recipes, each trained with several seeds and scored on the same test rows.
+def compare_seeds(first: Sequence[BootstrappedAuc], second: Sequence[BootstrappedAuc]) -> Comparison:
+    """Compare the mean AUCs of two recipes, each trained with several seeds and scored on the same test rows.
 
     Seeds and test users are both random. The variance of the difference of means is the variance of this difference
     over the user bootstrap (whose draws are the same for all runs), plus each side's variance between seeds over K.
@@ -58,11 +56,10 @@ def compare_seeds(
     Args:
         first: one per seed, all with equal rows, resamples and bootstrap seed.
         second: likewise; the numbers of seeds may differ.
-        label: one of the labels; None for the mean over labels.
     """
-    sides = [[_values(run, label) for run in runs] for runs in (first, second)]
-    values = [np.array([value for value, _ in side]) for side in sides]
-    means_R = [np.mean([resampled_R for _, resampled_R in side], axis=0) for side in sides]
+    sides = first, second
+    values = [np.array([float(run.values.mean()) for run in runs]) for runs in sides]
+    means_R = [np.mean([run.resampled.mean(axis=1) for run in runs], axis=0) for runs in sides]
     users = float(np.nanvar(means_R[0] - means_R[1], ddof=1))
     seeds = [float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0 for v in values]
     total = users + sum(seeds)
@@ -74,7 +71,7 @@ def compare_seeds(
 def pairwise(
     runs: Mapping[str, Sequence[BootstrappedAuc]], pairs: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], Comparison]:
-    """`compare_seeds` on the mean AUC for these pairs of recipes, with p values after Holm's correction over them."""
+    """`compare_seeds` for these pairs of recipes, with p values after Holm's correction over them."""
     comparisons = [compare_seeds(runs[a], runs[b]) for a, b in pairs]
     corrected = holm([comparison.p for comparison in comparisons]).tolist()
     return {
@@ -101,14 +98,6 @@ def _tested(difference: float, error: float, freedom: float) -> Comparison:
     half = float(distribution.ppf(0.975)) * error
     p = 2 * float(distribution.sf(abs(difference) / error))
     return Comparison(difference=difference, standard_error=error, low=difference - half, high=difference + half, p=p)
-
-
-def _values(run: BootstrappedAuc, label: str | None) -> tuple[float, np.ndarray]:
-    """AUC on all rows and on the resamples (R,), of a label or of the mean."""
-    if label is None:
-        return float(run.values.mean()), run.resampled.mean(axis=1)
-    column = run.names.index(label)
-    return float(run.values[column]), run.resampled[:, column]
 
 
 def _placements(positive_N: np.ndarray, scores_2N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -31,9 +31,11 @@ def read_labels(location: str, role: str | None = None) -> pa.Table:
     try:
         table = pq.read_table(path, filesystem=fs)
     except FileNotFoundError as error:
-        raise InputError(f"{location}: no label table here; run the prepare job first") from error
+        raise InputError(f"{location}: no label table here; expected a Parquet file, or a directory of them") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise InputError(f"{location}: expected a Parquet label table ({' '.join(str(error).split())})") from error
+    if not table.column_names:
+        raise InputError(f"{location}: no label table here, only an empty directory or a file without columns")
     return check_labels(_rows_of_role(table, role, location), location)
 
 
@@ -64,7 +66,11 @@ def _rows_of_role(table: pa.Table, role: str | None, origin: str) -> pa.Table:
     """The rows of this role, without the column `role`; the whole table if it has no such column."""
     if ROLE not in table.column_names or _is_label(table, ROLE):
         return table
-    roles = table[ROLE].cast(pa.large_string())
+    try:
+        roles = table[ROLE].cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        found = table.schema.field(ROLE).type
+        raise InputError(f"{origin}: column '{ROLE}' must be a string (fit or score), found {found}") from error
     rows = table.filter(pc.equal(roles, role)).drop_columns(ROLE)
     if not rows.num_rows:
         found = ", ".join(sorted(str(name) for name in roles.unique().to_pylist()))

@@ -15,9 +15,9 @@ from ray_ggsm.evaluation.probe_task import ProbeFit, ProbeTask
 Settings = dict[str, str | int | float | bool]
 
 
-def fit_lightgbm(task: ProbeTask, config: LightGBMConfig, seed: int, threads: int) -> ProbeFit:
+def fit_lightgbm(task: ProbeTask, config: LightGBMConfig, seed: int) -> ProbeFit:
     """Choose the rounds over the folds, fit them on all rows with a label, and score in probabilities."""
-    settings = _settings(config, seed, threads)
+    settings = _settings(config, seed)
     data = _binned(task, settings)
     rounds, aucs = [], []
     for fit, held_out in task.folds:
@@ -26,16 +26,16 @@ def fit_lightgbm(task: ProbeTask, config: LightGBMConfig, seed: int, threads: in
             settings, data.subset(fit), config.max_rounds, valid_sets=[data.subset(held_out)], callbacks=[stop]
         )
         held_out_KD = task.fit_ND[task.rows_K[held_out]]
-        scores_K = model.predict(held_out_KD, num_iteration=model.best_iteration, num_threads=threads)
+        scores_K = model.predict(held_out_KD, num_iteration=model.best_iteration, num_threads=1)
         aucs.append(metrics.auc(task.label_K[held_out], scores_K))
         rounds.append(model.best_iteration)
     final_rounds = max(1, round(float(np.mean(rounds))))
     model = lgb.train(settings, data, final_rounds)
-    scores_M = model.predict(task.score_MD, num_threads=threads)
+    scores_M = model.predict(task.score_MD, num_threads=1)
     return ProbeFit(scores_M, float(np.mean(aucs)), {"rounds": final_rounds})
 
 
-def _settings(config: LightGBMConfig, seed: int, threads: int) -> Settings:
+def _settings(config: LightGBMConfig, seed: int) -> Settings:
     """LightGBM's parameters."""
     return {
         "objective": "binary",
@@ -48,7 +48,7 @@ def _settings(config: LightGBMConfig, seed: int, threads: int) -> Settings:
         "feature_pre_filter": False,
         "deterministic": True,
         "force_col_wise": True,
-        "num_threads": threads,
+        "num_threads": 1,
         "seed": seed,
         "verbosity": -1,
     }

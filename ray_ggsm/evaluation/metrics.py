@@ -26,7 +26,7 @@ ByLabel = dict[str, dict[str, dict[str, Value]]]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and the ends of its confidence interval."""
+    """A value and the ends of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -44,9 +44,9 @@ class BootstrappedAuc:
     resampled: np.ndarray
     """(R, L) AUCs of the resamples; NaN where a resample drew one class only."""
 
-    def intervals(self, level: float = 0.95) -> dict[str, Estimate]:
-        """Label, and "mean" -> AUC with its percentile interval."""
-        return _estimates(self.names, self.values, self.resampled, level)
+    def intervals(self) -> dict[str, Estimate]:
+        """Label, and "mean" -> AUC with its 95 % percentile interval."""
+        return _estimates(self.names, self.values, self.resampled)
 
 
 def defined(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,17 +118,15 @@ def bootstrap_aucs(
     return BootstrappedAuc(tuple(labels), value_L, resampled_RL)
 
 
-def paired_difference(first: BootstrappedAuc, second: BootstrappedAuc, level: float = 0.95) -> dict[str, Estimate]:
+def paired_difference(first: BootstrappedAuc, second: BootstrappedAuc) -> dict[str, Estimate]:
     """Label, and "mean" -> `first - second`; both must come from the same rows, seed and resamples."""
     assert first.names == second.names
     assert first.resampled.shape == second.resampled.shape
-    return _estimates(first.names, first.values - second.values, first.resampled - second.resampled, level)
+    return _estimates(first.names, first.values - second.values, first.resampled - second.resampled)
 
 
-def _estimates(
-    names: tuple[str, ...], value_L: np.ndarray, resampled_RL: np.ndarray, level: float
-) -> dict[str, Estimate]:
-    tail = (1 - level) / 2
+def _estimates(names: tuple[str, ...], value_L: np.ndarray, resampled_RL: np.ndarray) -> dict[str, Estimate]:
+    tail = (1 - 0.95) / 2
     value_X = np.append(value_L, value_L.mean())
     resampled_RX = np.column_stack([resampled_RL, resampled_RL.mean(axis=1)])
     low_X, high_X = np.nanquantile(resampled_RX, [tail, 1 - tail], axis=0)

@@ -42,11 +42,10 @@ def fit_and_score(
     score_labels_M: np.ndarray,
     config: ProbeConfig,
     seed: int,
-    threads: int,
     *,
     label: str,
 ) -> ProbeResult:
-    """Fit one probe on the rows that have a label, and score other rows. The arrays are only read.
+    """Fit one probe on the rows that have a label, and score other rows, on one thread. The arrays are only read.
 
     Args:
         kind: kind of probe.
@@ -57,7 +56,6 @@ def fit_and_score(
         score_labels_M: as `fit_labels_N`; only for the AUC.
         config: settings of the probes.
         seed: seed of the folds and of LightGBM; equal inputs and seeds give equal scores.
-        threads: number of CPU threads.
         label: name of the label in errors.
 
     Raises:
@@ -68,13 +66,13 @@ def fit_and_score(
     positive_K = fit_labels_N[rows_K] == 1
     folds = grouped_folds(positive_K, fit_users_N[rows_K], config.folds, seed, label)
     task = ProbeTask(fit_ND, rows_K, positive_K, folds, score_MD)
-    with threadpool_limits(threads):
-        fit = _fit(kind, task, config, seed, threads)
+    with threadpool_limits(1):
+        fit = _fit(kind, task, config, seed)
     auc = metrics.auc(score_labels_M, fit.scores_M)
     return ProbeResult(fit.scores_M.astype(np.float32), auc, fit.cv_auc, fit.hyperparameters)
 
 
-def _fit(kind: Kind, task: ProbeTask, config: ProbeConfig, seed: int, threads: int) -> ProbeFit:
+def _fit(kind: Kind, task: ProbeTask, config: ProbeConfig, seed: int) -> ProbeFit:
     if kind == "linear":
         return fit_linear(task, config.linear)
-    return fit_lightgbm(task, config.lightgbm, seed, threads)
+    return fit_lightgbm(task, config.lightgbm, seed)

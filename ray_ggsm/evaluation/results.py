@@ -23,9 +23,9 @@ class Results:
     auc: ByLabel[Estimate]
     """AUCs by label, and under "mean"."""
     differences: ByLabel[Estimate]
-    """Of each of the others: AUCs of the first vectors minus theirs, paired; by label, and under "mean"."""
+    """AUCs of the first vectors minus those of each of the others, paired; by label, and under "mean"."""
     delong: ByLabel[float]
-    """Of each of the others: p value of the difference, after Holm's correction over the labels."""
+    """P value of each of these differences, after Holm's correction over the labels."""
     measures: ByLabel[dict[str, float]]
     """Measure -> value, by label."""
     calibration: dict[str, dict[str, list[tuple[float, float]]]]

@@ -1,4 +1,4 @@
-"""From gradient norms to what the sigmoid of GG-SM takes. Paper, eq. 4, which takes the norm itself.
+"""From gradient norms to what the sigmoid of GG-SM takes. Paper, eq. 5, which takes the norm itself.
 
 Legend: S slots.
 """

@@ -1,4 +1,4 @@
-"""Gradient-Guided Soft Masking (GG-SM): the mask opens where gradients are large, then everywhere. Paper, eq. 4, 5.
+"""Gradient-Guided Soft Masking (GG-SM): the mask opens where gradients are large, then everywhere. Paper, eq. 5, 15.
 
     t <  T_warm:  w_j = sigma(g_j)
     t >= T_warm:  w_j = (1 - alpha) sigma(g_j at T_warm - 1) + alpha,   alpha = (t - T_warm) / (T_total - T_warm)

@@ -21,7 +21,7 @@ from ray_ggsm.evaluation.summary import title_of
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import check_place, started
 from ray_ggsm.on_ray.probing.probes import probe_all
-from ray_ggsm.tables.compare import Side, SideConfig, opened, shared
+from ray_ggsm.tables.compare import Shared, Side, SideConfig, UserCounts, opened, shared
 from ray_ggsm.tables.drift import Moved, moved
 
 FIT, SCORE = "fit", "score"
@@ -62,15 +62,6 @@ class DriftConfig(Config):
     """Seed of probes and resampling."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources of the probes."""
-
-
-class UserCounts(Record):
-    """Number of users."""
-
-    old_only: int
-    new_only: int
-    both: int
-    compared: int
 
 
 class SideSummary(Record):
@@ -120,10 +111,11 @@ def drift(config: DriftConfig) -> DriftResult:
     with started(config.ray):
         check_place("output", config.output)
         old, new = opened("old", config.old), opened("new", config.new)
+        labels = _labels(config.labels) if config.labels else None
         found = shared(old, new, config.users)
-        result = _compared(config, old, new, found.users, UserCounts(**found.counts))
-        if config.labels:
-            changes, counts = _probed(config, config.labels, old, new)
+        result = _compared(config, old, new, found)
+        if labels:
+            changes, counts = _probed(config, labels, old, new)
             result = result.model_copy(update={"auc": changes, "counts": counts})
     file = storage.absolute(config.output)
     storage.write_json(file, result.model_dump(mode="json", exclude=None if config.labels else {"auc", "counts"}))
@@ -134,21 +126,21 @@ def drift(config: DriftConfig) -> DriftResult:
 def preview(config: DriftConfig) -> str:
     """Both sides and how many users they share; raises what `drift` raises, before anything is compared."""
     old, new = opened("old", config.old), opened("new", config.new)
-    counts = shared(old, new, config.users).counts
     if config.labels:
         _labels(config.labels)
-    return f"drift: {old.where} -> {new.where}; {counts['compared']:,} of {counts['both']:,} common users"
+    counts = shared(old, new, config.users).counts
+    return f"drift: {old.where} -> {new.where}; {counts.compared:,} of {counts.both:,} common users"
 
 
-def _compared(config: DriftConfig, old: Side, new: Side, users: pa.Array, counts: UserCounts) -> DriftResult:
+def _compared(config: DriftConfig, old: Side, new: Side, found: Shared) -> DriftResult:
     """How far the vectors of these users moved."""
-    (old_NA, old_encoders), (new_NB, new_encoders) = old.vectors(users), new.vectors(users)
+    (old_NA, old_encoders), (new_NB, new_encoders) = old.vectors(found.users), new.vectors(found.users)
     if old_NA.shape[1] != new_NB.shape[1]:
         notes = [OTHER_WIDTH]
     else:
         notes = [OTHER_ENCODER] if old_encoders != new_encoders else []
     return DriftResult(
-        users=counts,
+        users=found.counts,
         old=_side(old, old_encoders, old_NA.shape[1]),
         new=_side(new, new_encoders, new_NB.shape[1]),
         moved=moved(old_NA, new_NB, config.neighbours, config.seed),
@@ -179,11 +171,11 @@ def _labels(tables: LabelTables) -> dict[str, pa.Table]:
 
 
 def _probed(
-    config: DriftConfig, tables: LabelTables, old: Side, new: Side
+    config: DriftConfig, labels_by_role: dict[str, pa.Table], old: Side, new: Side
 ) -> tuple[dict[str, dict[str, AucChange]], dict[str, SplitCounts]]:
     """AUCs of both sides on the same rows, and the number of these rows."""
     aligned = {}
-    for role, labels in _labels(tables).items():
+    for role, labels in labels_by_role.items():
         users = labels["user_id"].combine_chunks().unique()
         vectors = {s.name: (s.read(["user_id", "as_of", "embedding"], users), "embedding") for s in (new, old)}
         aligned[role] = align_all(labels, vectors, role, allow_missing=config.evaluation.allow_missing)

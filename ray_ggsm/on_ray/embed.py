@@ -7,9 +7,14 @@ dead letters with their reasons) and `report.json|html` (what the run did).
 from ray_ggsm import storage
 from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.config import InputError
-from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.on_ray.building.version import VersionRequest, buckets_for, build_version, plan_rows
+from ray_ggsm.on_ray.building.version import (
+    VersionRequest,
+    buckets_for,
+    build_version,
+    plan_rows,
+    print_half_open_mask,
+)
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.stages import EmbedResult, Pipeline, timed
@@ -31,7 +36,7 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
     pipeline.train.require()
     is_final = pipeline.experiment.embedding.checkpoint == "final"
     encoder = SavedEncoder.read(pipeline.train.encoder if is_final else pipeline.train.untrained)
-    print_alpha("embed", encoder, pipeline.experiment.embedding)
+    print_half_open_mask("embed", encoder, pipeline.experiment.embedding)
     report = RunReport("embed", stage.table, stage.directory)
     with connected(pipeline.experiment), timed(stage) as running, reported(report, stage.location):
         built = build_version(_request(pipeline, encoder, files, publish_anyway), report)
@@ -42,19 +47,6 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
             table=stage.table, rows=counts.written, dead_letters=counts.dead_letters, **built.events.model_dump()
         )
     return stage.table
-
-
-def print_alpha(job: str, encoder: SavedEncoder, config: EncodingConfig) -> None:
-    """Print a sentence when training stopped before the mask was fully open."""
-    description = encoder.description
-    if description.alpha >= 1:
-        return
-    at = f"the encoder's mask stands at alpha {description.alpha:.2f} (step {description.step})"
-    if config.mask == "trained":
-        text = f"{at}, and it is used as it is; embedding.mask: inference would use the recipe's final mask"
-    else:
-        text = f"{at}; embedding.mask: inference opens it all the same"
-    print(f"{job}: {text}", flush=True)
 
 
 def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publish_anyway: str | None) -> VersionRequest:

@@ -66,25 +66,13 @@ def check_evaluation(experiment: Experiment) -> None:
             f"embedding.instructions: evaluation needs one vector per row, so one instruction; found "
             f"{', '.join(experiment.embedding.instructions)}"
         )
-    fit, score = probe_splits(experiment)
+    fit, score = experiment.probe_splits
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
-
-
-def probe_splits(experiment: Experiment) -> tuple[str, str]:
-    """The splits that probes are fitted and scored on.
-
-    Raises:
-        InputError: the config has none.
-    """
-    fit, score = experiment.data.fit_split, experiment.data.score_split
-    if fit is None or score is None:
-        raise InputError("data.splits: evaluation needs a split with `role: fit` and one with `role: score`")
-    return fit, score
 
 
 def _vectors(pipeline: Pipeline, features: tuple[str, ...]) -> dict[str, ProbeData]:
     """Per kind of vectors: rows to fit and to score on, all the same rows in the same order."""
-    fit, score = splits = probe_splits(pipeline.experiment)
+    fit, score = splits = pipeline.experiment.probe_splits
     tables: dict[str, tuple[pa.Table, str]] = {}
     for name, variant in {"encoder": pipeline, "untrained": pipeline.untrained}.items():
         table = open_table(variant.embed.require().table)
@@ -111,7 +99,7 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, Pr
     scored = {name: data.score for name, data in vectors.items()}
     found = results(probed, scored, experiment.seed)
     values = by_label(found, probed)
-    fit, score = probe_splits(experiment)
+    fit, score = experiment.probe_splits
     counts = count_rows({fit: vectors["encoder"].fit, score: vectors["encoder"].score})
     plain_counts = {name: count.model_dump() for name, count in counts.items()}
     storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts})
@@ -132,7 +120,7 @@ def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: M
         groups=experiment.data.label_groups(),
         rows=prepared.rows,
         label_rates=prepared.label_rates,
-        scored=probe_splits(experiment)[1],
+        scored=experiment.probe_splits[1],
         command=f"python jobs/quickstart.py --config {pipeline.evaluate.config_file}",
         delong=found.delong,
         measures=found.mean_measures(),

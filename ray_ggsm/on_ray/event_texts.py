@@ -28,9 +28,9 @@ class EventEncoding:
 
     encoder: EventEncoderConfig
     digest: str | None
-    """Of the event encoder that a trained encoder goes with; None: that of `encoder`."""
+    """Digest of the event encoder that a trained encoder goes with; None: the digest of `encoder`."""
     location: str
-    """Of the vectors, in one directory per event encoder."""
+    """Location of the vectors, in one directory per event encoder."""
     ray: RayConfig
 
 
@@ -39,7 +39,7 @@ class EncodedEvents:
     """A store that has the vectors of all events of a job's rows."""
 
     digest: str
-    """Of the event encoder."""
+    """Digest of the event encoder."""
     vectors: VectorStore
     counts: EventCounts
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.data
 import torch
 from pydantic import Field, model_validator
@@ -79,9 +78,7 @@ def lookalike(config: LookalikeConfig) -> pa.Table:
             f"{config.table}: no row of the instruction '{config.instruction}'"
             + (" but those of the seed users" if target.users else "")
         )
-    sink = pa.BufferOutputStream()
-    pq.write_table(audience, sink)
-    storage.write_bytes(storage.absolute(config.output), sink.getvalue().to_pybytes())
+    storage.write_parquet(storage.absolute(config.output), audience)
     print(f"lookalike: {len(audience):,} users of version {table.version} in {config.output}")
     return audience
 

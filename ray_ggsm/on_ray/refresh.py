@@ -18,9 +18,15 @@ from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.on_ray.building.version import BuiltVersion, VersionRequest, buckets_for, build_version, plan_rows
+from ray_ggsm.on_ray.building.version import (
+    BuiltVersion,
+    VersionRequest,
+    buckets_for,
+    build_version,
+    plan_rows,
+    print_half_open_mask,
+)
 from ray_ggsm.on_ray.cluster.connection import check_place, started
-from ray_ggsm.on_ray.embed import print_alpha
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.config import PublishingConfig
@@ -107,7 +113,7 @@ def _input(config: RefreshConfig) -> _Input:
         raise InputError(f"rows: no file matches '{config.rows}'")
     state = _state(files)
     encoder = SavedEncoder.read(_one_encoder(config.encoder))
-    print_alpha("refresh", encoder, config.embedding)
+    print_half_open_mask("refresh", encoder, config.embedding)
     return _Input(files, state, encoder, plan_rows(files, encoder, config.embedding))
 
 

@@ -27,7 +27,7 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.attention import attention, attention_picture, attention_split
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.evaluate import check_evaluation, probe_splits
+from ray_ggsm.on_ray.evaluate import check_evaluation
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.probing.scores import score_test_rows
 from ray_ggsm.on_ray.train import train
@@ -188,7 +188,7 @@ def _prepare_all(runs: Runs) -> None:
     labels = []
     for pipeline in by_location.values():
         prepare(pipeline)
-        _, score = probe_splits(pipeline.experiment)
+        _, score = pipeline.experiment.probe_splits
         labels.append(read_labels(pipeline.prepare.labels(score)))
     check_labels_agree(labels)
 

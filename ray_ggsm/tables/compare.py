@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import Config, InputError, Record
 from ray_ggsm.hashing import hash64
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
 from ray_ggsm.tables.schema import matrix
@@ -111,14 +111,22 @@ def opened(name: str, config: SideConfig) -> Side:
     return side
 
 
+class UserCounts(Record):
+    """Numbers of users."""
+
+    old_only: int
+    new_only: int
+    both: int
+    compared: int
+
+
 @dataclass(frozen=True)
 class Shared:
     """The users who can be compared."""
 
     users: pa.Array
     """User ids of the sample, in the order of their hashes."""
-    counts: dict[str, int]
-    """Numbers of users: old_only, new_only, both, compared."""
+    counts: UserCounts
 
 
 def shared(old: Side, new: Side, sample: int) -> Shared:
@@ -146,5 +154,5 @@ def shared(old: Side, new: Side, sample: int) -> Shared:
             f"old and new have {in_both or 'no'} user in common ({in_old:,} in {old.where}, {in_new:,} in "
             f"{new.where}); are they about the same people?"
         )
-    only = {"old_only": in_old - in_both, "new_only": in_new - in_both}
-    return Shared(kept, {**only, "both": in_both, "compared": len(kept)})
+    counts = UserCounts(old_only=in_old - in_both, new_only=in_new - in_both, both=in_both, compared=len(kept))
+    return Shared(kept, counts)

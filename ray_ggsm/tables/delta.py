@@ -61,9 +61,11 @@ def find(location: str) -> DeltaTable | None:
     """The table at its newest version; None when there is none.
 
     Raises:
-        InputError: the location cannot be reached, or holds a table of another kind.
+        InputError: the location is a file, cannot be reached, or holds a table of another kind.
     """
     location = storage.absolute(location)
+    if os.path.isfile(location):
+        raise InputError(f"{location}: this is a file; a table is a directory")
     try:
         table = retried(lambda: DeltaTable(location, storage_options=storage_options(location)))
     except TableNotFoundError:

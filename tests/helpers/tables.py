@@ -5,9 +5,10 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
+from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, DataFileConfig, write_bucket
 from ray_ggsm.tables.metadata import VersionMetadata
-from ray_ggsm.tables.publish import NewVersion, publish
+from ray_ggsm.tables.publish import NO_TABLE, NewVersion, publish
 from ray_ggsm.tables.schema import bucket_of, rows_to_table
 
 BUCKETS = 5
@@ -45,7 +46,10 @@ def put(location: str, table: pa.Table, run: str, **options) -> int:
 
 
 def publish_files(location: str, files: list[DataFile], run: str, **options) -> int:
-    """Publish written files, as a whole version unless `replaced` is given."""
+    """Publish written files, as a whole version unless `replaced` is given, built on the newest version."""
     options = {"buckets": BUCKETS, "replaced": None, "metadata": {}, **options}
+    if "expected_version" not in options:
+        table = delta.find(location)
+        options["expected_version"] = NO_TABLE if table is None else table.version()
     options["metadata"] = VersionMetadata.model_validate(options["metadata"])
     return publish(location, NewVersion(files=files, run=run, **options))

@@ -14,7 +14,8 @@ import yaml
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
 from ray_ggsm.evaluation.metrics import Estimate
-from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, UserCounts, drift, preview
+from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, drift, preview
+from ray_ggsm.tables.compare import UserCounts
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.schema import rows_to_table
 from tests.helpers.tables import put

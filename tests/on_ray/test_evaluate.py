@@ -27,9 +27,9 @@ def test_missing_vectors_are_an_error_or_left_out_everywhere_and_counted(
     forget(table, rows[:1])  # the trained encoder's table only: the untrained one still has the user
     with pytest.raises(InputError, match=rf"test labels: 1 of {len(rows)} rows have no row .*evaluation.allow_missing"):
         evaluate(Pipeline.of(experiment(output=output)))
-    mine = experiment(output=output, evaluation__allow_missing=True, evaluation__kinds=["linear"])
-    summary = evaluate(Pipeline.of(mine))
-    counts = json.loads(Path(Pipeline.of(mine).evaluate.path("results.json")).read_text())["counts"]
+    allowing = experiment(output=output, evaluation__allow_missing=True, evaluation__kinds=["linear"])
+    summary = evaluate(Pipeline.of(allowing))
+    counts = json.loads(Path(Pipeline.of(allowing).evaluate.path("results.json")).read_text())["counts"]
     assert (counts["test"]["rows"], counts["test"]["without_vector"]) == (len(rows) - 1, 1)
     assert counts["probe"]["without_vector"] == 0
     assert all(sum(label.values()) == len(rows) - 1 for label in counts["test"]["labels"].values())

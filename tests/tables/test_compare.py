@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ray_ggsm.config import InputError
-from ray_ggsm.tables.compare import SideConfig, opened, shared
+from ray_ggsm.tables.compare import SideConfig, UserCounts, opened, shared
 from tests.helpers.tables import AS_OF, put, rows
 
 LATER = AS_OF + dt.timedelta(days=30)
@@ -33,11 +33,11 @@ def table(tmp_path) -> str:
 def test_users_of_both_sides_and_the_same_sample_every_time(table: str) -> None:
     old, new = opened("old", SideConfig(table=table, version=0)), opened("new", SideConfig(table=table))
     found = shared(old, new, 1000)
-    assert found.counts == {"old_only": 10, "new_only": 20, "both": 20, "compared": 20}
+    assert found.counts == UserCounts(old_only=10, new_only=20, both=20, compared=20)
     assert sorted(found.users.to_pylist()) == sorted(f"u{i}" for i in range(10, 30))
     few = shared(new, old, 7)
     assert few.users.to_pylist() == found.users.to_pylist()[:7]
-    assert few.counts == {"old_only": 20, "new_only": 10, "both": 20, "compared": 7}
+    assert few.counts == UserCounts(old_only=20, new_only=10, both=20, compared=7)
 
 
 def test_other_numbers_of_buckets(tmp_path) -> None:
@@ -47,7 +47,7 @@ def test_other_numbers_of_buckets(tmp_path) -> None:
         put(location, rows([f"u{i}" for i in names], instruction="default"), "r0", buckets=buckets)
         sides.append(opened(name, SideConfig(table=location)))
     found = shared(*sides, 1000)
-    assert found.counts == {"old_only": 25, "new_only": 30, "both": 15, "compared": 15}
+    assert found.counts == UserCounts(old_only=25, new_only=30, both=15, compared=15)
     assert sorted(found.users.to_pylist()) == [f"u{i}" for i in range(25, 40)]
 
 

@@ -175,7 +175,7 @@ def test_the_same_run_twice_at_once(tmp_path, monkeypatch):
     assert publish_files(location, files, "r1") == 1
     answers = iter([stale])
     monkeypatch.setattr(delta, "find", lambda location: next(answers, None) or find(location))
-    assert publish_files(location, files, "r1") == 1
+    assert publish_files(location, files, "r1", expected_version=0) == 1
     monkeypatch.undo()
     assert open_table(location).version == 1
 
@@ -200,6 +200,10 @@ def test_wrong_input(tmp_path):
         put(location, rows(20), "r1", buckets=6)
     with pytest.raises(InputError, match="run 'a b': expected letters"):
         put(location, rows(20), "a b")
+    file = tmp_path / "users.parquet"
+    file.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"users\.parquet: this is a file; a table is a directory"):
+        open_table(str(file))
 
 
 def test_many_versions_survive_checkpoints(tmp_path):

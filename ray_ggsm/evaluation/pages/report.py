@@ -36,7 +36,7 @@ class Report:
     auc: ByLabel[Estimate]
     """AUCs by label, and under "mean". The first vectors are those on trial."""
     differences: ByLabel[Estimate]
-    """Of each of the other vectors: AUCs of the first minus theirs, paired on the same rows."""
+    """AUCs of the first vectors minus those of each of the others, paired on the same rows."""
     groups: Mapping[str, tuple[str, ...]]
     """Label group -> labels, in display order; together all labels."""
     rows: Mapping[str, int]
@@ -48,7 +48,7 @@ class Report:
     command: str
     """Shell command that reproduces this page."""
     delong: ByLabel[float] = field(default_factory=dict)
-    """Of each of the other vectors: p value of the difference, after Holm's correction over the labels."""
+    """P value of each of these differences, after Holm's correction over the labels; there is none for "mean"."""
     measures: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     """Name of vectors -> probe -> measure -> mean over the labels."""
     calibration: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)

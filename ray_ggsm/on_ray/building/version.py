@@ -94,6 +94,19 @@ def plan_rows(files: Sequence[str], encoder: SavedEncoder, config: EncodingConfi
     return plan_chunks(files, config.rows_per_chunk, description.modality_names, len(description.feature_names))
 
 
+def print_half_open_mask(job: str, encoder: SavedEncoder, config: EncodingConfig) -> None:
+    """Print how far the mask is open and what embedding makes of it, if training stopped before it was fully open."""
+    description = encoder.description
+    if description.alpha >= 1:
+        return
+    at = f"the encoder's mask stands at alpha {description.alpha:.2f} (step {description.step})"
+    if config.mask == "trained":
+        text = f"{at}, and it is used as it is; embedding.mask: inference would use the recipe's final mask"
+    else:
+        text = f"{at}; embedding.mask: inference opens it all the same"
+    print(f"{job}: {text}", flush=True)
+
+
 def buckets_for(rows: int, embedding: EncodingConfig, publishing: PublishingConfig) -> int:
     """The number of buckets of a new table for so many user rows."""
     return max(1, -(-rows * len(embedding.instructions) // publishing.rows_per_bucket))

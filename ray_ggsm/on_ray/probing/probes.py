@@ -71,4 +71,4 @@ def _probe(
     config: ProbeConfig,
     seed: int,
 ) -> ProbeResult:
-    return fit_and_score(kind, fit_ND, labels_N, users_N, score_MD, labels_M, config, seed, 1, label=label)
+    return fit_and_score(kind, fit_ND, labels_N, users_N, score_MD, labels_M, config, seed, label=label)

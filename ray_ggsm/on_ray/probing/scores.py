@@ -15,7 +15,6 @@ from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align, check_disjo
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.study import Scores
-from ray_ggsm.on_ray.evaluate import probe_splits
 from ray_ggsm.on_ray.probing.event_means import event_means
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.stages import Pipeline
@@ -42,16 +41,12 @@ def score_test_rows(pipeline: Pipeline, vectors: Vectors, kind: Kind) -> Scores:
 
 
 def _write(file: str, pipeline: Pipeline, vectors: Vectors, probes: ProbeConfig, kind: Kind) -> None:
-    fit, score = probe_splits(pipeline.experiment)
-    data = ProbeData(_aligned(pipeline, vectors, fit), _aligned(pipeline, vectors, score))
-    check_disjoint(data.fit, data.score, fit, score)
+    data = _probe_data(pipeline, vectors)
     probed = probe_all(probes, pipeline.experiment.seed, {vectors: data})[vectors, kind]
     columns = {"user_id": pa.array(data.score.users.astype(str))}
     for label, result in probed.items():
         columns |= {f"label.{label}": pa.array(data.score.labels[label]), f"score.{label}": pa.array(result.scores)}
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
-    storage.write_bytes(file, sink.getvalue().to_pybytes())
+    storage.write_parquet(file, pa.table(columns))
 
 
 def _read(file: str) -> Scores:
@@ -62,13 +57,25 @@ def _read(file: str) -> Scores:
     return Scores(table["user_id"].to_numpy(), labels, scores)
 
 
-def _aligned(pipeline: Pipeline, vectors: Vectors, split: str) -> Aligned:
+def _probe_data(pipeline: Pipeline, vectors: Vectors) -> ProbeData:
+    """The rows to fit on and to score; the embedding table of both is read once."""
+    embeddings = None
+    if vectors in ("encoder", "joined"):
+        table = open_table(pipeline.embed.require().table)
+        embeddings = table.read(columns=["user_id", "as_of", "embedding"])
+    fit, score = pipeline.experiment.probe_splits
+    data = ProbeData(*(_aligned(pipeline, vectors, split, embeddings) for split in (fit, score)))
+    check_disjoint(data.fit, data.score, fit, score)
+    return data
+
+
+def _aligned(pipeline: Pipeline, vectors: Vectors, split: str, embeddings: pa.Table | None) -> Aligned:
     """The vectors and labels of a split."""
     labels, rows = read_labels(pipeline.prepare.labels(split)), pipeline.prepare.rows(split)
     if vectors == "event mean":
         return align(labels, event_means(pipeline, rows), "vector", split)
     if vectors == "hand-crafted":
         return align(labels, tabular_rows(rows), "tabular", split)
-    table = open_table(pipeline.embed.require().table)
-    encoder = align(labels, table.read(columns=["user_id", "as_of", "embedding"]), "embedding", split)
+    assert embeddings is not None
+    encoder = align(labels, embeddings, "embedding", split)
     return encoder if vectors == "encoder" else joined(encoder, align(labels, tabular_rows(rows), "tabular", split))

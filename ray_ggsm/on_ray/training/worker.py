@@ -31,7 +31,7 @@ class TrainingJob:
     """What every training worker gets."""
 
     experiment: Experiment
-    """Resolved."""
+    """Experiment whose number of training steps is filled in."""
     rows: str
     """Location of the training pairs."""
     held_out: str | None
@@ -43,7 +43,7 @@ class TrainingJob:
     feature_names: tuple[str, ...]
     event_encoder_digest: str
     vectors: VectorStore
-    """Of event texts."""
+    """Store of event vectors."""
     event_width: int
     """Width of these vectors."""
 

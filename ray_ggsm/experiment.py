@@ -6,7 +6,7 @@ import tempfile
 from pydantic import Field
 
 from ray_ggsm import masks
-from ray_ggsm.config import Config, InputError, Runtime
+from ray_ggsm.config import Config, InputError, Location, Runtime
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
@@ -59,7 +59,7 @@ class Experiment(Config):
     """For people."""
     notes: Runtime[tuple[str, ...]] = ()
     """Sentences that the report shows, for example where the data come from."""
-    output: Runtime[str]
+    output: Runtime[Location]
     """Where all stages write: a local directory or an s3:// location."""
     seed: int = 0
     """Seeds weights, shuffling, dropout, sampling and resampling."""

@@ -23,6 +23,10 @@ from fsspec.implementations.local import LocalFileSystem
 T = TypeVar("T")
 ATTEMPTS = 6
 """Attempts per request, for transient errors."""
+_NOWHERE = re.compile(r"[%#?\\\[\]*{}<>|\"^`\x00-\x1f\x7f]")
+"""Characters that libraries read differently in locations."""
+_S3 = re.compile(r"[A-Za-z0-9_.\-/=@,:~!'()&;$]+")
+"""S3 locations that all libraries read alike."""
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b403\b"
 )
@@ -69,6 +73,26 @@ def beside(location: str, relative: str) -> str:
     return scheme + separator + posixpath.normpath(posixpath.join(posixpath.dirname(path), relative))
 
 
+def check_location(location: str) -> str:
+    """The location, if everything that writes there takes it for the same place.
+
+    File systems, Arrow, Delta Lake and Ray take locations apart, each in its own way: to some, `#` begins a fragment,
+    `%20` is a space and `[1]` a pattern.
+
+    Raises:
+        ValueError: it has characters that they read differently.
+    """
+    bad = sorted(set(_NOWHERE.findall(location)))
+    if "://" in location:
+        bad = sorted({character for character in location if not _S3.fullmatch(character)})
+    if bad:
+        shown = ", ".join(repr(character) for character in bad)
+        raise ValueError(
+            f"'{location}' contains {shown}, which libraries read differently in a location; choose another"
+        )
+    return location
+
+
 def absolute(location: str) -> str:
     """A location that means the same in every process: local paths are made absolute."""
     return location if "://" in location else os.path.abspath(location)
@@ -93,6 +117,12 @@ def exists(location: str) -> bool:
     return fs.exists(path)
 
 
+def is_directory(location: str) -> bool:
+    """Whether there is a directory at a location."""
+    fs, path = filesystem(location)
+    return fs.isdir(path)
+
+
 def list_files(location: str, suffix: str = "") -> list[str]:
     """All files below a directory whose names end in `suffix`, sorted; an empty list if there is no directory."""
     fs, path = filesystem(location)
@@ -108,12 +138,18 @@ def glob(pattern: str) -> list[str]:
     return sorted(fs.unstrip_protocol(f) if "://" in pattern else f for f in fs.glob(path))
 
 
-def read_text(location: str) -> str:
-    """The UTF-8 text of a file."""
+def read_bytes(location: str) -> bytes:
+    """The content of a file."""
     fs, path = filesystem(location)
     fs.invalidate_cache()
     with fs.open(path, "rb") as file:
-        return file.read().decode()
+        content: bytes = file.read()
+        return content
+
+
+def read_text(location: str) -> str:
+    """The UTF-8 text of a file."""
+    return read_bytes(location).decode()
 
 
 def write_text(location: str, text: str) -> None:

@@ -1,4 +1,8 @@
-"""The exit codes of jobs: 0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 1 anything else."""
+"""The exit codes of jobs.
+
+0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 5 done as far as possible (what was left out is
+listed), 1 anything else.
+"""
 
 import errno
 import sys
@@ -9,6 +13,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables.gates import GateError
 
+INCOMPLETE = 5
+"""Done as far as possible; what was left out is listed."""
 STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """Errors that the user has to fix: missing rights, read-only or full storage."""
 

@@ -1,9 +1,12 @@
-"""The job `tables`: commands that look after an embedding table. `verify` exits with 1 when it finds problems."""
+"""The job `tables`: commands that look after an embedding table.
+
+`verify` exits with 1 when it finds problems, and `forget` with 5 when some of the users were not there.
+"""
 
 import argparse
 from collections.abc import Sequence
 
-from ray_ggsm.cli.exit_codes import exit_code
+from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.tables import maintenance
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.user_lists import read_users
@@ -91,8 +94,10 @@ def _forget(options: argparse.Namespace) -> int:
     forgotten = maintenance.forget(options.table, read_users(options.users_file))
     print(
         f"version {forgotten.version}: {forgotten.users:,} users with {forgotten.rows:,} rows forgotten, "
-        f"{forgotten.absent:,} users were not there"
+        f"{len(forgotten.absent):,} users were not there"
     )
+    for user in forgotten.absent:
+        print(f"not there: {user!r}")
     if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
-    return 0
+    return INCOMPLETE if forgotten.absent else 0

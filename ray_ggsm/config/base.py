@@ -9,9 +9,11 @@ import hashlib
 import json
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
+
+from ray_ggsm import storage
 
 
 class InputError(ValueError):
@@ -30,6 +32,8 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
+Location = Annotated[str, AfterValidator(storage.check_location)]
+"""A location that something is written to, local or s3://."""
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 T = TypeVar("T")
 

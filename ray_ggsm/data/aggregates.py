@@ -14,7 +14,7 @@ from ray_ggsm.config import Config, InputError
 from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.sources.source import Keys
-from ray_ggsm.data.sql import check_expressions, own, quote, reason, text
+from ray_ggsm.data.sql import as_float, check_expressions, own, quote, reason, text
 
 Side = Literal["history", "future"]
 EVENTS, SNAPSHOT = quote(own("events")), quote(own("snapshot"))
@@ -128,7 +128,9 @@ def create_features(database: Database, config: DataConfig, fitted: Fitted) -> i
         connection.execute(f"CREATE TEMP TABLE __f{position} AS {query}")
         joins.append(f"LEFT JOIN __f{position} USING (row)")
         for i, index in enumerate(group):
-            numbers[index] = f"coalesce(__f{position}.c{i}::double, {wanted[index].config.empty!r}::double)::float"
+            numbers[index] = (
+                f"coalesce({as_float(f'__f{position}.c{i}')}, {as_float(repr(wanted[index].config.empty))})"
+            )
     listed = ", ".join(numbers[i] for i in range(len(wanted)))
     tabular = f"[{listed}]" if wanted else "[]::float[]"
     connection.execute(f"CREATE TABLE features AS SELECT row, {tabular} AS tabular FROM snapshots {' '.join(joins)}")
@@ -163,7 +165,7 @@ def create_labels(database: Database, config: DataConfig, fitted: Fitted) -> Non
         if label.quantile is not None:
             # 32 bits: sums of the same numbers in another order are still equal, here and in `fit`
             comparison = ">=" if label.above_quantile is None else ">"
-            answer += f"::float::double {comparison} {fitted.thresholds[name]!r}::double"
+            answer = f"{as_float(answer)}::double {comparison} {fitted.thresholds[name]!r}::double"
         columns.append(f"CASE WHEN __l{position}.c1 THEN coalesce({answer}, false) END AS {quote(name)}")
     connection.execute(f"CREATE TABLE labels AS SELECT {', '.join(columns)} FROM snapshots {' '.join(joins)}")
 

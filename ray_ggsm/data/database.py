@@ -4,7 +4,8 @@ Times are instants (TIMESTAMPTZ) and the session's time zone is that of the snap
 and `as_of + interval 3 day` in expressions follow its calendar, also across changes of daylight saving.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def opened(
         config: names the source and the time zone.
         shard: position of the shard of users, of `shards`.
         shards: number of shards.
-        types: of columns that no schema gives; None: what their values tell, with `empty` the first ones.
+        types: of columns that no schema gives; None: what their values tell.
         empty: only create the tables with their columns.
         threads: threads DuckDB may use; None: all cores.
 
@@ -76,7 +77,7 @@ def opened(
             "source VARCHAR, record BIGINT, reason VARCHAR, detail VARCHAR)"
         )
         if types is None:
-            types = source.column_types(connection, whole=not empty)
+            types = source.column_types(connection)
         source.load(connection, types, shard, shards, empty)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
@@ -86,25 +87,50 @@ def opened(
             raise InputError(f"data: an expression cannot be computed for some row: {reason(error)}") from None
 
 
-def enforce_table_shares(database: Database, max_bad_share: float) -> None:
-    """Stop when more than this share of a table's rows was rejected while it was read.
+@dataclass(frozen=True)
+class TableRows:
+    """How many rows of a table can be used, in one shard."""
+
+    good: int
+    bad: int
+    reasons: Mapping[str, int]
+    """Reason -> rejected rows."""
+    examples: Mapping[str, str]
+    """Reason -> where one of them stands, and what stood there."""
+
+
+def count_rows(database: Database, max_bad_share: float) -> dict[str, TableRows]:
+    """Per table, how many rows of this shard can be used; examples only where too few can."""
+    connection, counts = database.connection, {}
+    for table in database.tables:
+        good = connection.execute(f"SELECT count(*) FROM {quote(table)}").fetchall()[0][0]
+        found = f'FROM rejected WHERE "table" = {text(table)} GROUP BY reason'
+        reasons = dict(connection.execute(f"SELECT reason, count(*) {found}").fetchall())
+        bad, examples = sum(reasons.values()), {}
+        if bad > max_bad_share * (good + bad):
+            database.source.locate(connection)
+            examples = dict(connection.execute(f"SELECT reason, min(source || ', ' || detail) {found}").fetchall())
+        counts[table] = TableRows(good, bad, reasons, examples)
+    return counts
+
+
+def enforce_table_shares(shards: Sequence[Mapping[str, TableRows]], max_bad_share: float) -> None:
+    """Stop when more than this share of a table's rows, over all shards, was rejected while it was read.
 
     Raises:
         InputError: with the most frequent reason and an example.
     """
-    connection = database.connection
-    for table in database.tables:
-        good = connection.execute(f"SELECT count(*) FROM {quote(table)}").fetchall()[0][0]
-        bad = connection.execute('SELECT count(*) FROM rejected WHERE "table" = ?', [table]).fetchall()[0][0]
-        if bad > max_bad_share * (good + bad):
-            database.source.locate(connection)
-            why, count, example = connection.execute(
-                f"SELECT reason, count(*), min(source || ', ' || detail) FROM rejected WHERE \"table\" = {text(table)} "
-                "GROUP BY reason ORDER BY 2 DESC, 1 LIMIT 1"
-            ).fetchall()[0]
-            hint = "; see data.source.tables." + table + ".time_format and .timezone" if why == "bad_time" else ""
-            raise InputError(
-                f"data.source.tables.{table}: {bad} of {good + bad} rows cannot be used, {count} of them for "
-                f"'{why}' (for example {example}){hint}; correct them or raise data.max_bad_share "
-                f"({max_bad_share})"
-            )
+    for table in shards[0]:
+        parts = [shard[table] for shard in shards]
+        good, bad = sum(part.good for part in parts), sum(part.bad for part in parts)
+        if bad <= max_bad_share * (good + bad):
+            continue
+        reasons = sum((Counter(part.reasons) for part in parts), Counter())
+        why = min(reasons, key=lambda reason: (-reasons[reason], reason))
+        examples = sorted(part.examples[why] for part in parts if why in part.examples)
+        hint = f"; see data.source.tables.{table}.time_format and .timezone" if why == "bad_time" else ""
+        raise InputError(
+            f"data.source.tables.{table}: {bad} of {good + bad} rows cannot be used, {reasons[why]} of them for "
+            f"'{why}'{f' (for example {examples[0]})' if examples else ''}{hint}; correct them or raise "
+            f"data.max_bad_share ({max_bad_share})"
+        )

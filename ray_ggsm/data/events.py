@@ -8,7 +8,7 @@ from ray_ggsm.data.config import DataConfig, ModalityConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.sources.formats import RECORD
 from ray_ggsm.data.sources.source import FILE, Keys, shown
-from ray_ggsm.data.sql import check_expressions, quote, reason, text
+from ray_ggsm.data.sql import as_float, check_expressions, quote, reason, text
 from ray_ggsm.data.text_template import template_parts
 
 EVENT = "{'time': time, 'text': text, 'amount': amount}"
@@ -26,14 +26,13 @@ def create_events(database: Database, config: DataConfig) -> None:
         amount = f"({modality.amount or 'NULL'})"
         database.connection.execute(
             f"CREATE TABLE {events} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
-            f"{rendered} AS text, try_cast({amount} AS float) AS amount, "
-            f"coalesce(NOT isfinite({amount}::double), false) OR (try_cast({amount} AS float) IS NULL AND {amount} IS "
-            f"NOT NULL) AS non_finite, {place} FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
+            f"{rendered} AS text, {as_float(amount)} AS amount, {place} "
+            f"FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
         )
         unusable = {
             "null_text": "text IS NULL OR text = ''",
             "text_too_long": f"length(text) > {config.max_text_length}",
-            "non_finite_number": "non_finite",
+            "non_finite_number": "NOT isfinite(amount)",
         }
         for why, condition in unusable.items():
             database.connection.execute(

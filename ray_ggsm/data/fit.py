@@ -1,18 +1,22 @@
 """Check the whole configuration against the tables, then learn from the rows of the train split, before any shard."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, aggregate_per, check_aggregates, feature_windows, label_query
-from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import Database, enforce_table_shares, opened
+from ray_ggsm.data.config import DataConfig, FeatureConfig
+from ray_ggsm.data.database import Database, TableRows, count_rows, enforce_table_shares, opened
 from ray_ggsm.data.events import check_modalities, create_events
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.source import Keys
+from ray_ggsm.data.sql import as_float
 
 
 def check(config: DataConfig) -> None:
@@ -22,14 +26,18 @@ def check(config: DataConfig) -> None:
         InputError: naming the config key and the reason.
     """
     _check_tables(config, source_of(config).tables())
-    with opened(config, empty=True) as database:
-        _check_expressions(database, config)
+    with duckdb.connect() as connection:
+        _check_expressions(config, source_of(config).column_types(connection, whole=False))
 
 
-def _check_expressions(database: Database, config: DataConfig) -> None:
-    create_snapshots(database, config, config.splits)
-    check_modalities(database, config)
-    check_aggregates(database, config)
+def _check_expressions(config: DataConfig, types: Types) -> None:
+    try:
+        with opened(config, empty=True, types=types) as database:
+            create_snapshots(database, config, config.splits)
+            check_modalities(database, config)
+            check_aggregates(database, config)
+    except InputError as error:
+        raise InputError(f"{error}{source_of(config).hint(types, str(error))}") from None
 
 
 def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
@@ -46,33 +54,47 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     _check_tables(config, source_of(config).tables())
     with duckdb.connect() as connection:
         types = source_of(config).column_types(connection)
-    with opened(config, empty=True, types=types) as database:
-        _check_expressions(database, config)
-    values: dict[str, list[np.ndarray]] = {
-        name: [] for name, label in config.labels.items() if label.quantile is not None
-    }
-    counts: dict[str, dict[str, int]] = {feature.name: {} for feature in config.features if feature.per is not None}
-    train = config.splits[config.train_split]
-    learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
-    for shard in range(shards):
-        with opened(config, shard, shards, types=types, threads=threads) as database:
-            create_events(database, config)
-            enforce_table_shares(database, config.max_bad_share)
-            create_snapshots(database, config, {config.train_split: learned_from})
-            for name in values:
-                values[name].append(_label_values(database, config, name))
-            _count_values(database, config, counts)
+    _check_expressions(config, types)
+    learned = [_learn(config, types, shard, shards, threads) for shard in range(shards)]
+    enforce_table_shares([part.rows for part in learned], config.max_bad_share)
     return Fitted(
-        types=types,
-        thresholds={name: _quantile(config, name, np.concatenate(parts)) for name, parts in values.items()},
+        thresholds={
+            name: _quantile(config, name, np.concatenate([part.values[name] for part in learned]))
+            for name, label in config.labels.items()
+            if label.quantile is not None
+        },
         vocabularies={
-            feature.name: tuple(
-                sorted(counts[feature.name], key=lambda v: (-counts[feature.name][v], v))[: feature.top]
-            )
+            feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top)
             for feature in config.features
             if feature.per is not None
         },
+        types=types,
     )
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What one shard of users tells."""
+
+    rows: dict[str, TableRows]
+    """Table -> rows that can be used, and that cannot."""
+    values: dict[str, np.ndarray]
+    """Label with a quantile -> its numbers."""
+    counts: dict[str, Counter[str]]
+    """Feature with `per` -> in how many snapshots each of its values occurs."""
+
+
+def _learn(config: DataConfig, types: Types, shard: int, shards: int, threads: int | None) -> _Learned:
+    train = config.splits[config.train_split]
+    learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
+    with opened(config, shard, shards, types=types, threads=threads) as database:
+        create_events(database, config)
+        rows = count_rows(database, config.max_bad_share)
+        create_snapshots(database, config, {config.train_split: learned_from})
+        labels = [name for name, label in config.labels.items() if label.quantile is not None]
+        values = {name: _label_values(database, config, name) for name in labels}
+        counts = {f.name: _value_counts(database, config, f, f.per) for f in config.features if f.per is not None}
+    return _Learned(rows, values, counts)
 
 
 def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:
@@ -98,20 +120,22 @@ def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:
 
 def _label_values(database: Database, config: DataConfig, name: str) -> np.ndarray:
     query = label_query(database, config, config.labels[name])
-    found = database.connection.sql(f"SELECT c0::float::double AS value FROM ({query}) WHERE c1 AND c0 IS NOT NULL")
+    numbers = f"SELECT {as_float('c0')} AS value FROM ({query}) WHERE c1"
+    found = database.connection.sql(f"SELECT value::DOUBLE AS value FROM ({numbers}) WHERE isfinite(value)")
     return np.asarray(found.to_arrow_table()["value"].to_numpy())
 
 
-def _count_values(database: Database, config: DataConfig, counts: dict[str, dict[str, int]]) -> None:
-    """Add, for each `per` expression, in how many snapshots each of its values occurs."""
-    for feature in config.features:
-        if feature.per is None:
-            continue
-        window = max(feature_windows(config, feature), key=lambda w: w.days)
-        query = aggregate_per(window, database.tables[feature.table], "count(*)", feature.per)
-        found = database.connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value")
-        for value, count in found.fetchall():
-            counts[feature.name][value] = counts[feature.name].get(value, 0) + count
+def _value_counts(database: Database, config: DataConfig, feature: FeatureConfig, per: str) -> Counter[str]:
+    window = max(feature_windows(config, feature), key=lambda w: w.days)
+    query = aggregate_per(window, database.tables[feature.table], "count(*)", per)
+    return Counter(
+        dict(database.connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value").fetchall())
+    )
+
+
+def _most_frequent(counts: Sequence[Counter[str]], top: int | None) -> tuple[str, ...]:
+    total: Counter[str] = sum(counts, Counter())
+    return tuple(sorted(total, key=lambda value: (-total[value], value))[:top])
 
 
 def _quantile(config: DataConfig, name: str, values: np.ndarray) -> float:

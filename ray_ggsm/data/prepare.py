@@ -84,9 +84,10 @@ def write_shard(
 
 def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
     """User rows (with the column `row`) and labels of a split, in the same order."""
-    columns = ", ".join(quote(name) for name in schema.names)
-    labels = "".join(", " + quote(name) for name in config.labels)
-    here = f"WHERE split = {text(split)} ORDER BY row"
+    places = {"user_id": "snapshots", "as_of": "snapshots", "tabular": "features"}
+    columns = ", ".join(f"{places.get(name, 'sequences')}.{quote(name)}" for name in schema.names)
+    labels = "".join(", labels." + quote(name) for name in config.labels)
+    here = f"WHERE snapshots.split = {text(split)} ORDER BY row"
     rows = _fetch(
         database, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
     )

@@ -17,6 +17,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.functions import SESSION_NAMES, SESSION_TYPES, objection
 
 OWN = "\x1f"
+LARGEST_FLOAT = "3.4028234663852886e38::DOUBLE"
 EXPRESSIONS = {
     "CONSTANT",
     "COLUMN_REF",
@@ -69,6 +70,15 @@ def own(name: str) -> str:
 def text(value: str) -> str:
     """A string literal in SQL."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def as_float(number: str) -> str:
+    """SQL: a number as 32-bit float; infinite where it is too large for that, NULL for NaN."""
+    wide = f"({number})::DOUBLE"
+    return (
+        f"(CASE WHEN isnan({wide}) THEN NULL WHEN abs({wide}) > {LARGEST_FLOAT} THEN sign({wide}) * 'inf'::FLOAT "
+        f"ELSE {wide}::FLOAT END)"
+    )
 
 
 def reason(error: duckdb.Error) -> str:

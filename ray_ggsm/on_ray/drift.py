@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError, Record, Runtime
+from ray_ggsm.config import Config, InputError, Location, Record, Runtime
 from ray_ggsm.evaluation.alignment import ProbeData, align_all, check_disjoint
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.counts import SplitCounts, count_rows, left_out
@@ -46,7 +46,7 @@ class DriftConfig(Config):
     """Earlier vectors."""
     new: SideConfig
     """Later vectors."""
-    output: Runtime[str]
+    output: Runtime[Location]
     """JSON file to write, local or s3://."""
     users: int = Field(2000, ge=2)
     """Largest number of users whose vectors are compared. They are the same people every time; the neighbours' cost

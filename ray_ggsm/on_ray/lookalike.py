@@ -18,7 +18,7 @@ import torch
 from pydantic import Field, model_validator
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError, Runtime
+from ray_ggsm.config import Config, InputError, Location, Runtime
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import saved
@@ -50,7 +50,7 @@ class LookalikeConfig(Config):
     """Instruction whose rows are searched."""
     k: int = Field(1000, ge=1)
     """Number of users to find."""
-    output: Runtime[str]
+    output: Runtime[Location]
     """Parquet file to write, local or s3://."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from ray_ggsm import storage
 from ray_ggsm.building.lock import held
 from ray_ggsm.building.report import RunReport, reported
-from ray_ggsm.config import Config, InputError, Runtime, digest
+from ray_ggsm.config import Config, InputError, Location, Runtime, digest
 from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
@@ -45,9 +45,9 @@ class RefreshConfig(Config):
     """Parquet files of user rows, local or s3://, one row per user; a pattern (`*` within a name) may name several."""
     encoder: str
     """Directory of a saved encoder (`encoder` of a train stage), or a pattern that matches exactly one."""
-    table: Runtime[str]
+    table: Runtime[Location]
     """Location of the table; its first refresh creates it."""
-    event_vectors: Runtime[str | None] = None
+    event_vectors: Runtime[Location | None] = None
     """Location of the vectors of event texts; null: `event_vectors` beside the table."""
     event_encoder: EventEncoderConfig | None = None
     """The event encoder, where its name has changed since training; null: the one that the encoder names."""

@@ -16,7 +16,7 @@ import ray
 from pydantic import Field, JsonValue
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError, Runtime, digest, load
+from ray_ggsm.config import Config, InputError, Location, Runtime, digest, load
 from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
@@ -43,7 +43,7 @@ class StudyConfig(Config):
     """Name for people."""
     experiment: str
     """Config file of the experiment that all variants share."""
-    output: Runtime[str]
+    output: Runtime[Location]
     """Directory of all stages and of the comparison, local or s3://."""
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     """Settings of all variants: key.path -> value."""

@@ -28,8 +28,8 @@ class Forgotten:
     """Users who had rows."""
     rows: int
     """Rows that these users had."""
-    absent: int
-    """Users who had none."""
+    absent: tuple[str, ...]
+    """Users who had none, sorted."""
 
 
 def rollback(location: str, version: int, *, bring_back_forgotten: bool = False) -> int:
@@ -109,7 +109,8 @@ def forget(location: str, user_ids: Collection[str], *, config: DataFileConfig |
     version = table.version
     if len(users):
         version = publish(location, _version_without(table, users, len(present), config or DataFileConfig()))
-    return Forgotten(version, len(users), len(present), len(wanted) - len(users))
+    absent = sorted(set(wanted) - set(users.to_pylist()))
+    return Forgotten(version, len(users), len(present), tuple(absent))
 
 
 def _version_without(table: EmbeddingTable, users: pa.Array, rows: int, config: DataFileConfig) -> NewVersion:

@@ -5,16 +5,19 @@ from ray_ggsm.config import InputError
 
 
 def read_users(file: str) -> list[str]:
-    """The user ids of a text file, one per line.
+    """The user ids of a UTF-8 text file, one per line, in their order.
+
+    Only a line feed, or a carriage return before it, ends a line: an id may hold any other character. As in event
+    files, spaces around an id do not belong to it. A byte-order mark is no part of the first id.
 
     Raises:
         InputError: no such text file, or no user in it.
     """
     try:
-        text = storage.read_text(file)
+        text = storage.read_bytes(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: expected a text file with one user_id per line ({error})") from error
-    users = [line for line in text.splitlines() if line]
+    users = [user for line in text.split("\n") if (user := line.removesuffix("\r").strip(" "))]
     if not users:
         raise InputError(f"{file}: there is no user_id in this file")
     return users

@@ -117,6 +117,7 @@ def test_types_of_csv_columns(tmp_path, monkeypatch, clicks):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text("uid,ts,item,price,n,zip,ok\n007,2024-02-20,a,NA,3,01234,true\n")
     clicks["source"]["tables"]["clicks"] |= {"nulls": ["NA"]}
+    clicks["features"] = [{"name": "x", "table": "clicks", "sql": "max(n) filter (ok and zip <> item)"}]
     with opened(data_config(clicks)) as database:
         kinds = database.columns("clicks")
         assert database.connection.execute("SELECT uid, zip, price FROM clicks").fetchall() == [("007", "01234", None)]
@@ -144,12 +145,14 @@ def test_mistakes_explain_themselves(tmp_path, monkeypatch, clicks, table, sente
         prepare.check(data_config(clicks))
 
 
-def test_files_with_different_columns_are_refused(tmp_path, monkeypatch, clicks):
+def test_columns_are_found_by_name(tmp_path, monkeypatch, clicks):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "clicks1.csv").write_text("uid,ts,item,price\n7,2024-02-20,a,1\n")
-    (tmp_path / "clicks2.csv").write_text("ts,uid,item,price\n2024-02-20,7,a,1\n")
+    (tmp_path / "clicks1.csv").write_text("uid,ts,item,price\n7,2024-02-20 12:00,a,1\n")
+    (tmp_path / "clicks2.csv").write_text("ts,uid,new,item,price\n2024-02-20 12:00,7,x,a,1\n")
     clicks["source"]["tables"]["clicks"]["files"] = "clicks*.csv"
-    with pytest.raises(InputError, match="the same columns"):
+    assert times_of(clicks) == [NOON, NOON]
+    (tmp_path / "clicks3.csv").write_text("ts,uid,item\n2024-02-20,7,a\n")
+    with pytest.raises(InputError, match=r"clicks3\.csv has no column 'price', which other files have"):
         prepare.check(data_config(clicks))
 
 

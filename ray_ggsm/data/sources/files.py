@@ -8,7 +8,6 @@ reason and what stood there.
 
 import difflib
 import glob
-import os
 import re
 import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,7 +23,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import Guess, Types, as_user, common, converted, guesses, is_unusable, unified
-from ray_ggsm.data.sources.formats import RECORD, BadLine, Csv, MixedCsv, Parquet, Part, part
+from ray_ggsm.data.sources.formats import RECORD, BadLine, Csv, MixedCsv, Parquet, Part, Unreadable, part
 from ray_ggsm.data.sources.source import FILE, Keys, State, shown
 from ray_ggsm.data.sources.times import instant
 from ray_ggsm.data.sql import OWN, columns_in, quote, reason, shard_condition, text
@@ -77,6 +76,19 @@ class EventFiles:
             if not empty:
                 files.fill(types[name], shard, shards)
 
+    def hint(self, types: Types, sentence: str) -> str:
+        """What to say, after a sentence, of the texts in it that are columns without a number type."""
+        with duckdb.connect() as connection:
+            for name, table in self.configs.items():
+                files = _Table(connection, name, table, self.uses.get(name, Uses()))
+                for column, example in files.texts(types[name]):
+                    if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", sentence):
+                        return (
+                            f"; '{column}' is text because of values such as {example!r}. To set such rows aside, "
+                            f"write data.source.tables.{name}.types: {{{column}: double}}"
+                        )
+        return ""
+
     def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Add the line to the source of every rejected row that has a record."""
         query = 'SELECT DISTINCT "table", source, record FROM rejected WHERE record IS NOT NULL'
@@ -89,6 +101,8 @@ class EventFiles:
                 continue
             places = found.lines(records)
             unit = ":" if found.unit == "line" else f", {found.unit} "
+            if not places:
+                continue
             lines = ", ".join(f"({record}, {line})" for record, line in places.items())
             connection.execute(
                 f"UPDATE rejected SET source = source || {text(unit)} || line, record = NULL "
@@ -109,14 +123,17 @@ def matching_files(name: str, table: TableConfig) -> list[str]:
     Raises:
         InputError: there are none.
     """
-    if storage.exists(table.files) and not os.path.isdir(table.files):
-        return [table.files]
-    if "://" in table.files:
-        fs, path = storage.filesystem(table.files)
-        fs.invalidate_cache()
-        found = [fs.unstrip_protocol(file) for file in fs.glob(path)]
+    if storage.exists(table.files):
+        found = [table.files]
+    elif "://" in table.files:
+        found = storage.glob(table.files)
     else:
-        found = [file for file in glob.glob(table.files, recursive=True) if os.path.isfile(file)]
+        found = glob.glob(table.files, recursive=True)
+    if directories := [file for file in found if storage.is_directory(file)]:
+        raise InputError(
+            f"data.source.tables.{name}.files: {directories[0]} is a directory; write {directories[0]}/* or "
+            f"{directories[0]}/*.parquet, for example"
+        )
     if not found:
         raise InputError(f"data.source.tables.{name}.files: no file matches '{table.files}'")
     return sorted(found)
@@ -207,6 +224,14 @@ class _Table:
             kinds[column].setdefault(common(each_guess), self.config.files)
         return {c: declared.get(c) or unified(self.where, c, kinds[c]) for c in self.computed}
 
+    def texts(self, types: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """The columns that are text although no type is declared, each with a value that is no number."""
+        wanted = [c for c, kind in types.items() if kind == "VARCHAR" and c not in self.config.types]
+        for each, columns in self.parts:
+            here = [c for c in wanted if columns.get(c) == "VARCHAR" and c not in self.config.partitions]
+            found = self._read(each, partial(guesses, self.connection, columns=here, whole=True))
+            yield from ((c, guess.example) for c, guess in found.items() if guess.example is not None)
+
     def create(self, types: Mapping[str, str], all_columns: bool) -> None:
         """Create the table without rows; with all columns of the files, or those that are used."""
         config = self.config
@@ -269,8 +294,8 @@ class _Table:
         selected = ", ".join(f"{sql} AS {quote(column)}" for column, sql in values.items())
         with each.rows(self.connection, [c for c in needed if c in own_columns], bad) as rows:
             self.connection.execute(
-                f"CREATE TEMP TABLE {quote(OWN + 'read')} AS SELECT {selected}, {text(each.file)} AS {quote(FILE)}, "
-                f"{quote(RECORD)}, CASE {reasons} END AS {why}, CASE {details} END AS {detail} "
+                f"CREATE OR REPLACE TEMP TABLE {quote(OWN + 'read')} AS SELECT {selected}, "
+                f"{text(each.file)} AS {quote(FILE)}, {quote(RECORD)}, CASE {reasons} END AS {why}, CASE {details} END AS {detail} "
                 f"FROM (SELECT *{folders} FROM {rows}) WHERE {shard_condition(user, *shard)}"
             )
         read = quote(OWN + "read")
@@ -291,7 +316,7 @@ class _Table:
         with self._sentences():
             try:
                 return action(each)
-            except duckdb.InvalidInputException:
+            except (Unreadable, duckdb.InvalidInputException):
                 if type(each) is not Csv:
                     raise
                 return action(MixedCsv(each.file, each.table, each.compression))
@@ -307,20 +332,25 @@ class _Table:
             raise InputError(f"{where}{error}") from None
 
     def _check_columns(self) -> None:
-        """Refuse a table or file without a column that the config names."""
+        """Refuse a table or file without a column that the config names, or with times that are none."""
         config = self.config
-        wanted = {f"{self.where}.user": config.user, f"{self.where}.time": config.time}
-        wanted |= {f"{self.where}.types": c for c in config.types}
+        for typed in config.types.keys() & {config.user, config.time}:
+            use = "users become text" if typed == config.user else "use time_format"
+            raise InputError(f"{self.where}.types: '{typed}' needs no type ({use}); remove it")
+        wanted: dict[str, str | None] = {f"{self.where}.user": config.user, f"{self.where}.time": config.time}
+        wanted.update({f"{self.where}.types": column for column in config.types})
         for key, column in wanted.items():
             if column is not None and column not in self.columns:
                 raise InputError(f"{key}: {config.files} {no_column(column, self.columns)}")
-        used = {config.user, config.time, *self.computed, *self.uses.templates} & self.columns.keys()
+        used = {config.user, config.time or config.user, *self.computed, *self.uses.templates} & self.columns.keys()
         for each, columns in self.parts:
             if isinstance(each, (Csv, Parquet)) and (missing := used - columns.keys()):
                 raise InputError(
                     f"{self.where}.files: {each.file} has no column '{min(missing)}', which other files have; its "
                     f"columns are: {', '.join(columns)}"
                 )
+            if config.time in columns:
+                instant(self.where, each.file, config, columns[config.time])
 
 
 def no_column(column: str, columns: Collection[str]) -> str:

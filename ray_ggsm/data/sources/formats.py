@@ -66,8 +66,12 @@ class Part(ABC):
         return {record: record for record in records}
 
 
+class Unreadable(Exception):  # noqa: N818 (no error: another reader takes over)
+    """DuckDB does not read every record of a CSV file."""
+
+
 class Csv(Part):
-    """A CSV file, read by DuckDB."""
+    """A CSV file, read by DuckDB; `rows` raises `Unreadable` at its end if some lines are no records to DuckDB."""
 
     def __init__(self, file: str, table: TableConfig, compression: str) -> None:
         super().__init__(file, table)
@@ -75,12 +79,14 @@ class Csv(Part):
         self.header = _header(self)
 
     def columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        """The columns of the first line; all are text."""
         return dict.fromkeys(self.header, "VARCHAR")
 
     @contextmanager
     def rows(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
     ) -> Iterator[str]:
+        """A subquery over `read_csv`."""
         kinds = ", ".join(f"{text(column)}: 'VARCHAR'" for column in self.header)
         nulls = ", ".join(text(value) for value in ("", *self.table.nulls))
         quoting = f"quote = {text(self.table.quote)}, escape = {text(self.table.quote)}"
@@ -89,34 +95,35 @@ class Csv(Part):
             f"(SELECT {wanted}, row_number() OVER () AS {quote(RECORD)} FROM read_csv({text(escaped(self.file))}, "
             f"auto_detect = false, header = true, columns = {{{kinds}}}, delim = {text(self.table.delimiter)}, "
             f"{quoting}, nullstr = [{nulls}], compression = {text(self.compression)}, hive_partitioning = false, "
-            f"{'ignore_errors' if bad is None else 'store_rejects'} = true))"
+            "store_rejects = true))"
         )
-        if bad is not None:
-            bad += _rejected_lines(connection, self.file)
+        rejected = connection.execute("SELECT count(*) FROM reject_errors").fetchall()[0][0]
+        connection.execute("DELETE FROM reject_errors")
+        if rejected:
+            raise Unreadable
 
     def lines(self, records: Collection[int]) -> dict[int, int]:
+        """The lines that these records begin in; reads the file again."""
         wanted = set(records)
         numbered = enumerate(_records(self, None), 1)
         return {record: line for record, (line, _) in numbered if record in wanted}
 
 
 class MixedCsv(Csv):
-    """A CSV file that DuckDB does not read, for example one with both kinds of line ends; slower."""
+    """A CSV file that DuckDB does not read, because of bad lines or both kinds of line ends; some ten times slower."""
 
     @contextmanager
     def rows(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
     ) -> Iterator[str]:
+        """A table of Arrow batches."""
         nulls, positions = {"", *self.table.nulls}, [self.header.index(column) for column in columns]
         records = (
-            (line, [None if values[i] in nulls else values[i] for i in positions])
-            for line, values in _records(self, bad)
+            (number, [None if values[i] in nulls else values[i] for i in positions])
+            for number, (_, values) in enumerate(_records(self, bad), 1)
         )
         with _registered(connection, list(columns), records) as name:
             yield name
-
-    def lines(self, records: Collection[int]) -> dict[int, int]:
-        return {record: record for record in records}
 
 
 class JsonLines(Part):
@@ -127,6 +134,7 @@ class JsonLines(Part):
         self.compression = compression
 
     def columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        """The keys of the first objects; all are text."""
         found: dict[str, str] = {}
         for _, values in itertools.islice(self._objects(None), SAMPLE):
             found.update(dict.fromkeys(values, "VARCHAR"))
@@ -136,6 +144,7 @@ class JsonLines(Part):
     def rows(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
     ) -> Iterator[str]:
+        """A table of Arrow batches; its records are lines."""
         nulls = {None, "", *self.table.nulls}
         records = (
             (line, [None if (value := values.get(column)) in nulls else value for column in columns])
@@ -177,6 +186,7 @@ class Parquet(Part):
             raise InputError(f"{file}: expected a Parquet file ({' '.join(str(error).split())})") from None
 
     def columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        """The columns of the file's schema."""
         schema = self.dataset.schema
         if len({name.lower() for name in schema.names}) < len(schema.names):
             raise InputError(f"{self.file}: two columns have the same name, upper and lower case aside")
@@ -191,6 +201,7 @@ class Parquet(Part):
     def rows(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
     ) -> Iterator[str]:
+        """A table of Arrow batches; its records are rows."""
         fields = [pa.field(c, _plain(self.dataset.schema.field(c).type)) for c in columns]
         schema = pa.schema([*fields, pa.field(RECORD, pa.int64())])
 
@@ -273,7 +284,7 @@ def _records(part: Csv, bad: list[BadLine] | None) -> Iterator[tuple[int, list[s
                 return
             except csv.Error as error:
                 if reader.line_num > start or "unexpected end" in str(error):
-                    raise open_quote(part.file, start) from None
+                    raise _open_quote(part.file, start) from None
                 problem = str(error)
             except UnicodeEncodeError:
                 problem = "no UTF-8"
@@ -287,25 +298,12 @@ def _records(part: Csv, bad: list[BadLine] | None) -> Iterator[tuple[int, list[s
                 bad.append((start, problem))
 
 
-def open_quote(file: str, line: int) -> InputError:
+def _open_quote(file: str, line: int) -> InputError:
     """What to say of a quote that swallows the lines after it."""
     return InputError(
         f"a quote that opens in line {line} of {file} is not closed there, and the lines after it would be lost; "
         "correct that line, or set quote: '' when the file quotes nothing"
     )
-
-
-def _rejected_lines(connection: duckdb.DuckDBPyConnection, file: str) -> list[BadLine]:
-    """The lines that DuckDB set aside; refuses an open quote, because it swallows the lines after it."""
-    found = connection.execute(
-        "SELECT line, min(error_type || ': ' || error_message), "
-        "bool_or(error_type = 'UNQUOTED VALUE' AND csv_line LIKE '%\n%\n%') FROM reject_errors GROUP BY line ORDER BY 1"
-    ).fetchall()
-    connection.execute("DELETE FROM reject_errors")
-    for line, _, swallows in found:
-        if swallows:
-            raise open_quote(file, line)
-    return [(line, why) for line, why, _ in found]
 
 
 class _Number(str):

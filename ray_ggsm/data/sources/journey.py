@@ -126,6 +126,10 @@ class Journey:
         for statement in (LINES, BASKETS, PROMOS, COUPONS, CAMPAIGNS):
             connection.execute(statement.format(mine=mine, **places))
 
+    def hint(self, types: Types, sentence: str) -> str:
+        """Nothing."""
+        return ""
+
     def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Nothing: rows of the package have no lines."""
 

@@ -58,6 +58,9 @@ class Source(Protocol):
             InputError: the source is not there, or its tables are not as the config says.
         """
 
+    def hint(self, types: Types, sentence: str) -> str:
+        """What to add to a sentence about an expression, from the types of the columns in it; often nothing."""
+
     def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Complete the places of rejected rows: file and line."""
 

@@ -8,7 +8,7 @@ from ray_ggsm.data.sql import quote, text
 
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 ISO = (
-    r"(\d{4}-\d{1,2}-\d{1,2})(?:(?:[T ]|\s+)(\d{1,2}:\d{2}(?::\d{2})?)([.,]\d+)?\s*(?i:(AM|PM))?"
+    r"(\d{4}-\d{1,2}-\d{1,2})(?:(?:[T ]|\s+)(\d{1,2}:\d{2}(?::\d{2})?)([.,]\d+)?\s*(?i:(AM|PM)\b)?"
     r"\s*([Zz]|[-+]\d{2}(?::?\d{2})?|[A-Za-z][A-Za-z0-9_+/-]*)?)?"
 )
 """Day; time to the second, its fraction, AM or PM; zone. The last three may be missing, or all but the day."""
@@ -55,27 +55,34 @@ def instant(where: str, file: str, table: TableConfig, kind: str) -> str:
 
 
 def _iso(value: str, zone: str) -> str:
-    """A text such as 2024-02-27, 2024-02-27T08:15:00.5Z, 2024-02-27 8:15 PM Europe/Berlin."""
-    groups = ", ".join(f"'{name}'" for name in ("day", "clock", "fraction", "half", "zone"))
+    """A text such as 2024-02-27, 2024-02-27T08:15:00.5Z, 2024-02-27 8:15 PM Europe/Berlin.
+
+    Its parts are bound to names by lambdas, or the expression would hold each of them many times.
+    """
+    groups = ", ".join(text(name) for name in ("day", "clock", "fraction", "half", "zone"))
     part = f"regexp_extract({value}, {text(ISO)}, [{groups}])"
-    half = f"upper({part}.half)"
-    hour = f"split_part({part}.clock, ':', 1)::INTEGER"
-    twelve = f"({hour} BETWEEN 1 AND 12)"
-    shifted = f"(CASE {half} WHEN 'AM' THEN {hour} % 12 WHEN 'PM' THEN {hour} % 12 + 12 ELSE {hour} END)"
-    rest = f"substr({part}.clock, strpos({part}.clock, ':'))"
-    clock = f"(CASE WHEN {part}.clock = '' THEN '00:00' ELSE {shifted}::VARCHAR || {rest} END)"
+    hour = "split_part(p.clock, ':', 1)::INTEGER"
+    shifted = f"(CASE upper(p.half) WHEN '' THEN {hour} WHEN 'AM' THEN {hour} % 12 ELSE {hour} % 12 + 12 END)"
+    clock = (
+        f"(CASE WHEN p.clock = '' THEN '00:00' ELSE {shifted}::VARCHAR || substr(p.clock, strpos(p.clock, ':')) END)"
+    )
     # six digits: a finer fraction is cut off, so that no time moves into the next day
-    fraction = f"left(replace({part}.fraction, ',', '.'), 7)"
-    local = f"try_cast({part}.day || ' ' || {clock} || {fraction} AS TIMESTAMP)"
-    offset = f"regexp_full_match({part}.zone, '[-+].*')"
-    named = f"lower({part}.zone) IN ({', '.join(text(name.lower()) for name in _zones())})"
+    fraction = "left(replace(p.fraction, ',', '.'), 7)"
+    local = f"try_cast(p.day || ' ' || {clock} || {fraction} AS TIMESTAMP)"
+    zones = ", ".join(text(name.lower()) for name in _zones())
+    # list_transform(...)[1] is DuckDB's way to give a value a name
+    named = f"list_transform([{{'local': {local}, 'zone': p.zone}}], lambda t: {_in_zone('t', zone, zones)})[1]"
+    understood = f"regexp_full_match({value}, {text(ISO)}) AND (p.half = '' OR {hour} BETWEEN 1 AND 12)"
+    return f"list_transform([{part}], lambda p: CASE WHEN {understood} THEN {named} END)[1]"
+
+
+def _in_zone(time: str, zone: str, zones: str) -> str:
+    """SQL: the instant of a struct (local, zone), with the zone of texts that name none, and the names of all zones."""
     return (
-        f"(CASE WHEN NOT regexp_full_match({value}, {text(ISO)}) THEN NULL "
-        f"WHEN {half} <> '' AND NOT {twelve} THEN NULL "
-        f"WHEN {part}.zone = '' THEN timezone({zone}, {local}) "
-        f"WHEN lower({part}.zone) = 'z' THEN timezone('UTC', {local}) "
-        f"WHEN {offset} THEN try_cast({local}::VARCHAR || {part}.zone AS TIMESTAMPTZ) "
-        f"WHEN {named} THEN timezone({part}.zone, {local}) END)"
+        f"CASE WHEN {time}.zone = '' THEN timezone({zone}, {time}.local) "
+        f"WHEN lower({time}.zone) = 'z' THEN timezone('UTC', {time}.local) "
+        f"WHEN {time}.zone[1] IN ('+', '-') THEN try_cast({time}.local::VARCHAR || {time}.zone AS TIMESTAMPTZ) "
+        f"WHEN lower({time}.zone) IN ({zones}) THEN timezone({time}.zone, {time}.local) END"
     )
 
 

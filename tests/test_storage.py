@@ -1,0 +1,30 @@
+"""Locations that mean the same place to every library."""
+
+import pytest
+
+from ray_ggsm import storage
+
+
+@pytest.mark.parametrize("location", ["out", "/data/my out/é", "s3://bucket/a/b-c_d=1", "../x", "C:/out"])
+def test_locations_that_mean_one_place(location: str) -> None:
+    assert storage.check_location(location) == location
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://b/out/a#b",
+        "s3://b/sp ace",
+        "s3://b/p%20q",
+        "s3://b/a+b",
+        "s3://b/é",
+        "a%20b",
+        "a#b",
+        "a?b",
+        "a\\b",
+        "a[1]",
+    ],
+)
+def test_locations_that_libraries_read_differently(location: str) -> None:
+    with pytest.raises(ValueError, match="which libraries read differently in a location; choose another"):
+        storage.check_location(location)

@@ -18,7 +18,7 @@ from ray_ggsm.training.config import TrainingConfig
 
 
 class RayConfig(Config):
-    """Resources; they change how fast results come, not what they are."""
+    """Resources; they change how fast results come, not what they are, beyond rounding and the draws of dropout."""
 
     local_cpus: int = Field(4, ge=4)
     """Logical CPUs of a cluster that a job starts itself (no RAY_ADDRESS); below 4, Ray's own actors starve it."""
@@ -61,7 +61,7 @@ class Experiment(Config):
     """Sentences that the report shows, for example where the data come from."""
     output: Runtime[str]
     """Where all stages write: a local directory or an s3:// location."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seeds weights, shuffling, dropout, sampling and resampling."""
     data: DataConfig
     """Where user rows and labels come from."""

@@ -41,6 +41,7 @@ def test_dry_run_plans_and_touches_nothing(name: str, job: Callable, place: Path
     ("name", "setting", "sentences"),
     [
         ("prepare", "training.stepz=3", ["--set training.stepz=3: training.stepz: unknown key; did you mean 'steps'?"]),
+        ("train", "seed=-1", ["--set seed=-1: seed: input should be greater than or equal to 0, found -1"]),
         ("prepare", "data.shards=two", ["--set data.shards=two: data.shards: ", "found 'two'"]),
         ("prepare", "data.source.tables.clicks.files=no.csv", ["data.source.tables.clicks.files", "no.csv"]),
         ("prepare", "data.source.tables.clicks.user=who", ["data.source.tables.clicks.user", "clicks.csv", "'who'"]),
@@ -101,6 +102,12 @@ def test_a_wrong_setting_of_a_study_is_told_with_its_variant(settings: dict, var
     with pytest.raises(InputError) as error:
         study.variant("causal", 0)
     assert str(error.value).startswith(sentence)
+
+
+def test_seeds_of_a_study_are_not_negative() -> None:
+    values = {"name": "a", "experiment": "e.yaml", "output": "o", "variants": {"a": {}}, "reference": "a"}
+    with pytest.raises(InputError, match=r"^study.yaml: seeds.1: input should be .*, found -1$"):
+        build(StudyConfig, {**values, "seeds": [0, -1]}, "study.yaml")
 
 
 def test_every_recipe_has_a_config_that_differs_in_mask_and_name_only() -> None:

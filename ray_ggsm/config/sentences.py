@@ -51,6 +51,8 @@ def _sentence(where: str, names: list[str], problem: Any) -> str:
             f", found '{context['tag']}'" if "tag" in context else ", found nothing"
         )
     message = problem["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and not loc:
+        return str(message)  # about several sections: it names the key itself
     found = "" if kind == "value_error" and isinstance(problem["input"], dict) else f", found {problem['input']!r}"
     return f"{where}: {message[0].lower()}{message[1:]}{found}"
 

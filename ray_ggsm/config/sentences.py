@@ -65,6 +65,8 @@ def _sentence(place: Place, problem: Any) -> str:
         return f"{where}.{_discriminator(problem)}: expected one of {tags or 'its known values'}" + (
             f", found '{context['tag']}'" if "tag" in context else ", found nothing"
         )
+    if kind == "value_error" and not place.path:
+        return _expected(place, problem)  # about several sections: it names the key itself
     found = "" if kind == "value_error" and isinstance(problem["input"], dict) else f", found {problem['input']!r}"
     return f"{where}: {_expected(place, problem)}{found}"
 

@@ -29,6 +29,7 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import CausalConfig
 from ray_ggsm.model.cpu import use_cpu
+from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.events import history_events
 from ray_ggsm.model.source import resolve
@@ -36,6 +37,7 @@ from ray_ggsm.model.template import Modality, Template
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import render
+from ray_ggsm.training.flops import forward_flops
 
 LENGTHS = (32, 128, 256, 512)
 BATCH_SIZES = (4, 8, 16, 32, 64)
@@ -82,16 +84,10 @@ def best(run: Callable[[], object], rounds: int) -> float:
     return min(taken)
 
 
-def flops(lengths: np.ndarray, config) -> float:
-    """Of all linear layers and attention products, for texts of these lengths."""
-    d, kv = config.hidden_size, config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
-    linear = 2 * (2 * d * d + 2 * d * kv + 3 * d * config.intermediate_size)
-    return float(config.num_hidden_layers * (linear * lengths.sum() + 4 * d * (lengths.astype(float) ** 2).sum()))
-
-
 @torch.inference_mode()
-def product_rate(length: int, config, rounds: int) -> float:
+def product_rate(length: int, encoder: UserEncoder, rounds: int) -> float:
     """FLOP/s of the layers' matrix products alone, at the shapes of one of our batches."""
+    config = encoder.backbone.config
     B = max(1, TOKENS_PER_BATCH // length)
     H, d = config.num_attention_heads, config.hidden_size
     kv = config.num_key_value_heads * (d // H)
@@ -108,7 +104,7 @@ def product_rate(length: int, config, rounds: int) -> float:
             q @ q.transpose(-1, -2)
             p @ q
 
-    return flops(np.full(B, length), config) / best(products, 5 * rounds)
+    return forward_flops(encoder, np.full(B, length)) / best(products, 5 * rounds)
 
 
 def main() -> None:
@@ -136,8 +132,8 @@ def main() -> None:
         cut = bundle.tokenizer.batch_decode(ids)
         with_end = [text + eos for text in cut]
         counts = ours.collator.text_sequences(cut).length_B
-        work = flops(counts, plain)
-        rate = product_rate(length, plain, arguments.rounds)
+        work = forward_flops(bundle.encoder, counts)
+        rate = product_rate(length, bundle.encoder, arguments.rounds)
         mine = best(partial(ours.texts, cut), arguments.rounds)
         encode = partial(theirs.encode, with_end, show_progress_bar=False)
         tried = {size: best(partial(encode, batch_size=size), 1) for size in BATCH_SIZES}

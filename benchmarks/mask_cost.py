@@ -12,6 +12,7 @@ import ctypes
 import gc
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from journey_model import encoder, lookup, rows
@@ -55,7 +56,7 @@ def trainer(name: str, length: int, layers: int) -> Trainer:
     config = TrainingConfig(steps=STEPS, batch_size=n, centre_rows=2, tokens_per_micro_batch=TOKENS)
     made = Trainer(bundle, collator, config, ALONE, 0, head=batch)
     made.prepare()
-    made.bundle = made.bundle.__class__(**{**vars(made.bundle), "step": 100})
+    made.bundle = replace(made.bundle, step=100)
     made.batch = batch
     return made
 

@@ -9,8 +9,8 @@ here was run at these sizes, or on a GPU. `docs/scale.md` shows the result with 
 import argparse
 from dataclasses import dataclass
 
-MARK_BYTES = 8
-"""One hash of a user and what the row says, which a refresh holds in each node's shared memory."""
+FINGERPRINT_BYTES = 8
+"""A 64-bit number of (user, instruction, content); a refresh holds one per row in each node's shared memory."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Model:
     head_width: int = 64
 
     def flops(self, tokens: float) -> float:
-        """Of one forward pass over a sequence."""
+        """Operations of one forward pass over a sequence."""
         attention = self.width * self.head_width * (2 * self.heads + 2 * self.key_heads)
         per_token = 2 * self.layers * (attention + 3 * self.width * self.inner)
         return tokens * per_token + 4 * self.layers * self.heads * self.head_width * tokens**2
@@ -38,8 +38,8 @@ def lines(options: argparse.Namespace, users: float, gpus: int) -> list[str]:
     per_gpu = o.peak * 1e12 * o.utilisation / flops
     hours = users / (per_gpu * gpus) / 3600
     out = model.width * o.bytes_per_value
-    blocks, buckets = users / o.rows_per_chunk, users / o.rows_per_bucket
-    gets, puts = blocks * 3 + blocks * buckets, blocks + buckets
+    chunks, buckets = users / o.rows_per_chunk, users / o.rows_per_bucket
+    gets, puts = chunks * 3 + chunks * buckets, chunks + buckets
     nodes = max(1, gpus // 8)
     move = users * (o.bytes_per_row + 3 * out)  # input once; vectors staged, read back, and written
     return [
@@ -49,10 +49,10 @@ def lines(options: argparse.Namespace, users: float, gpus: int) -> list[str]:
         f"{hours:,.1f} h",
         f"{users * o.bytes_per_row / 1e12:.2f} / {users * out / 1e12:.2f} TB",
         f"{move / (nodes * o.bandwidth * 1e9) / 3600:,.1f} h",
-        f"{blocks:,.0f} / {buckets:,.0f}",
+        f"{chunks:,.0f} / {buckets:,.0f}",
         f"{gets / 1e6:,.1f} M / {puts / 1e3:,.0f} k",
         f"${gets / 1e3 * o.get_price + puts / 1e3 * o.put_price:,.0f}",
-        f"{users * MARK_BYTES / 1e9:,.1f} GB",
+        f"{users * FINGERPRINT_BYTES / 1e9:,.1f} GB",
         f"{users * o.changed / (per_gpu * gpus) / 3600:,.2f} h",
     ]
 
@@ -81,8 +81,8 @@ def main() -> None:
     add("--put-price", type=float, default=0.005, help="US dollars per 1,000 PUT requests")
     options = parser.parse_args()
     titles = [
-        "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "blocks / buckets", "GET / PUT",
-        "requests", "marks per node", "nightly: encode",
+        "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "chunks / buckets", "GET / PUT",
+        "requests", "fingerprints per node", "nightly: encode",
     ]  # fmt: skip
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for users in options.users:

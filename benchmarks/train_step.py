@@ -40,7 +40,7 @@ from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import answer_sequences, render
 from ray_ggsm.training.loop import Trainer, user_ids
-from ray_ggsm.training.loss import Objective, info_nce
+from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import head
 
 PADDED = 512
@@ -68,7 +68,8 @@ def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
             ]
             for tower, parts in batches.items()
         }
-        info_nce(states["user"], states["answer"], ids, c.objective(centre=True)).backward()
+        sides = gathered(states["user"], states["answer"], ids, centre=True)
+        info_nce(sides, c.objective).backward()
 
     return step
 
@@ -100,7 +101,8 @@ def straightforward(trainer: Trainer, experiment: Experiment, rows: pa.Table) ->
             part = rows.slice(start, 4)
             users = encode(collator.users(part))
             answers = encode(answer_sequences(part, collator, answer, 0).batch(np.arange(len(part))))
-            info_nce(users, answers, user_ids(part), Objective(temperature=0.07, margin=0.1)).backward()
+            sides = gathered(users, answers, user_ids(part), centre=False)
+            info_nce(sides, Objective(temperature=0.07, margin=0.1)).backward()
 
     return step
 

@@ -2,8 +2,9 @@
 
 import os
 import tempfile
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_ggsm import masks
 from ray_ggsm.config import Config, InputError, Location, Runtime
@@ -18,7 +19,7 @@ from ray_ggsm.training.config import TrainingConfig
 
 
 class RayConfig(Config):
-    """Resources; they change how fast results come, not what they are."""
+    """Resources; they change how fast results come, not what they are, beyond rounding and the draws of dropout."""
 
     local_cpus: int = Field(4, ge=4)
     """Logical CPUs of a cluster that a job starts itself (no RAY_ADDRESS); below 4, Ray's own actors starve it."""
@@ -61,7 +62,7 @@ class Experiment(Config):
     """Sentences that the report shows, for example where the data come from."""
     output: Runtime[Location]
     """Where all stages write: a local directory or an s3:// location."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seeds weights, shuffling, dropout, sampling and resampling."""
     data: DataConfig
     """Where user rows and labels come from."""
@@ -81,6 +82,27 @@ class Experiment(Config):
     """Whose attention jobs/attention.py looks at; no other job depends on it."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources."""
+
+    @model_validator(mode="after")
+    def _splits_exist(self) -> Self:
+        splits, attended = self.data.splits, self.attention.split
+        named = [("embedding.splits", name) for name in self.embedding.splits or ()]
+        named += [("attention.split", attended)] if attended is not None else []
+        for key, name in named:
+            if name not in splits:
+                raise ValueError(f"{key}: there is no split '{name}' in data.splits; it has {', '.join(splits)}")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_pairs_exist(self) -> Self:
+        held_out, train = self.training.held_out, self.data.train_split
+        others = [name for name in self.data.splits_with_future if name != train]
+        if held_out is not None and held_out.split not in others:
+            raise ValueError(
+                f"training.held_out.split: '{held_out.split}' carries no future to compare with; expected one of the"
+                f" splits with `future: true` ({', '.join(others) or 'none yet'}), other than '{train}'"
+            )
+        return self
 
     @property
     def embedded_splits(self) -> tuple[str, ...]:

@@ -76,7 +76,6 @@ class EvaluateResult(StageResult):
 
 
 Result = TypeVar("Result", bound=StageResult)
-AnyStage = TypeVar("AnyStage", bound="Stage[StageResult]")
 
 
 @dataclass(frozen=True)

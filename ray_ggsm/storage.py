@@ -27,9 +27,15 @@ _NOWHERE = re.compile(r"[%#?\\\[\]*{}<>|\"^`\x00-\x1f\x7f]")
 """Characters that libraries read differently in locations."""
 _S3 = re.compile(r"[A-Za-z0-9_.\-/=@,:~!'()&;$]+")
 """S3 locations that all libraries read alike."""
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
+"""Errors of botocore, by name: code that reads local files needs no botocore."""
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b403\b"
 )
+
+
+class LocationError(ValueError):
+    """A location that is neither a local path nor an s3:// URI; the message is one sentence. Jobs exit with code 2."""
 
 
 def retried(work: Callable[[], T]) -> T:
@@ -38,7 +44,7 @@ def retried(work: Callable[[], T]) -> T:
     The clients retry most requests themselves, but not an answer that breaks off, and not for long. Errors with an
     errno (no such file, no rights, no space) and refused credentials are raised at once.
     """
-    import tenacity  # what computes only needs no retries, nor the package
+    import tenacity  # code that only computes needs neither retries nor this package
 
     attempts = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(ATTEMPTS),
@@ -50,7 +56,9 @@ def retried(work: Callable[[], T]) -> T:
 
 
 def refused(error: BaseException) -> bool:
-    """Whether an error means that the object store rejected the credentials or denied the request."""
+    """Whether an error means that the object store denied the request, or that credentials are missing or wrong."""
+    if type(error).__name__ in _NO_CREDENTIALS:
+        return True
     if not isinstance(error, OSError) or error.errno is not None:
         return False
     return isinstance(error, PermissionError) or _REFUSED.search(str(error)) is not None
@@ -99,8 +107,17 @@ def absolute(location: str) -> str:
 
 
 def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system of a location and the location's path inside it."""
-    return url_to_fs(location)
+    """The fsspec file system of a location and the location's path inside it.
+
+    Raises:
+        LocationError: there is no file system for the location's scheme.
+    """
+    try:
+        return url_to_fs(location)
+    except (ImportError, ValueError) as error:
+        if location.startswith("s3://"):
+            raise
+        raise LocationError(f"{location}: expected a local path or an s3:// location") from error
 
 
 def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:

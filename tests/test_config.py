@@ -37,6 +37,8 @@ class Outer(Config):
     second: Fruit | None = None
     day: dt.date | None = None
     free: dict[str, Any] = {}
+    pair: tuple[str, str] | None = None
+    mode: Literal["auto"] | Literal["slow", "careful"] = "auto"  # as of a named Literal
     threads: Runtime[int] = 1
 
 
@@ -52,7 +54,7 @@ class Based(Config):
         ("fruit: {kind: apple, rte: 1}", [], "fruit.rte: unknown key; did you mean 'rate'?"),
         ("fruit: {kind: apple}\ninnr: 3", [], "innr: unknown key; did you mean 'inner'?"),
         ("fruit: {kind: apple}\nmany: {x: {rat: 1}}", [], "many.x.rat: unknown key; did you mean 'rate'?"),
-        ("fruit: {kind: apple}\nzzz: 3", [], "zzz: unknown key; valid keys are: day, free, fruit, inner, many"),
+        ("fruit: {kind: apple}\nzzz: 3", [], "zzz: unknown key; valid keys are: day, free, fruit, inner, many, mode"),
         ("fruit: {kind: plum}", [], "fruit.kind: expected one of 'apple', 'pear', found 'plum'"),
         ("fruit: {}", [], "fruit.kind: expected one of"),
         ("inner: {rate: 1}", [], "fruit: this key is required and missing"),
@@ -60,6 +62,17 @@ class Based(Config):
         ("fruit: {kind: apple, rate: yes}", [], "fruit.rate: input should be a valid number, found True"),
         ("fruit: {kind: apple}\nfruit: {kind: pear}", [], "line 2: key 'fruit' is given twice"),
         ("fruit: {kind: apple}", ["inner.rate=fast"], "inner.rate: input should be a valid number, found 'fast'"),
+        ("fruit: {kind: pear, names: 3}", [], "fruit.names: expected a list, found 3"),
+        ("fruit: {kind: apple}\ninner: [3]", [], "inner: expected a mapping of keys to values, found [3]"),
+        ("fruit: {kind: apple}\npair: [a]", [], "pair.1: this item is required and missing"),
+        ("fruit: {kind: apple}\npair: [a, b, c]", [], "pair: expected at most 2 entries, found ['a', 'b', 'c']"),
+        ("fruit: {kind: apple}\nmode: fast", [], "mode: expected 'auto' or 'slow' or 'careful', found 'fast'"),
+        ("fruit: {kind: apple}\nday: 2024-13-45", [], "c.yaml: month must be in 1..12"),
+        ("fruit: {kind: apple}\nmany: {2024-01-01: {}}", [], "line 2: key '2024-01-01' is neither text nor a number"),
+        ("fruit: {kind: apple}\nmany:\n  yes: {}", [], "line 3: key 'True' is neither text nor a number"),
+        ("fruit: {kind: apple}\n? [a, b]\n: {}", [], "line 2: key '['a', 'b']' is neither text nor a number"),
+        ("fruit: {kind: apple}\nfree: &a {x: [*a]}", [], "c.yaml: a value contains itself"),
+        ("fruit: {kind: apple}", ["free=&a [*a]"], "--set free=&a [*a]: a value contains itself"),
         ("fruit: {kind: apple}", ["inner"], "--set inner: expected key.path=value"),
         ("fruit: {kind: pear, names: [a]}", ["fruit.names.4=b"], "'4' is no position in a list of 1"),
         ("- fruit", [], "expected a mapping of keys to values, found list"),
@@ -78,6 +91,12 @@ def test_mistakes_explain_themselves(yaml, overrides, sentence, tmp_path) -> Non
 def test_missing_file(tmp_path) -> None:
     with pytest.raises(InputError, match="no such config file"):
         load(Outer, str(tmp_path / "no.yaml"))
+
+
+@pytest.mark.parametrize("location", ["nope://bucket/c.yaml", "s4://bucket/c.yaml"])
+def test_a_location_of_another_scheme(location: str) -> None:
+    with pytest.raises(storage.LocationError, match=f"^{location}: expected a local path or an s3:// location$"):
+        load(Outer, location)
 
 
 def test_what_is_no_text_file(tmp_path) -> None:
@@ -242,8 +261,10 @@ def test_a_base_that_is_missing_names_itself(write, tmp_path) -> None:
         ("inner: {rate: 1}", "inner: {rate: 2}", [], "own.yaml: fruit: this key is required and missing"),
         ("inner: {rate: 1}", "fruit: {kind: apple}\ninner: {fruit: {rate: 1}}", [],
          "below.yaml: inner.fruit.kind: this key is required and missing"),
-        ("many: {}", "fruit: {kind: apple}\ninner: {rate: 1}", ["inner.rate=fast"],
-         "own.yaml: inner.rate: input should be a valid number, found 'fast'"),
+        ("fruit: {kind: plum}", "fruit: {kind: apple}", [], "own.yaml: fruit.kind: expected one of"),
+        ("many: {a: {}}", "fruit: {kind: plum}", [], "below.yaml: fruit.kind: expected one of"),
+        ("many: {}", "fruit: {kind: apple}", ["more.x.rate=2"],
+         "own.yaml with --set more.x.rate=2: more.x.kind: expected one of"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_told_with_the_file_it_stands_in(own, below, overrides, sentence, write, tmp_path) -> None:
@@ -251,6 +272,27 @@ def test_a_mistake_is_told_with_the_file_it_stands_in(own, below, overrides, sen
         load(Outer, write(own=f"base: below.yaml\n{own}", below=below), overrides)
     (line,) = str(error.value).splitlines()
     assert line.startswith(f"{tmp_path}/{sentence}"), line
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("inner.rate=fast", "inner.rate: input should be a valid number, found 'fast'"),
+        ("inner={rate: fast}", "inner.rate: input should be a valid number, found 'fast'"),
+        ("inner.rte=1", "inner.rte: unknown key; did you mean 'rate'?"),
+        ("fruit.names.0=1", "fruit.names.0: input should be a valid string, found 1"),
+        ("fruit.names.4=b", "fruit.names.4: '4' is no position in a list of 1"),
+        ("fruit.kind=plum", "fruit.kind: expected one of 'apple', 'pear', found 'plum'"),
+    ],
+)
+def test_a_wrong_change_is_told_as_it_was_given(override: str, sentence: str, write) -> None:
+    location = write(own="fruit: {kind: pear, names: [a]}\ninner: {rate: 1}")
+    with pytest.raises(InputError) as error:
+        load(Outer, location, ["many.a.rate=1", override])
+    assert str(error.value) == f"--set {override}: {sentence}"
+    with pytest.raises(InputError) as error:
+        load(Outer, location, ["many.a.rate=1", override], ["first", "second"])
+    assert str(error.value) == f"second: {sentence}"
 
 
 def test_changes_from_the_command_line_stand_above_all(write) -> None:

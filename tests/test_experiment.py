@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_ggsm.config import load
+from ray_ggsm.config import InputError, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.stages import Pipeline, pipelines
 
@@ -46,6 +46,29 @@ def locations(*settings: str) -> dict[str, str]:
 def test_a_setting_moves_what_depends_on_it(setting: str, moved: list[str]) -> None:
     before, after = locations(), locations(setting)
     assert [name for name in ALL if before[name] != after[name]] == moved
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("training.held_out.split=pretrain", r"training\.held_out\.split: 'pretrain' carries no future .*\(none yet\)"),
+        ("training.held_out.split=probe", r"'probe' carries no future .* \(none yet\), other than 'pretrain'"),
+        ("embedding.splits=[probe, prob]", r"embedding\.splits: there is no split 'prob' .* pretrain, probe, test"),
+        ("attention.split=tset", r"attention\.split: there is no split 'tset' .* pretrain, probe, test"),
+    ],
+)
+def test_a_section_names_only_splits_that_the_data_have(setting: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=rf"quickstart\.yaml: (\S+ )?{sentence}"):
+        load(Experiment, str(CONFIG), [setting])
+
+
+def test_held_out_pairs_come_from_a_split_with_a_future() -> None:
+    settings = ["data.splits.probe.future=true", "training.held_out.split=probe"]
+    held_out = load(Experiment, str(CONFIG), settings).training.held_out
+    assert held_out is not None
+    assert held_out.split == "probe"
+    with pytest.raises(InputError, match=r"'test' carries no future .* \(probe\), other than 'pretrain'"):
+        load(Experiment, str(CONFIG), [*settings, "training.held_out.split=test"])
 
 
 def test_changed_input_files_move_everything(tmp_path) -> None:

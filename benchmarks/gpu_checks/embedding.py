@@ -8,16 +8,15 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel
 
 from gpu_checks.clock import best_seconds
 from gpu_checks.made_up import user_rows
 from gpu_checks.report import Check, Number, SkippedError
 from gpu_checks.setting import Setting, embedder, encoder, least_cosine, recipe
-from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.planning import batches_by_length
-from ray_ggsm.training.flops import peak_flops
+from ray_ggsm.training.flops import forward_flops, peak_flops
 
 TEXT_BATCHES = (32, 128, 512)
 """Batch sizes that sentence-transformers is tried with; the best counts."""
@@ -46,14 +45,6 @@ def _products(setting: Setting) -> list[Number]:
             peak_flops(setting.device, setting.torch_dtype) / large,
         ),
     ]
-
-
-def forward_flops(user_encoder: UserEncoder, length_B: np.ndarray) -> float:
-    """Of the backbone's linear layers and attention products, one forward pass over sequences of these lengths."""
-    weights = sum(m.weight.numel() for m in user_encoder.backbone.modules() if isinstance(m, nn.Linear))
-    config = user_encoder.backbone.config
-    pairs = float((length_B.astype(np.float64) ** 2).sum())
-    return 2.0 * weights * float(length_B.sum()) + 4.0 * config.hidden_size * config.num_hidden_layers * pairs
 
 
 def _users(setting: Setting) -> list[Number]:

@@ -14,7 +14,7 @@ from ray_ggsm.model.encoder import Observe, Tower
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.answers import AnswerConfig, answer_sequences
 from ray_ggsm.training.loop import user_ids
-from ray_ggsm.training.loss import Objective, info_nce
+from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.towers import Towers
 
 LIMITS: dict[Dtype, tuple[float, float]] = {"float32": (1e-4, 1e-4), "bfloat16": (0.2, 0.05)}
@@ -65,7 +65,7 @@ def _step(
 
     def loss_of(user_bD: Tensor, answer_bD: Tensor) -> Tensor:
         # without masked negatives, where rounding would decide which are masked
-        loss = info_nce(user_bD, answer_bD, ids_b, Objective(temperature=0.05, margin=2.0, centre=True))
+        loss = info_nce(gathered(user_bD, answer_bD, ids_b, centre=True), Objective(temperature=0.05, margin=2.0))
         losses.append(loss.item())
         return loss
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
+from transformers import Qwen2Config, Qwen2Model
 
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.event_vectors import EventVectors
+from tests.helpers.models import write_tokenizer
 
 MODALITIES = ("bill", "app")
 FEATURES = 7
@@ -50,13 +50,7 @@ def write_decoder(shape: Decoder, directory: Path) -> None:
         use_sliding_window=shape.window is not None, sliding_window=shape.window, layer_types=kinds,
     )  # fmt: skip
     Qwen2Model(config).to(torch.bfloat16).save_pretrained(directory)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    fast.save_pretrained(directory)
+    write_tokenizer(directory)
 
 
 def user_rows(users: int, fewest: int, most: int, future: int, seed: int = 0) -> pa.Table:

@@ -18,6 +18,9 @@ INCOMPLETE = 5
 STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 """Errors that the user has to fix: missing rights, read-only or full storage."""
 
+MISTAKES = (InputError, storage.LocationError)
+"""Errors whose message is the sentence about the user's mistake."""
+
 
 def exit_code(work: Callable[[], int | None]) -> int:
     """Call `work`, print its error if it fails, and return the exit code: that of `work`, or 0 for None."""
@@ -46,9 +49,9 @@ def user_error(error: BaseException) -> str | None:
         if current is None or any(current is s for s in seen):
             continue
         seen.append(current)
-        if isinstance(current, InputError):
+        if isinstance(current, MISTAKES):
             cause = getattr(current, "cause", None)
-            return str(cause if isinstance(cause, InputError) else current)
+            return str(cause if isinstance(cause, MISTAKES) else current)
         if isinstance(current, OSError) and current.errno in STORAGE_ERRORS:
             return str(current)
         if storage.refused(current):

@@ -54,8 +54,9 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
 
 
 def _history(options: argparse.Namespace) -> int:
+    table = open_table(options.table)
     print(f"{'version':>7}  {'time (UTC)':19}  {'operation':12}  {'rows':>13}  {'encoder':16}  run")
-    for commit in open_table(options.table).history():
+    for commit in table.history():
         rows = "" if commit.rows is None else f"{commit.rows:,}"
         time = f"{commit.timestamp:%Y-%m-%d %H:%M:%S}"
         encoder, name = commit.encoder or "", commit.run or ""

@@ -16,20 +16,24 @@ from pydantic import BaseModel, ValidationError
 from ray_ggsm import storage
 from ray_ggsm.config.base import AnyConfig, InputError
 from ray_ggsm.config.merge import Values, merged
-from ray_ggsm.config.sentences import Path, problems
+from ray_ggsm.config.places import Path
+from ray_ggsm.config.sentences import problems
 
 BASE = "base"
 """Key of a config file that names the file it builds on."""
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """`SafeLoader` that refuses duplicate keys and reads `1e-4` as a number (YAML 1.1 calls it a string)."""
+    """`SafeLoader` that reads `1e-4` as a number (YAML 1.1 calls it a string), and keys only where they are text or
+    numbers and given once."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key_node, deep=True) for key_node, _ in node.value]
         for position, key in enumerate(keys):
+            line = node.value[position][0].start_mark.line + 1
+            if isinstance(key, bool) or not isinstance(key, str | int | float):
+                raise InputError(f"line {line}: key '{key}' is neither text nor a number; put it in quotes")
             if key in keys[:position]:
-                line = node.value[position][0].start_mark.line + 1
                 raise InputError(f"line {line}: key '{key}' is given twice; keep one of them")
         return super().construct_mapping(node, deep)
 
@@ -43,26 +47,29 @@ for _reader_or_writer in (_StrictLoader, _StrictDumper):
     _reader_or_writer.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789"))
 
 
-def load(schema: type[AnyConfig], location: str, overrides: Sequence[str] = ()) -> AnyConfig:
+def load(
+    schema: type[AnyConfig], location: str, overrides: Sequence[str] = (), origins: Sequence[str] | None = None
+) -> AnyConfig:
     """Read a YAML file (local or s3://) into `schema`.
 
     The key `base` names a file, relative to this one, that gives the values which this one leaves out: mappings are
     merged, everything else is replaced, choices between kinds (`mask`, `data.source`) as a whole. `overrides` are
-    `key.path=value` changes, applied last and in order.
+    `key.path=value` changes, applied last and in order; errors call them `origins`, by default `--set <override>`.
 
     Raises:
         InputError: a file is missing or no YAML mapping, bases form a circle, or a key is unknown, duplicate, missing
-            or mistyped; the sentence names the file in which the key stands.
+            or mistyped; the sentence names the file or the override in which the key stands.
     """
+    origins = [f"--set {override}" for override in overrides] if origins is None else origins
+    changes = [_change(override, origin) for override, origin in zip(overrides, origins, strict=True)]
     files = _with_bases(schema, location, ())
     values: Values = {}
     for file in reversed(files):
         values = merged(schema, values, file.values)
     values = copy.deepcopy(values)  # changed below, and the files' own values are still needed
-    for override in overrides:
-        _override(values, override)
-    changed = [tuple(_keys(override)) for override in overrides]
-    return _build(schema, values, lambda path: _origin(files, changed, path))
+    for change in changes:
+        _apply(values, change)
+    return _build(schema, values, lambda path: _origin(files, changes, path))
 
 
 def build(schema: type[AnyConfig], values: Values, origin: str) -> AnyConfig:
@@ -95,11 +102,23 @@ class _File:
         return len(path)
 
 
-def _origin(files: Sequence[_File], changed: Sequence[Path], path: Path) -> str:
-    """The file that gives the value at a path, or as much of the path as any; the first file for changed values."""
-    if any(keys == path[: len(keys)] for keys in changed):
-        return files[0].location
-    return max(files, key=lambda file: file.depth(path)).location
+@dataclass(frozen=True)
+class _Change:
+    """An override."""
+
+    keys: Path
+    value: Any
+    origin: str
+
+
+def _origin(files: Sequence[_File], changes: Sequence[_Change], path: Path) -> str:
+    """What gives the value at a path: a change, or the file with most of the path's keys and the changes below it."""
+    whole = [change.origin for change in changes if change.keys == path[: len(change.keys)]]
+    if whole:
+        return whole[-1]
+    file = max(files, key=lambda file: file.depth(path)).location
+    below = dict.fromkeys(change.origin for change in changes if path and change.keys[: len(path)] == path)
+    return f"{file} with {', '.join(below)}" if below else file
 
 
 def _build(schema: type[AnyConfig], values: Values, origin: Callable[[Path], str]) -> AnyConfig:
@@ -140,31 +159,36 @@ def _mapping(location: str) -> Values:
 
 def _parse(text: str, origin: str) -> Any:
     try:
-        return yaml.load(text, _StrictLoader)
-    except (yaml.YAMLError, InputError) as error:
+        values = yaml.load(text, _StrictLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, and the like
         raise InputError(f"{origin}: {' '.join(str(error).split())}") from None
+    try:
+        json.dumps(values, default=str)
+    except ValueError:
+        raise InputError(f"{origin}: a value contains itself; an alias (*) must stand outside its anchor (&)") from None
+    return values
 
 
-def _keys(override: str) -> list[str]:
-    path, equals, _ = override.partition("=")
+def _change(override: str, origin: str) -> _Change:
+    path, equals, value = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise InputError(f"--set {override}: expected key.path=value")
-    return keys
+        raise InputError(f"{origin}: expected key.path=value")
+    return _Change(tuple(keys), _parse(value, origin), origin)
 
 
-def _override(values: Values, override: str) -> None:
-    keys = _keys(override)
+def _apply(values: Values, change: _Change) -> None:
     target: Any = values
-    for depth, key in enumerate(keys[:-1]):
-        target = target[_index(target, key, override)] if isinstance(target, list) else target.setdefault(key, {})
+    *above, last = change.keys
+    for depth, key in enumerate(above, 1):
+        target = target[_index(target, key, change)] if isinstance(target, list) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
-            raise InputError(f"--set {override}: '{'.'.join(keys[: depth + 1])}' is a value, it has no keys below it")
-    last = _index(target, keys[-1], override) if isinstance(target, list) else keys[-1]
-    target[last] = _parse(override.partition("=")[2], f"--set {override}")
+            keys = ".".join(above[:depth])
+            raise InputError(f"{change.origin}: '{keys}' is a value, it has no keys below it")
+    target[_index(target, last, change) if isinstance(target, list) else last] = change.value
 
 
-def _index(values: list[Any], key: str, override: str) -> int:
+def _index(values: list[Any], key: str, change: _Change) -> int:
     if not key.isdigit() or int(key) >= len(values):
-        raise InputError(f"--set {override}: '{key}' is no position in a list of {len(values)}")
+        raise InputError(f"{change.origin}: {'.'.join(change.keys)}: '{key}' is no position in a list of {len(values)}")
     return int(key)

@@ -48,7 +48,7 @@ class FeatureConfig(Config):
     """Row expression: one feature per frequent value of it."""
     top: int | None = Field(None, ge=1)
     """With `per`: how many values, those that occur in most rows of the train split."""
-    empty: float = 0.0
+    empty: float = Field(0.0, allow_inf_nan=False)
     """The feature where the aggregate is NULL or the user has no such row."""
 
     @model_validator(mode="after")
@@ -93,6 +93,17 @@ class RollingCutoffs(Config):
     every_days: Days
     count: int = Field(ge=1, le=1000)
 
+    @property
+    def dates(self) -> tuple[date, ...]:
+        """The cutoffs, in the order of their index."""
+        return tuple(self.first + timedelta(days=k * self.every_days) for k in range(self.count))
+
+    @model_validator(mode="after")
+    def _dates_exist(self) -> "RollingCutoffs":
+        if (date.max - self.first).days < (self.count - 1) * self.every_days:
+            raise ValueError(f"the last of {self.count} cutoffs is after {date.max}; make count or every_days smaller")
+        return self
+
 
 class MinimumEvents(Config):
     """How active a user must be to get a row."""
@@ -107,7 +118,7 @@ class SnapshotsConfig(Config):
 
     timezone: TimeZone = "UTC"
     """Cutoffs are midnights, and days are calendar days, of this zone."""
-    cutoffs: RollingCutoffs | tuple[date, ...]
+    cutoffs: RollingCutoffs | Annotated[tuple[date, ...], Field(min_length=1)]
     """Rolling (first, every_days, count) or a list of dates."""
     history_days: Days = 90
     future_days: Days = 30
@@ -116,10 +127,7 @@ class SnapshotsConfig(Config):
     @property
     def dates(self) -> tuple[date, ...]:
         """The cutoffs, in the order of their index."""
-        if isinstance(self.cutoffs, RollingCutoffs):
-            step = timedelta(days=self.cutoffs.every_days)
-            return tuple(self.cutoffs.first + k * step for k in range(self.cutoffs.count))
-        return self.cutoffs
+        return self.cutoffs.dates if isinstance(self.cutoffs, RollingCutoffs) else self.cutoffs
 
 
 class UsersConfig(Config):

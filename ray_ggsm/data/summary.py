@@ -55,8 +55,6 @@ class DataSummary(Record):
     """Split -> label -> positives among the defined rows; None where there are none."""
     labels_defined: dict[str, dict[str, int]]
     """Split -> label -> rows in which it is defined."""
-    label_groups: dict[str, str]
-    """Label -> its heading."""
     features: tuple[str, ...]
     """Names of the tabular numbers, in order."""
     modalities: dict[str, KeptEvents]
@@ -93,7 +91,6 @@ def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCoun
         rows=rows,
         label_rates={s: {n: p / d if d else None for n, (p, d) in each.items()} for s, each in labels.items()},
         labels_defined={s: {n: count.defined for n, count in each.items()} for s, each in labels.items()},
-        label_groups={name: label.group for name, label in config.labels.items()},
         features=tuple(feature.name for feature in features(config, fitted)),
         modalities={name: KeptEvents(keep=modality.keep) for name, modality in config.modalities.items()},
         events_cut=_add(shard.events_cut for shard in shards),

@@ -133,8 +133,13 @@ def open_backbone(model: "transformers.PreTrainedModel", name: str) -> None:
     """Set a decoder to this attention, and check that its first state depends on its last token if the mask is open.
 
     Raises:
-        InputError: the state does not depend on it, so every bidirectional mask would be silently causal.
+        InputError: the model is no decoder, or its first state does not depend on its last token: every bidirectional
+            mask would be silently causal.
     """
+    if model.config.is_encoder_decoder:
+        raise InputError(
+            f"model '{name}' ({type(model).__name__}): it is an encoder with a decoder; choose a decoder-only model"
+        )
     refusal = f"model '{name}' ({type(model).__name__}): its attention cannot be opened to the future"
     transformers.AttentionInterface.register(NAME, attend)
     try:

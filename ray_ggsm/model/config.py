@@ -73,7 +73,7 @@ class ModelConfig(Config):
     """Dropout on the tabular features in training."""
     max_text_tokens: int = Field(64, ge=4)
     """Longest instruction or answer text, in tokens; longer ones are cut."""
-    attention: Runtime[Literal["auto"] | Backend] = "auto"
+    attention: Runtime[Literal["auto", "sdpa", "flex", "eager"]] = "auto"
     """Implementation of attention; all give the same results. auto: `eager` on CPU, `sdpa` on CUDA. `flex` is meant for
     CUDA."""
     dtype: Precision = "bfloat16"

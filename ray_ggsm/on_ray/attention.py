@@ -97,12 +97,11 @@ def attention_split(experiment: Experiment) -> str:
     """The split to look at.
 
     Raises:
-        InputError: the data do not have it.
+        InputError: the config names none, and no split has the role `score`.
     """
     splits, split = experiment.data.splits, experiment.attention.split or experiment.data.score_split
-    if split not in splits:
-        named = f"there is no split '{split}'" if split else "name one; none has `role: score`"
-        raise InputError(f"attention.split: {named}; data.splits has {', '.join(splits)}")
+    if split is None:
+        raise InputError(f"attention.split: name one; none has `role: score`; data.splits has {', '.join(splits)}")
     return split
 
 

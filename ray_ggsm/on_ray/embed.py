@@ -72,10 +72,7 @@ def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publis
 
 def _input(pipeline: Pipeline) -> list[str]:
     """The files of user rows."""
-    splits, wanted = pipeline.experiment.data.splits, pipeline.experiment.embedded_splits
-    for name in wanted:
-        if name not in splits:
-            raise InputError(f"embedding.splits: there is no split '{name}' in data.splits; it has {', '.join(splits)}")
+    wanted = pipeline.experiment.embedded_splits
     if not wanted:
         raise InputError("embedding.splits: name the splits to embed; data.splits has none with `role: fit` or `score`")
     pipeline.prepare.require()

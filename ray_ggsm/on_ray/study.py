@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import ray
 from pydantic import Field, JsonValue
@@ -49,7 +49,7 @@ class StudyConfig(Config):
     """Settings of all variants: key.path -> value."""
     variants: dict[str, dict[str, JsonValue]] = Field(min_length=1)
     """Settings of each variant: name -> key.path -> value."""
-    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
     """Seeds; every variant runs once with each."""
     reference: str
     """Variant that the others are compared with."""
@@ -71,9 +71,15 @@ class StudyConfig(Config):
     """Number of resamples of the test users."""
 
     def variant(self, name: str, seed: int) -> Experiment:
-        """The experiment of one variant and seed."""
+        """The experiment of one variant and seed.
+
+        Raises:
+            InputError: a setting is wrong, or the experiment's file.
+        """
         changes = {**self.settings, **self.variants[name], "seed": seed, "output": self.output}
-        return load(Experiment, self.experiment, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+        overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+        origins = [f"variants.{name}" if key in self.variants[name] else "settings" for key in changes]
+        return load(Experiment, self.experiment, overrides, origins)
 
     @property
     def result_names(self) -> list[str]:

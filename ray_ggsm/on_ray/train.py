@@ -78,19 +78,11 @@ def _settings(experiment: Experiment) -> dict[str, object]:
 
 
 def _check(experiment: Experiment, rows: dict[str, int]) -> None:
-    training, workers, data = experiment.training, experiment.ray.train_workers, experiment.data
+    training, workers = experiment.training, experiment.ray.train_workers
     if training.batch_size < workers:
         raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
     held_out = training.held_out
-    if held_out is None:
-        return
-    others = [name for name in data.splits_with_future if name != data.train_split]
-    if held_out.split not in others:
-        raise InputError(
-            f"training.held_out.split: '{held_out.split}' carries no future to compare with; expected one of the splits"
-            f" with `future: true` ({', '.join(others) or 'none yet'}), other than '{data.train_split}'"
-        )
-    if (n := min(held_out.rows, rows[held_out.split])) < max(workers, 2):
+    if held_out is not None and (n := min(held_out.rows, rows[held_out.split])) < max(workers, 2):
         raise InputError(
             f"training.held_out: {n} rows of '{held_out.split}' are too few; two are needed, and one for each of the"
             f" {workers} training workers"

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.training.answers import AnswerConfig
@@ -36,7 +36,7 @@ class TrainingConfig(Config):
     """tau of eq. 6-7."""
     margin: float = Field(0.1, ge=0)
     """c of eq. 8, the false-negative mask."""
-    terms: tuple[Term, ...] = ("ua", "uu", "aa")
+    terms: tuple[Term, ...] = Field(("ua", "uu", "aa"), min_length=1)
     """Kinds of negatives: user-answer, user-user, answer-answer."""
     same_side: SameSide = "literal"
     """Whether eq. 8 masks uu and aa negatives, too (`literal`), or only ua negatives (`unmasked`)."""
@@ -66,6 +66,13 @@ class TrainingConfig(Config):
             raise ValueError("give either steps or epochs")
         return self
 
+    @field_validator("terms")
+    @classmethod
+    def _terms_differ(cls, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        if len(set(terms)) < len(terms):
+            raise ValueError("give each kind of negatives once, or it counts twice")
+        return terms
+
     def resolved(self, rows: int) -> "TrainingConfig":
         """A copy with `steps` instead of `epochs`, for this number of training rows."""
         if self.epochs is None:
@@ -79,6 +86,7 @@ class TrainingConfig(Config):
         assert self.steps is not None, "resolve the config first"
         return self.steps
 
-    def objective(self, centre: bool) -> Objective:
-        """The objective, with or without centred states."""
-        return Objective(self.temperature, self.margin, self.terms, self.same_side, centre)
+    @property
+    def objective(self) -> Objective:
+        """The negatives, and how sharply they count."""
+        return Objective(self.temperature, self.margin, self.terms, self.same_side)

@@ -14,16 +14,26 @@ from torch import nn
 from ray_ggsm.model.encoder import UserEncoder
 
 
-def step_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
-    """Operations of forward and backward passes over sequences of these lengths (tokens)."""
-    linears = [m for m in encoder.backbone.modules() if isinstance(m, nn.Linear)]
-    trained = sum(m.weight.numel() for m in linears if m.weight.requires_grad)
-    frozen = sum(m.weight.numel() for m in linears) - trained
-    tokens, pairs = float(length_b.sum()), float((length_b.astype(np.float64) ** 2).sum())
+def forward_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
+    """Operations of a forward pass over sequences of these lengths (tokens)."""
     config = encoder.backbone.config.get_text_config()
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return (4 * frozen + 6 * trained) * tokens + 3 * 4 * width * config.num_hidden_layers * pairs
+    pairs = float((length_b.astype(np.float64) ** 2).sum())
+    return 2 * sum(_weights(encoder)) * float(length_b.sum()) + 4 * width * config.num_hidden_layers * pairs
+
+
+def step_flops(encoder: UserEncoder, length_b: np.ndarray) -> float:
+    """Operations of forward and backward passes over sequences of these lengths (tokens)."""
+    _, frozen = _weights(encoder)
+    return 3 * forward_flops(encoder, length_b) - 2 * frozen * float(length_b.sum())
+
+
+def _weights(encoder: UserEncoder) -> tuple[int, int]:
+    """Numbers of trained and of frozen weights in the backbone's linear layers."""
+    linears = [m.weight for m in encoder.backbone.modules() if isinstance(m, nn.Linear)]
+    trained = sum(weight.numel() for weight in linears if weight.requires_grad)
+    return trained, sum(weight.numel() for weight in linears) - trained
 
 
 @lru_cache

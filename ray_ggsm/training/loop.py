@@ -28,7 +28,7 @@ from ray_ggsm.training.checkpoint import Identity, Progress
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_gradient, check_loss
 from ray_ggsm.training.flops import peak_flops, step_flops
-from ray_ggsm.training.loss import BatchStatistics, batch_statistics, info_nce
+from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce
 from ray_ggsm.training.mask_log import GradientNorms, MaskLog
 from ray_ggsm.training.optimizer import make_optimizer, set_learning_rate
 from ray_ggsm.training.towers import Observers, Towers
@@ -69,7 +69,6 @@ class Trainer:
         self.bundle, self.head, self.collator, self.config = bundle, head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = bundle.encoder, bundle.recipe
-        self.objective = config.objective(self.encoder.config.centre)
         self.optimizer = make_optimizer(self.encoder, config.optimizer)
         kept = self.encoder.trainable() if self.recipe.timing == "frozen_tower" else {}
         self.initial = {name: p.detach().clone() for name, p in kept.items()}
@@ -183,9 +182,9 @@ class Trainer:
 
     def _contrast(self, user_bD: Tensor, answer_bD: Tensor, rows: pa.Table) -> tuple[Tensor, BatchStatistics]:
         """Loss of the global batch, with its graph, and the batch's statistics."""
-        states = user_bD, answer_bD, user_ids(rows).to(self.encoder.device)
-        loss = info_nce(*states, self.objective, self.workers.gather)
-        return loss, batch_statistics(*states, self.objective, self.workers.gather)
+        ids_b = user_ids(rows).to(self.encoder.device)
+        sides = gathered(user_bD, answer_bD, ids_b, self.encoder.config.centre, self.workers.gather)
+        return info_nce(sides, self.config.objective), batch_statistics(sides, self.config.objective)
 
     def _held_out_metrics(self, held_out: pa.Table) -> dict[str, float]:
         """Metrics of the held-out pairs under the mask of the next step, as one batch over all workers."""

@@ -11,7 +11,7 @@ Legend: B rows of the global batch, b rows of this worker, n rows at a time, D w
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,31 +39,50 @@ class Objective:
     """Kinds of negatives: user-answer, user-user, answer-answer."""
     same_side: SameSide = "literal"
     """literal: uu and aa negatives are masked as eq. 8 says. unmasked: all of them are kept."""
-    centre: bool = False
-    """Whether each side's mean over the global batch is subtracted before normalising."""
 
 
-def info_nce(
-    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, objective: Objective, gather: Gather | None = None
-) -> Tensor:
+class Sides(NamedTuple):
+    """Both sides of the global batch, the same on every worker; only this worker's rows carry gradients."""
+
+    user_BD: Tensor
+    """Unit vectors, float32."""
+    answer_BD: Tensor
+    """Unit vectors, float32, row by row the positives of `user_BD`."""
+    user_ids_B: Tensor
+    """int64, equal for rows of the same user."""
+
+
+def gathered(
+    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, centre: bool, gather: Gather | None = None
+) -> Sides:
+    """Gather this worker's states, and centre and normalise them.
+
+    Args:
+        user_bD: user states of this worker.
+        answer_bD: answer states, row by row the positives of `user_bD`.
+        user_ids_b: int64, equal for rows of the same user.
+        centre: whether each side's mean over the global batch is subtracted.
+        gather: adds the rows of the other workers; None: there are none.
+    """
+    user_BD, answer_BD, user_ids_B = user_bD, answer_bD, user_ids_b
+    if gather is not None:
+        user_BD, answer_BD, user_ids_B = gather(user_bD), gather(answer_bD), gather(user_ids_b)
+    if centre:
+        user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
+    return Sides(normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1), user_ids_B)
+
+
+def info_nce(sides: Sides, objective: Objective) -> Tensor:
     """Mean loss over the global batch (scalar, float32), the same on every worker.
 
     Every worker computes the whole loss, with gradients to its rows only. So parameter gradients summed over workers
     are those of one worker with the whole batch.
-
-    Args:
-        user_bD: user states of this worker; normalised here, in float32.
-        answer_bD: answer states, row by row the positives of `user_bD`.
-        user_ids_b: int64, equal for rows of the same user.
-        objective: the negatives, and how sharply they count.
-        gather: adds the rows of the other workers; None: there are none.
     """
-    sides = _sides(user_bD, answer_bD, user_ids_b, objective.centre, gather)
     sums = [
         checkpoint(_loss_of_rows, *sides, start, objective, use_reentrant=False)
-        for start in range(0, len(sides[0]), ROWS_AT_A_TIME)
+        for start in range(0, len(sides.user_BD), ROWS_AT_A_TIME)
     ]
-    return torch.stack(sums).sum() / len(sides[0])
+    return torch.stack(sums).sum() / len(sides.user_BD)
 
 
 def _loss_of_rows(user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, start: int, objective: Objective) -> Tensor:
@@ -91,16 +110,13 @@ class BatchStatistics:
 
 
 @torch.no_grad()
-def batch_statistics(
-    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, objective: Objective, gather: Gather | None = None
-) -> BatchStatistics:
-    """Statistics of the global batch; arguments as in `info_nce`."""
-    sides = _sides(user_bD, answer_bD, user_ids_b, objective.centre, gather)
+def batch_statistics(sides: Sides, objective: Objective) -> BatchStatistics:
+    """Statistics of the global batch."""
     first, rank, positive, negative, n_other = (torch.zeros((), dtype=torch.float64) for _ in range(5))
     masked = {term: torch.zeros((), dtype=torch.float64) for term in objective.terms}
-    for start in range(0, len(sides[0]), ROWS_AT_A_TIME):
+    for start in range(0, len(sides.user_BD), ROWS_AT_A_TIME):
         similarity, kept, positive_n = _rows(*sides, start, objective)
-        other = sides[2][start : start + ROWS_AT_A_TIME, None] != sides[2]
+        other = sides.user_ids_B[start : start + ROWS_AT_A_TIME, None] != sides.user_ids_B
         rank_n = 1 + ((similarity["ua"] > positive_n[:, None]) & other).sum(dim=1)
         first += (rank_n == 1).sum().cpu()
         rank += rank_n.sum().cpu()
@@ -109,7 +125,7 @@ def batch_statistics(
         n_other += other.sum().cpu()
         for term in objective.terms:
             masked[term] += (other & ~kept[term]).sum().cpu()
-    rows, pairs = len(sides[0]), n_other.clamp(min=1)
+    rows, pairs = len(sides.user_BD), n_other.clamp(min=1)
     return BatchStatistics(
         accuracy=first.item() / rows,
         mean_rank=rank.item() / rows,
@@ -117,18 +133,6 @@ def batch_statistics(
         negative=(negative / pairs).item(),
         masked={term: (count / pairs).item() for term, count in masked.items()},
     )
-
-
-def _sides(
-    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, centre: bool, gather: Gather | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides of the global batch, normalised in float32, and the users of its rows."""
-    user_BD, answer_BD, user_ids_B = user_bD, answer_bD, user_ids_b
-    if gather is not None:
-        user_BD, answer_BD, user_ids_B = gather(user_bD), gather(answer_bD), gather(user_ids_b)
-    if centre:
-        user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
-    return normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1), user_ids_B
 
 
 def _rows(

@@ -3,7 +3,9 @@
 import errno
 
 import pytest
+from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
+from ray_ggsm import storage
 from ray_ggsm.cli.exit_codes import exit_code, user_error
 from ray_ggsm.config import InputError
 from ray_ggsm.tables.gates import GateError
@@ -36,6 +38,10 @@ class WorkerError(Exception):
             "error: [Errno 13] Permission denied: '/out'\n",
         ),
         (OSError("AWS Error ACCESS_DENIED during PutObject"), 2, "error: the storage refuses access (AWS Error"),
+        (NoCredentialsError(), 2, "error: the storage refuses access (Unable to locate credentials); check the"),
+        (PartialCredentialsError(provider="env", cred_var="x"), 2, "error: the storage refuses access (Partial cred"),
+        (storage.LocationError("gs://a: expected a local path"), 2, "error: gs://a: expected a local path\n"),
+        (WorkerError(storage.LocationError("gs://a: expected")), 2, "error: gs://a: expected\n"),
         (WorkerError(InputError("rows: no file")), 2, "error: rows: no file\n"),
         (WorkerError(failures={0: ValueError("x"), 1: InputError("rows: no file")}), 2, "error: rows: no file\n"),
         (KeyboardInterrupt(), 1, "\nInterrupted."),

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 
-def _tokenizer(directory: Path) -> None:
+def write_tokenizer(directory: Path) -> None:
+    """A tokenizer with one token per byte of text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -26,7 +27,7 @@ def write_decoder(directory: Path) -> None:
         pad_token_id=0, eos_token_id=1, bos_token_id=1,
     )  # fmt: skip
     LlamaModel(config).save_pretrained(directory)
-    _tokenizer(directory)
+    write_tokenizer(directory)
 
 
 def write_event_encoder(directory: Path) -> None:
@@ -36,4 +37,4 @@ def write_event_encoder(directory: Path) -> None:
         vocab_size=258, hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
     )
     BertModel(config).save_pretrained(directory)
-    _tokenizer(directory)
+    write_tokenizer(directory)

@@ -9,25 +9,18 @@ from pydantic import TypeAdapter
 
 from ray_ggsm.cli.jobs import Job, Steps
 from ray_ggsm.cli.main import run
-from ray_ggsm.config import load
+from ray_ggsm.config import InputError, build, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
+SHIPPED = ROOT / "configs/journey/quickstart.yaml"
 STUDY = ROOT / "configs/journey/study.yaml"
 OTHERS = {"tables", "lookalike", "refresh", "study", "drift"}
 """Jobs that are not about the stages of one experiment."""
 CONFIG = ["--config", "config.yaml"]
-
-
-@pytest.mark.parametrize("name", JOBS)
-def test_help_says_what_is_read_and_written(name: str, job: Callable, capsys) -> None:
-    assert job(name, "--help") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("Reads  ") for line in lines)
-    assert any(line.startswith("Writes  ") for line in lines)
 
 
 @pytest.mark.parametrize("name", sorted({*JOBS} - OTHERS))
@@ -47,8 +40,9 @@ def test_dry_run_plans_and_touches_nothing(name: str, job: Callable, place: Path
 @pytest.mark.parametrize(
     ("name", "setting", "sentences"),
     [
-        ("prepare", "training.stepz=3", ["config.yaml: training.stepz: unknown key; did you mean 'steps'?"]),
-        ("prepare", "data.shards=two", ["config.yaml: data.shards: ", "found 'two'"]),
+        ("prepare", "training.stepz=3", ["--set training.stepz=3: training.stepz: unknown key; did you mean 'steps'?"]),
+        ("train", "seed=-1", ["--set seed=-1: seed: input should be greater than or equal to 0, found -1"]),
+        ("prepare", "data.shards=two", ["--set data.shards=two: data.shards: ", "found 'two'"]),
         ("prepare", "data.source.tables.clicks.files=no.csv", ["data.source.tables.clicks.files", "no.csv"]),
         ("prepare", "data.source.tables.clicks.user=who", ["data.source.tables.clicks.user", "clicks.csv", "'who'"]),
         ("prepare", "data.labels.buys.sql=count(*) fltr", ["data.labels.buys.sql", "fltr"]),
@@ -92,8 +86,32 @@ def test_the_shipped_study_has_all_recipes(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(run.model.backbone.layers == 2 and run.training.steps == 120 and run.seed == 1 for run in runs)
 
 
+@pytest.mark.parametrize(
+    ("settings", "variant", "sentence"),
+    [
+        ({}, {"mask.recipe": "nope"}, "variants.causal: mask.recipe: expected one of 'oracle', "),
+        ({}, {"mask": {"recipe": "causal", "x": 1}}, "variants.causal: mask.x: unknown key"),
+        ({"training.stepz": 3}, {}, "settings: training.stepz: unknown key; did you mean 'steps'?"),
+        ({"training.steps": "x"}, {"training.steps": "y"}, "variants.causal: training.steps: input should be a valid"),
+        ({}, {"training.epochs": 2}, f"{SHIPPED} with variants.causal: training: give either steps or epochs"),
+    ],
+)
+def test_a_wrong_setting_of_a_study_is_told_with_its_variant(settings: dict, variant: dict, sentence: str) -> None:
+    values = {"name": "a", "experiment": str(SHIPPED), "output": "o", "settings": settings, "reference": "causal"}
+    study = build(StudyConfig, {**values, "variants": {"causal": variant}}, "study.yaml")
+    with pytest.raises(InputError) as error:
+        study.variant("causal", 0)
+    assert str(error.value).startswith(sentence)
+
+
+def test_seeds_of_a_study_are_not_negative() -> None:
+    values = {"name": "a", "experiment": "e.yaml", "output": "o", "variants": {"a": {}}, "reference": "a"}
+    with pytest.raises(InputError, match=r"^study.yaml: seeds.1: input should be .*, found -1$"):
+        build(StudyConfig, {**values, "seeds": [0, -1]}, "study.yaml")
+
+
 def test_every_recipe_has_a_config_that_differs_in_mask_and_name_only() -> None:
-    files = [*ROOT.glob("configs/journey/masks/*.yaml"), ROOT / "configs/journey/quickstart.yaml"]
+    files = [*ROOT.glob("configs/journey/masks/*.yaml"), SHIPPED]
     loaded = [load(Experiment, str(file)) for file in files]
     settings = [experiment.model_dump(exclude={"mask", "name", "output"}) for experiment in loaded]
     assert all(values == settings[0] for values in settings)

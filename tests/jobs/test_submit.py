@@ -100,7 +100,7 @@ def test_prepare_and_train(submit: Submit, tmp_path: Path) -> None:
 def test_a_mistake_is_in_the_jobs_log(submit: Submit, tmp_path: Path) -> None:
     job = submit("prepare", f"output={tmp_path}", "data.shards=two")
     assert job.returncode == 1
-    assert "error: config.yaml: data.shards: " in job.stdout
+    assert "error: --set data.shards=two: data.shards: " in job.stdout
 
 
 def test_an_output_in_the_jobs_own_copy_is_refused(submit: Submit) -> None:

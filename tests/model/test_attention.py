@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from transformers import MambaConfig, MambaModel
+from transformers import MambaConfig, MambaModel, T5Config, T5Model
 
 from ray_ggsm.config import InputError
 from ray_ggsm.model.attention import Visibility, attend, open_backbone
@@ -96,6 +96,12 @@ def test_a_model_that_cannot_be_opened_is_refused() -> None:
     config = MambaConfig(vocab_size=19, hidden_size=24, num_hidden_layers=2, state_size=4)
     with pytest.raises(InputError, match="attention cannot be opened"):
         open_backbone(MambaModel(config), "mamba")
+
+
+def test_an_encoder_with_a_decoder_is_refused() -> None:
+    config = T5Config(vocab_size=19, d_model=24, d_kv=6, d_ff=20, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    with pytest.raises(InputError, match=r"model 't5' \(T5Model\): .* choose a decoder-only model"):
+        open_backbone(T5Model(config), "t5")
 
 
 def test_fast_paths_are_taken_only_where_they_are_right() -> None:

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 
+from ray_ggsm.config import InputError, build
 from ray_ggsm.model.config import EventEncoderConfig, ModelConfig, PretrainedConfig
 
 
@@ -18,3 +20,11 @@ def test_types_for_torch() -> None:
         events = EventEncoderConfig(name="e", dtype=name)
         assert events.torch_dtype == dtype
         assert ModelConfig(backbone=PretrainedConfig(name="b"), event_encoder=events, dtype=name).torch_dtype == dtype
+
+
+def test_an_unknown_attention_is_one_sentence() -> None:
+    values = {"backbone": {"name": "b"}, "event_encoder": {"name": "e"}, "attention": "flash"}
+    with pytest.raises(InputError) as raised:
+        build(ModelConfig, values, "model.yaml")
+    expected = "model.yaml: attention: input should be 'auto', 'sdpa', 'flex' or 'eager', found 'flash'"
+    assert str(raised.value) == expected

@@ -84,5 +84,3 @@ def test_an_oracle_changes_nothing(sample: Callable) -> None:
 def test_mistakes(sample: Callable) -> None:
     with pytest.raises(InputError, match=r"run jobs/train\.py"):
         attention(sample(training__steps=5))
-    with pytest.raises(InputError, match=r"attention\.split: there is no split 'tset'.* pretrain, probe, test"):
-        attention(sample(attention__split="tset"))

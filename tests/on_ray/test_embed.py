@@ -103,8 +103,3 @@ def test_every_instruction_gets_a_vector_of_its_own(experiment: Callable, finish
 def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finished) -> None:
     with pytest.raises(InputError, match=r"embedding\.checkpoint"):
         evaluate(Pipeline.of(finished).untrained)
-
-
-def test_an_unknown_split_is_named(experiment: Callable, finished) -> None:
-    with pytest.raises(InputError, match=r"embedding.splits: .*'prob'"):
-        embed(Pipeline.of(experiment(embedding__splits=["prob"])))

@@ -126,11 +126,6 @@ def test_the_best_of_the_kept_checkpoints_is_published(experiment: Callable, fin
     assert list(Path(location, "tensorboard").glob("events*"))
 
 
-def test_held_out_pairs_need_a_split_with_a_future(experiment: Callable, finished) -> None:
-    with pytest.raises(InputError, match=r"'probe' carries no future .* `future: true` \(none yet\)"):
-        train(Pipeline.of(experiment(training__held_out={"split": "probe"})))
-
-
 def test_held_out_pairs_must_be_enough_for_all_workers(experiment: Callable, finished, beside: Callable) -> None:
     mine = experiment(
         output=beside("event_vectors"), data__splits__probe__future=True, ray__train_workers=3,

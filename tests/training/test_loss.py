@@ -10,9 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ray_ggsm.training import loss
-from ray_ggsm.training.loss import Objective, batch_statistics, info_nce
+from ray_ggsm.training.loss import Objective, Sides, batch_statistics, gathered, info_nce
 
 TERMS = ("ua", "uu", "aa")
+
+
+def sides(user: torch.Tensor, answer: torch.Tensor, ids: torch.Tensor | None = None, centre: bool = False) -> Sides:
+    """Of one worker; without ids, every row has a user of its own."""
+    return gathered(user, answer, torch.arange(len(user)) if ids is None else ids, centre)
 
 
 def reference(u: np.ndarray, a: np.ndarray, ids: np.ndarray, tau: float, margin: float, terms, literal: bool) -> float:
@@ -45,7 +50,7 @@ def test_equals_reference(B, D, seed, tau, margin, literal, terms, rows_at_a_tim
     ids = rng.integers(0, max(2, B), size=B)
     with patch.object(loss, "ROWS_AT_A_TIME", rows_at_a_time):
         objective = Objective(tau, margin, terms, "literal" if literal else "unmasked")
-        got = info_nce(torch.tensor(u), torch.tensor(a), torch.tensor(ids), objective)
+        got = info_nce(sides(torch.tensor(u), torch.tensor(a), torch.tensor(ids)), objective)
     assert got.item() == pytest.approx(reference(u, a, ids, tau, margin, terms, literal), rel=2e-4, abs=2e-4)
 
 
@@ -69,7 +74,7 @@ def test_slope_in_any_direction_equals_that_of_the_reference(B, D, seed, tau, sc
     lengths = np.linalg.norm(both - both.mean(axis=1, keepdims=True) if centre else both, axis=2)
     assume(lengths.min() > 0.2 * scale)
     tensor = torch.tensor(both, requires_grad=True)
-    got = info_nce(tensor[0], tensor[1], torch.tensor(ids), Objective(tau, margin=100.0, centre=centre))
+    got = info_nce(sides(tensor[0], tensor[1], centre=centre), Objective(tau, margin=100.0))
     got.backward()
     assert got.item() == pytest.approx(loss(both), rel=2e-4, abs=2e-4)
     expected = (loss(both + 1e-5 * direction) - loss(both - 1e-5 * direction)) / 2e-5
@@ -80,15 +85,15 @@ def test_slope_in_any_direction_equals_that_of_the_reference(B, D, seed, tau, sc
 def test_masked_negatives_push_nothing() -> None:
     """The answer of row 1 is closer to user 0 than its own by more than the margin: eq. 8 takes it out."""
     user, answer = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.6, 0.8], [1.0, 0.1]])
-    kept = info_nce(user, answer, torch.arange(2), Objective(temperature=0.1, margin=1.0, terms=("ua",)))
-    masked = info_nce(user, answer, torch.arange(2), Objective(temperature=0.1, margin=0.05, terms=("ua",)))
+    kept = info_nce(sides(user, answer), Objective(temperature=0.1, margin=1.0, terms=("ua",)))
+    masked = info_nce(sides(user, answer), Objective(temperature=0.1, margin=0.05, terms=("ua",)))
     assert masked < kept
     assert masked.item() == pytest.approx(reference(*map(np.asarray, (user, answer, [0, 1])), 0.1, 0.05, ("ua",), True))
 
 
 def test_stable_for_identical_vectors_and_low_temperature() -> None:
     same = torch.ones(6, 4, requires_grad=True)
-    loss = info_nce(same, torch.ones(6, 4), torch.arange(6), Objective(temperature=0.005, margin=0.1))
+    loss = info_nce(sides(same, torch.ones(6, 4)), Objective(temperature=0.005, margin=0.1))
     loss.backward()
     assert loss.item() == pytest.approx(math.log(1 + 3 * 5), rel=1e-4)  # the signature of a collapse
     assert same.grad.isfinite().all()
@@ -96,14 +101,13 @@ def test_stable_for_identical_vectors_and_low_temperature() -> None:
 
 def test_rows_of_one_user_are_not_negatives() -> None:
     u, a = torch.randn(2, 4), torch.randn(2, 4)
-    assert info_nce(u, a, torch.tensor([5, 5]), Objective(temperature=0.1, margin=0.1)).item() == pytest.approx(
-        0, abs=1e-6
-    )
+    loss = info_nce(sides(u, a, torch.tensor([5, 5])), Objective(temperature=0.1, margin=0.1))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_statistics_of_a_batch_that_is_solved() -> None:
     u = torch.eye(4)
-    seen = batch_statistics(u, u, torch.arange(4), Objective(temperature=0.1, margin=0.1, terms=TERMS))
+    seen = batch_statistics(sides(u, u), Objective(temperature=0.1, margin=0.1, terms=TERMS))
     assert seen.accuracy == 1
     assert seen.mean_rank == 1
     assert seen.positive == pytest.approx(1)

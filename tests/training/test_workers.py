@@ -17,7 +17,7 @@ from ray_ggsm.model.batch import Collator
 from ray_ggsm.training import loop
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
-from ray_ggsm.training.loss import Objective, info_nce
+from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE, Workers, process_group
 from tests.helpers.encoders import RECIPES, encoder_on, lookup, nominal_peak
@@ -36,8 +36,8 @@ def contrast(workers: Workers, users: torch.Tensor, answers: torch.Tensor, ids: 
         layer.weight.copy_(torch.linspace(-1, 1, WIDTH * OUT).reshape(OUT, WIDTH))
         layer.bias.fill_(0.1)
     part = slice(*(round(len(users) * r / workers.size) for r in (workers.rank, workers.rank + 1)))
-    objective = Objective(temperature=0.1, margin=0.05, centre=centre)
-    loss = info_nce(layer(users[part]), layer(answers[part]), ids[part], objective, workers.gather)
+    sides = gathered(layer(users[part]), layer(answers[part]), ids[part], centre, workers.gather)
+    loss = info_nce(sides, Objective(temperature=0.1, margin=0.05))
     loss.backward()
     return [loss.detach(), workers.reduce(layer.weight.grad), workers.reduce(layer.bias.grad)]
 

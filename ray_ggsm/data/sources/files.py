@@ -295,7 +295,8 @@ class _Table:
         with each.rows(self.connection, [c for c in needed if c in own_columns], bad) as rows:
             self.connection.execute(
                 f"CREATE OR REPLACE TEMP TABLE {quote(OWN + 'read')} AS SELECT {selected}, "
-                f"{text(each.file)} AS {quote(FILE)}, {quote(RECORD)}, CASE {reasons} END AS {why}, CASE {details} END AS {detail} "
+                f"{text(each.file)} AS {quote(FILE)}, {quote(RECORD)}, "
+                f"CASE {reasons} END AS {why}, CASE {details} END AS {detail} "
                 f"FROM (SELECT *{folders} FROM {rows}) WHERE {shard_condition(user, *shard)}"
             )
         read = quote(OWN + "read")

@@ -6,7 +6,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import SNAPSHOT, Window
 from ray_ggsm.data.config import DataConfig, ModalityConfig
 from ray_ggsm.data.database import Database
-from ray_ggsm.data.sources.formats import RECORD
+from ray_ggsm.data.sources.part import RECORD
 from ray_ggsm.data.sources.source import FILE, Keys, shown
 from ray_ggsm.data.sql import as_float, check_expressions, quote, reason, text
 from ray_ggsm.data.text_template import template_parts

@@ -2,9 +2,10 @@
 
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.source_config import FilesSource
-from ray_ggsm.data.sources.files import EventFiles, Uses
+from ray_ggsm.data.sources.files import EventFiles
 from ray_ggsm.data.sources.journey import Journey
 from ray_ggsm.data.sources.source import Source
+from ray_ggsm.data.sources.table import Uses
 from ray_ggsm.data.text_template import template_columns
 
 

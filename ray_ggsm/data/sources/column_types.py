@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from ray_ggsm.config import InputError
-from ray_ggsm.data.sources.formats import SAMPLE, Part
+from ray_ggsm.data.sources.part import SAMPLE, Part
 from ray_ggsm.data.sql import quote, text
 
 Types = dict[str, dict[str, str]]

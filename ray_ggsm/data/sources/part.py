@@ -1,0 +1,91 @@
+"""One file of a table: its columns, and its rows as a relation of DuckDB. Each format is a file of its own.
+
+Texts stay as they stand in the file. Every row carries the number of its record in the column `RECORD`, so that a
+rejected row can be found in the file.
+"""
+
+import io
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import duckdb
+import pyarrow as pa
+
+from ray_ggsm import storage
+from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.sql import own, quote
+
+RECORD = own("record")
+"""Column: number of the record in its file, from 1; that of the line in JSON lines."""
+SAMPLE = 10_000
+"""Records that are looked at for keys of JSON lines, and for types before anything is read."""
+_BATCH = 20_000
+
+BadLine = tuple[int, str]
+"""Number of the line, and why it is no record."""
+
+
+class Part(ABC):
+    """One file of a table."""
+
+    unit = "line"
+    """What a place in the file is called."""
+
+    def __init__(self, file: str, table: TableConfig) -> None:
+        self.file, self.table = file, table
+
+    @abstractmethod
+    def columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+        """Every column with its DuckDB type; texts of unknown type are VARCHAR, a column without any value NULL."""
+
+    @abstractmethod
+    @contextmanager
+    def rows(
+        self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
+    ) -> Iterator[str]:
+        """The SQL name of a relation with these columns and `RECORD`; it can be read once.
+
+        Args:
+            connection: where the relation is read.
+            columns: those of `columns()` that are needed.
+            bad: collects the lines that are no records; they are left out of the relation in any case.
+        """
+
+    def lines(self, records: Collection[int]) -> dict[int, int]:
+        """Number of a record -> where it begins in the file, in `unit`s."""
+        return {record: record for record in records}
+
+
+@contextmanager
+def opened(file: str, compression: str) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked."""
+    fs, path = storage.filesystem(file)
+    with fs.open(path, "rb") as raw:
+        if compression == "none":
+            yield raw
+        else:
+            with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
+                yield io.BufferedReader(stream)
+
+
+@contextmanager
+def registered(
+    connection: duckdb.DuckDBPyConnection, columns: list[str], records: Iterator[tuple[int, list[str | None]]]
+) -> Iterator[str]:
+    """A relation of text columns."""
+    schema = pa.schema([*((column, pa.string()) for column in columns), (RECORD, pa.int64())])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        while some := list(itertools.islice(records, _BATCH)):
+            numbers, rows = zip(*some, strict=True)
+            texts = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
+            yield pa.record_batch([*texts, pa.array(numbers, pa.int64())], schema=schema)
+
+    connection.register(own("part"), pa.RecordBatchReader.from_batches(schema, batches()))
+    try:
+        yield quote(own("part"))
+    finally:
+        connection.unregister(own("part"))

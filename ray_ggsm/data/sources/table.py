@@ -1,0 +1,269 @@
+"""One table of own event files while it is read: its files, columns and types, and its rows in the database."""
+
+import difflib
+import glob
+import re
+import urllib.parse
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TypeVar
+
+import duckdb
+import fsspec
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.sources.column_types import Guess, common, guesses, unified
+from ray_ggsm.data.sources.conversion import conversion, has_text
+from ray_ggsm.data.sources.csv_part import Csv, MixedCsv, Unreadable
+from ray_ggsm.data.sources.formats import part
+from ray_ggsm.data.sources.parquet_part import Parquet
+from ray_ggsm.data.sources.part import RECORD, BadLine, Part
+from ray_ggsm.data.sources.source import FILE, shown
+from ray_ggsm.data.sources.times import instant
+from ray_ggsm.data.sql import OWN, columns_in, own, quote, reason, shard_condition, text
+
+T = TypeVar("T")
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Folder value that stands for no value."""
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What the config does with a table's columns."""
+
+    templates: frozenset[str] = frozenset()
+    """Columns that are shown as text."""
+    expressions: tuple[str, ...] = ()
+    """SQL over the columns."""
+    numbers: frozenset[str] = frozenset()
+    """Columns that must be numbers."""
+
+
+def matching_files(name: str, table: TableConfig) -> list[str]:
+    """The files of a table, sorted; a file of exactly this name comes before a pattern.
+
+    Raises:
+        InputError: there are none.
+    """
+    if storage.exists(table.files):
+        found = [table.files]
+    elif "://" in table.files:
+        found = storage.glob(table.files)
+    else:
+        found = glob.glob(table.files, recursive=True)
+    if directories := [file for file in found if storage.is_directory(file)]:
+        raise InputError(
+            f"data.source.tables.{name}.files: {directories[0]} is a directory; write {directories[0]}/* or "
+            f"{directories[0]}/*.parquet, for example"
+        )
+    if not found:
+        raise InputError(f"data.source.tables.{name}.files: no file matches '{table.files}'")
+    return sorted(found)
+
+
+@dataclass(frozen=True)
+class FileTable:
+    """One table of the config while it is read."""
+
+    connection: duckdb.DuckDBPyConnection
+    name: str
+    config: TableConfig
+    uses: Uses
+
+    @property
+    def where(self) -> str:
+        """The config key."""
+        return f"data.source.tables.{self.name}"
+
+    @cached_property
+    def parts(self) -> list[tuple[Part, dict[str, str]]]:
+        """The files that are not empty, each with its columns and their types, and those of its folders."""
+        if "://" in self.config.files:
+            self.connection.register_filesystem(fsspec.filesystem(self.config.files.split("://")[0]))
+        found = []
+        with self._sentences():
+            for file in matching_files(self.name, self.config):
+                each = part(file, self.config)
+                if each is not None:
+                    found.append((each, self._columns(each)))
+        if not found:
+            raise InputError(f"{self.where}.files: all files of '{self.config.files}' are empty")
+        return found
+
+    def _columns(self, each: Part) -> dict[str, str]:
+        columns = each.columns(self.connection)
+        for name in self.config.partitions:
+            if name.lower() in {column.lower() for column in columns}:
+                raise InputError(
+                    f"{self.where}.partitions: {each.file} has a column '{name}' of its own; leave it out of "
+                    "`partitions`, or rename the column in the files"
+                )
+            _folder_value(each.file, name, self.where)
+        for column in columns:
+            if column.lower() in ("as_of", "days_away") or column.startswith(OWN):
+                raise InputError(
+                    f"{self.where}: column '{column}' of {each.file} has a reserved name; rename it in the files"
+                )
+        return columns | dict.fromkeys(self.config.partitions, "VARCHAR")
+
+    @cached_property
+    def columns(self) -> dict[str, None]:
+        """The columns of all files, in their order."""
+        return dict.fromkeys(column for _, columns in self.parts for column in columns)
+
+    @cached_property
+    def computed(self) -> list[str]:
+        """The columns that have a type: those of expressions, and those whose type is declared."""
+        keys = {self.config.user, self.config.time}
+        used = {column for sql in self.uses.expressions for column in columns_in(self.connection, sql)}
+        declared = {*self.config.types, *self.uses.numbers}
+        return [c for c in self.columns if c not in keys and (c in declared or c.lower() in used)]
+
+    def types(self, whole: bool) -> dict[str, str]:
+        """The type of each computed column."""
+        self._check_columns()
+        declared = dict.fromkeys(self.uses.numbers, "DOUBLE") | self.config.types
+        unknown = [column for column in self.computed if column not in declared]
+        kinds: dict[str, dict[str, str]] = {column: {} for column in unknown}
+        texts: dict[str, list[Guess]] = {}
+        for each, columns in self.parts:
+            here = [column for column in unknown if column in columns]
+            if not isinstance(each, Parquet):
+                here = [column for column in here if column in self.config.partitions]
+                guessed = [c for c in unknown if c in columns and c not in here]
+                found = self._read(each, partial(guesses, self.connection, columns=guessed, whole=whole))
+                for column, guess in found.items():
+                    texts.setdefault(column, []).append(guess)
+            for column in here:
+                kinds[column].setdefault(columns[column], each.file)
+        for column, each_guess in texts.items():
+            kinds[column].setdefault(common(each_guess), self.config.files)
+        return {c: declared.get(c) or unified(self.where, c, kinds[c]) for c in self.computed}
+
+    def texts(self, types: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        """The columns that are text although no type is declared, each with a value that is no number."""
+        wanted = [c for c, kind in types.items() if kind == "VARCHAR" and c not in self.config.types]
+        for each, columns in self.parts:
+            here = [c for c in wanted if columns.get(c) == "VARCHAR" and c not in self.config.partitions]
+            found = self._read(each, partial(guesses, self.connection, columns=here, whole=True))
+            yield from ((c, guess.example) for c, guess in found.items() if guess.example is not None)
+
+    def create(self, types: Mapping[str, str], all_columns: bool) -> None:
+        """Create the table without rows; with all columns of the files, or those that are used."""
+        config = self.config
+        kinds = {config.user: "VARCHAR", **({config.time: "TIMESTAMPTZ"} if config.time else {}), **types}
+        names = [c for c in self.columns if c in kinds or c in self.uses.templates or all_columns]
+        columns = [f"{quote(c)} {kinds.get(c, 'VARCHAR')}" for c in names]
+        columns += [f"{quote(shown(c))} VARCHAR" for c in names if has_text(c, config, types, self.uses.templates)]
+        columns += [f"{quote(FILE)} VARCHAR", f"{quote(RECORD)} BIGINT"]
+        with self._sentences():
+            self.connection.execute(f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})")
+
+    def fill(self, types: Mapping[str, str], shard: int, shards: int) -> None:
+        """Insert the rows of a shard; what cannot be used goes to `rejected`."""
+        for each, columns in self.parts:
+            bad: list[BadLine] | None = [] if shard == 0 else None
+            self._read(each, partial(self._insert, columns=columns, types=types, shard=(shard, shards), bad=bad))
+            for line, why in bad or ():
+                self.connection.execute(
+                    "INSERT INTO rejected VALUES (?, NULL, NULL, NULL, ?, NULL, 'bad_line', ?)",
+                    [self.name, f"{each.file}:{line}", why[:300]],
+                )
+
+    def _insert(
+        self,
+        each: Part,
+        columns: Mapping[str, str],
+        types: Mapping[str, str],
+        shard: tuple[int, int],
+        bad: list[BadLine] | None,
+    ) -> None:
+        config, why, detail, read = self.config, *(quote(own(name)) for name in ("reason", "detail", "read"))
+        converted = conversion(self.where, each.file, config, columns, types, self.uses.templates)
+        folders = "".join(
+            f", {_literal(_folder_value(each.file, name, self.where))} AS {quote(name)}" for name in config.partitions
+        )
+        needed = [column for column in converted.needed if column not in config.partitions]
+        with each.rows(self.connection, needed, bad) as rows:
+            self.connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE {read} AS SELECT {converted.selected}, "
+                f"{text(each.file)} AS {quote(FILE)}, {quote(RECORD)}, "
+                f"{converted.reason} AS {why}, {converted.detail} AS {detail} "
+                f"FROM (SELECT *{folders} FROM {rows}) WHERE {shard_condition(converted.user, *shard)}"
+            )
+        try:
+            self.connection.execute(
+                f"INSERT INTO rejected SELECT {text(self.name)}, NULL, {quote(config.user)}, NULL, {quote(FILE)}, "
+                f"{quote(RECORD)}, {why}, {detail} FROM {read} WHERE {why} IS NOT NULL"
+            )
+            self.connection.execute(
+                f"INSERT INTO {quote(self.name)} BY NAME SELECT * EXCLUDE ({why}, {detail}) FROM {read} "
+                f"WHERE {why} IS NULL"
+            )
+        finally:
+            self.connection.execute(f"DROP TABLE {read}")
+
+    def _read(self, each: Part, action: Callable[[Part], T]) -> T:
+        """What an action on a file gives; a CSV file that DuckDB cannot read is read by Python."""
+        with self._sentences():
+            try:
+                return action(each)
+            except (Unreadable, duckdb.InvalidInputException):
+                if type(each) is not Csv:
+                    raise
+                return action(MixedCsv(each.file, each.table, each.compression))
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.Error as error:
+            raise InputError(f"{self.where}: {self.config.files} cannot be read: {reason(error)}") from None
+        except InputError as error:
+            where = "" if str(error).startswith("data.") else f"{self.where}.files: "
+            raise InputError(f"{where}{error}") from None
+
+    def _check_columns(self) -> None:
+        """Refuse a table or file without a column that the config names, or with times that are none."""
+        config = self.config
+        for typed in config.types.keys() & {config.user, config.time}:
+            use = "users become text" if typed == config.user else "use time_format"
+            raise InputError(f"{self.where}.types: '{typed}' needs no type ({use}); remove it")
+        wanted: dict[str, str | None] = {f"{self.where}.user": config.user, f"{self.where}.time": config.time}
+        wanted.update({f"{self.where}.types": column for column in config.types})
+        for key, column in wanted.items():
+            if column is not None and column not in self.columns:
+                raise InputError(f"{key}: {config.files} {no_column(column, self.columns)}")
+        used = {config.user, config.time or config.user, *self.computed, *self.uses.templates} & self.columns.keys()
+        for each, columns in self.parts:
+            if isinstance(each, (Csv, Parquet)) and (missing := used - columns.keys()):
+                raise InputError(
+                    f"{self.where}.files: {each.file} has no column '{min(missing)}', which other files have; its "
+                    f"columns are: {', '.join(columns)}"
+                )
+            if config.time in columns:
+                instant(self.where, each.file, config, columns[config.time])
+
+
+def no_column(column: str, columns: Collection[str]) -> str:
+    """What to say of a column that is not there, with the nearest one that is."""
+    near = difflib.get_close_matches(column, list(columns), n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'? " if near else "" if len(columns) > 1 else "is the delimiter right? "
+    return f"has no column '{column}'; {hint}Its columns are: {', '.join(columns)}"
+
+
+def _folder_value(file: str, name: str, where: str) -> str | None:
+    """The value of a folder `name=value` above the file."""
+    found = re.findall(rf"(?:^|/){re.escape(name)}=([^/]*)(?=/)", file)
+    if not found:
+        raise InputError(f"{where}.partitions: {file} has no folder '{name}=...'")
+    value = urllib.parse.unquote(found[-1])
+    return None if value == HIVE_NULL else value
+
+
+def _literal(value: str | None) -> str:
+    return "NULL::VARCHAR" if value is None else text(value)

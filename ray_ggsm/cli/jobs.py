@@ -121,7 +121,7 @@ JOBS = {
     "prepare": Job(
         """Turn event tables into user rows, features and labels.
 
-Reads   the tables that `data.source` names (CSV, Parquet, local or s3://; or the Complete Journey package)
+Reads   the tables that `data.source` names (CSV, JSON lines, Parquet, local or s3://; or the Complete Journey package)
 Writes  <output>/prepare-<digest>/: rows/<split>/, labels/<split>/, dead_letters/, data.json
 """,
         _prepare,

@@ -453,3 +453,36 @@ def test_types_of_texts(here: Config) -> None:
         "whole": "BIGINT", "fraction": "DOUBLE", "long": "BIGINT", "zip": "VARCHAR", "flag": "BOOLEAN", "gap": "BIGINT",
         "nan": "DOUBLE", "none": "VARCHAR",
     }  # fmt: skip
+
+
+def test_a_declared_type_may_have_any_of_its_names(here: Config) -> None:
+    Path("clicks.csv").write_text("uid,ts,item,price\na,2024-02-20,x,nan\na,2024-02-21,x,2\n")
+    table(here, types={"price": "float8"})
+    here["features"] = [{"name": "spend", "table": "clicks", "sql": "sum(price)"}]
+    prepared(here)
+    assert features() == {"a": [2]}
+
+
+def test_a_file_without_one_of_the_keys(here: Config) -> None:
+    Path("1.json").write_text('{"uid": "a", "ts": "2024-02-20", "item": "x"}\n')
+    Path("2.json").write_text('{"item": "y"}\n')
+    table(here, files="*.json")
+    assert history(here) == {"a": [("02-20 00:00:00", "x", None)]}
+    assert letters() == [("2.json:1", "missing_user")]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"PK\x03\x04\x14\xff\xfe\x00,\x00", "expected CSV in UTF-8, JSON lines or Parquet"),
+        ("uid,ts,item\n".encode("utf-16"), "expected CSV in UTF-8, JSON lines or Parquet"),
+        (b'"uid"x,ts,item\na,2024-02-20,x\n', "the first line is no CSV"),
+        (gzip.compress(b"uid,ts,item\n" + b"a,2024-02-20,x\n" * 9)[:30], "damaged|cannot be read"),
+        (b"\x1f\x8b no gzip", "this gzip file is damaged"),
+        (b"PAR1 no Parquet PAR1", "expected a Parquet file"),
+    ],
+)
+def test_files_that_are_something_else(here: Config, content: bytes, sentence: str) -> None:
+    Path("clicks.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"data\.source\.tables\.clicks.*({sentence})"):
+        prepared(here)

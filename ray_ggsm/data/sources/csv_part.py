@@ -39,15 +39,15 @@ class Csv(Part):
         nulls = ", ".join(text(value) for value in ("", *self.table.nulls))
         quoting = f"quote = {text(self.table.quote)}, escape = {text(self.table.quote)}"
         wanted = ", ".join(map(quote, [*columns]))
-        yield (
+        relation = (
             f"(SELECT {wanted}, row_number() OVER () AS {quote(RECORD)} FROM read_csv({text(escaped(self.file))}, "
             f"auto_detect = false, header = true, columns = {{{kinds}}}, delim = {text(self.table.delimiter)}, "
             f"{quoting}, nullstr = [{nulls}], compression = {text(self.compression)}, hive_partitioning = false, "
             "store_rejects = true))"
         )
-        rejected = connection.execute("SELECT count(*) FROM reject_errors").fetchall()[0][0]
-        connection.execute("DELETE FROM reject_errors")
-        if rejected:
+        connection.execute("DROP TABLE IF EXISTS reject_errors; DROP TABLE IF EXISTS reject_scans")
+        yield relation
+        if connection.execute("SELECT count(*) FROM reject_errors").fetchall()[0][0]:
             raise Unreadable
 
     def lines(self, records: Collection[int]) -> dict[int, int]:
@@ -58,7 +58,7 @@ class Csv(Part):
 
 
 class MixedCsv(Csv):
-    """A CSV file that DuckDB does not read, because of bad lines or both kinds of line ends; some ten times slower."""
+    """A CSV file that DuckDB does not read, because of bad lines or both kinds of line ends; slower."""
 
     @contextmanager
     def rows(
@@ -83,7 +83,13 @@ def _header(part: Csv) -> list[str]:
     """The column names of the first line."""
     with opened(part.file, part.compression) as stream:
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        header = next(csv.reader(lines, **_dialect(part.table)), [])
+        try:
+            header = next(csv.reader(lines, **_dialect(part.table)), [])
+            "".join(header).encode()
+        except (csv.Error, UnicodeEncodeError) as error:
+            raise InputError(
+                f"{part.file}: expected CSV in UTF-8, JSON lines or Parquet; the first line is no CSV ({error})"
+            ) from None
     if len({column.lower() for column in header}) < len(header) or not all(header):
         raise InputError(f"{part.file}: expected a first line with different column names, found {header}")
     return header

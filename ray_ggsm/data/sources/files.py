@@ -6,7 +6,6 @@ as it is in the file. A bad value costs one row, never the run; every rejected r
 reason and what stood there.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,12 +57,11 @@ class EventFiles:
         with duckdb.connect() as connection:
             for name, table in self.configs.items():
                 files = FileTable(connection, name, table, self.uses.get(name, Uses()))
-                for column, example in files.texts(types[name]):
-                    if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", sentence):
-                        return (
-                            f"; '{column}' is text because of values such as {example!r}. To set such rows aside, "
-                            f"write data.source.tables.{name}.types: {{{column}: double}}"
-                        )
+                for column, example in files.texts(types[name], sentence):
+                    return (
+                        f"; '{column}' is text because of values such as {example!r}. To set such rows aside, "
+                        f"write data.source.tables.{name}.types: {{{column}: double}}"
+                    )
         return ""
 
     def locate(self, connection: duckdb.DuckDBPyConnection) -> None:

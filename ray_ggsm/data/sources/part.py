@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sql import own, quote
 
@@ -67,8 +68,13 @@ def opened(file: str, compression: str) -> Iterator[BinaryIO]:
         if compression == "none":
             yield raw
         else:
-            with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
-                yield io.BufferedReader(stream)
+            try:
+                with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
+                    yield io.BufferedReader(stream)
+            except OSError as error:
+                if error.errno is not None or storage.refused(error):
+                    raise
+                raise InputError(f"{file}: this {compression} file is damaged ({error})") from None
 
 
 @contextmanager

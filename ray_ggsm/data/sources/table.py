@@ -20,6 +20,7 @@ from ray_ggsm.data.sources.column_types import Guess, common, guesses, unified
 from ray_ggsm.data.sources.conversion import conversion, has_text
 from ray_ggsm.data.sources.csv_part import Csv, MixedCsv, Unreadable
 from ray_ggsm.data.sources.formats import part
+from ray_ggsm.data.sources.json_part import JsonLines
 from ray_ggsm.data.sources.parquet_part import Parquet
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part
 from ray_ggsm.data.sources.source import FILE, shown
@@ -92,7 +93,9 @@ class FileTable:
                     found.append((each, self._columns(each)))
         if not found:
             raise InputError(f"{self.where}.files: all files of '{self.config.files}' are empty")
-        return found
+        every = {column: "VARCHAR" for _, columns in found for column in columns}
+        # a key that no object of a file has is a column without values
+        return [(each, every if isinstance(each, JsonLines) else columns) for each, columns in found]
 
     def _columns(self, each: Part) -> dict[str, str]:
         columns = each.columns(self.connection)
@@ -142,12 +145,21 @@ class FileTable:
                 kinds[column].setdefault(columns[column], each.file)
         for column, each_guess in texts.items():
             kinds[column].setdefault(common(each_guess), self.config.files)
-        return {c: declared.get(c) or unified(self.where, c, kinds[c]) for c in self.computed}
+        return {
+            c: self._canonical(declared[c]) if c in declared else unified(self.where, c, kinds[c])
+            for c in self.computed
+        }
 
-    def texts(self, types: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-        """The columns that are text although no type is declared, each with a value that is no number."""
+    def _canonical(self, kind: str) -> str:
+        """DuckDB's own name of a declared type: DOUBLE for float8."""
+        with self._sentences():
+            return str(self.connection.execute(f"SELECT typeof(NULL::{kind})").fetchall()[0][0])
+
+    def texts(self, types: Mapping[str, str], sentence: str) -> Iterator[tuple[str, str]]:
+        """The columns in a sentence that are text undeclared, each with a value that is no number; reads them whole."""
         wanted = [c for c, kind in types.items() if kind == "VARCHAR" and c not in self.config.types]
-        for each, columns in self.parts:
+        wanted = [c for c in wanted if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", sentence)]
+        for each, columns in self.parts if wanted else ():
             here = [c for c in wanted if columns.get(c) == "VARCHAR" and c not in self.config.partitions]
             found = self._read(each, partial(guesses, self.connection, columns=here, whole=True))
             yield from ((c, guess.example) for c, guess in found.items() if guess.example is not None)

@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 import tempfile
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -123,7 +124,8 @@ def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system of a location and the location's path inside it, for Parquet readers and writers."""
     if "://" in location:
-        return pafs.FileSystem.from_uri(location)
+        # Arrow takes a URI, in which a name's special characters are escaped
+        return pafs.FileSystem.from_uri(urllib.parse.quote(location, safe=":/"))
     return pafs.LocalFileSystem(), os.path.abspath(location)
 
 

@@ -15,7 +15,7 @@ from tests.helpers.data import CONFIGS, data_config, shipped
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
 def test_events_from_and_rows_to_s3(s3_bucket, tmp_path, kind):
     local = CONFIGS / "own_events/clicks.csv"
-    file = tmp_path / f"clicks.{kind}"
+    file = tmp_path / f"clicks[1] %20#é.{kind}"  # a name that is no pattern
     if kind == "parquet":
         pq.write_table(pyarrow.csv.read_csv(local), file)
     else:
@@ -32,4 +32,4 @@ def test_events_from_and_rows_to_s3(s3_bucket, tmp_path, kind):
     files = storage.list_files(f"{out}/rows", ".parquet")
     fs, paths = storage.arrow_filesystem(files[0])[0], [storage.arrow_filesystem(file)[1] for file in files]
     assert pa.concat_tables([pq.read_table(path, filesystem=fs, columns=["user_id"]) for path in paths]).num_rows == 7
-    assert prepare.input_state(config)["clicks"][f"{s3_bucket}/in/clicks.{kind}"]
+    assert prepare.input_state(config)["clicks"][f"{s3_bucket}/in/clicks[1] %20#é.{kind}"]

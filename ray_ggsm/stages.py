@@ -24,6 +24,9 @@ from ray_ggsm.evaluation.counts import SplitCounts
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.slot_weights import SlotWeights
 
+ROWS_FORMAT = "ages follow the calendar"
+"""What prepare makes of the same input; another text means other rows."""
+
 
 class StageResult(Record):
     """What every stage records."""
@@ -123,6 +126,11 @@ class PrepareStage(Stage[PrepareResult]):
 
     name = "prepare"
     results = PrepareResult
+
+    @property
+    def definition(self) -> str:
+        """What a user row is (`ray_ggsm.data.definition`)."""
+        return self.path("rows.json")
 
     def rows(self, split: str) -> str:
         """Directory of a split's user rows."""
@@ -248,7 +256,7 @@ def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
     states: dict[str, object] = {}
     found = []
     for e in experiments:
-        source = digest(e.data.source)
+        source = digest(e.data.source, e.data.definition)
         if source not in states:
             states[source] = input_state(e.data)
         found.append(_resolve(e, states[source]))
@@ -256,7 +264,7 @@ def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
 
 
 def _resolve(e: Experiment, input_files: object) -> Pipeline:
-    prepare = digest(e.data, input_files)
+    prepare = digest(e.data, input_files, ROWS_FORMAT)
     train = digest(prepare, e.model, e.mask, e.training, e.seed)
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
 from ray_ggsm.config import Config, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
@@ -16,11 +17,12 @@ from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
-MADE = ROOT / "configs" / "refresh.yaml"
-"""Reads what another job has to make first (tests/on_ray/test_shipped_refresh.py does both)."""
-LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file != MADE]
+MADE = [ROOT / "configs" / file for file in ("refresh.yaml", "attach_definition.yaml")]
+"""They read what another job has to make first (tests/on_ray/test_shipped_refresh.py does both)."""
+LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file not in MADE]
 """Files that name no location on s3://, which a dry run would ask."""
 SCHEMAS: dict[str, type[Config]] = {
+    "attach_definition": AttachDefinitionConfig,
     "study": StudyConfig,
     "drift": DriftConfig,
     "lookalike": LookalikeConfig,

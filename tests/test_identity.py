@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
 from ray_ggsm.config import Config, InputError, build, digest, identity
 from ray_ggsm.config.base import RUNTIME
 from ray_ggsm.evaluation.attention import AttentionConfig
@@ -26,7 +27,7 @@ from ray_ggsm.on_ray.study import StudyConfig
 
 FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
-ROOTS = [Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttentionConfig]
+ROOTS = [Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig]
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
 DATA = {
@@ -34,7 +35,15 @@ DATA = {
         "kind": "files",
         "tables": {"clicks": {"files": "clicks.csv", "user": "uid", "time": "ts", "types": {"price": "double"}}},
     },
-    "modalities": {"view": {"table": "clicks", "text": "{page}", "keep": 5}},
+    "modalities": {
+        "view": {
+            "table": "clicks",
+            "text": "{page}",
+            "fields": {"page": {"text": "{page}"}},
+            "parts": {"texts": "[page]"},
+            "keep": 5,
+        }
+    },
     "features": [
         {"name": "spend", "table": "clicks", "sql": "sum(price)", "windows": [7, 30]},
         {"name": "pages", "table": "clicks", "sql": "count(*)", "per": "page", "top": 3},
@@ -107,6 +116,7 @@ EXAMPLES: list[Config] = [
     ),
     build(DriftConfig, {"old": SIDE, "new": SIDE, "output": "o", "labels": {"fit": "f", "score": "s"}}, "example"),
     AttentionConfig(),
+    build(AttachDefinitionConfig, {"experiment": "e.yaml", "encoder": "e"}, "example"),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
 ]  # fmt: skip
 """Configs that together hold an instance of every class."""
@@ -115,11 +125,13 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
     "FeatureConfig.name": [{"name": "other"}],
     "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],
+    "FieldConfig.number": [{"number": "price", "text": None}],
     "FeatureConfig.top": [{"top": 4, "per": "page"}],
     "GGSMConfig.grad_site": [{"grad_site": "last"}],
     "HybridMaskConfig.grad_site": [{"grad_site": "last"}],
     "LabelConfig.above_quantile": [{"above_quantile": 0.5, "at_least_quantile": None}],
     "LookalikeConfig.text": [{"text": "buys baby food", "users_file": None}],
+    "ModalityConfig.fields": [{"fields": {}}],
     "RollingCutoffs.first": [{"first": "2024-03-01"}],
     "SnapshotsConfig.cutoffs": [{"cutoffs": ["2024-02-01"]}],
     "SnapshotsConfig.timezone": [{"timezone": "Europe/Berlin"}],

@@ -17,7 +17,7 @@ LAYERS = [
     {"experiment"},
     {"training", "embedding", "evaluation", "tables", "data"},
     {"model", "masks"},
-    {"config", "hashing", "html", "numerics", "progress", "storage"},
+    {"clock", "config", "hashing", "html", "numerics", "progress", "storage"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 SAME_LAYER = {("model", "masks"), ("config", "storage")}

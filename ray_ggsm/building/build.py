@@ -31,6 +31,8 @@ class Build:
     """Columns of events that the encoder reads."""
     features: int
     """Numbers in a row's tabular vector."""
+    zone: str
+    """Time zone whose clock the ages of events follow."""
     vectors: VectorStore
     """Vectors of event texts."""
     run: str

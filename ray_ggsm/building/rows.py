@@ -47,6 +47,7 @@ def read_rows(chunk: Chunk, build: Build, is_known: IsKnown) -> ReadChunk:
         build.features,
         build.max_text_length,
         source=chunk.file,
+        zone=build.zone,
     )
     if len(dead):
         storage.write_parquet(build.dead_letters(chunk.number, "invalid"), dead, "zstd")

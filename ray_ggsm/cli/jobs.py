@@ -112,6 +112,12 @@ def _lookalike() -> Steps:
     return Steps(LookalikeConfig, lookalike, _resolved(preview))
 
 
+def _attach_definition() -> Steps:
+    from ray_ggsm.cli.attach_definition import AttachDefinitionConfig, attach_definition, preview
+
+    return Steps(AttachDefinitionConfig, attach_definition, _resolved(preview))
+
+
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
     """A preview that begins with the resolved config."""
     return lambda config: f"{to_yaml(config)}\n{preview(config)}"
@@ -209,6 +215,15 @@ Reads   the newest version of the table that the config names (configs/lookalike
 Writes  one Parquet file: user_id, as_of, score (cosine), best first
 """,
         _lookalike,
+    ),
+    "attach-definition": Job(
+        """Give an encoder of an earlier version the definition of its user rows, so that rows can be made for it.
+
+Reads   the experiment config and the encoder that the config names (configs/attach_definition.yaml), and the columns of
+        the experiment's source
+Writes  rows.json beside the encoder; encoders that are trained today have it
+""",
+        _attach_definition,
     ),
 }
 """Name -> job. `tables` stands in `ray_ggsm.cli.tables`: it has commands instead of a config."""

@@ -1,7 +1,7 @@
 """Features and labels: aggregates over the window of a snapshot, before or after `as_of`.
 
 Every aggregate is a lateral subquery, so it has a value for every snapshot: over an empty window `count(*)` is 0 and
-`sum(x)` is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (row, split, user_id, as_of).
+`sum(x)` is NULL, as in SQL over no rows. A snapshot is a row of the table `snapshots` (`ray_ggsm.data.snapshots`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,24 +10,27 @@ from typing import Literal
 
 import duckdb
 
-from ray_ggsm.config import Config, InputError
+from ray_ggsm.config import InputError, Record
 from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
 from ray_ggsm.data.database import Database
+from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.data.sources.source import Keys
 from ray_ggsm.data.sql import as_float, check_expressions, own, quote, reason, text
 
 Side = Literal["history", "future"]
 EVENTS, SNAPSHOT = quote(own("events")), quote(own("snapshot"))
 """Aliases in queries, which are no columns of the user's."""
+CALENDAR = quote(own("calendar"))
+"""Column of the table `snapshots`: midnight of the day of `as_of` as the calendar has it, without a time zone."""
 
 
-class Fitted(Config):
-    """What is learned from the rows of the train split and then applied to every split."""
+class Fitted(Record):
+    """What is known before any shard: what is learned from the rows of the train split, or given by a definition."""
 
     thresholds: dict[str, float]
     """Label -> the quantile's value."""
-    vocabularies: dict[str, tuple[str, ...]]
-    """Feature -> the values of its `per` expression, most frequent first."""
+    definition: RowDefinition
+    """Definition of the rows, with the vocabularies of features."""
     types: dict[str, dict[str, str]]
     """Table -> column -> DuckDB type, of columns that no schema gives."""
 
@@ -40,6 +43,11 @@ class Window:
     side: Side
     days: int
 
+    @property
+    def bound(self) -> str:
+        """Column of the table `snapshots` with the instant at the end of the window that is not `as_of`, quoted."""
+        return quote(own(f"{self.side} of {self.days} days"))
+
     def relation(self, keys: Keys, snapshot: str) -> str:
         """SQL that selects the rows of the snapshot with this alias (quoted), and adds the column `days_away`."""
         user, time = keys
@@ -47,10 +55,10 @@ class Window:
         if time is None:
             return f"(SELECT {EVENTS}.*, NULL AS days_away FROM {rows})"
         at, sign = f"{EVENTS}.{quote(time)}", 1 if self.side == "history" else -1
-        low, high = f"{snapshot}.as_of", f"{snapshot}.as_of + INTERVAL {self.days} DAY"
+        low, high = f"{snapshot}.as_of", f"{snapshot}.{self.bound}"
         if self.side == "history":
-            low, high = f"{snapshot}.as_of - INTERVAL {self.days} DAY", low
-        away = f"{sign} * (epoch({snapshot}.as_of::timestamp) - epoch({at}::timestamp)) / 86400"
+            low, high = high, low
+        away = f"{sign} * (epoch({snapshot}.{CALENDAR}) - epoch({at}::timestamp)) / 86400"
         return f"(SELECT {EVENTS}.*, {away} AS days_away FROM {rows} AND {at} >= {low} AND {at} < {high})"
 
 
@@ -65,19 +73,29 @@ class Feature:
 
     @property
     def name(self) -> str:
-        """For example `spend_30d`, `spend:GROCERY` or `spend_30d:GROCERY`."""
-        days = f"_{self.window.days}d" if self.config.windows else ""
-        return f"{self.config.name}{days}" + ("" if self.value is None else f":{self.value}")
+        """See `FeatureConfig.number_name`."""
+        return self.config.number_name(self.window.days if self.config.windows else None, self.value)
 
 
 def features(config: DataConfig, fitted: Fitted) -> list[Feature]:
     """The numbers of the tabular vector, in their order."""
+    vocabularies = fitted.definition.vocabularies
     return [
         Feature(feature, window, value)
         for feature in config.features
         for window in feature_windows(config, feature)
-        for value in ((None,) if feature.per is None else fitted.vocabularies[feature.name])
+        for value in ((None,) if feature.per is None else vocabularies[feature.name])
     ]
+
+
+def all_windows(config: DataConfig) -> list[tuple[Side, int]]:
+    """Side and days of every window, each once."""
+    found: dict[tuple[Side, int], None] = {
+        ("history", config.snapshots.history_days): None,
+        ("future", config.snapshots.future_days): None,
+    }
+    found |= {("history", days): None for feature in config.features for days in feature.windows or ()}
+    return list(found)
 
 
 def feature_windows(config: DataConfig, feature: FeatureConfig) -> list[Window]:

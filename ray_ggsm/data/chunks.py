@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.data.schema import definition_digest
 from ray_ggsm.data.validate import conform
 
 THREADS = 16
@@ -36,18 +37,27 @@ def chunk_of(described: pa.Table) -> Chunk:
     return Chunk(**described.to_pylist()[0])
 
 
-def plan_chunks(files: Sequence[str], rows_per_chunk: int, modalities: Sequence[str], features: int) -> list[Chunk]:
+def plan_chunks(
+    files: Sequence[str],
+    rows_per_chunk: int,
+    modalities: Sequence[str],
+    features: int,
+    definition: str | None = None,
+) -> list[Chunk]:
     """All chunks of the input files, in order, of at most `rows_per_chunk` rows.
+
+    `definition` is the digest of the row definition that files must have if they have one; None: any.
 
     Small row groups join. A row group that is larger gives several chunks, each of which reads all of it: files with
     row groups of `rows_per_chunk` or less are read once.
 
     Raises:
-        InputError: a file is no readable Parquet file, or has not the columns of user rows.
+        InputError: a file is no readable Parquet file, has not the columns of user rows, or rows of another definition.
     """
 
     def group_rows(file: str) -> list[int]:
         footer = read_footer(file)
+        _check_definition(file, definition_digest(footer.schema.to_arrow_schema()), definition)
         conform(footer.schema.to_arrow_schema().empty_table(), modalities, features, file)
         return [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
 
@@ -65,6 +75,14 @@ def plan_chunks(files: Sequence[str], rows_per_chunk: int, modalities: Sequence[
                     chunks.append(Chunk(len(chunks), file, first, end - first, start, part))
                 first = end
     return chunks
+
+
+def _check_definition(file: str, found: str | None, wanted: str | None) -> None:
+    if found is not None and wanted is not None and found != wanted:
+        raise InputError(
+            f"{file}: these rows were made by definition {found}, but the encoder was trained on rows of {wanted}; "
+            "prepare them with data.definition: <the encoder's directory>/rows.json"
+        )
 
 
 def read_chunk(chunk: Chunk, columns: Sequence[str]) -> pa.Table:

@@ -16,6 +16,30 @@ from ray_ggsm.data.names import Days, Name, Quantile, TimeZone
 from ray_ggsm.data.source_config import FilesSource, JourneySource
 
 
+class FieldConfig(Config):
+    """A named value of an event: a text, or a number."""
+
+    text: str | None = Field(None, min_length=1)
+    """Template over columns, for example '{store}': what stands in the file."""
+    number: str | None = None
+    """SQL expression over columns."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "FieldConfig":
+        if (self.text is None) == (self.number is None):
+            raise ValueError("give 'text' or 'number', and one of them only")
+        return self
+
+
+class PartsConfig(Config):
+    """What an event consists of, for example the categories in a basket."""
+
+    texts: str
+    """SQL expression that gives a list of texts, for example "string_split(categories, '|')"."""
+    weights: str | None = None
+    """SQL expression that gives a list of as many numbers; null: each part weighs 1."""
+
+
 class ModalityConfig(Config):
     """A sequence of dated events of one kind."""
 
@@ -27,6 +51,10 @@ class ModalityConfig(Config):
     """Template over columns, for example '{page} {item}'. Content only: no dates, no amounts, so that texts recur."""
     amount: str | None = None
     """SQL expression of the event's number; null: events have none."""
+    fields: dict[Name, FieldConfig] = Field({})
+    """Named values that rows carry beside the text, in this order."""
+    parts: PartsConfig | None = None
+    """Weighted parts that rows carry beside the text; null: events have none."""
     keep: int = Field(ge=1)
     """The newest this many events of a history are kept."""
     future: bool = True
@@ -56,6 +84,13 @@ class FeatureConfig(Config):
         if (self.per is None) != (self.top is None):
             raise ValueError("'per' and 'top' belong together: give both or none")
         return self
+
+    def number_name(self, days: int | None, value: str | None) -> str:
+        """The name of one of its numbers: for example `spend_30d`, `spend:GROCERY` or `spend_30d:GROCERY`.
+
+        `days` is the length of the window, with `windows`; `value` the value of `per`, with `per`.
+        """
+        return self.name + ("" if days is None else f"_{days}d") + ("" if value is None else f":{value}")
 
 
 class LabelConfig(Config):
@@ -160,6 +195,9 @@ class DataConfig(Config):
     """By name, in the order in which they stand in the template."""
     features: tuple[FeatureConfig, ...] = ()
     """The tabular vector, in this order."""
+    definition: str | None = None
+    """File rows.json of an encoder: rows are made as for its training, with its vocabularies and types of columns,
+    whatever today's data would give; null: both are learned."""
     snapshots: SnapshotsConfig
     users: UsersConfig = UsersConfig()
     splits: dict[Name, SplitConfig]
@@ -192,12 +230,30 @@ class DataConfig(Config):
         """Splits whose rows are pairs of history and future."""
         return [name for name, split in self.splits.items() if split.role == "train" or split.future]
 
+    @property
+    def future_modalities(self) -> dict[str, ModalityConfig]:
+        """Modalities whose events belong to the future."""
+        return {name: modality for name, modality in self.modalities.items() if modality.future}
+
     @model_validator(mode="after")
     def _feature_names_differ(self) -> "DataConfig":
         names = [feature.name for feature in self.features]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             raise ValueError(f"features: the name '{repeated[0]}' is given twice; use another one")
+        return self
+
+    @model_validator(mode="after")
+    def _fields_have_one_kind(self) -> "DataConfig":
+        kinds: dict[str, tuple[str, bool]] = {}
+        for name, modality in self.modalities.items():
+            for field, config in modality.fields.items():
+                first, is_number = kinds.setdefault(field, (name, config.text is None))
+                if is_number != (config.text is None):
+                    raise ValueError(
+                        f"modalities.{name}.fields.{field}: it is a {'number' if is_number else 'text'} in '{first}'; "
+                        "fields of one name must be of one kind, so give one of them another name"
+                    )
         return self
 
     @model_validator(mode="after")

@@ -6,41 +6,54 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import SNAPSHOT, Window
 from ray_ggsm.data.config import DataConfig, ModalityConfig
 from ray_ggsm.data.database import Database
+from ray_ggsm.data.event_details import (
+    PARTS_TYPE,
+    common_fields,
+    detail_columns,
+    detail_names,
+    detail_problems,
+    rendered,
+    with_parts,
+)
 from ray_ggsm.data.sources.part import RECORD
-from ray_ggsm.data.sources.source import FILE, Keys, shown
+from ray_ggsm.data.sources.source import FILE, Keys
 from ray_ggsm.data.sql import as_float, check_expressions, quote, reason, text
 from ray_ggsm.data.text_template import template_parts
 
-EVENT = "{'time': time, 'text': text, 'amount': amount}"
-
 
 def create_events(database: Database, config: DataConfig) -> None:
-    """Create per modality the table `event:NAME` (user_id, time, text, amount); unusable events are rejected."""
+    """Create per modality the table `event:NAME` (user_id, time, text, amount, and fields and parts where it has them).
+
+    Unusable events are rejected.
+    """
     for name, modality in config.modalities.items():
         user, time = database.tables[modality.table]
-        events = quote(f"event:{name}")
-        rendered = f"trim(regexp_replace({_rendered(database, modality)}, '\\s+', ' ', 'g'))"
+        events, checked = quote(f"event:{name}"), quote("checked event")
         place = f"{quote(FILE)} AS file, {quote(RECORD)} AS record"
         if not database.has(modality.table, FILE):
             place = f"{text(f'modality {name}')} AS file, NULL::BIGINT AS record"
         amount = f"({modality.amount or 'NULL'})"
+        details = "".join(f", {column}" for column in detail_columns(database, modality))
         database.connection.execute(
-            f"CREATE TABLE {events} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
-            f"{rendered} AS text, {as_float(amount)} AS amount, {place} "
-            f"FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
+            f"CREATE TEMP TABLE {checked} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
+            f"{rendered(database, modality.table, modality.text)} AS text, {as_float(amount)} AS amount{details}, "
+            f"{place} FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
         )
-        unusable = {
-            "null_text": "text IS NULL OR text = ''",
-            "text_too_long": f"length(text) > {config.max_text_length}",
-            "non_finite_number": "NOT isfinite(amount)",
-        }
-        for why, condition in unusable.items():
+        unusable = [
+            ("null_text", "text IS NULL OR text = ''"),
+            ("text_too_long", f"length(text) > {config.max_text_length}"),
+            ("non_finite_number", "NOT isfinite(amount)"),
+            *detail_problems(modality, config.max_text_length),
+        ]
+        for why, condition in unusable:
             database.connection.execute(
                 f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, file, record, {text(why)}, "
                 f"{text(f'modality {name}, ')} || 'event at ' || time::varchar || ': ' || "
-                f"coalesce(left(text, 100), 'NULL') FROM {events} WHERE {condition}"
+                f"coalesce(left(text, 100), 'NULL') FROM {checked} WHERE {condition}"
             )
-            database.connection.execute(f"DELETE FROM {events} WHERE {condition}")
+            database.connection.execute(f"DELETE FROM {checked} WHERE {condition}")
+        database.connection.execute(f"CREATE TABLE {events} AS SELECT {with_parts(modality)} FROM {checked}")
+        database.connection.execute(f"DROP TABLE {checked}")
 
 
 def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
@@ -51,12 +64,13 @@ def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
     connection, cut, columns, joins = database.connection, {}, [], []
     for position, (name, modality) in enumerate(config.modalities.items()):
         window = Window(f"event:{name}", "history", config.snapshots.history_days)
-        newest = "row_number() OVER (PARTITION BY row ORDER BY time DESC, text DESC, amount DESC)"
-        connection.execute(f"CREATE TEMP TABLE __e AS SELECT *, {newest} AS age_rank FROM ({_joined(window)})")
+        values = _values(modality)
+        newest = f"row_number() OVER (PARTITION BY row ORDER BY {', '.join(f'{value} DESC' for value in values)})"
+        connection.execute(f"CREATE TEMP TABLE __e AS SELECT *, {newest} AS age_rank FROM ({_joined(window, values)})")
         lost = connection.execute(f"SELECT count(*) FROM __e WHERE age_rank > {modality.keep}").fetchall()
         cut[name] = int(lost[0][0])
         connection.execute(
-            f"CREATE TEMP TABLE __s{position} AS SELECT row, list({EVENT} ORDER BY age_rank DESC) AS events "
+            f"CREATE TEMP TABLE __s{position} AS SELECT row, list({_event(values)} ORDER BY age_rank DESC) AS events "
             f"FROM __e WHERE age_rank <= {modality.keep} GROUP BY row"
         )
         connection.execute("DROP TABLE __e")
@@ -68,6 +82,15 @@ def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
         f"FROM snapshots {' '.join(joins)} LEFT JOIN __future USING (row)"
     )
     return cut
+
+
+def _values(modality: ModalityConfig) -> list[str]:
+    """The columns that make an event, in the order in which events of one user are sorted."""
+    return ["time", "text", "amount", *detail_names(modality)]
+
+
+def _event(values: list[str]) -> str:
+    return f"{{{', '.join(f'{text(value)}: {value}' for value in values)}}}"
 
 
 def check_modalities(database: Database, config: DataConfig) -> None:
@@ -82,21 +105,27 @@ def check_modalities(database: Database, config: DataConfig) -> None:
             raise InputError(
                 f"{where}.table: table '{modality.table}' has no time column, so it holds no events; give it `time`"
             )
-        columns = database.columns(modality.table)
-        for field in _template_columns(f"{where}.text", modality.text):
-            if field not in columns:
-                raise InputError(
-                    f"{where}.text: table '{modality.table}' has no column '{field}'; its columns are: "
-                    f"{', '.join(columns)}"
-                )
-        for key, sql in (("where", modality.where), ("amount", modality.amount)):
+        texts = {"text": modality.text} | {f"fields.{n}.text": f.text for n, f in modality.fields.items() if f.text}
+        for key, template in texts.items():
+            _check_template(database, f"{where}.{key}", modality.table, template)
+        numbers = {"amount": modality.amount} | {f"fields.{n}.number": f.number for n, f in modality.fields.items()}
+        lists = {} if modality.parts is None else {"texts": modality.parts.texts, "weights": modality.parts.weights}
+        expressions = [("where", modality.where, "boolean"), *((key, sql, "double") for key, sql in numbers.items())]
+        expressions += [(f"parts.{key}", sql, key) for key, sql in lists.items()]
+        for key, sql, kind in expressions:
             if sql is not None:
-                kind = "boolean" if key == "where" else "double"
                 check_row_expression(database.connection, f"{where}.{key}", modality.table, sql, kind)
 
 
+def _check_template(database: Database, key: str, table: str, template: str) -> None:
+    columns = database.columns(table)
+    for column in _template_columns(key, template):
+        if column not in columns:
+            raise InputError(f"{key}: table '{table}' has no column '{column}'; its columns are: {', '.join(columns)}")
+
+
 def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table: str, sql: str, kind: str) -> None:
-    """Refuse an expression that cannot be computed for each row of a table as this type."""
+    """Refuse an expression that cannot be computed for each row of a table as this kind (see `_fits`)."""
     check_expressions(connection, {key: sql})
     try:
         # an aggregate is no valid condition, and only what casts implicitly is a boolean or a number
@@ -104,46 +133,58 @@ def check_row_expression(connection: duckdb.DuckDBPyConnection, key: str, table:
         found = str(connection.execute(f"DESCRIBE SELECT ({sql}) AS x FROM {quote(table)}").fetchall()[0][1])
     except duckdb.Error as error:
         raise InputError(f"{key}: `{sql}` does not fit table '{table}': {reason(error)}") from None
-    if (kind == "boolean") != (found == "BOOLEAN") or found.startswith(("VARCHAR", "TIMESTAMP", "DATE")):
-        wanted = "true or false" if kind == "boolean" else "a number"
-        raise InputError(f"{key}: `{sql}` must give {wanted}, but gives {found}; see data.source.tables.{table}.types")
+    if not _fits(found, kind):
+        wanted = {"boolean": "true or false", "double": "a number", "weights": "a list of numbers"}
+        raise InputError(
+            f"{key}: `{sql}` must give {wanted.get(kind, 'a list of texts')}, but gives {found}; see "
+            f"data.source.tables.{table}.types"
+        )
 
 
-def _joined(window: Window) -> str:
+def _fits(found: str, kind: str) -> bool:
+    """Whether a DuckDB type is a boolean, a number (`double`), or a list of `texts` or numbers (`weights`)."""
+    if kind in ("texts", "weights"):
+        return found == "VARCHAR[]" if kind == "texts" else found.endswith("[]") and _fits(found[:-2], "double")
+    if kind == "boolean" or found == "BOOLEAN":
+        return kind == found.lower()
+    return not found.endswith("]") and not found.startswith(("VARCHAR", "TIMESTAMP", "DATE"))
+
+
+def _joined(window: Window, values: list[str]) -> str:
     events = window.relation(Keys("user_id", "time"), SNAPSHOT)
-    return (
-        f"SELECT {SNAPSHOT}.row, {SNAPSHOT}.split, e.time, e.text, e.amount "
-        f"FROM snapshots AS {SNAPSHOT}, LATERAL {events} AS e"
-    )
+    listed = ", ".join(f"e.{value}" for value in values)
+    return f"SELECT {SNAPSHOT}.row, {SNAPSHOT}.split, {listed} FROM snapshots AS {SNAPSHOT}, LATERAL {events} AS e"
 
 
 def _future(config: DataConfig) -> str:
+    """SQL for `row` and `events`: all modalities in one list, whose events have the details that any of them has."""
     days = config.snapshots.future_days
     splits = ", ".join(text(split) for split in config.splits_with_future)
-    parts = [
-        f"SELECT {text(name)} AS modality, * FROM ({_joined(Window(f'event:{name}', 'future', days))}) "
-        f"WHERE split IN ({splits})"
-        for name, modality in config.modalities.items()
-        if modality.future
-    ]
+    modalities = config.future_modalities
+    fields, has_parts = common_fields(modalities), any(m.parts is not None for m in modalities.values())
+    details = [*(["fields"] if fields else []), *(["parts"] if has_parts else [])]
+    parts = []
+    for name, modality in modalities.items():
+        columns = ["time", "text", "amount"]
+        if fields:
+            values = [
+                f"{text(field)}: {f'fields[{text(field)}]' if field in modality.fields else f'NULL::{kind}'}"
+                for field, kind in fields.items()
+            ]
+            columns.append(f"{{{', '.join(values)}}} AS fields")
+        if has_parts:
+            columns.append("parts" if modality.parts is not None else f"NULL::{PARTS_TYPE} AS parts")
+        events = _joined(Window(f"event:{name}", "future", days), _values(modality))
+        parts.append(
+            f"SELECT {text(name)} AS modality, row, {', '.join(columns)} FROM ({events}) WHERE split IN ({splits})"
+        )
     if not parts:
         nothing = "NULL::STRUCT(modality VARCHAR, time TIMESTAMPTZ, text VARCHAR, amount FLOAT)[]"
         return f"SELECT row, {nothing} AS events FROM snapshots"
-    event = "{'modality': modality, 'time': time, 'text': text, 'amount': amount}"
-    events = f"list({event} ORDER BY time, modality, text, amount)"
+    order = ["time", "modality", "text", "amount", *details]
+    event = _event(["modality", "time", "text", "amount", *details])
+    events = f"list({event} ORDER BY {', '.join(order)})"
     return f"SELECT row, {events} AS events FROM ({' UNION ALL '.join(parts)}) GROUP BY row"
-
-
-def _rendered(database: Database, modality: ModalityConfig) -> str:
-    """SQL for the text of a template: columns as they stand in the file; a column without a value leaves nothing."""
-    parts = []
-    for literal, column in template_parts(modality.text):
-        if literal:
-            parts.append(text(literal))
-        if column is not None:
-            place = shown(column) if database.has(modality.table, shown(column)) else column
-            parts.append(f"coalesce({quote(place)}::varchar, '')")
-    return " || ".join(parts)
 
 
 def _template_columns(key: str, template: str) -> list[str]:

@@ -11,6 +11,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, aggregate_per, check_aggregates, feature_windows, label_query
 from ray_ggsm.data.config import DataConfig, FeatureConfig
 from ray_ggsm.data.database import Database, TableRows, count_rows, enforce_table_shares, opened
+from ray_ggsm.data.definition import RowDefinition, define, given
 from ray_ggsm.data.events import check_modalities, create_events
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.sources import source_of
@@ -25,9 +26,7 @@ def check(config: DataConfig) -> None:
     Raises:
         InputError: naming the config key and the reason.
     """
-    _check_tables(config, source_of(config).tables())
-    with duckdb.connect() as connection:
-        _check_expressions(config, source_of(config).column_types(connection, whole=False))
+    _check_expressions(config, _definition_and_types(config, whole=False)[1])
 
 
 def _check_expressions(config: DataConfig, types: Types) -> None:
@@ -51,25 +50,41 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     Raises:
         InputError: an expression is wrong, too many events are bad, or there is nothing to learn from.
     """
-    _check_tables(config, source_of(config).tables())
-    with duckdb.connect() as connection:
-        types = source_of(config).column_types(connection)
+    wanted, types = _definition_and_types(config, whole=True)
     _check_expressions(config, types)
-    learned = [_learn(config, types, shard, shards, threads) for shard in range(shards)]
+    per = [f for f in config.features if f.per is not None and wanted is None]
+    learned = [_learn(config, types, per, shard, shards, threads) for shard in range(shards)]
     enforce_table_shares([part.rows for part in learned], config.max_bad_share)
-    return Fitted(
-        thresholds={
-            name: _quantile(config, name, np.concatenate([part.values[name] for part in learned]))
-            for name, label in config.labels.items()
-            if label.quantile is not None
-        },
-        vocabularies={
-            feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top)
-            for feature in config.features
-            if feature.per is not None
-        },
-        types=types,
-    )
+    vocabularies = {
+        feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top) for feature in per
+    }
+    thresholds = {
+        name: _quantile(config, name, np.concatenate([part.values[name] for part in learned]))
+        for name, label in config.labels.items()
+        if label.quantile is not None
+    }
+    return Fitted(thresholds=thresholds, definition=wanted or define(config, types, vocabularies), types=types)
+
+
+def column_types(config: DataConfig) -> Types:
+    """The types of the columns that expressions use; reads their values.
+
+    Raises:
+        InputError: the source is not as the config says.
+    """
+    return _definition_and_types(config, whole=True)[1]
+
+
+def _definition_and_types(config: DataConfig, whole: bool) -> tuple[RowDefinition | None, Types]:
+    """The definition that the config names, if it does, and the types of columns: its own, else what values tell."""
+    source, wanted = source_of(config), given(config)
+    _check_tables(config, source.tables())
+    with duckdb.connect() as connection:
+        if wanted is None:
+            return None, source.column_types(connection, whole)
+        source.check_types(connection, wanted.types, str(config.definition))
+        found = source.column_types(connection, whole)
+    return wanted, {name: kinds | wanted.types.get(name, {}) for name, kinds in found.items()}
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,9 @@ class _Learned:
     """Feature with `per` -> in how many snapshots each of its values occurs."""
 
 
-def _learn(config: DataConfig, types: Types, shard: int, shards: int, threads: int | None) -> _Learned:
+def _learn(
+    config: DataConfig, types: Types, per: Sequence[FeatureConfig], shard: int, shards: int, threads: int | None
+) -> _Learned:
     train = config.splits[config.train_split]
     learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
     with opened(config, shard, shards, types=types, threads=threads) as database:
@@ -93,7 +110,7 @@ def _learn(config: DataConfig, types: Types, shard: int, shards: int, threads: i
         create_snapshots(database, config, {config.train_split: learned_from})
         labels = [name for name, label in config.labels.items() if label.quantile is not None]
         values = {name: _label_values(database, config, name) for name in labels}
-        counts = {f.name: _value_counts(database, config, f, f.per) for f in config.features if f.per is not None}
+        counts = {f.name: _value_counts(database, config, f, str(f.per)) for f in per}
     return _Learned(rows, values, counts)
 
 

@@ -6,6 +6,7 @@ Everything a shard needs is its users' events and what `fit` learned, so shards 
     rows/<split>/part-*.parquet     user rows (`ray_ggsm.data.schema`) in a shuffled, repeatable order
     labels/<split>/part-*.parquet   user_id, as_of, one nullable boolean per label
     dead_letters/part-*.parquet     what was rejected, and why
+    rows.json                       what a user row is (`ray_ggsm.data.definition`)
     data.json                       counts, label rates, names, thresholds, vocabularies
 """
 
@@ -17,6 +18,7 @@ from ray_ggsm import storage
 from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import Database, opened
+from ray_ggsm.data.definition import future_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, fit
 from ray_ggsm.data.schema import DEAD_LETTER, label_schema, user_row_schema
@@ -34,8 +36,12 @@ ROW_GROUP = 1024
 
 
 def input_state(config: DataConfig) -> State:
-    """What the source's content depends on: files with size and time, or the version of a package. Cheap."""
-    return source_of(config).state()
+    """What the rows depend on beside the config: files with size and time, or the version of a package, and the digest
+    of the definition that the config names. Cheap."""
+    state = source_of(config).state()
+    return (
+        state if config.definition is None else state | {"definition": {"digest": read_file(config.definition).digest}}
+    )
 
 
 def write_shard(
@@ -66,13 +72,20 @@ def write_shard(
         events_cut = create_sequences(database, config)
         database.source.locate(database.connection)
         letters = [_fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
+        zone = fitted.definition.age_timezone
         names = [feature.name for feature in features(config, fitted)]
         for split in config.splits:
-            schema = user_row_schema(list(config.modalities), names, split in config.splits_with_future)
+            future = future_of(config, zone) if split in config.splits_with_future else None
+            schema = user_row_schema(
+                fitted.definition.events(), names, future=future, zone=zone, definition=fitted.definition.digest
+            )
             found, answers = _split_tables(database, config, split, schema)
-            good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split)
+            good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split, zone=zone)
             answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
-            _write(good.drop_columns("row"), storage.join(location, "rows", split, part))
+            _write(
+                good.drop_columns("row").replace_schema_metadata(schema.metadata),
+                storage.join(location, "rows", split, part),
+            )
             _write(answers, storage.join(location, "labels", split, part))
             letters.append(bad)
             rows[split], rejected_rows[split] = len(good), len(bad)

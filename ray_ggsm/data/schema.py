@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-TIME = pa.timestamp("us", tz="UTC")
-EVENT = pa.struct([pa.field("time", TIME), pa.field("text", pa.string()), pa.field("amount", pa.float32())])
-"""An event; `amount` may be null."""
-FUTURE_EVENT = pa.struct([pa.field("modality", pa.string()), *EVENT])
+UTC = "UTC"
+TIME = pa.timestamp("us", UTC)
+PARTS = pa.list_(pa.struct([pa.field("text", pa.string()), pa.field("weight", pa.float32())]))
+"""The parts of an event, for example the categories of a basket with what was spent on each."""
 KEYS = [pa.field("user_id", pa.string()), pa.field("as_of", TIME)]
 FEATURE_NAMES = b"feature_names"
 """Key in the metadata of the field `tabular`: its feature names as a JSON list."""
+DEFINITION = b"row_definition"
+"""Key in the metadata of the schema: digest of the row definition (`ray_ggsm.data.definition`)."""
 
 DEAD_LETTER = pa.schema(
     [
@@ -30,19 +32,63 @@ DEAD_LETTER = pa.schema(
 """A rejected raw event (source: table, file and line where known) or a rejected user row (split, user_id, as_of)."""
 
 
-def user_row_schema(modalities: Sequence[str], feature_names: Sequence[str], future: bool) -> pa.Schema:
-    """The schema of user rows; with `future`, the events of the future window stand in the last column."""
+def event_type(zone: str, fields: pa.StructType | None = None, parts: bool = False) -> pa.StructType:
+    """The type of an event: time, text, amount (may be null) and, where it has them, named fields and parts.
+
+    Args:
+        zone: time zone of `time`.
+        fields: named texts (string) and numbers (double), each may be null; None: there are none.
+        parts: whether there is a list of parts.
+    """
+    more = [pa.field("fields", fields)] if fields is not None else []
+    more += [pa.field("parts", PARTS)] if parts else []
+    event = [pa.field("time", pa.timestamp("us", zone)), pa.field("text", pa.string())]
+    return pa.struct([*event, pa.field("amount", pa.float32()), *more])
+
+
+def future_type(event: pa.StructType) -> pa.StructType:
+    """The type of an event of the future, which also names its modality."""
+    return pa.struct([pa.field("modality", pa.string()), *event])
+
+
+def user_row_schema(
+    modalities: Mapping[str, pa.StructType],
+    feature_names: Sequence[str],
+    *,
+    future: pa.StructType | None = None,
+    zone: str = UTC,
+    definition: str | None = None,
+) -> pa.Schema:
+    """The schema of user rows.
+
+    Args:
+        modalities: name -> type of its events.
+        feature_names: names of the tabular numbers.
+        future: type of the events after `as_of`, which then stand in the last column.
+        zone: time zone of `as_of`; ages follow its clock.
+        definition: digest of the row definition.
+    """
     tabular = pa.field(
         "tabular", pa.list_(pa.float32()), metadata={FEATURE_NAMES: json.dumps(list(feature_names)).encode()}
     )
-    events = [pa.field(name, pa.list_(EVENT)) for name in modalities]
-    return pa.schema([*KEYS, *events, tabular, *([pa.field("future", pa.list_(FUTURE_EVENT))] if future else [])])
+    keys = [KEYS[0], pa.field("as_of", pa.timestamp("us", zone))]
+    events = [pa.field(name, pa.list_(event)) for name, event in modalities.items()]
+    last = [pa.field("future", pa.list_(future))] if future is not None else []
+    return pa.schema(
+        [*keys, *events, tabular, *last], metadata={DEFINITION: definition.encode()} if definition else None
+    )
 
 
 def feature_names(schema: pa.Schema) -> tuple[str, ...]:
     """The names of the tabular features; empty when the rows carry none."""
     metadata: Mapping[bytes, bytes] = schema.field("tabular").metadata or {}
     return tuple(json.loads(metadata.get(FEATURE_NAMES, b"[]")))
+
+
+def definition_digest(schema: pa.Schema) -> str | None:
+    """The digest of the definition that rows were made by; None where they do not say."""
+    metadata: Mapping[bytes, bytes] = schema.metadata or {}
+    return metadata[DEFINITION].decode() if DEFINITION in metadata else None
 
 
 def label_schema(labels: Sequence[str]) -> pa.Schema:

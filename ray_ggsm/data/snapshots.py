@@ -1,8 +1,10 @@
 """Which users are looked at when: the table `snapshots`, one row per user row of all splits."""
 
+import datetime as dt
 from collections.abc import Mapping
 
-from ray_ggsm.data.aggregates import EVENTS, SNAPSHOT, Window
+from ray_ggsm.clock import start_of_day
+from ray_ggsm.data.aggregates import CALENDAR, EVENTS, SNAPSHOT, Window, all_windows
 from ray_ggsm.data.config import DataConfig, SplitConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.sql import own, quote, text
@@ -11,7 +13,7 @@ USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 
 
 def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str, SplitConfig]) -> None:
-    """Create the table `snapshots` (row, split, user_id, as_of) of these splits.
+    """Create the table `snapshots` (row, split, user_id, as_of, and what `Window.relation` needs) of these splits.
 
     A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window.
     Rows are numbered in a shuffled order that is the same on every machine (by the MD5 sum of user and cutoff).
@@ -21,9 +23,11 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
     user = quote(keys.user)
     window = Window(least.table, "history", config.snapshots.history_days)
     users, cutoffs, wanted, active = (quote(own(name)) for name in ("users", "cutoffs", "wanted", "active"))
-    rows = " UNION ALL ".join(_split(name, split, f"{users}, {cutoffs}") for name, split in splits.items())
+    rows = " UNION ALL ".join(_split(name, split, users, cutoffs) for name, split in splits.items())
+    windows = [Window(least.table, side, days) for side, days in all_windows(config)]
+    instants = ", ".join(["as_of", CALENDAR, *(window.bound for window in windows)])
     dates = ", ".join(
-        f"({k}, timestamptz {text(day.isoformat() + ' 00:00:00')})" for k, day in enumerate(config.snapshots.dates)
+        _cutoff(k, day, windows, config.snapshots.timezone) for k, day in enumerate(config.snapshots.dates)
     )
     database.connection.execute(
         f"""CREATE TABLE snapshots AS
@@ -31,9 +35,9 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
             SELECT {user} AS user_id, ('0x' || md5({text(config.users.salt)} || {user}))::uhugeint % 100
                 >= {100 - config.users.test_percent} AS is_test
             FROM {quote(least.table)} GROUP BY ALL
-        ), {cutoffs}(k, as_of) AS (VALUES {dates}), {wanted} AS ({rows}),
+        ), {cutoffs}(k, {instants}) AS (VALUES {dates}), {wanted} AS ({rows}),
         {active} AS (
-            SELECT {SNAPSHOT}.split, {SNAPSHOT}.user_id, {SNAPSHOT}.as_of
+            SELECT {SNAPSHOT}.*
             FROM {wanted} AS {SNAPSHOT}, LATERAL {window.relation(keys, SNAPSHOT)} AS {EVENTS}
             GROUP BY ALL HAVING count(*) >= {least.count}
         )
@@ -41,7 +45,24 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
     )
 
 
-def _split(name: str, split: SplitConfig, relations: str) -> str:
-    cutoffs = ", ".join(map(str, split.cutoffs))
-    who = f"{USERS[split.users]} AND k IN ({cutoffs})"
-    return f"SELECT {text(name)} AS split, user_id, as_of FROM {relations} WHERE {who}"
+def _cutoff(k: int, day: dt.date, windows: list[Window], zone: str) -> str:
+    """Position, instant, day, and the far ends of all windows of a cutoff, as a row of values."""
+    ends = [_days_after(day, -window.days if window.side == "history" else window.days) for window in windows]
+    calendar = f"timestamp {text(day.isoformat() + ' 00:00:00')}"
+    return f"({', '.join([str(k), _instant(day, zone), calendar, *(_instant(end, zone) for end in ends)])})"
+
+
+def _days_after(day: dt.date, days: int) -> dt.date:
+    """A day before or after another, at most one day from the end of the calendar."""
+    first, last = dt.date.min.toordinal() + 1, dt.date.max.toordinal() - 1
+    return dt.date.fromordinal(min(max(day.toordinal() + days, first), last))
+
+
+def _instant(day: dt.date, zone: str) -> str:
+    return f"timestamptz {text(start_of_day(day, zone).isoformat(sep=' '))}"
+
+
+def _split(name: str, split: SplitConfig, users: str, cutoffs: str) -> str:
+    positions = ", ".join(map(str, split.cutoffs))
+    who = f"{USERS[split.users]} AND k IN ({positions})"
+    return f"SELECT {text(name)} AS split, user_id, {cutoffs}.* EXCLUDE (k) FROM {users}, {cutoffs} WHERE {who}"

@@ -82,8 +82,9 @@ def as_float(number: str) -> str:
 
 
 def reason(error: duckdb.Error) -> str:
-    """DuckDB's message in one line, without its list of candidates."""
+    """DuckDB's message in one line, without its list of candidate functions and without names of this package."""
     message = str(error).split("\nLINE ")[0].split("\n\tCandidate functions")[0]
+    message = re.sub(rf'"{OWN}[^"]*"(, )?', "", message)
     return re.sub(r"\s+", " ", message).strip()[:500]
 
 

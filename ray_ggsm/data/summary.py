@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
+from ray_ggsm.data import definition
 from ray_ggsm.data.aggregates import Fitted, features
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.sources import source_of
@@ -70,7 +71,7 @@ class DataSummary(Record):
 
 
 def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCounts], location: str) -> DataSummary:
-    """Write data.json from the counts of all shards and return its content.
+    """Write data.json from the counts of all shards, and rows.json; returns the content of data.json.
 
     Raises:
         InputError: a split has no rows, or too many user rows were rejected.
@@ -98,8 +99,9 @@ def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCoun
         dead_letters=_add(shard.dead_letters for shard in shards),
         source=source_of(config).state(),
         thresholds=fitted.thresholds,
-        vocabularies=fitted.vocabularies,
+        vocabularies=fitted.definition.vocabularies,
     )
+    definition.write(fitted.definition, location)
     storage.write_json(storage.join(location, "data.json"), summary.model_dump(mode="json"))
     return summary
 

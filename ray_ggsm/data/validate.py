@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm.config import InputError
-from ray_ggsm.data.schema import DEAD_LETTER, user_row_schema
+from ray_ggsm.data.schema import DEAD_LETTER, PARTS, UTC, event_type, future_type, user_row_schema
 
 MISSING_KEY = "missing_key"
 DUPLICATE_KEY = "duplicate_key"
@@ -24,6 +24,7 @@ TEXT_TOO_LONG = "text_too_long"
 NOT_BEFORE = "event_not_before_as_of"
 BEFORE = "future_event_before_as_of"
 UNORDERED = "events_not_oldest_first"
+NULL_PART = "null_part"
 UNKNOWN_MODALITY = "unknown_modality"
 NON_FINITE = "non_finite_number"
 TABULAR_LENGTH = "wrong_tabular_length"
@@ -45,6 +46,7 @@ def validate(
     *,
     source: str | None = None,
     split: str | None = None,
+    zone: str = UTC,
 ) -> tuple[pa.Table, pa.Table]:
     """Split user rows into good ones, with the columns cast to `user_row_schema`, and dead letters.
 
@@ -55,11 +57,12 @@ def validate(
         max_text_length: longest text in characters.
         source: file that errors and dead letters name.
         split: split that dead letters name.
+        zone: time zone whose clock ages follow; times get it, and stay the instants that they are.
 
     Raises:
         InputError: a column is missing or has the wrong type.
     """
-    table = conform(table, modalities, tabular_size, source or "user rows").combine_chunks()
+    table = conform(table, modalities, tabular_size, source or "user rows", zone).combine_chunks()
     reason_B = np.full(len(table), None, dtype=object)
     detail_B = np.full(len(table), None, dtype=object)
     for reason, bad_B, where in _findings(table, modalities, tabular_size, max_text_length):
@@ -70,7 +73,7 @@ def validate(
     columns = {
         "split": pa.nulls(len(bad), pa.string()) if split is None else pa.repeat(split, len(bad)),
         "user_id": _printable(bad["user_id"]),
-        "as_of": bad["as_of"],
+        "as_of": bad["as_of"].cast(DEAD_LETTER.field("as_of").type),
         "source": pa.nulls(len(bad), pa.string()) if source is None else pa.repeat(source, len(bad)),
         "reason": pa.array(reason_B, pa.string()).filter(bad_B),
         "detail": pa.array(detail_B, pa.string()).filter(bad_B),
@@ -87,9 +90,13 @@ def enforce_share(bad: int, total: int, max_bad_share: float, where: str) -> Non
         )
 
 
-def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where: str) -> pa.Table:
+def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where: str, zone: str = UTC) -> pa.Table:
     """The table with its columns cast to `user_row_schema`; InputError when one is missing or of another kind."""
-    expected = list(user_row_schema(modalities, [], "future" in table.column_names))
+    schema, future = table.schema, None
+    events = {name: _with_details(schema, name, event_type(zone)) for name in modalities}
+    if "future" in schema.names:
+        future = _with_details(schema, "future", future_type(event_type(zone)))
+    expected = list(user_row_schema(events, [], future=future, zone=zone))
     expected += [pa.field(name, pa.string()) for name in OPTIONAL_TEXTS if name in table.column_names]
     for field in expected:
         position = table.column_names.index(field.name) if field.name in table.column_names else -1
@@ -108,11 +115,32 @@ def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where
     return table
 
 
+def _with_details(schema: pa.Schema, name: str, event: pa.StructType) -> pa.StructType:
+    """The type of the events in a column, with the fields and parts that they have there."""
+    given = schema.field(name).type if name in schema.names else None
+    if given is None or not _is_list(given) or not pa.types.is_struct(given.value_type):
+        return event
+    names = [field.name for field in given.value_type]
+    details: list[pa.Field] = []
+    if "fields" in names and pa.types.is_struct(kinds := given.value_type.field("fields").type):
+        details.append(pa.field("fields", pa.struct([(kind.name, _of_field(kind.type)) for kind in kinds])))
+    if "parts" in names:
+        details.append(pa.field("parts", PARTS))
+    return pa.struct([*event, *details])
+
+
+def _of_field(given: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_string(given) or pa.types.is_large_string(given) else pa.float64()
+
+
+def _is_list(given: pa.DataType) -> bool:
+    return pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given)
+
+
 def _fits(given: pa.DataType, expected: pa.DataType) -> bool:
     """Whether a column can stand for the expected type without losing anything but precision."""
     if pa.types.is_list(expected):
-        lists = pa.types.is_list(given) or pa.types.is_large_list(given) or pa.types.is_fixed_size_list(given)
-        return lists and _fits(given.value_type, expected.value_type)
+        return _is_list(given) and _fits(given.value_type, expected.value_type)
     if pa.types.is_struct(expected):
         names = [field.name for field in expected]
         return (
@@ -170,6 +198,30 @@ def _event_findings(
     yield UNORDERED, _rows(backwards_E, row_E, B), f"{name}.time"
     amount_E = pc.fill_null(amount, 0).to_numpy(zero_copy_only=False)
     yield NON_FINITE, _rows(~np.isfinite(amount_E), row_E, B), f"{name}.amount"
+    yield from _detail_findings(name, events, row_E, B, max_text_length)
+
+
+def _detail_findings(
+    name: str, events: pa.StructArray, row_E: np.ndarray, B: int, max_text_length: int
+) -> Iterator[Finding]:
+    """Yield what is wrong with the fields and parts of one column's events."""
+    kinds = {field.name: field.type for field in events.type}
+    for field in kinds.get("fields", ()):
+        values = pc.struct_field(events, ["fields", field.name])
+        if pa.types.is_string(field.type):
+            yield from _text_findings(values, row_E, B, max_text_length, f"{name}.fields.{field.name}")
+        else:
+            numbers_E = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+            yield NON_FINITE, _rows(~np.isfinite(numbers_E), row_E, B), f"{name}.fields.{field.name}"
+    if "parts" in kinds:
+        listed = pc.struct_field(events, "parts")
+        parts, row_P = listed.flatten(), row_E[_parents(listed)]
+        words, weights = pc.struct_field(parts, "text"), pc.struct_field(parts, "weight")
+        empty_P = _mask(pc.fill_null(pc.equal(pc.binary_length(words), 0), True))
+        yield NULL_PART, _rows(empty_P, row_P, B), f"{name}.parts"
+        yield from _text_findings(words, row_P, B, max_text_length, f"{name}.parts")
+        weight_P = weights.to_numpy(zero_copy_only=False)
+        yield NON_FINITE, _rows(~np.isfinite(weight_P), row_P, B), f"{name}.parts"
 
 
 def _text_findings(text: pa.Array, row_E: np.ndarray, B: int, max_text_length: int, where: str) -> Iterator[Finding]:

@@ -57,6 +57,17 @@ class SavedEncoder:
     description: EncoderDescription
 
     @classmethod
+    def find(cls, pattern: str) -> "SavedEncoder":
+        """Read the encoder in a directory, or in the only one that a pattern matches; raises like `read`."""
+        if "*" not in pattern:
+            return cls.read(storage.absolute(pattern))
+        found = storage.glob(pattern)
+        if len(found) != 1:
+            listed = ", ".join(found) or "nothing"
+            raise InputError(f"encoder: '{pattern}' must match one directory, and matches {listed}; name one")
+        return cls.read(found[0])
+
+    @classmethod
     def read(cls, location: str) -> "SavedEncoder":
         """Read the `encoder.json` in a directory, local or s3://.
 

@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.ragged import ranks, starts
 from ray_ggsm.model.template import Template
-
-MICROSECONDS_PER_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Events:
     """int64: events per modality and row."""
     text_E: pa.Array
     age_E: np.ndarray
-    """float32: days before as_of; negative for future events."""
+    """float32: days before as_of on the clock of its time zone; zero or less for future events."""
     amount_E: np.ndarray
     """float32: NaN where an event has none."""
 
@@ -43,7 +42,7 @@ def kept_events(rows: pa.Table, template: Template) -> np.ndarray:
 
 def history_events(rows: pa.Table, template: Template) -> Events:
     """The newest `keep` events per modality and row."""
-    as_of_B = _microseconds(rows["as_of"])
+    as_of_B = wall_clock_of_as_of(rows["as_of"])
     parts, counts = [], []
     for modality in template.modalities:
         column = rows[modality.name].combine_chunks()
@@ -53,7 +52,7 @@ def history_events(rows: pa.Table, template: Template) -> Events:
         count_B = np.minimum(count_B, modality.keep)
         parts.append((kept, np.repeat(as_of_B, count_B)))
         counts.append(count_B)
-    return _events(parts, np.stack(counts))
+    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts))
 
 
 def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: int) -> Events:
@@ -70,7 +69,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
     drawn = np.sort(order[rank_E < limit])
     events, row_E = column.flatten().take(pa.array(drawn)), row_E[drawn]
     names = np.array(events.field("modality").to_pylist(), dtype=object)
-    as_of_B = _microseconds(rows["as_of"])
+    as_of_B = wall_clock_of_as_of(rows["as_of"])
     parts, counts = [], []
     for modality in template.modalities:
         index = np.flatnonzero(names == modality.name)
@@ -78,7 +77,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
         index = index[rank < modality.keep]
         parts.append((events.take(pa.array(index)), as_of_B[row_E[index]]))
         counts.append(np.bincount(row_E[index], minlength=len(rows)))
-    return _events(parts, np.stack(counts))
+    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts))
 
 
 def row_keys(rows: pa.Table) -> np.ndarray:
@@ -99,12 +98,6 @@ def _lengths(column: pa.Array) -> np.ndarray:
     return lengths.astype(np.int64)
 
 
-def _microseconds(times: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Times as microseconds since 1970, int64."""
-    values: np.ndarray = times.cast(pa.int64()).to_numpy()
-    return values
-
-
 def _scramble(value: np.ndarray) -> np.ndarray:
     """The splitmix64 finaliser, uint64: neighbouring integers become unrelated ones."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -112,9 +105,10 @@ def _scramble(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def _events(parts: list[tuple[pa.StructArray, np.ndarray]], count_MB: np.ndarray) -> Events:
-    """Modality by modality: events, and the as_of of each, microseconds."""
+def _events(parts: list[tuple[pa.StructArray, np.ndarray]], zone: str, count_MB: np.ndarray) -> Events:
+    """Modality by modality: events, and what clocks showed at the as_of of each, in microseconds."""
     text = pa.concat_arrays([events.field("text").cast(pa.string()) for events, _ in parts])
-    age = [(as_of - _microseconds(events.field("time"))) / MICROSECONDS_PER_DAY for events, as_of in parts]
+    times = [events.field("time").cast(pa.timestamp("us", zone)) for events, _ in parts]
+    age = [age_days(as_of, wall_clock(time)) for time, (_, as_of) in zip(times, parts, strict=True)]
     amount = [events.field("amount").to_numpy(zero_copy_only=False) for events, _ in parts]
     return Events(count_MB, text, np.concatenate(age).astype(np.float32), np.concatenate(amount).astype(np.float32))

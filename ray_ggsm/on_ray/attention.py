@@ -18,6 +18,7 @@ import ray
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
 from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
+from ray_ggsm.data.definition import read_file
 from ray_ggsm.data.validate import validate
 from ray_ggsm.evaluation.attention import AttentionMeans, attention_of, terminal_table
 from ray_ggsm.evaluation.pages.attention_figures import attention_figure
@@ -57,6 +58,8 @@ class _Sample:
 
     chunks: Sequence[Chunk]
     encoder: EncoderDescription
+    zone: str
+    """Time zone whose clock ages follow."""
     vectors: VectorStore
     train: str
     """Location of the train stage."""
@@ -114,7 +117,8 @@ def _read(pipeline: Pipeline) -> Readings:
     with connected(e):
         encoding = EventEncoding(e.model.event_encoder, encoder.event_encoder_digest, pipeline.event_vectors, e.ray)
         events = encode_events(encoding, chunks, encoder.modality_names)
-        sample = _Sample(chunks, encoder, events.vectors, pipeline.train.location)
+        zone = read_file(pipeline.prepare.definition).age_timezone
+        sample = _Sample(chunks, encoder, zone, events.vectors, pipeline.train.location)
         task = _readings.options(**actor_resources(e.ray))
         readings: dict[str, Reading] = ray.get(task.remote(e, sample))
     seconds = round(time.monotonic() - started, 1)
@@ -141,7 +145,8 @@ def _readings(experiment: Experiment, sample: _Sample) -> dict[str, Reading]:
     names, features = sample.encoder.modality_names, len(sample.encoder.feature_names)
     columns, limit = ["user_id", "as_of", *names, "tabular", "query"], experiment.data.max_text_length
     tables = [
-        validate(read_chunk(chunk, columns), names, features, limit, source=chunk.file)[0] for chunk in sample.chunks
+        validate(read_chunk(chunk, columns), names, features, limit, source=chunk.file, zone=sample.zone)[0]
+        for chunk in sample.chunks
     ]
     rows = pa.concat_tables(tables).slice(0, experiment.attention.rows)
     device = device_of(experiment.ray)

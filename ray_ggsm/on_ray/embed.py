@@ -7,6 +7,7 @@ dead letters with their reasons) and `report.json|html` (what the run did).
 from ray_ggsm import storage
 from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.config import InputError
+from ray_ggsm.data.definition import read
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.version import (
     VersionRequest,
@@ -51,7 +52,8 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
 
 def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publish_anyway: str | None) -> VersionRequest:
     e, stage = pipeline.experiment, pipeline.embed
-    chunks = plan_rows(files, encoder, e.embedding)
+    definition = read(encoder.location)
+    chunks = plan_rows(files, encoder, definition, e.embedding)
     event_digest = encoder.description.event_encoder_digest
     return VersionRequest(
         job="embed",
@@ -60,6 +62,7 @@ def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publis
         staging=stage.staging,
         rows=chunks,
         encoder=encoder,
+        definition=definition,
         events=EventEncoding(e.model.event_encoder, event_digest, pipeline.event_vectors, e.ray),
         embedding=e.embedding,
         publishing=e.publishing,

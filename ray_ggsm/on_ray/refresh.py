@@ -14,6 +14,7 @@ from ray_ggsm.building.lock import held
 from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.config import Config, InputError, Location, Runtime, digest
 from ray_ggsm.data.chunks import Chunk
+from ray_ggsm.data.definition import RowDefinition, read
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.config import EventEncoderConfig
@@ -75,6 +76,7 @@ class _Input:
     state: list[FileState]
     """State of the files before anything was read from them."""
     encoder: SavedEncoder
+    definition: RowDefinition | None
     chunks: list[Chunk]
 
     @property
@@ -112,19 +114,10 @@ def _input(config: RefreshConfig) -> _Input:
     if not files:
         raise InputError(f"rows: no file matches '{config.rows}'")
     state = _state(files)
-    encoder = SavedEncoder.read(_one_encoder(config.encoder))
+    encoder = SavedEncoder.find(config.encoder)
     print_half_open_mask("refresh", encoder, config.embedding)
-    return _Input(files, state, encoder, plan_rows(files, encoder, config.embedding))
-
-
-def _one_encoder(pattern: str) -> str:
-    if "*" not in pattern:
-        return storage.absolute(pattern)
-    found = storage.glob(pattern)
-    if len(found) != 1:
-        listed = ", ".join(found) or "nothing"
-        raise InputError(f"encoder: '{pattern}' must match one directory, and matches {listed}; name one")
-    return found[0]
+    definition = read(encoder.location)
+    return _Input(files, state, encoder, definition, plan_rows(files, encoder, definition, config.embedding))
 
 
 def _refresh(config: RefreshConfig, rows: _Input, table: str, publish_anyway: str | None) -> int:
@@ -160,6 +153,7 @@ def _request(
         staging=storage.join(table, "staging", run),
         rows=rows.chunks,
         encoder=encoder,
+        definition=rows.definition,
         events=EventEncoding(events, encoder.description.event_encoder_digest, config.vectors, config.ray),
         embedding=config.embedding,
         publishing=config.publishing,

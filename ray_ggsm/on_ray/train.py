@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, identity
+from ray_ggsm.data import definition
 from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model import saved
@@ -57,6 +58,8 @@ def train(pipeline: Pipeline) -> str:
         result = _fit(_ray_trainer(job, stage, lines))
         if failure := ray.get(lines.failed.remote()):
             raise failure
+        for encoder in (stage.encoder, stage.untrained):
+            definition.write(definition.read_file(pipeline.prepare.definition), encoder)
         publishes_best = held_out is not None and held_out.publish == "best"
         trains = experiment.resolved_mask().build().trains
         running.result = TrainResult(

@@ -101,6 +101,10 @@ class VersionMetadata(_Recorded):
     """How user rows were embedded."""
     encoder_description: RecordedEncoder | None = None
     """The encoder."""
+    timezone: str | None = None
+    """Time zone whose midnight a date means; None: UTC."""
+    row_definition: str | None = None
+    """Digest of the definition of its user rows."""
     input: RecordedInput | None = None
     """The user rows that a refresh read."""
     forgotten: ForgottenRows | None = None

@@ -5,6 +5,7 @@ Legend: N rows, D width.
 
 import datetime as dt
 from collections.abc import Collection, Sequence
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -59,8 +60,8 @@ class EmbeddingTable:
 
         Args:
             version: version to read; None: the newest.
-            as_of: moment whose rows are wanted: a datetime, a date or an ISO string, in UTC unless it says otherwise;
-                None: all.
+            as_of: moment whose rows are wanted: a datetime, a date (its midnight) or an ISO string, in the time zone of
+                the version's user rows unless it says otherwise; None: all.
             user_ids: users whose rows are wanted, for little more than the cost of these rows; users without rows are
                 left out; None: all.
             columns: names out of SCHEMA, in this order; None: all.
@@ -82,7 +83,7 @@ class EmbeddingTable:
             files = [file for file in files if file.bucket in by_bucket]
             users = [by_bucket[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
-        return scan.read_files(locations, names, users, None if as_of is None else _utc(as_of))
+        return scan.read_files(locations, names, users, None if as_of is None else self._instant(as_of, version))
 
     def matrix(
         self,
@@ -140,6 +141,15 @@ class EmbeddingTable:
                 problems.append(str(error))
         return problems
 
+    def _instant(self, moment: Moment, version: int | None) -> dt.datetime:
+        """The instant that a moment means in the zone of a version's user rows."""
+        found = _parsed(moment) if isinstance(moment, str) else moment
+        if not isinstance(found, dt.datetime):
+            found = dt.datetime.combine(found, dt.time())
+        if found.tzinfo is None:
+            found = found.replace(tzinfo=ZoneInfo(self.metadata(version).timezone or "UTC"))
+        return found.astimezone(dt.UTC)
+
     def _at(self, version: int | None) -> DeltaTable:
         return self._table if version in (None, self.version) else delta.load(self.location, version)
 
@@ -164,12 +174,8 @@ def _by_bucket(users: pa.Array, buckets: int) -> dict[int, list[str]]:
     return found
 
 
-def _utc(moment: Moment) -> dt.datetime:
-    if isinstance(moment, str):
-        try:
-            moment = dt.datetime.fromisoformat(moment)
-        except ValueError as error:
-            raise InputError(f"as_of: expected an ISO date or time such as 2024-03-01, found '{moment}'") from error
-    if not isinstance(moment, dt.datetime):
-        moment = dt.datetime.combine(moment, dt.time())
-    return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
+def _parsed(moment: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(moment)
+    except ValueError as error:
+        raise InputError(f"as_of: expected an ISO date or time such as 2024-03-01, found '{moment}'") from error

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data import validate as v
-from ray_ggsm.data.schema import user_row_schema
+from ray_ggsm.data.schema import event_type, future_type, user_row_schema
 
 AS_OF = datetime(2024, 3, 1, tzinfo=UTC)
-SCHEMA = user_row_schema(["a", "b"], ["x", "y"], future=True)
+EVENT = event_type("UTC")
+SCHEMA = user_row_schema({"a": EVENT, "b": EVENT}, ["x", "y"], future=future_type(EVENT))
 
 
 def event(days=-1.0, text="shoes", amount=None):

@@ -53,7 +53,7 @@ class World:
     def build(self, run: str) -> Build:
         staging = str(self.directory / "staging" / run)
         store = VectorStore((), str(self.directory / "cache"))
-        return Build(self.embedding, 2000, "encoder", "enc1", MODALITIES, FEATURES, store, run, staging, BUCKETS)
+        return Build(self.embedding, 2000, "encoder", "enc1", MODALITIES, FEATURES, "UTC", store, run, staging, BUCKETS)
 
     def stage(self, build: Build, chunks: Sequence[Chunk], previous: EmbeddingTable | None = None) -> None:
         """Stage chunks; rows that `previous` has keep their vectors."""

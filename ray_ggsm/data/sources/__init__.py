@@ -1,11 +1,14 @@
 """Sources of events, one file each."""
 
+import duckdb
+
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.source_config import FilesSource
 from ray_ggsm.data.sources.files import EventFiles
 from ray_ggsm.data.sources.journey import Journey
 from ray_ggsm.data.sources.source import Source
 from ray_ggsm.data.sources.table import Uses
+from ray_ggsm.data.sql import columns_in
 from ray_ggsm.data.text_template import template_columns
 
 
@@ -16,16 +19,31 @@ def source_of(config: DataConfig) -> Source:
     return Journey()
 
 
+def row_columns(config: DataConfig) -> dict[str, set[str]]:
+    """Table -> columns that expressions of modalities and features use, in lower case; tables that rows need."""
+    tables = {m.table for m in config.modalities.values()} | {f.table for f in config.features}
+    without_labels = config.model_copy(update={"labels": {}})
+    with duckdb.connect() as connection:
+        return {
+            table: {c for sql in _uses(without_labels, table).expressions for c in columns_in(connection, sql)}
+            for table in sorted(tables)
+        }
+
+
 def _uses(config: DataConfig, table: str) -> Uses:
-    """What the config does with a table's columns; an amount that is a plain column name must be a number."""
+    """What the config does with a table's columns; an amount or field that is a plain column must be a number."""
     modalities = [m for m in config.modalities.values() if m.table == table]
-    expressions = [sql for m in modalities for sql in (m.where, m.amount)]
+    fields = [field for m in modalities for field in m.fields.values()]
+    templates = [m.text for m in modalities] + [field.text for field in fields if field.text is not None]
+    amounts = [*(m.amount for m in modalities), *(field.number for field in fields)]
+    expressions = [sql for m in modalities if m.parts is not None for sql in (m.parts.texts, m.parts.weights)]
+    expressions += [m.where for m in modalities]
     expressions += [sql for f in config.features if f.table == table for sql in (f.sql, f.per)]
     expressions += [
         sql for label in config.labels.values() if label.table == table for sql in (label.sql, label.defined_if)
     ]
     return Uses(
-        frozenset(column for m in modalities for column in template_columns(m.text)),
-        tuple(sql for sql in expressions if sql is not None),
-        frozenset(m.amount for m in modalities if m.amount is not None and m.amount.isidentifier()),
+        frozenset(column for template in templates for column in template_columns(template)),
+        tuple(sql for sql in (*expressions, *amounts) if sql is not None),
+        frozenset(amount for amount in amounts if amount is not None and amount.isidentifier()),
     )

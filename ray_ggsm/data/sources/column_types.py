@@ -97,6 +97,16 @@ def unified(where: str, column: str, kinds: Mapping[str, str]) -> str:
     )
 
 
+def stands_for(given: str, wanted: str) -> bool:
+    """Whether a column of a file may hold values of a type; numbers of all kinds may, where each value fits."""
+
+    def is_number(kind: str) -> bool:
+        return kind in WHOLE or kind in FLOATING or kind.startswith("DECIMAL")
+
+    is_time = given.startswith(("TIMESTAMP", "DATE")) and wanted.startswith(("TIMESTAMP", "DATE"))
+    return given in (wanted, NOTHING) or (is_number(given) and is_number(wanted)) or is_time
+
+
 def converted(column: str, given: str, wanted: str) -> str:
     """SQL: the value of a column as another type, NULL where it is none; NaN is no value."""
     value = quote(column)
@@ -116,6 +126,10 @@ def is_unusable(column: str, given: str, wanted: str) -> list[tuple[str, str]]:
         found.append((f"{value} IS NOT NULL AND trim({value}::VARCHAR) <> '' AND {result} IS NULL", "bad_value"))
     if given in WHOLE and wanted == "DOUBLE":
         found.append((f"{result}::HUGEINT <> {value}", "bad_value"))
+    elif given != wanted and (wanted in WHOLE or wanted.startswith("DECIMAL")):
+        found.append((f"{result}::DOUBLE <> try_cast({value} AS DOUBLE)", "bad_value"))  # 0.15 is no whole number
+    elif given != wanted and wanted == "DATE":
+        found.append((f"{result}::TIMESTAMP <> try_cast({value} AS TIMESTAMP)", "bad_value"))
     return found
 
 

@@ -52,6 +52,12 @@ class EventFiles:
             if not empty:
                 files.fill(types[name], shard, shards)
 
+    def check_types(self, connection: duckdb.DuckDBPyConnection, types: Types, where: str) -> None:
+        """Refuse files that have lost a column, or have it with another type; raises like `Source.check_types`."""
+        for name, table in self.configs.items():
+            if name in types:
+                FileTable(connection, name, table, self.uses.get(name, Uses())).check_types(types[name], where)
+
     def hint(self, types: Types, sentence: str) -> str:
         """What to say, after a sentence, of the texts in it that are columns without a number type."""
         with duckdb.connect() as connection:

@@ -58,6 +58,18 @@ class Source(Protocol):
             InputError: the source is not there, or its tables are not as the config says.
         """
 
+    def check_types(self, connection: duckdb.DuckDBPyConnection, types: Types, where: str) -> None:
+        """Refuse files without some of these columns, or with another type in their schema; more columns are welcome.
+
+        Args:
+            connection: where files are read.
+            types: those of a row definition.
+            where: file of the definition, for errors.
+
+        Raises:
+            InputError: naming table, file and column.
+        """
+
     def hint(self, types: Types, sentence: str) -> str:
         """What to add to a sentence about an expression, from the types of the columns in it; often nothing."""
 

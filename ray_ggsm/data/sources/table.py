@@ -16,7 +16,7 @@ import fsspec
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
-from ray_ggsm.data.sources.column_types import Guess, common, guesses, unified
+from ray_ggsm.data.sources.column_types import Guess, common, guesses, stands_for, unified
 from ray_ggsm.data.sources.conversion import conversion, has_text
 from ray_ggsm.data.sources.csv_part import Csv, MixedCsv, Unreadable
 from ray_ggsm.data.sources.formats import part
@@ -163,6 +163,22 @@ class FileTable:
             here = [c for c in wanted if columns.get(c) == "VARCHAR" and c not in self.config.partitions]
             found = self._read(each, partial(guesses, self.connection, columns=here, whole=True))
             yield from ((c, guess.example) for c, guess in found.items() if guess.example is not None)
+
+    def check_types(self, types: Mapping[str, str], where: str) -> None:
+        """Refuse files without a column of a row definition, or with another type; `where` is the definition's file."""
+        for each, columns in self.parts:
+            for column, wanted in types.items():
+                if column not in columns:
+                    raise InputError(
+                        f"{self.where}: the rows of {where} need column '{column}' ({wanted}), but {each.file} "
+                        f"{no_column(column, columns)}"
+                    )
+                is_typed = isinstance(each, Parquet) and column not in self.config.partitions
+                if is_typed and not stands_for(columns[column], wanted):
+                    raise InputError(
+                        f"{self.where}: column '{column}' was {wanted} when {where} was made, and is "
+                        f"{columns[column]} in {each.file}; write it as {wanted} again, or train an encoder on it"
+                    )
 
     def create(self, types: Mapping[str, str], all_columns: bool) -> None:
         """Create the table without rows; with all columns of the files, or those that are used."""

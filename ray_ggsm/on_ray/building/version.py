@@ -12,6 +12,8 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate, count_dead_letters
 from ray_ggsm.building.report import RunReport
 from ray_ggsm.data.chunks import Chunk, plan_chunks
+from ray_ggsm.data.definition import RowDefinition
+from ray_ggsm.data.schema import UTC
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.description import SavedEncoder
@@ -43,6 +45,8 @@ class VersionRequest:
     """Chunks of user rows."""
     encoder: SavedEncoder
     """The encoder of user rows."""
+    definition: RowDefinition | None
+    """What user rows are to the encoder; None: it does not say."""
     events: EventEncoding
     """The encoder of event texts, and the place of their vectors."""
     embedding: EncodingConfig
@@ -88,10 +92,13 @@ class BuiltVersion:
     """Whether the version is new."""
 
 
-def plan_rows(files: Sequence[str], encoder: SavedEncoder, config: EncodingConfig) -> list[Chunk]:
+def plan_rows(
+    files: Sequence[str], encoder: SavedEncoder, definition: RowDefinition | None, config: EncodingConfig
+) -> list[Chunk]:
     """The chunks of user-row files, checked against what the encoder reads; raises like `plan_chunks`."""
-    description = encoder.description
-    return plan_chunks(files, config.rows_per_chunk, description.modality_names, len(description.feature_names))
+    description, wanted = encoder.description, definition.digest if definition else None
+    features = len(description.feature_names)
+    return plan_chunks(files, config.rows_per_chunk, description.modality_names, features, wanted)
 
 
 def print_half_open_mask(job: str, encoder: SavedEncoder, config: EncodingConfig) -> None:
@@ -151,6 +158,7 @@ def _build(request: VersionRequest, vectors: VectorStore) -> Build:
         encoder_digest=request.encoder.digest,
         modalities=description.modality_names,
         features=len(description.feature_names),
+        zone=request.definition.age_timezone if request.definition else UTC,
         vectors=vectors,
         run=request.run,
         staging=request.staging,
@@ -213,5 +221,7 @@ def _metadata(request: VersionRequest) -> VersionMetadata:
     metadata = VersionMetadata(
         config=RecordedConfig.model_validate(request.embedding.model_dump(mode="json")),
         encoder_description=RecordedEncoder.model_validate(encoder),
+        timezone=request.definition.timezone if request.definition else None,
+        row_definition=request.definition.digest if request.definition else None,
     )
     return metadata.model_copy(update={"input": request.input}) if request.input else metadata

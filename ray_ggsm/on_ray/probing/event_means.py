@@ -5,7 +5,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
-from ray_ggsm.data.schema import user_row_schema
 from ray_ggsm.model.batch import history_events
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import find
@@ -27,7 +26,7 @@ def event_means(pipeline: Pipeline, rows: str) -> pa.Table:
     lookup = find(location, pipeline.experiment.ray.cache_directory).open()
     template = Template(tuple(Modality(name, keep) for name, keep in modalities.items()), 0, 8)
     fs, path = storage.arrow_filesystem(rows)
-    columns = [name for name in user_row_schema(list(modalities), [], False).names if name != "tabular"]
+    columns = ["user_id", "as_of", *modalities]
     table = pq.read_table(path, columns=columns, filesystem=fs).combine_chunks()
     events = history_events(table, template)
     sums_BH = np.zeros((len(table), lookup.width), dtype=np.float32)

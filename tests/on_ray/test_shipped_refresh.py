@@ -1,4 +1,4 @@
-"""configs/refresh.yaml, as the README shows it, on what configs/own_events/quickstart.yaml makes."""
+"""configs/refresh.yaml and configs/attach_definition.yaml, on what configs/own_events/quickstart.yaml makes."""
 
 from pathlib import Path
 
@@ -7,10 +7,12 @@ import yaml
 
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
+from ray_ggsm.data.definition import read_file
 from ray_ggsm.tables import open_table
 
 ROOT = Path(__file__).parents[2]
 REFRESH = ROOT / "configs" / "refresh.yaml"
+ATTACH = ROOT / "configs" / "attach_definition.yaml"
 
 
 def test_the_shipped_refresh(
@@ -38,3 +40,26 @@ def test_the_shipped_refresh(
     assert (table.version, len(table.read())) == (0, 1)
     assert run(JOBS["refresh"], refresh) == 0
     assert "nothing changed; no new version" in capsys.readouterr().out
+
+    [encoder] = tmp_path.glob("train-*/encoder")
+    [prepared] = tmp_path.glob("prepare-*")
+    trained = read_file(str(encoder / "rows.json"))
+    assert trained == read_file(str(prepared / "rows.json"))
+    metadata = table.metadata()
+    assert (metadata.timezone, metadata.row_definition) == ("Europe/Berlin", trained.digest)
+    experiment = tmp_path / "experiment.yaml"
+    experiment.write_text(f"base: {ROOT}/configs/own_events/quickstart.yaml\n")
+    attach = ["--config", str(ATTACH), "--set", f"encoder={encoder}", "--set", f"experiment={experiment}"]
+    assert run(JOBS["attach-definition"], attach) == 2, "it has one already, whose ages follow Berlin"
+    assert f"has the row definition {trained.digest} already" in capsys.readouterr().err
+    (encoder / "rows.json").unlink()  # as in earlier versions
+    assert run(JOBS["attach-definition"], attach) == 0
+    attached = read_file(str(encoder / "rows.json"))
+    assert attached == trained.model_copy(update={"age_timezone": "UTC"})
+    assert run(JOBS["refresh"], refresh) == 2
+    assert f"made by definition {trained.digest}, but the encoder was trained on rows of {attached.digest}" in (
+        capsys.readouterr().err
+    )
+    experiment.write_text(f"base: {ROOT}/configs/own_events/quickstart.yaml\ndata: {{features: []}}\n")
+    assert run(JOBS["attach-definition"], attach) == 2
+    assert "its rows have other features than" in capsys.readouterr().err

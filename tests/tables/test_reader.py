@@ -117,6 +117,26 @@ def test_look_up_reads_few_bytes(tmp_path, monkeypatch):
     assert 0 < share < 0.05
 
 
+def test_a_date_is_the_midnight_of_the_rows_zone(tmp_path):
+    location = str(tmp_path / "users")
+    parts = []
+    for hour in ("2024-03-30T23:00", "2024-03-31T00:00", "2024-03-31T22:00", "2024-04-01T10:00"):  # UTC
+        moment = dt.datetime.fromisoformat(hour).replace(tzinfo=dt.UTC)
+        part = rows([f"at {hour}"])
+        parts.append(part.set_column(1, "as_of", pa.array([moment], pa.timestamp("us", "UTC"))))
+    put(location, pa.concat_tables(parts), "r0", metadata={"timezone": "Europe/Berlin"})
+    for moment, expected in [
+        ("2024-03-31", ["at 2024-03-30T23:00"]),
+        (dt.date(2024, 4, 1), ["at 2024-03-31T22:00"]),
+        (dt.datetime(2024, 3, 31), ["at 2024-03-30T23:00"]),
+        ("2024-04-01T12:00:00", ["at 2024-04-01T10:00"]),
+        ("2024-03-31T00:00:00Z", ["at 2024-03-31T00:00"]),
+        ("2024-04-01T00:00+02:00", ["at 2024-03-31T22:00"]),
+    ]:
+        assert open_table(location).read(as_of=moment)["user_id"].to_pylist() == expected
+    assert open_table(location).matrix(as_of="2024-04-01")[0].tolist() == ["at 2024-03-31T22:00"]
+
+
 def test_columns_as_of_and_matrix(tmp_path):
     location = str(tmp_path / "users")
     one, other = rows(11), rows(11, seed=1, instruction="churn")

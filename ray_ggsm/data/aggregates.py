@@ -137,8 +137,8 @@ def aggregate_per(window: Window, keys: Keys, expression: str, per: str) -> str:
     )
 
 
-def create_features(database: Database, config: DataConfig, fitted: Fitted) -> int:
-    """Create the table `features` (row, tabular: list of float) and return how many numbers each row has."""
+def create_features(database: Database, config: DataConfig, fitted: Fitted) -> None:
+    """Create the table `features` (row, tabular: list of float)."""
     connection, wanted = database.connection, features(config, fitted)
     numbers: dict[int, str] = {}
     joins = []
@@ -152,7 +152,6 @@ def create_features(database: Database, config: DataConfig, fitted: Fitted) -> i
     listed = ", ".join(numbers[i] for i in range(len(wanted)))
     tabular = f"[{listed}]" if wanted else "[]::float[]"
     connection.execute(f"CREATE TABLE features AS SELECT row, {tabular} AS tabular FROM snapshots {' '.join(joins)}")
-    return len(wanted)
 
 
 def _queries(wanted: list[Feature], keys: Mapping[str, Keys]) -> Iterator[tuple[list[int], str]]:

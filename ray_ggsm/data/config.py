@@ -12,53 +12,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config, Runtime
+from ray_ggsm.data.modality_config import ModalityConfig
 from ray_ggsm.data.names import Days, Name, Quantile, TimeZone
 from ray_ggsm.data.source_config import FilesSource, JourneySource
 
-
-class FieldConfig(Config):
-    """A named value of an event: a text, or a number."""
-
-    text: str | None = Field(None, min_length=1)
-    """Template over columns, for example '{store}': what stands in the file."""
-    number: str | None = None
-    """SQL expression over columns."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> "FieldConfig":
-        if (self.text is None) == (self.number is None):
-            raise ValueError("give 'text' or 'number', and one of them only")
-        return self
-
-
-class PartsConfig(Config):
-    """What an event consists of, for example the categories in a basket."""
-
-    texts: str
-    """SQL expression that gives a list of texts, for example "string_split(categories, '|')"."""
-    weights: str | None = None
-    """SQL expression that gives a list of as many numbers; null: each part weighs 1."""
-
-
-class ModalityConfig(Config):
-    """A sequence of dated events of one kind."""
-
-    table: str
-    """Table that holds the events."""
-    where: str | None = None
-    """SQL condition that chooses rows; null: all rows."""
-    text: str = Field(min_length=1)
-    """Template over columns, for example '{page} {item}'. Content only: no dates, no amounts, so that texts recur."""
-    amount: str | None = None
-    """SQL expression of the event's number; null: events have none."""
-    fields: dict[Name, FieldConfig] = Field({})
-    """Named values that rows carry beside the text, in this order."""
-    parts: PartsConfig | None = None
-    """Weighted parts that rows carry beside the text; null: events have none."""
-    keep: int = Field(ge=1)
-    """The newest this many events of a history are kept."""
-    future: bool = True
-    """Whether its events belong to the future that training predicts."""
+EARLIEST_YEAR = 1900
+"""Events of an earlier year have a wrong time."""
 
 
 class FeatureConfig(Config):
@@ -158,6 +117,12 @@ class SnapshotsConfig(Config):
     history_days: Days = 90
     future_days: Days = 30
     minimum_events: MinimumEvents
+
+    @model_validator(mode="after")
+    def _dates_have_events(self) -> "SnapshotsConfig":
+        if wrong := [day for day in self.dates if day.year < EARLIEST_YEAR]:
+            raise ValueError(f"cutoffs: {wrong[0]} is before {EARLIEST_YEAR}, where no event can be; use later cutoffs")
+        return self
 
     @property
     def dates(self) -> tuple[date, ...]:

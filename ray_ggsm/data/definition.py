@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest, identity
-from ray_ggsm.data.config import DataConfig, FeatureConfig, ModalityConfig
+from ray_ggsm.data.config import DataConfig, FeatureConfig
 from ray_ggsm.data.event_details import field_types
+from ray_ggsm.data.modality_config import ModalityConfig
 from ray_ggsm.data.schema import event_type, future_type
 from ray_ggsm.data.sources import row_columns, source_of
 

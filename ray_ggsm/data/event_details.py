@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from ray_ggsm.data.config import ModalityConfig
 from ray_ggsm.data.database import Database
+from ray_ggsm.data.modality_config import ModalityConfig
 from ray_ggsm.data.sources.source import shown
 from ray_ggsm.data.sql import as_float, own, quote, text
 from ray_ggsm.data.text_template import template_parts

@@ -4,7 +4,7 @@ import duckdb
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import SNAPSHOT, Window
-from ray_ggsm.data.config import DataConfig, ModalityConfig
+from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.event_details import (
     PARTS_TYPE,
@@ -15,6 +15,7 @@ from ray_ggsm.data.event_details import (
     rendered,
     with_parts,
 )
+from ray_ggsm.data.modality_config import ModalityConfig
 from ray_ggsm.data.sources.part import RECORD
 from ray_ggsm.data.sources.source import FILE, Keys
 from ray_ggsm.data.sql import as_float, check_expressions, quote, reason, text

@@ -21,7 +21,7 @@ from ray_ggsm.data.database import Database, opened
 from ray_ggsm.data.definition import future_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, fit
-from ray_ggsm.data.schema import DEAD_LETTER, label_schema, user_row_schema
+from ray_ggsm.data.schema import DEAD_LETTER, feature_names, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.sources import source_of
 from ray_ggsm.data.sources.source import State
@@ -67,25 +67,14 @@ def write_shard(
     with opened(config, shard, shards, types=fitted.types, threads=threads) as database:
         create_events(database, config)
         create_snapshots(database, config, config.splits)
-        size = create_features(database, config, fitted)
+        create_features(database, config, fitted)
         create_labels(database, config, fitted)
         events_cut = create_sequences(database, config)
         database.source.locate(database.connection)
         letters = [_fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
-        zone = fitted.definition.age_timezone
-        names = [feature.name for feature in features(config, fitted)]
         for split in config.splits:
-            future = future_of(config, zone) if split in config.splits_with_future else None
-            schema = user_row_schema(
-                fitted.definition.events(), names, future=future, zone=zone, definition=fitted.definition.digest
-            )
-            found, answers = _split_tables(database, config, split, schema)
-            good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split, zone=zone)
-            answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
-            _write(
-                good.drop_columns("row").replace_schema_metadata(schema.metadata),
-                storage.join(location, "rows", split, part),
-            )
+            good, bad, answers = _checked(database, config, split, _schema(config, fitted, split))
+            _write(good, storage.join(location, "rows", split, part))
             _write(answers, storage.join(location, "labels", split, part))
             letters.append(bad)
             rows[split], rejected_rows[split] = len(good), len(bad)
@@ -93,6 +82,29 @@ def write_shard(
     dead_letters = pa.concat_tables(letters)
     _write(dead_letters, storage.join(location, "dead_letters", part))
     return ShardCounts(rows, rejected_rows, labels, events_cut, _value_counts(dead_letters["reason"]))
+
+
+def _schema(config: DataConfig, fitted: Fitted, split: str) -> pa.Schema:
+    """The schema of a split's user rows."""
+    definition, future = fitted.definition, split in config.splits_with_future
+    return user_row_schema(
+        definition.events(),
+        [feature.name for feature in features(config, fitted)],
+        future=future_of(config, definition.age_timezone) if future else None,
+        zone=definition.age_timezone,
+        definition=definition.digest,
+    )
+
+
+def _checked(
+    database: Database, config: DataConfig, split: str, schema: pa.Schema
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Good user rows of a split, dead letters, and the labels of the good ones."""
+    found, answers = _split_tables(database, config, split, schema)
+    zone, size = schema.field("as_of").type.tz, len(feature_names(schema))
+    good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split, zone=zone)
+    answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
+    return good.drop_columns("row").replace_schema_metadata(schema.metadata), bad, answers
 
 
 def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:

@@ -51,13 +51,12 @@ def validate(
     """Split user rows into good ones, with the columns cast to `user_row_schema`, and dead letters.
 
     Args:
-        table: user rows; columns that the schema does not know are kept as they are.
+        table: user rows; unknown columns are kept.
         modalities: the columns that hold events.
         tabular_size: numbers every `tabular` list must have; with 0 the column may be absent.
         max_text_length: longest text in characters.
-        source: file that errors and dead letters name.
-        split: split that dead letters name.
-        zone: time zone whose clock ages follow; times get it, and stay the instants that they are.
+        source, split: file and split that dead letters name.
+        zone: time zone whose clock ages follow; times stay the instants that they are.
 
     Raises:
         InputError: a column is missing or has the wrong type.

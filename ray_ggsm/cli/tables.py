@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
+from ray_ggsm.data.pseudonyms import pseudonym, read_key
 from ray_ggsm.tables import maintenance
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.user_lists import read_users
@@ -50,6 +51,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
     forget = add("forget", _forget, "commit a version without some users")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
+    forget.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
     return parser
 
 
@@ -92,13 +94,16 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    forgotten = maintenance.forget(options.table, read_users(options.users_file))
+    users = read_users(options.users_file)
+    key = None if options.key_file is None else read_key(options.key_file)
+    names = {user if key is None else pseudonym(user, key): user for user in users}
+    forgotten = maintenance.forget(options.table, list(names))
     print(
         f"version {forgotten.version}: {forgotten.users:,} users with {forgotten.rows:,} rows forgotten, "
         f"{len(forgotten.absent):,} users were not there"
     )
     for user in forgotten.absent:
-        print(f"not there: {user!r}")
+        print(f"not there: {names[user]!r}")
     if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
     return INCOMPLETE if forgotten.absent else 0

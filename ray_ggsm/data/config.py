@@ -135,6 +135,9 @@ class UsersConfig(Config):
 
     salt: str = ""
     test_percent: int = Field(30, ge=0, le=100)
+    key_file: Runtime[str | None] = None
+    """File with a secret key, on every node or on s3://: rows, labels and dead letters then name users by keyed hashes.
+    What they are depends on the key, not on the place of its file. null: users are named as in the source."""
 
 
 class SplitConfig(Config):

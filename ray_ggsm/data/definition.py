@@ -16,6 +16,7 @@ from ray_ggsm.config import InputError, Record, digest, identity
 from ray_ggsm.data.config import DataConfig, FeatureConfig
 from ray_ggsm.data.event_details import field_types
 from ray_ggsm.data.modality_config import ModalityConfig
+from ray_ggsm.data.pseudonyms import key_id, read_key
 from ray_ggsm.data.schema import event_type, future_type
 from ray_ggsm.data.sources import row_columns, source_of
 
@@ -58,8 +59,10 @@ class RowDefinition(Record):
     """By name, in the order of the input; `future` says nothing about rows and is left at its default."""
     features: tuple[FeatureDefinition, ...]
     """In the order of the tabular vector."""
-    user_ids: Literal["plain"] = "plain"
-    """How users are named: as in the source."""
+    user_ids: Literal["plain", "keyed_hash"] = "plain"
+    """How users are named: as in the source, or by `ray_ggsm.data.pseudonyms`."""
+    key_id: str | None = None
+    """With `keyed_hash`: which key it was."""
 
     @property
     def digest(self) -> str:
@@ -120,7 +123,7 @@ def define(
         vocabularies: feature with `per` -> its values.
         age_timezone: zone of ages; None: that of the config.
     """
-    zone, used = config.snapshots.timezone, row_columns(config)
+    zone, used, key = config.snapshots.timezone, row_columns(config), key_of(config)
     return RowDefinition(
         timezone=zone,
         age_timezone=age_timezone or zone,
@@ -136,7 +139,14 @@ def define(
         },
         modalities={name: _without_future(modality) for name, modality in config.modalities.items()},
         features=tuple(FeatureDefinition(feature=f, values=vocabularies.get(f.name)) for f in config.features),
+        user_ids="plain" if key is None else "keyed_hash",
+        key_id=None if key is None else key_id(key),
     )
+
+
+def key_of(config: DataConfig) -> bytes | None:
+    """The key of pseudonyms; None where users are named as in the source. Raises like `read_key`."""
+    return None if config.users.key_file is None else read_key(config.users.key_file)
 
 
 def given(config: DataConfig) -> RowDefinition | None:
@@ -211,6 +221,8 @@ def _differences(definition: RowDefinition, config: DataConfig) -> Iterator[tupl
     yield from _differs("modalities", list(definition.modalities), list(config.modalities))
     for name, modality in definition.modalities.items():
         yield from _parts_differ(f"modalities.{name}", modality, _without_future(config.modalities[name]))
+    key = key_of(config)
+    yield from _differs("users.key_file", definition.key_id, None if key is None else key_id(key))
     yield from _differs("features", [f.feature.name for f in definition.features], [f.name for f in config.features])
     for i, (wanted, found) in enumerate(zip(definition.features, config.features, strict=True)):
         yield from _parts_differ(f"features.{i}", wanted.feature, found)

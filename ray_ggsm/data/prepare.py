@@ -15,12 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import Database, opened
-from ray_ggsm.data.definition import future_of, read_file
+from ray_ggsm.data.definition import future_of, key_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, fit
+from ray_ggsm.data.pseudonyms import key_id, pseudonyms
 from ray_ggsm.data.schema import DEAD_LETTER, feature_names, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.sources import source_of
@@ -36,12 +38,12 @@ ROW_GROUP = 1024
 
 
 def input_state(config: DataConfig) -> State:
-    """What the rows depend on beside the config: files with size and time, or the version of a package, and the digest
-    of the definition that the config names. Cheap."""
-    state = source_of(config).state()
-    return (
-        state if config.definition is None else state | {"definition": {"digest": read_file(config.definition).digest}}
-    )
+    """What the rows depend on beside the config: files with size and time, or the version of a package, and which
+    definition and key of pseudonyms the config names. Cheap."""
+    state, key = source_of(config).state(), key_of(config)
+    if config.definition is not None:
+        state |= {"definition": {"digest": read_file(config.definition).digest}}
+    return state if key is None else state | {"users": {"key": key_id(key)}}
 
 
 def write_shard(
@@ -52,8 +54,7 @@ def write_shard(
     Args:
         config: what to prepare.
         fitted: the result of `fit`.
-        shard: position of the shard, of `shards`.
-        shards: number of shards.
+        shard, shards: position of the shard, and number of shards.
         location: where the output goes, local or s3://; files of the same shard are replaced.
         threads: threads DuckDB may use; None: all cores.
 
@@ -64,6 +65,7 @@ def write_shard(
     rows: dict[str, int] = {}
     rejected_rows: dict[str, int] = {}
     labels: dict[str, dict[str, LabelCount]] = {}
+    key = _key(config, fitted)
     with opened(config, shard, shards, types=fitted.types, threads=threads) as database:
         create_events(database, config)
         create_snapshots(database, config, config.splits)
@@ -71,9 +73,11 @@ def write_shard(
         create_labels(database, config, fitted)
         events_cut = create_sequences(database, config)
         database.source.locate(database.connection)
-        letters = [_fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)]
+        rejected = _fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)
+        letters = [_named(rejected, key)]
         for split in config.splits:
-            good, bad, answers = _checked(database, config, split, _schema(config, fitted, split))
+            checked = _checked(database, config, split, _schema(config, fitted, split))
+            good, bad, answers = (_named(table, key) for table in checked)
             _write(good, storage.join(location, "rows", split, part))
             _write(answers, storage.join(location, "labels", split, part))
             letters.append(bad)
@@ -105,6 +109,25 @@ def _checked(
     good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split, zone=zone)
     answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
     return good.drop_columns("row").replace_schema_metadata(schema.metadata), bad, answers
+
+
+def _key(config: DataConfig, fitted: Fitted) -> bytes | None:
+    """The key of pseudonyms, which must be the same on every node."""
+    key = key_of(config)
+    if key is not None and key_id(key) != fitted.definition.key_id:
+        raise InputError(
+            f"data.users.key_file: {config.users.key_file} holds another key on this node than where the run began; "
+            "give all nodes the same"
+        )
+    return key
+
+
+def _named(table: pa.Table, key: bytes | None) -> pa.Table:
+    """The table with pseudonyms as `user_id`, if there is a key."""
+    if key is None:
+        return table
+    position = table.schema.get_field_index("user_id")
+    return table.set_column(position, table.schema.field(position), pseudonyms(table["user_id"], key))
 
 
 def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:

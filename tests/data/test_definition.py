@@ -1,5 +1,6 @@
 """The row definition: rows made by it are the same whatever today's data look like; fields and parts of events."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,49 @@ def test_rows_of_another_definition_are_refused_by_digest(here: Config) -> None:
     own = pq.read_table(files[0]).replace_schema_metadata(None)
     pq.write_table(own, "own.parquet")  # of a team that makes its rows itself: they say nothing
     assert sum(chunk.rows for chunk in plan_chunks(["own.parquet"], 10, ["view"], 4, "0123")) == 2
+
+
+def test_pseudonyms(here: Config) -> None:
+    """Values by Python's BLAKE2b; the split and the sequence of rows do not depend on the key."""
+    key = b"0123456789abcdef"
+    Path("key").write_bytes(key + b"\n")
+    Path("clicks.csv").write_text(
+        "uid,ts,item,price,bonus\na,2024-02-20,x,1,1\nb,2024-03-02,z,no,3\na,2024-03-02,z,1,3\n"
+    )
+    here["source"]["tables"]["clicks"]["types"] = {"price": "bigint"}
+    here["users"] = {"test_percent": 0, "key_file": "key"}
+    names = {user: hashlib.blake2b(user.encode(), key=key, digest_size=16).hexdigest() for user in "ab"}
+    [row] = prepared(here)
+    assert row["user_id"] == names["a"]
+    assert pq.read_table("out/labels/pretrain")["user_id"].to_pylist() == [names["a"]]
+    assert letters() == [(names["b"], "clicks.csv:3", "bad_value")]
+    found = definition()
+    assert found.user_ids == "keyed_hash"
+    plain = here | {"users": {"test_percent": 0}}
+    assert (found.key_id is None, prepared(plain, "plain")[0]["user_id"]) == (False, "a")
+    assert definition("plain").digest != found.digest
+
+
+def test_another_key_of_pseudonyms_is_refused(here: Config) -> None:
+    for name in ("key", "other"):
+        Path(name).write_text(name * 8)
+    here["users"] = {"test_percent": 0, "key_file": "key"}
+    prepared(here)
+    with pytest.raises(InputError, match=r"data\.users\.key_file: the rows of out/rows\.json were made with"):
+        prepared(here | {"users": {"key_file": "other"}, "definition": "out/rows.json"})
+    states = [prepare.input_state(data_config(here | {"users": {"key_file": file}})) for file in ("key", "other")]
+    assert states[0]["users"] != states[1]["users"]
+    checked = data_config(here)
+    fitted = prepare.fit(checked)
+    Path("key").write_bytes(b"y" * 16)
+    with pytest.raises(InputError, match="key holds another key on this node"):
+        prepare.write_shard(checked, fitted, 0, 1, "out")
+    Path("key").write_bytes(b"short")
+    with pytest.raises(InputError, match="a key of 16 to 64 bytes, found 5"):
+        prepared(here)
+    Path("key").unlink()
+    with pytest.raises(InputError, match="key: expected a file with a secret key"):
+        prepared(here)
 
 
 FIELDS = {

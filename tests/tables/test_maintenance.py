@@ -9,6 +9,7 @@ import pytest
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.data.pseudonyms import pseudonym
 from ray_ggsm.tables import maintenance, open_table
 from ray_ggsm.tables.maintenance import Forgotten, forget, rollback, vacuum
 from ray_ggsm.tables.metadata import ForgottenRows, VersionMetadata
@@ -166,6 +167,17 @@ def test_commands(tmp_path, capsys):
     Path(open_table(location).files()[0]).unlink()
     assert job("verify", location) == 1
     assert "version 3: 1 of 5 files have problems" in capsys.readouterr().out
+
+
+def test_forget_users_of_a_table_with_pseudonyms(tmp_path, capsys):
+    location, key = str(tmp_path / "users"), b"k" * 32
+    names = {name: pseudonym(name, key) for name in ("ann", "bob", "cat")}
+    put(location, rows(list(names.values())), "r0")
+    (tmp_path / "key").write_bytes(key)
+    (tmp_path / "gone.txt").write_text("ann\nnobody\n")
+    assert job("forget", location, "--users-file", tmp_path / "gone.txt", "--key-file", tmp_path / "key") == 5
+    assert "not there: 'nobody'" in capsys.readouterr().out
+    assert users(location) == {names["bob"], names["cat"]}
 
 
 def test_wrong_input_to_commands(tmp_path, capsys):

@@ -1,0 +1,48 @@
+"""Pseudonyms of users: keyed hashes, which nobody can compute or invert without the key.
+
+The key is a file outside of everything that is published, for example a mounted secret. The same user has the same
+pseudonym in rows, labels, dead letters and tables as long as the key stays the same.
+"""
+
+import hashlib
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+
+BYTES = 16
+"""Length of a pseudonym; among a billion users, two are equal with a chance of 1 in 10^21."""
+
+
+def read_key(file: str) -> bytes:
+    """The key in a file, local or s3://; a line feed at its end does not belong to it.
+
+    Raises:
+        InputError: no such file, or a key of other than 16 to 64 bytes.
+    """
+    try:
+        key = storage.read_bytes(file).removesuffix(b"\n")
+    except OSError as error:
+        raise InputError(f"{file}: expected a file with a secret key ({type(error).__name__})") from None
+    if not 16 <= len(key) <= 64:
+        raise InputError(f"{file}: expected a key of 16 to 64 bytes, found {len(key)}; openssl rand -hex 32 makes one")
+    return key
+
+
+def pseudonym(user: str, key: bytes) -> str:
+    """The pseudonym of one user, 32 hex digits: BLAKE2b with the key, of the id in UTF-8."""
+    return hashlib.blake2b(user.encode(), key=key, digest_size=BYTES).hexdigest()
+
+
+def pseudonyms(users: pa.ChunkedArray, key: bytes) -> pa.Array:
+    """The pseudonym of each user, (N,) strings; null stays null."""
+    encoded = pc.dictionary_encode(users.combine_chunks())
+    names = pa.array([pseudonym(user, key) for user in encoded.dictionary.to_pylist()], pa.string())
+    return names.take(encoded.indices)
+
+
+def key_id(key: bytes) -> str:
+    """16 hex digits that tell keys apart and say nothing of them."""
+    return hashlib.blake2b(b"key of pseudonyms", key=key, digest_size=8).hexdigest()

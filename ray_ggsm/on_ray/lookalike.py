@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray.data
 import torch
 from pydantic import Field, model_validator
@@ -25,14 +24,10 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.numerics import unit
 from ray_ggsm.on_ray.cluster.connection import check_place, started
-from ray_ggsm.tables import open_table, scan
+from ray_ggsm.tables import open_table
+from ray_ggsm.tables.nearest import AUDIENCE, best_of_files, best_rows
 from ray_ggsm.tables.reader import EmbeddingTable
-from ray_ggsm.tables.schema import matrix
 from ray_ggsm.tables.user_lists import read_users
-
-COLUMNS = ["user_id", "as_of", "instruction", "embedding"]
-AUDIENCE = pa.schema([("user_id", pa.string()), ("as_of", pa.timestamp("us", "UTC")), ("score", pa.float32())])
-"""Columns of the result; `score` is the cosine."""
 
 
 class LookalikeConfig(Config):
@@ -146,31 +141,12 @@ def nearest(table: EmbeddingTable, target_D: np.ndarray, k: int, without: Sequen
     """The k best users (AUDIENCE), best first, without the users of `without`; a user's best row counts."""
     files = [{"file": file} for file in table.files()]
     scored = ray.data.from_items(files, override_num_blocks=max(len(files), 1)).map_batches(
-        _best_of_files,
+        best_of_files,
         fn_args=[target_D / np.linalg.norm(target_D), k, pa.array(without, pa.string()), instruction],
         batch_format="pyarrow",
         batch_size=1,
     )
     best = AUDIENCE.empty_table()
     for of_file in scored.iter_batches(batch_format="pyarrow", batch_size=None):
-        best = _best(pa.concat_tables([best, of_file.cast(AUDIENCE)]), k)
+        best = best_rows(pa.concat_tables([best, of_file.cast(AUDIENCE)]), k)
     return best
-
-
-def _best_of_files(files: pa.Table, target_D: np.ndarray, k: int, without: pa.Array, instruction: str) -> pa.Table:
-    rows = scan.read_files(files["file"].to_pylist(), COLUMNS)
-    wanted = pc.and_(
-        pc.equal(rows["instruction"], instruction), pc.invert(pc.is_in(rows["user_id"], value_set=without))
-    )
-    rows = rows.filter(wanted)
-    if not len(rows):
-        return AUDIENCE.empty_table()
-    score_N = unit(matrix(rows["embedding"])) @ target_D
-    return _best(pa.table([rows["user_id"], rows["as_of"], pa.array(score_N, pa.float32())], schema=AUDIENCE), k)
-
-
-def _best(rows: pa.Table, k: int) -> pa.Table:
-    ordered = rows.sort_by([("score", "descending"), ("user_id", "ascending")])
-    users = ordered["user_id"].combine_chunks().dictionary_encode()
-    _, first = np.unique(users.indices.to_numpy(), return_index=True)
-    return ordered.take(pa.array(np.sort(first)[:k]))

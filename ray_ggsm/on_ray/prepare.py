@@ -5,9 +5,6 @@ from collections.abc import Mapping
 import ray
 
 from ray_ggsm.data import prepare as shards
-from ray_ggsm.data.aggregates import Fitted
-from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.summary import ShardCounts
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.stages import Pipeline, PrepareResult, timed
 
@@ -19,8 +16,10 @@ def prepare(pipeline: Pipeline) -> str:
         return stage.location
     shards.check(config)
     with connected(pipeline.experiment), timed(stage) as running:
-        fitted = ray.get(_fit.remote(config, config.shards))
-        tasks = [_write_shard.remote(config, fitted, k, config.shards, stage.location) for k in range(config.shards)]
+        # functions of `data`, because a task loads the module of its function, and this one loads torch
+        fit, write_shard = (ray.remote(num_cpus=2)(step) for step in (shards.fit, shards.write_shard))
+        fitted = ray.get(fit.remote(config, config.shards))
+        tasks = [write_shard.remote(config, fitted, k, config.shards, stage.location) for k in range(config.shards)]
         summary = shards.write_summary(config, fitted, ray.get(tasks), stage.location)
         print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
         running.result = PrepareResult(summary=summary)
@@ -29,13 +28,3 @@ def prepare(pipeline: Pipeline) -> str:
 
 def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"
-
-
-@ray.remote(num_cpus=2)
-def _fit(config: DataConfig, n_shards: int) -> Fitted:
-    return shards.fit(config, n_shards)
-
-
-@ray.remote(num_cpus=2)
-def _write_shard(config: DataConfig, fitted: Fitted, shard: int, n_shards: int, location: str) -> ShardCounts:
-    return shards.write_shard(config, fitted, shard, n_shards, location)

@@ -1,7 +1,6 @@
 """One local Ray cluster and one S3 server for all tests here, and one finished run that they look at."""
 
 import contextlib
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import ray
 
 from ray_ggsm.config import build
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.cluster.connection import start_here
 from ray_ggsm.on_ray.quickstart import quickstart
 from ray_ggsm.stages import Pipeline
 from tests.helpers.clicks import changed, click_config, write_click_log
@@ -30,14 +30,7 @@ def cluster(s3_server: str) -> Iterator[None]:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         with contextlib.closing(boto3.client("s3")) as client:
             client.create_bucket(Bucket=BUCKET.removeprefix("s3://"))
-        ray.init(
-            address="local",
-            num_cpus=6,
-            object_store_memory=400_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        start_here(cpus=6, object_store_bytes=400_000_000)
         yield
         ray.shutdown()
 

@@ -12,6 +12,9 @@ import ray.data
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment, RayConfig
 
+STARTS = 3
+"""Attempts to start Ray on this machine."""
+
 
 @contextmanager
 def connected(experiment: Experiment) -> Iterator[None]:
@@ -39,19 +42,32 @@ def started(config: RayConfig) -> Iterator[None]:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
-        ray.init(
-            address="local",
-            num_cpus=config.local_cpus,
-            object_store_memory=int(config.local_object_store_gb * 1e9),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        start_here(config.local_cpus, int(config.local_object_store_gb * 1e9))
     _quieten()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def start_here(cpus: int | None, object_store_bytes: int) -> None:
+    """Start Ray on this machine. Ray gives its processes 30 s to start, which is too little on a loaded machine."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:  # Ray raises no other class
+            if "timed out during startup" not in str(error) or attempt == STARTS:
+                raise
+            print(f"Ray did not start in time; attempt {attempt + 1} of {STARTS}", flush=True)
+            ray.shutdown()
 
 
 def check_place(key: str, location: str) -> None:

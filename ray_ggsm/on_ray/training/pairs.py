@@ -30,9 +30,11 @@ def stream(pairs: Pairs, first: int, last: int, workers: Workers) -> Iterator[pa
     starts = range(first, last, pairs.steps_per_window)
     ranges = [pa.table({"first": [start], "last": [min(start + starts.step, last)]}) for start in starts]
 
+    rank, size = workers.rank, workers.size  # without `workers` itself, whose functions load torch
+
     def read(steps: pa.Table) -> Iterator[pa.Table]:
         for step in range(steps["first"][0].as_py(), steps["last"][0].as_py()):
-            rows = pairs.batch(step, workers.rank, workers.size)
+            rows = pairs.batch(step, rank, size)
             yield rows.append_column("step", pa.array(np.full(len(rows), step)))
 
     # readers wait for storage, not for processors: they must not starve where training holds all of them

@@ -1,5 +1,7 @@
 """The job `attach-definition`: gives an encoder that was saved without one the definition of its user rows."""
 
+import json
+
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, load
 from ray_ggsm.data import definition
@@ -40,7 +42,7 @@ def attach_definition(config: AttachDefinitionConfig) -> None:
 
 def preview(config: AttachDefinitionConfig) -> str:
     """The definition that would be written; raises like `attach_definition`."""
-    return _definition(config, SavedEncoder.find(config.encoder)).model_dump_json(indent=2)
+    return json.dumps(definition.plain(_definition(config, SavedEncoder.find(config.encoder))), indent=2)
 
 
 def _definition(config: AttachDefinitionConfig, encoder: SavedEncoder) -> RowDefinition:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import pyarrow as pa
+from pydantic import JsonValue
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest, identity
@@ -56,7 +57,7 @@ class RowDefinition(Record):
     """Length of the history."""
     tables: dict[str, TableDefinition]
     modalities: dict[str, ModalityConfig]
-    """By name, in the order of the input; `future` says nothing about rows and is left at its default."""
+    """By name, in the order of the input; `future` says nothing about rows and is left out."""
     features: tuple[FeatureDefinition, ...]
     """In the order of the tabular vector."""
     user_ids: Literal["plain", "keyed_hash"] = "plain"
@@ -193,7 +194,13 @@ def read_file(file: str) -> RowDefinition:
 
 def write(definition: RowDefinition, location: str) -> None:
     """Write the definition into a directory, local or s3://."""
-    storage.write_json(storage.join(location, FILE), definition.model_dump(mode="json"))
+    storage.write_json(storage.join(location, FILE), plain(definition))
+
+
+def plain(definition: RowDefinition) -> JsonValue:
+    """The content of rows.json."""
+    content: JsonValue = definition.model_dump(mode="json", exclude={"modalities": {"__all__": {"future"}}})
+    return content
 
 
 def check_same(definition: RowDefinition, config: DataConfig, where: str) -> None:

@@ -51,7 +51,7 @@ def _choose(arguments: Sequence[str], program: str) -> str:
     """The job that the first argument names."""
     titles = {name: job.help.splitlines()[0] for name, job in JOBS.items()}
     titles["tables"] = "Look after an embedding table: history, verify, rollback, vacuum, forget."
-    listed = "\n".join(f"  {name:11} {title}" for name, title in titles.items())
+    listed = "\n".join(f"  {name:17} {title}" for name, title in titles.items())
     parser = argparse.ArgumentParser(
         prog=program,
         usage=f"{program} JOB [--help] ...",

@@ -14,6 +14,7 @@ from ray_ggsm.config import InputError, Record
 from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.definition import RowDefinition
+from ray_ggsm.data.sources.column_types import is_number
 from ray_ggsm.data.sources.source import Keys
 from ray_ggsm.data.sql import as_float, check_expressions, own, quote, reason, text
 
@@ -211,34 +212,19 @@ def check_aggregates(database: Database, config: DataConfig) -> None:
                 _check(connection, f"data.labels.{name}.{key}", query, sql, kind)
 
 
-NUMBERS = (
-    "TINYINT",
-    "SMALLINT",
-    "INTEGER",
-    "BIGINT",
-    "HUGEINT",
-    "UINTEGER",
-    "UBIGINT",
-    "UHUGEINT",
-    "USMALLINT",
-    "UTINYINT",
-)
-
-
 def _check(connection: duckdb.DuckDBPyConnection, key: str, query: str, expression: str, kind: str | None) -> None:
     check_expressions(connection, {key: expression})
     try:
         found = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()}["c0"]
     except duckdb.Error as error:
         raise InputError(f"{key}: `{expression}` does not fit the table: {reason(error)}") from None
-    is_number = found in NUMBERS or found.startswith(("DECIMAL", "DOUBLE", "FLOAT"))
     fits = {
-        "a number": is_number or (found == "BOOLEAN" and ".features" in key),
+        "a number": is_number(found) or (found == "BOOLEAN" and ".features" in key),
         "true or false": found == "BOOLEAN",
         None: True,
     }
     if not fits[kind]:
         hint = "are the types of its columns right?"
-        if kind == "true or false" and is_number:
+        if kind == "true or false" and is_number(found):
             hint = "compare it with something, or give a quantile"
         raise InputError(f"{key}: `{expression}` must give {kind}, but gives {found}; {hint}")

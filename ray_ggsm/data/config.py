@@ -119,6 +119,12 @@ class SnapshotsConfig(Config):
     minimum_events: MinimumEvents
 
     @model_validator(mode="after")
+    def _dates_differ(self) -> "SnapshotsConfig":
+        if repeated := [day for day in self.dates if self.dates.count(day) > 1]:
+            raise ValueError(f"cutoffs: {repeated[0]} is given twice; give it once")
+        return self
+
+    @model_validator(mode="after")
     def _dates_have_events(self) -> "SnapshotsConfig":
         if wrong := [day for day in self.dates if day.year < EARLIEST_YEAR]:
             raise ValueError(f"cutoffs: {wrong[0]} is before {EARLIEST_YEAR}, where no event can be; use later cutoffs")
@@ -206,7 +212,8 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _feature_names_differ(self) -> "DataConfig":
         names = [feature.name for feature in self.features]
-        repeated = [name for name in names if names.count(name) > 1]
+        numbers = [feature.number_name(days, None) for feature in self.features for days in feature.windows or (None,)]
+        repeated = [name for names in (names, numbers) for name in names if names.count(name) > 1]
         if repeated:
             raise ValueError(f"features: the name '{repeated[0]}' is given twice; use another one")
         return self

@@ -6,7 +6,7 @@ and `as_of + interval 3 day` in expressions follow its calendar, also across cha
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ def opened(
     source = source_of(config)
     options: dict[str, Any] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
     with duckdb.connect(config=options) as connection:
-        connection.execute(f"SET TimeZone = {text(config.snapshots.timezone)}")
+        _set_up(connection, config.snapshots.timezone)
         connection.execute(
             'CREATE TABLE rejected ("table" VARCHAR, split VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
             "source VARCHAR, record BIGINT, reason VARCHAR, detail VARCHAR)"
@@ -85,6 +85,20 @@ def opened(
             yield Database(connection, source, types)
         except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as error:
             raise InputError(f"data: an expression cannot be computed for some row: {reason(error)}") from None
+
+
+def _set_up(connection: duckdb.DuckDBPyConnection, zone: str) -> None:
+    """Set the time zone, and make x / 0 NULL.
+
+    By default 0 / 0 is NaN, which DuckDB calls greater than every number: `0 / 0 > 0.5` would be true.
+    """
+    try:
+        connection.execute(f"SET TimeZone = {text(zone)}")
+    except duckdb.Error as error:
+        raise InputError(f"data.snapshots.timezone: {reason(error)}") from None
+    connection.execute("SET ieee_floating_point_ops = false")
+    with suppress(duckdb.CatalogException):  # before duckdb 2 the first setting is enough
+        connection.execute("SET error_on_division_by_zero = false")
 
 
 @dataclass(frozen=True)

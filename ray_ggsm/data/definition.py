@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import pyarrow as pa
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest, identity
 from ray_ggsm.data.config import DataConfig, FeatureConfig
 from ray_ggsm.data.event_details import field_types
 from ray_ggsm.data.modality_config import ModalityConfig
+from ray_ggsm.data.names import TimeZone
 from ray_ggsm.data.pseudonyms import key_id, read_key
 from ray_ggsm.data.schema import event_type, future_type
 from ray_ggsm.data.sources import row_columns, source_of
@@ -43,15 +44,21 @@ class FeatureDefinition(Record):
     values: tuple[str, ...] | None = None
     """With `per`: the values that have a number each, in this order."""
 
+    @model_validator(mode="after")
+    def _values_with_per(self) -> "FeatureDefinition":
+        if (self.feature.per is None) != (self.values is None) or len(set(self.values or ())) < len(self.values or ()):
+            raise ValueError("a feature has different values exactly if it has 'per'")
+        return self
+
 
 class RowDefinition(Record):
     """The content of rows.json."""
 
     format: int = FORMAT
     """Version of this file's layout."""
-    timezone: str
+    timezone: TimeZone
     """Cutoffs are midnights of this zone, and SQL sees times in it."""
-    age_timezone: str
+    age_timezone: TimeZone
     """Ages follow the clock of this zone; UTC for encoders that were trained before ages followed the calendar."""
     history_days: int
     """Length of the history."""
@@ -181,11 +188,11 @@ def read_file(file: str) -> RowDefinition:
     """
     if not storage.exists(file):
         raise InputError(f"{file}: no row definition here; give the file {FILE} beside an encoder or prepared rows")
-    text = storage.read_text(file)
     try:
+        text = storage.read_text(file)
         found = json.loads(text)["format"]
         definition = RowDefinition.model_validate_json(text) if found == FORMAT else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IsADirectoryError, RecursionError):
         raise InputError(f"{file}: this is no row definition; give the file {FILE} beside an encoder") from None
     if definition is None:
         raise InputError(f"{file}: expected a row definition of format {FORMAT}, found {found}")
@@ -225,6 +232,13 @@ def _differences(definition: RowDefinition, config: DataConfig) -> Iterator[tupl
     """Config keys with the definition's value and the config's, where they differ."""
     yield from _differs("snapshots.timezone", definition.timezone, config.snapshots.timezone)
     yield from _differs("snapshots.history_days", definition.history_days, config.snapshots.history_days)
+    tables = source_of(config).tables()
+    for name, table in definition.tables.items():
+        if name not in tables:
+            yield f"source.tables.{name}", name, None
+            continue
+        yield from _differs(f"source.tables.{name}.user", table.user, tables[name].user)
+        yield from _differs(f"source.tables.{name}.time", table.time, tables[name].time)
     yield from _differs("modalities", list(definition.modalities), list(config.modalities))
     for name, modality in definition.modalities.items():
         yield from _parts_differ(f"modalities.{name}", modality, _without_future(config.modalities[name]))

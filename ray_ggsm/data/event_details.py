@@ -73,7 +73,7 @@ def detail_problems(modality: ModalityConfig, max_text_length: int) -> Iterator[
             yield "text_too_long", f"length({value}) > {max_text_length}"
     if modality.parts is not None:
         yield "parts_and_weights_differ", f"len({TEXTS}) <> len({WEIGHTS})"
-        yield "null_part", f"len([x FOR x IN {TEXTS} IF x IS NULL OR trim(x) = '']) > 0"
+        yield "null_part", f"len([x FOR x IN {TEXTS} IF x IS NULL OR {one_line('x')} = '']) > 0"
         yield "text_too_long", f"len([x FOR x IN {TEXTS} IF length(x) > {max_text_length}]) > 0"
         weight = as_float("x")
         yield "non_finite_number", f"len([x FOR x IN {WEIGHTS} IF coalesce(NOT isfinite({weight}), true)]) > 0"

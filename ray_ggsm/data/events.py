@@ -16,6 +16,7 @@ from ray_ggsm.data.event_details import (
     with_parts,
 )
 from ray_ggsm.data.modality_config import ModalityConfig
+from ray_ggsm.data.sources.column_types import is_number
 from ray_ggsm.data.sources.part import RECORD
 from ray_ggsm.data.sources.source import FILE, Keys
 from ray_ggsm.data.sql import as_float, check_expressions, quote, reason, text
@@ -146,9 +147,7 @@ def _fits(found: str, kind: str) -> bool:
     """Whether a DuckDB type is a boolean, a number (`double`), or a list of `texts` or numbers (`weights`)."""
     if kind in ("texts", "weights"):
         return found == "VARCHAR[]" if kind == "texts" else found.endswith("[]") and _fits(found[:-2], "double")
-    if kind == "boolean" or found == "BOOLEAN":
-        return kind == found.lower()
-    return not found.endswith("]") and not found.startswith(("VARCHAR", "TIMESTAMP", "DATE"))
+    return found == "BOOLEAN" if kind == "boolean" else is_number(found)
 
 
 def _joined(window: Window, values: list[str]) -> str:

@@ -18,6 +18,7 @@ from ray_ggsm.data.sources import source_of
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.source import Keys
 from ray_ggsm.data.sql import as_float
+from ray_ggsm.data.zones import check_zone
 
 
 def check(config: DataConfig) -> None:
@@ -32,6 +33,7 @@ def check(config: DataConfig) -> None:
 def _check_expressions(config: DataConfig, types: Types) -> None:
     try:
         with opened(config, empty=True, types=types) as database:
+            check_zone(database.connection, config.snapshots)
             create_snapshots(database, config, config.splits)
             check_modalities(database, config)
             check_aggregates(database, config)

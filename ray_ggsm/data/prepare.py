@@ -123,11 +123,12 @@ def _key(config: DataConfig, fitted: Fitted) -> bytes | None:
 
 
 def _named(table: pa.Table, key: bytes | None) -> pa.Table:
-    """The table with pseudonyms as `user_id`, if there is a key."""
+    """The table with pseudonyms as `user_id`, if there is a key, in their order: another one would tell who is who."""
     if key is None:
         return table
     position = table.schema.get_field_index("user_id")
-    return table.set_column(position, table.schema.field(position), pseudonyms(table["user_id"], key))
+    named = table.set_column(position, table.schema.field(position), pseudonyms(table["user_id"], key))
+    return named.sort_by([("user_id", "ascending"), ("as_of", "ascending")])
 
 
 def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:

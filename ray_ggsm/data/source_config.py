@@ -44,7 +44,7 @@ class FilesSource(Config):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "FilesSource":
-        taken = [name for name in self.tables if name in OWN_TABLES]
+        taken = [name for name in self.tables if name in OWN_TABLES or name.startswith("__")]
         if taken:
             raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
         return self

@@ -92,6 +92,8 @@ def enforce_share(bad: int, total: int, max_bad_share: float, where: str) -> Non
 def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where: str, zone: str = UTC) -> pa.Table:
     """The table with its columns cast to `user_row_schema`; InputError when one is missing or of another kind."""
     schema, future = table.schema, None
+    if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+        raise InputError(f"{where}: column '{twice[0]}' is there twice; write it once")
     events = {name: _with_details(schema, name, event_type(zone)) for name in modalities}
     if "future" in schema.names:
         future = _with_details(schema, "future", future_type(event_type(zone)))
@@ -110,7 +112,10 @@ def conform(table: pa.Table, modalities: Sequence[str], tabular_size: int, where
             raise InputError(f"{where}: column '{field.name}' must be {field.type}, found {given.type}")
         if given.type != field.type:
             target = pa.field(field.name, field.type, metadata=given.metadata)
-            table = table.set_column(position, target, table[position].cast(field.type, safe=False))
+            column = table[position]
+            if pa.types.is_fixed_size_list(given.type):  # a null list has hidden items, which a list has not
+                column = pa.chunked_array([pa.array(column.to_pylist(), pa.list_(given.type.value_type))])
+            table = table.set_column(position, target, column.cast(field.type, safe=False))
     return table
 
 

@@ -47,7 +47,7 @@ def test_help_lists_all_jobs(monkeypatch, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: ray-ggsm JOB [--help] ..."
     assert {line.split()[0] for line in lines if line.startswith("  ")} >= {*JOBS, "tables"}
-    scripts = {file.stem for file in (ROOT / "jobs").glob("*.py")}
+    scripts = {file.stem.replace("_", "-") for file in (ROOT / "jobs").glob("*.py")}
     assert scripts == {*JOBS, "tables"}, "each job has a script"
 
 

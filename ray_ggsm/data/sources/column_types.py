@@ -30,7 +30,15 @@ TESTS = {
 NOTHING = "NULL"
 """Type of a column without any value."""
 WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+NARROW = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+"""Whole numbers that are all BIGINTs: equal data have equal types, however they were written."""
 FLOATING = ("FLOAT", "DOUBLE")
+PLAIN_WHOLE, FRACTION = r"[-+]?\d+(\.0*)?", r"\.(\d*)"
+PLAIN_TIMES = {
+    "DATE": r"\d{4}-\d{1,2}-\d{1,2}",
+    "TIMESTAMP": r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?",
+}
+"""Texts without an offset, as declared types take them."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,11 @@ def unified(where: str, column: str, kinds: Mapping[str, str]) -> str:
         InputError: the types cannot stand for each other.
     """
     kinds = {kind: file for kind, file in kinds.items() if kind != NOTHING}
+    if all(kind in NARROW for kind in kinds) and kinds:
+        return "BIGINT"
     if len(kinds) <= 1:
         return next(iter(kinds), "VARCHAR")
-    if all(kind in WHOLE for kind in kinds):
+    if all(kind in WHOLE or (kind.startswith("DECIMAL") and kind.endswith(",0)")) for kind in kinds):
         return "HUGEINT"
     if all(kind in WHOLE or kind in FLOATING or kind.startswith("DECIMAL") for kind in kinds):
         return "DOUBLE"
@@ -97,20 +107,21 @@ def unified(where: str, column: str, kinds: Mapping[str, str]) -> str:
     )
 
 
+def is_number(kind: str) -> bool:
+    """Whether a DuckDB type is one of numbers."""
+    return kind in (*WHOLE, "UHUGEINT", *FLOATING) or kind.startswith("DECIMAL")
+
+
 def stands_for(given: str, wanted: str) -> bool:
     """Whether a column of a file may hold values of a type; numbers of all kinds may, where each value fits."""
 
-    def is_number(kind: str) -> bool:
-        return kind in WHOLE or kind in FLOATING or kind.startswith("DECIMAL")
-
-    is_time = given.startswith(("TIMESTAMP", "DATE")) and wanted.startswith(("TIMESTAMP", "DATE"))
-    return given in (wanted, NOTHING) or (is_number(given) and is_number(wanted)) or is_time
+    return given in (wanted, NOTHING) or (is_number(given) and is_number(wanted))
 
 
 def converted(column: str, given: str, wanted: str) -> str:
     """SQL: the value of a column as another type, NULL where it is none; NaN is no value."""
     value = quote(column)
-    result = value if given == wanted else f"try_cast({value} AS {wanted})"
+    result = value if given == wanted else _cast(value, given, wanted)
     if wanted.upper() in FLOATING:
         return f"(CASE WHEN NOT isnan({result}) THEN {result} END)"
     return result
@@ -118,19 +129,46 @@ def converted(column: str, given: str, wanted: str) -> str:
 
 def is_unusable(column: str, given: str, wanted: str) -> list[tuple[str, str]]:
     """SQL conditions of values that cost their row, each with its reason."""
-    value, result = quote(column), f"try_cast({quote(column)} AS {wanted})"
-    found = []
+    value = quote(column)
+    result, found = _cast(value, given, wanted), []
     if wanted.upper() in FLOATING:
         found.append((f"isinf({result})", "non_finite_number"))
-    if given != wanted:
-        found.append((f"{value} IS NOT NULL AND trim({value}::VARCHAR) <> '' AND {result} IS NULL", "bad_value"))
-    if given in WHOLE and wanted == "DOUBLE":
-        found.append((f"{result}::HUGEINT <> {value}", "bad_value"))
-    elif given != wanted and (wanted in WHOLE or wanted.startswith("DECIMAL")):
-        found.append((f"{result}::DOUBLE <> try_cast({value} AS DOUBLE)", "bad_value"))  # 0.15 is no whole number
-    elif given != wanted and wanted == "DATE":
-        found.append((f"{result}::TIMESTAMP <> try_cast({value} AS TIMESTAMP)", "bad_value"))
+    if given == wanted:
+        return found
+    is_value = f"NOT isnan({value})" if given in FLOATING else f"trim({value}::VARCHAR) <> ''"
+    found.append((f"{value} IS NOT NULL AND {is_value} AND {result} IS NULL", "bad_value"))
+    found += [(f"{value} IS NOT NULL AND {sql}", "bad_value") for sql in _loses(value, given, wanted, result)]
     return found
+
+
+def _cast(value: str, given: str, wanted: str) -> str:
+    """SQL: a value as another type, NULL where it is none."""
+    cast = f"try_cast({value} AS {wanted})"
+    if given == "VARCHAR" and wanted.endswith("[]"):  # lists of JSON lines
+        return f"coalesce(try_cast(try_cast({value} AS JSON) AS {wanted}), {cast})"
+    return cast
+
+
+def _loses(value: str, given: str, wanted: str, result: str) -> list[str]:
+    """SQL conditions of values that a cast would change: 0.15 is no whole number, and a date has no time of day."""
+    differs = f"{result}::DOUBLE <> try_cast({value} AS DOUBLE)"
+    has_exponent = f"regexp_matches({value}, '[eE]')"
+    if given != "VARCHAR":
+        if wanted == "DOUBLE" and (given in WHOLE or given.startswith("DECIMAL")):
+            return [f"try_cast({result} AS {'HUGEINT' if given in WHOLE else given}) IS DISTINCT FROM {value}"]
+        if wanted == "DATE":
+            return [f"{result}::TIMESTAMP <> try_cast({value} AS TIMESTAMP)"]
+        return [differs] if wanted in WHOLE or wanted.startswith("DECIMAL") else []
+    if wanted in WHOLE:
+        small = f"{has_exponent} AND NOT ({differs}) AND abs({result}) < {2**53}"
+        return [f"NOT (regexp_full_match(trim({value}), {text(PLAIN_WHOLE)}) OR ({small}))"]
+    if wanted.startswith("DECIMAL"):
+        scale = int(wanted.removesuffix(")").split(",")[-1])
+        digits = f"length(rtrim(regexp_extract({value}, {text(FRACTION)}, 1), '0'))"
+        return [f"CASE WHEN {has_exponent} THEN {differs} ELSE {digits} > {scale} END"]
+    if wanted in PLAIN_TIMES:  # these would drop an offset, and a date the time of day
+        return [f"NOT regexp_full_match(trim({value}), {text(PLAIN_TIMES[wanted])})"]
+    return []
 
 
 def as_user(column: str, kind: str) -> str:

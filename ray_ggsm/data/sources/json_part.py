@@ -51,7 +51,7 @@ class JsonLines(Part):
                     if not isinstance(values, dict):
                         raise ValueError("no JSON object")
                     found = {key: _as_text(value) for key, value in values.items()}
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     if bad is not None:
                         bad.append((number, f"JSON: {error}"))
                     continue

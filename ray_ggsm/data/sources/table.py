@@ -129,26 +129,26 @@ class FileTable:
     def types(self, whole: bool) -> dict[str, str]:
         """The type of each computed column."""
         self._check_columns()
-        declared = dict.fromkeys(self.uses.numbers, "DOUBLE") | self.config.types
+        declared = self.config.types
         unknown = [column for column in self.computed if column not in declared]
         kinds: dict[str, dict[str, str]] = {column: {} for column in unknown}
-        texts: dict[str, list[Guess]] = {}
+        guessed: dict[str, list[Guess]] = {}
         for each, columns in self.parts:
             here = [column for column in unknown if column in columns]
             if not isinstance(each, Parquet):
                 here = [column for column in here if column in self.config.partitions]
-                guessed = [c for c in unknown if c in columns and c not in here]
-                found = self._read(each, partial(guesses, self.connection, columns=guessed, whole=whole))
+                other = [c for c in unknown if c in columns and c not in here]
+                found = self._read(each, partial(guesses, self.connection, columns=other, whole=whole))
                 for column, guess in found.items():
-                    texts.setdefault(column, []).append(guess)
+                    guessed.setdefault(column, []).append(guess)
             for column in here:
                 kinds[column].setdefault(columns[column], each.file)
-        for column, each_guess in texts.items():
-            kinds[column].setdefault(common(each_guess), self.config.files)
-        return {
-            c: self._canonical(declared[c]) if c in declared else unified(self.where, c, kinds[c])
-            for c in self.computed
-        }
+        for column, some in guessed.items():
+            kinds[column].setdefault(common(some), self.config.files)
+        types = {column: unified(self.where, column, kinds[column]) for column in unknown}
+        # where a number is needed, a text that is none costs its row
+        types |= {c: "DOUBLE" for c in self.uses.numbers if types.get(c) in ("VARCHAR", "BOOLEAN")}
+        return {c: self._canonical(declared[c]) if c in declared else types[c] for c in self.computed}
 
     def _canonical(self, kind: str) -> str:
         """DuckDB's own name of a declared type: DOUBLE for float8."""

@@ -4,7 +4,7 @@ import zoneinfo
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
-from ray_ggsm.data.sql import quote, text
+from ray_ggsm.data.sql import own, quote, text
 
 MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
 ISO = (
@@ -12,6 +12,7 @@ ISO = (
     r"\s*([Zz]|[-+]\d{2}(?::?\d{2})?|[A-Za-z][A-Za-z0-9_+/-]*)?)?"
 )
 """Day; time to the second, its fraction, AM or PM; zone. The last three may be missing, or all but the day."""
+OFFSET = r"[-+]([01]\d|2[0-3])(:?[0-5]\d)?"
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UINTEGER", "UBIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
 
 
@@ -44,7 +45,9 @@ def instant(where: str, file: str, table: TableConfig, kind: str) -> str:
     elif table.time_format not in MICROSECONDS and is_text:
         parsed = f"try_strptime({column}, {text(table.time_format)})"
         pattern = table.time_format.replace("%%", "")
-        return parsed if "%z" in pattern or "%Z" in pattern else f"timezone({zone}, {parsed})"
+        if "%Z" in pattern:
+            return f"(CASE WHEN {_names_a_zone(column)} THEN ({parsed})::TIMESTAMPTZ END)"
+        return f"({parsed})::TIMESTAMPTZ" if "%z" in pattern else f"timezone({zone}, ({parsed})::TIMESTAMP)"
     hint = "say what the number means: seconds, milliseconds or microseconds" if is_number else "it needs none"
     if not (is_number or kind.startswith(("TIMESTAMP", "DATE"))):
         hint = "expected times, texts or numbers"
@@ -59,21 +62,21 @@ def _iso(value: str, zone: str) -> str:
 
     Its parts are bound to names by lambdas, or the expression would hold each of them many times.
     """
+    p, t = quote(own("parts")), quote(own("time"))  # no column of the user's has such a name
     groups = ", ".join(text(name) for name in ("day", "clock", "fraction", "half", "zone"))
     part = f"regexp_extract({value}, {text(ISO)}, [{groups}])"
-    hour = "split_part(p.clock, ':', 1)::INTEGER"
-    shifted = f"(CASE upper(p.half) WHEN '' THEN {hour} WHEN 'AM' THEN {hour} % 12 ELSE {hour} % 12 + 12 END)"
-    clock = (
-        f"(CASE WHEN p.clock = '' THEN '00:00' ELSE {shifted}::VARCHAR || substr(p.clock, strpos(p.clock, ':')) END)"
-    )
+    hour = f"split_part({p}.clock, ':', 1)::INTEGER"
+    shifted = f"(CASE upper({p}.half) WHEN '' THEN {hour} WHEN 'AM' THEN {hour} % 12 ELSE {hour} % 12 + 12 END)"
+    rest = f"substr({p}.clock, strpos({p}.clock, ':'))"
+    clock = f"(CASE WHEN {p}.clock = '' THEN '00:00' ELSE {shifted}::VARCHAR || {rest} END)"
     # six digits: a finer fraction is cut off, so that no time moves into the next day
-    fraction = "left(replace(p.fraction, ',', '.'), 7)"
-    local = f"try_cast(p.day || ' ' || {clock} || {fraction} AS TIMESTAMP)"
-    zones = ", ".join(text(name.lower()) for name in _zones())
+    fraction = f"left(replace({p}.fraction, ',', '.'), 7)"
+    local = f"try_cast({p}.day || ' ' || {clock} || {fraction} AS TIMESTAMP)"
+    zones = _names()
     # list_transform(...)[1] is DuckDB's way to give a value a name
-    named = f"list_transform([{{'local': {local}, 'zone': p.zone}}], lambda t: {_in_zone('t', zone, zones)})[1]"
-    understood = f"regexp_full_match({value}, {text(ISO)}) AND (p.half = '' OR {hour} BETWEEN 1 AND 12)"
-    return f"list_transform([{part}], lambda p: CASE WHEN {understood} THEN {named} END)[1]"
+    named = f"list_transform([{{'local': {local}, 'zone': {p}.zone}}], lambda {t}: {_in_zone(t, zone, zones)})[1]"
+    understood = f"regexp_full_match({value}, {text(ISO)}) AND ({p}.half = '' OR {hour} BETWEEN 1 AND 12)"
+    return f"list_transform([{part}], lambda {p}: CASE WHEN {understood} THEN {named} END)[1]"
 
 
 def _in_zone(time: str, zone: str, zones: str) -> str:
@@ -81,11 +84,21 @@ def _in_zone(time: str, zone: str, zones: str) -> str:
     return (
         f"CASE WHEN {time}.zone = '' THEN timezone({zone}, {time}.local) "
         f"WHEN lower({time}.zone) = 'z' THEN timezone('UTC', {time}.local) "
-        f"WHEN {time}.zone[1] IN ('+', '-') THEN try_cast({time}.local::VARCHAR || {time}.zone AS TIMESTAMPTZ) "
+        f"WHEN {time}.zone[1] IN ('+', '-') THEN CASE WHEN regexp_full_match({time}.zone, {text(OFFSET)}) "
+        f"THEN try_cast({time}.local::VARCHAR || {time}.zone AS TIMESTAMPTZ) END "
         f"WHEN lower({time}.zone) IN ({zones}) THEN timezone({time}.zone, {time}.local) END"
     )
 
 
+def _names_a_zone(column: str) -> str:
+    """SQL: whether a word of the text is a zone; `strptime` also knows names that mean several zones, such as BST."""
+    return f"list_has_any([{_names()}], regexp_split_to_array(lower({column}), '[^a-z0-9_+/-]+'))"
+
+
+def _names() -> str:
+    """SQL: the names of time zones that mean one zone everywhere, in lower case."""
+    return ", ".join(text(name.lower()) for name in _zones())
+
+
 def _zones() -> list[str]:
-    """Names of time zones that mean one zone everywhere."""
     return sorted(zoneinfo.available_timezones() - {"localtime", "Factory", "posixrules"})

@@ -16,11 +16,13 @@ from ray_ggsm.data.database import Database
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.data.sources.column_types import is_number
 from ray_ggsm.data.sources.source import Keys
-from ray_ggsm.data.sql import as_float, check_expressions, own, quote, reason, text
+from ray_ggsm.data.sql import as_float, check_expressions, columns_in, own, quote, reason, text
 
 Side = Literal["history", "future"]
 EVENTS, SNAPSHOT = quote(own("events")), quote(own("snapshot"))
 """Aliases in queries, which are no columns of the user's."""
+SNAPSHOT_COLUMNS = {"row", "split", "user_id"}
+"""Columns of the table `snapshots` that an expression must not mean, where its own table has none of the name."""
 CALENDAR = quote(own("calendar"))
 """Column of the table `snapshots`: midnight of the day of `as_of` as the calendar has it, without a time zone."""
 
@@ -194,26 +196,31 @@ def check_aggregates(database: Database, config: DataConfig) -> None:
     Raises:
         InputError: naming the key, with DuckDB's reason.
     """
-    connection, keys = database.connection, database.tables
     for i, feature in enumerate(config.features):
-        where = f"data.features.{i} ({feature.name})"
+        where, keys = f"data.features.{i} ({feature.name})", database.tables[feature.table]
         window = feature_windows(config, feature)[0]
-        _check(
-            connection, f"{where}.sql", aggregate(window, keys[feature.table], [feature.sql]), feature.sql, "a number"
-        )
+        _check(database, f"{where}.sql", window, aggregate(window, keys, [feature.sql]), feature.sql, "a number")
         if feature.per is not None:
-            query = f"SELECT c0 FROM ({aggregate_per(window, keys[feature.table], 'count(*)', feature.per)})"
-            _check(connection, f"{where}.per", query, feature.per, None)
+            query = f"SELECT c0 FROM ({aggregate_per(window, keys, 'count(*)', feature.per)})"
+            _check(database, f"{where}.per", window, query, feature.per, None)
     for name, label in config.labels.items():
+        window, keys = label_window(config, label), database.tables[label.table]
         for key, sql in (("sql", label.sql), ("defined_if", label.defined_if)):
             if sql is not None:
                 kind = "a number" if key == "sql" and label.quantile is not None else "true or false"
-                query = aggregate(label_window(config, label), keys[label.table], [sql])
-                _check(connection, f"data.labels.{name}.{key}", query, sql, kind)
+                _check(database, f"data.labels.{name}.{key}", window, aggregate(window, keys, [sql]), sql, kind)
 
 
-def _check(connection: duckdb.DuckDBPyConnection, key: str, query: str, expression: str, kind: str | None) -> None:
+def _check(database: Database, key: str, window: Window, query: str, expression: str, kind: str | None) -> None:
+    """Refuse an expression that is not allowed, or gives something else than `kind`; None: anything."""
+    connection = database.connection
     check_expressions(connection, {key: expression})
+    columns = database.columns(window.table)
+    if ours := columns_in(connection, expression) & SNAPSHOT_COLUMNS - {column.lower() for column in columns}:
+        raise InputError(
+            f"{key}: `{expression}`: table '{window.table}' has no column '{min(ours)}'; its columns are: "
+            f"{', '.join(columns)}"
+        )
     try:
         found = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()}["c0"]
     except duckdb.Error as error:

@@ -219,6 +219,17 @@ class DataConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _no_file_names_a_user(self) -> "DataConfig":
+        tables = self.source.tables if isinstance(self.source, FilesSource) else {}
+        for name, table in tables.items():
+            if self.users.key_file is not None and table.user in table.partitions:
+                raise ValueError(
+                    f"users.key_file: folders of source.tables.{name} name users, and dead letters name folders; write "
+                    "the users into the files"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _fields_have_one_kind(self) -> "DataConfig":
         kinds: dict[str, tuple[str, bool]] = {}
         for name, modality in self.modalities.items():

@@ -176,6 +176,21 @@ def test_an_instant_does_not_stand_for_a_local_time(here: Config) -> None:
         prepared(here | {"definition": "out/rows.json"})
 
 
+def test_other_columns_of_times_are_read_as_the_time_column(here: Config) -> None:
+    table(here, types={"opened": "timestamptz"}, timezone="Asia/Tokyo")
+    here["features"] = [{"name": "later", "table": "clicks", "sql": "max(epoch(opened) - epoch(ts))", "empty": -1}]
+    here["max_bad_share"] = 1.0
+    written = ["2024-02-20 22:00", "2024-02-20T22:00+09:00", "2024-02-20 10 pm BST", "2024-02-20 10:00 PM Asia/Tokyo"]
+    lines = "".join(f"u{i},2024-02-20 22:00,x,{time}\n" for i, time in enumerate(written))
+    Path("clicks.csv").write_text(f"uid,ts,item,opened\n{lines}")
+    assert {user: row["tabular"] for user, row in prepared(here).items()} == {"u0": [0], "u1": [0], "u3": [0]}
+    assert letters() == [("clicks.csv:4", "bad_value")]
+    opened = pa.array([dt.datetime(2024, 2, 20, 22)], pa.timestamp("us"))
+    table(here, files="clicks")
+    pq.write_table(pa.table({"uid": ["u"], "ts": opened, "item": ["x"], "opened": opened}), "clicks")
+    assert prepared(here)["u"]["tabular"] == [0]
+
+
 def test_missing_numbers_under_a_definition_are_no_values(here: Config) -> None:
     here["features"] = [{"name": "n", "table": "clicks", "sql": "sum(n)", "empty": -1}]
     rows = {"uid": ["u", "v"], "ts": ["2024-02-20"] * 2, "item": ["x", "y"]}
@@ -262,6 +277,35 @@ def test_two_numbers_of_one_name(here: Config) -> None:
     for features in ([feature | {"windows": [7, 7]}], [feature | {"windows": [7]}, feature | {"name": "n_7d"}]):
         with pytest.raises(InputError, match="the name 'n_7d' is given twice"):
             data_config(here | {"features": features})
+
+
+def test_numbers_that_files_hold_as_whole_and_as_floating_in_a_text(here: Config) -> None:
+    rows = {"uid": ["u"], "ts": ["2024-02-20"]}
+    pq.write_table(pa.table(rows | {"item": [7]}), "1.parquet")
+    pq.write_table(pa.table(rows | {"item": [8.0]}), "2.parquet")
+    table(here, files="*.parquet")
+    with pytest.raises(InputError, match=r"column 'item' holds whole numbers in 1\.parquet and floating ones in 2"):
+        prepared(here)
+    table(here, types={"item": "bigint"})
+    assert [event["text"] for event in prepared(here)["u"]["view"]] == ["7", "8"]
+
+
+def test_folders_that_name_users_give_no_pseudonyms(here: Config) -> None:
+    table(here, files="uid=*/clicks.csv", partitions=["uid"])
+    with pytest.raises(InputError, match=r"users\.key_file: folders of source\.tables\.clicks name users"):
+        data_config(here | {"users": {"key_file": "key"}})
+
+
+@pytest.mark.parametrize("changes", [{"per": "split", "top": 1}, {"sql": "max(row)"}, {"sql": "count(user_id)"}])
+def test_columns_of_our_own_tables_cannot_be_meant(here: Config, changes: Config) -> None:
+    Path("clicks.csv").write_text("uid,ts,item\nu,2024-02-20,x\n")
+    here["features"] = [{"name": "n", "table": "clicks", "sql": "count(*)"} | changes]
+    with pytest.raises(
+        InputError, match=r"table 'clicks' has no column '(split|row|user_id)'; its columns are: uid"
+    ):
+        prepared(here)
+    Path("clicks.csv").write_text("uid,ts,item,split,row,user_id\nu,2024-02-20,x,9,9,9\n")
+    prepared(here)
 
 
 def test_an_amount_that_is_an_interval(here: Config) -> None:

@@ -11,6 +11,7 @@ import duckdb
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.sources.part import SAMPLE, Part
+from ray_ggsm.data.sources.times import iso
 from ray_ggsm.data.sql import quote, text
 
 Types = dict[str, dict[str, str]]
@@ -33,6 +34,7 @@ WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USM
 NARROW = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 """Whole numbers that are all BIGINTs: equal data have equal types, however they were written."""
 FLOATING = ("FLOAT", "DOUBLE")
+INSTANT = "TIMESTAMP WITH TIME ZONE"
 PLAIN_WHOLE, FRACTION = r"[-+]?\d+(\.0*)?", r"\.(\d*)"
 PLAIN_TIMES = {
     "DATE": r"\d{4}-\d{1,2}-\d{1,2}",
@@ -118,19 +120,22 @@ def stands_for(given: str, wanted: str) -> bool:
     return given in (wanted, NOTHING) or (is_number(given) and is_number(wanted))
 
 
-def converted(column: str, given: str, wanted: str) -> str:
-    """SQL: the value of a column as another type, NULL where it is none; NaN is no value."""
+def converted(column: str, given: str, wanted: str, zone: str) -> str:
+    """SQL: the value of a column as another type, NULL where it is none; NaN is no value.
+
+    `zone` is the time zone of times without one.
+    """
     value = quote(column)
-    result = value if given == wanted else _cast(value, given, wanted)
+    result = value if given == wanted else _cast(value, given, wanted, zone)
     if wanted.upper() in FLOATING:
         return f"(CASE WHEN NOT isnan({result}) THEN {result} END)"
     return result
 
 
-def is_unusable(column: str, given: str, wanted: str) -> list[tuple[str, str]]:
+def is_unusable(column: str, given: str, wanted: str, zone: str) -> list[tuple[str, str]]:
     """SQL conditions of values that cost their row, each with its reason."""
     value = quote(column)
-    result, found = _cast(value, given, wanted), []
+    result, found = _cast(value, given, wanted, zone), []
     if wanted.upper() in FLOATING:
         found.append((f"isinf({result})", "non_finite_number"))
     if given == wanted:
@@ -141,11 +146,15 @@ def is_unusable(column: str, given: str, wanted: str) -> list[tuple[str, str]]:
     return found
 
 
-def _cast(value: str, given: str, wanted: str) -> str:
+def _cast(value: str, given: str, wanted: str, zone: str) -> str:
     """SQL: a value as another type, NULL where it is none."""
     cast = f"try_cast({value} AS {wanted})"
     if given == "VARCHAR" and wanted.endswith("[]"):  # lists of JSON lines
         return f"coalesce(try_cast(try_cast({value} AS JSON) AS {wanted}), {cast})"
+    if wanted == INSTANT and given == "VARCHAR":
+        return iso(f"trim({value})", text(zone))
+    if wanted == INSTANT and (given.startswith("TIMESTAMP") or given == "DATE"):
+        return f"timezone({text(zone)}, {value}::TIMESTAMP)"
     return cast
 
 

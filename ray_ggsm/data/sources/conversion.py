@@ -69,8 +69,9 @@ def conversion(
     values, problems = {config.user: user}, [(f"{user} IS NULL", "missing_user", config.user)]
     for column, wanted in types.items():
         if column in columns:
-            values[column] = converted(column, columns[column], wanted)
-            problems += [(sql, why, column) for sql, why in is_unusable(column, columns[column], wanted)]
+            given, zone = columns[column], config.timezone
+            values[column] = converted(column, given, wanted, zone)
+            problems += [(sql, why, column) for sql, why in is_unusable(column, given, wanted, zone)]
     if config.time is not None:
         values[config.time] = instant(where, file, config, columns[config.time])
         in_range = f"year({values[config.time]}) BETWEEN 1900 AND 2200"
@@ -79,7 +80,9 @@ def conversion(
     for column in needed:
         values.setdefault(column, f"{quote(column)}::VARCHAR")
         if has_text(column, config, types, templates):
-            values[shown(column)] = f"{quote(column)}::VARCHAR"
+            # a number of a Parquet file has no text of its own: a declared type says how it is shown
+            is_typed = column in config.types and columns[column] != "VARCHAR"
+            values[shown(column)] = f"({values[column] if is_typed else quote(column)})::VARCHAR"
     return Conversion(user, values, tuple(problems), needed)
 
 

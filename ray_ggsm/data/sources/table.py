@@ -1,10 +1,9 @@
 """One table of own event files while it is read: its files, columns and types, and its rows in the database."""
 
-import difflib
 import glob
 import re
 import urllib.parse
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +15,8 @@ import fsspec
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
-from ray_ggsm.data.sources.column_types import Guess, common, guesses, stands_for, unified
+from ray_ggsm.data.sources.column_checks import check_columns, check_definition
+from ray_ggsm.data.sources.column_types import Guess, common, guesses, unified
 from ray_ggsm.data.sources.conversion import conversion, has_text
 from ray_ggsm.data.sources.csv_part import Csv, MixedCsv, Unreadable
 from ray_ggsm.data.sources.formats import part
@@ -24,7 +24,6 @@ from ray_ggsm.data.sources.json_part import JsonLines
 from ray_ggsm.data.sources.parquet_part import Parquet
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part
 from ray_ggsm.data.sources.source import FILE, shown
-from ray_ggsm.data.sources.times import instant
 from ray_ggsm.data.sql import OWN, columns_in, own, quote, reason, shard_condition, text
 
 T = TypeVar("T")
@@ -128,7 +127,8 @@ class FileTable:
 
     def types(self, whole: bool) -> dict[str, str]:
         """The type of each computed column."""
-        self._check_columns()
+        used = {*self.computed, *self.uses.templates}
+        check_columns(self.where, self.config, self.parts, self.columns, used, self.uses.templates)
         declared = self.config.types
         unknown = [column for column in self.computed if column not in declared]
         kinds: dict[str, dict[str, str]] = {column: {} for column in unknown}
@@ -166,19 +166,7 @@ class FileTable:
 
     def check_types(self, types: Mapping[str, str], where: str) -> None:
         """Refuse files without a column of a row definition, or with another type; `where` is the definition's file."""
-        for each, columns in self.parts:
-            for column, wanted in types.items():
-                if column not in columns:
-                    raise InputError(
-                        f"{self.where}: the rows of {where} need column '{column}' ({wanted}), but {each.file} "
-                        f"{no_column(column, columns)}"
-                    )
-                is_typed = isinstance(each, Parquet) and column not in self.config.partitions
-                if is_typed and not stands_for(columns[column], wanted):
-                    raise InputError(
-                        f"{self.where}: column '{column}' was {wanted} when {where} was made, and is "
-                        f"{columns[column]} in {each.file}; write it as {wanted} again, or train an encoder on it"
-                    )
+        check_definition(self.where, self.config, self.parts, types, where)
 
     def create(self, types: Mapping[str, str], all_columns: bool) -> None:
         """Create the table without rows; with all columns of the files, or those that are used."""
@@ -254,34 +242,6 @@ class FileTable:
         except InputError as error:
             where = "" if str(error).startswith("data.") else f"{self.where}.files: "
             raise InputError(f"{where}{error}") from None
-
-    def _check_columns(self) -> None:
-        """Refuse a table or file without a column that the config names, or with times that are none."""
-        config = self.config
-        for typed in config.types.keys() & {config.user, config.time}:
-            use = "users become text" if typed == config.user else "use time_format"
-            raise InputError(f"{self.where}.types: '{typed}' needs no type ({use}); remove it")
-        wanted: dict[str, str | None] = {f"{self.where}.user": config.user, f"{self.where}.time": config.time}
-        wanted.update({f"{self.where}.types": column for column in config.types})
-        for key, column in wanted.items():
-            if column is not None and column not in self.columns:
-                raise InputError(f"{key}: {config.files} {no_column(column, self.columns)}")
-        used = {config.user, config.time or config.user, *self.computed, *self.uses.templates} & self.columns.keys()
-        for each, columns in self.parts:
-            if isinstance(each, (Csv, Parquet)) and (missing := used - columns.keys()):
-                raise InputError(
-                    f"{self.where}.files: {each.file} has no column '{min(missing)}', which other files have; its "
-                    f"columns are: {', '.join(columns)}"
-                )
-            if config.time in columns:
-                instant(self.where, each.file, config, columns[config.time])
-
-
-def no_column(column: str, columns: Collection[str]) -> str:
-    """What to say of a column that is not there, with the nearest one that is."""
-    near = difflib.get_close_matches(column, list(columns), n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else "" if len(columns) > 1 else "is the delimiter right? "
-    return f"has no column '{column}'; {hint}Its columns are: {', '.join(columns)}"
 
 
 def _folder_value(file: str, name: str, where: str) -> str | None:

@@ -41,7 +41,7 @@ def instant(where: str, file: str, table: TableConfig, kind: str) -> str:
         if kind.startswith("TIMESTAMP") or kind == "DATE":
             return f"timezone({zone}, {column}::TIMESTAMP)"
         if is_text:
-            return _iso(f"trim({column})", zone)
+            return iso(f"trim({column})", zone)
     elif table.time_format not in MICROSECONDS and is_text:
         parsed = f"try_strptime({column}, {text(table.time_format)})"
         pattern = table.time_format.replace("%%", "")
@@ -57,8 +57,8 @@ def instant(where: str, file: str, table: TableConfig, kind: str) -> str:
     )
 
 
-def _iso(value: str, zone: str) -> str:
-    """A text such as 2024-02-27, 2024-02-27T08:15:00.5Z, 2024-02-27 8:15 PM Europe/Berlin.
+def iso(value: str, zone: str) -> str:
+    """SQL: the instant of a text such as 2024-02-27, 2024-02-27T08:15:00.5Z, 2024-02-27 8:15 PM Europe/Berlin.
 
     Its parts are bound to names by lambdas, or the expression would hold each of them many times.
     """

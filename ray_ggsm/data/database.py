@@ -6,7 +6,7 @@ and `as_of + interval 3 day` in expressions follow its calendar, also across cha
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +97,7 @@ def _set_up(connection: duckdb.DuckDBPyConnection, zone: str) -> None:
     except duckdb.Error as error:
         raise InputError(f"data.snapshots.timezone: {reason(error)}") from None
     connection.execute("SET ieee_floating_point_ops = false")
-    with suppress(duckdb.CatalogException):  # before duckdb 2 the first setting is enough
-        connection.execute("SET error_on_division_by_zero = false")
+    connection.execute("SET error_on_division_by_zero = false")
 
 
 @dataclass(frozen=True)

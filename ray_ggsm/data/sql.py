@@ -136,8 +136,7 @@ def _check_part(key: str, expression: str, part: dict[str, Any]) -> None:
         raise InputError(f"{key}: `{expression}` contains {found}; only an expression over columns is allowed")
     reason = None
     if kind == "FUNCTION":
-        given = part["arguments"] if "arguments" in part else part["children"]  # children before duckdb 2
-        reason = objection(part["function_name"].lower(), len(given), bool(part["order_bys"]["orders"]))
+        reason = objection(part["function_name"].lower(), len(part["arguments"]), bool(part["order_bys"]["orders"]))
     elif kind == "COLUMN_REF" and part["column_names"][-1].lower() in SESSION_NAMES:
         reason = f"{part['column_names'][-1].lower()}, which depends on more than the data"
     elif str(part.get("type_name", part.get("id"))).upper() in SESSION_TYPES:

@@ -300,9 +300,7 @@ def test_folders_that_name_users_give_no_pseudonyms(here: Config) -> None:
 def test_columns_of_our_own_tables_cannot_be_meant(here: Config, changes: Config) -> None:
     Path("clicks.csv").write_text("uid,ts,item\nu,2024-02-20,x\n")
     here["features"] = [{"name": "n", "table": "clicks", "sql": "count(*)"} | changes]
-    with pytest.raises(
-        InputError, match=r"table 'clicks' has no column '(split|row|user_id)'; its columns are: uid"
-    ):
+    with pytest.raises(InputError, match=r"table 'clicks' has no column '(split|row|user_id)'; its columns are: uid"):
         prepared(here)
     Path("clicks.csv").write_text("uid,ts,item,split,row,user_id\nu,2024-02-20,x,9,9,9\n")
     prepared(here)

@@ -18,14 +18,11 @@ from typing import ClassVar, Generic, TypeVar
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
-from ray_ggsm.data.prepare import input_state
+from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.counts import SplitCounts
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.slot_weights import SlotWeights
-
-ROWS_FORMAT = "ages follow the calendar"
-"""What prepare makes of the same input; another text means other rows."""
 
 
 class StageResult(Record):

@@ -13,11 +13,8 @@ from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.data.modality_config import ModalityConfig
-from ray_ggsm.data.names import Days, Name, Quantile, TimeZone
+from ray_ggsm.data.names import EARLIEST_YEAR, Days, Name, Quantile, TimeZone
 from ray_ggsm.data.source_config import FilesSource, JourneySource
-
-EARLIEST_YEAR = 1900
-"""Events of an earlier year have a wrong time."""
 
 
 class FeatureConfig(Config):

@@ -34,7 +34,7 @@ class TableDefinition(Record):
     time: str | None
     """Column of the time; None: the table is static."""
     columns: dict[str, str]
-    """Column that an expression uses -> its DuckDB type, where the source's files have none of their own."""
+    """Column that an expression uses -> its DuckDB type; empty where the source's tables are always the same."""
 
 
 class FeatureDefinition(Record):

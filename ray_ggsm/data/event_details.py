@@ -55,7 +55,6 @@ def detail_columns(database: Database, modality: ModalityConfig) -> list[str]:
             values.append(f"{text(name)}: {value}")
         columns.append(f"{{{', '.join(values)}}} AS fields")
     if modality.parts is not None:
-        # before anything of the table can be called x
         texts, weights = f"({modality.parts.texts})::VARCHAR[]", f"({modality.parts.weights})::DOUBLE[]"
         columns.append(f"coalesce({texts}, []) AS {TEXTS}")
         ones = f"list_resize([]::DOUBLE[], len(coalesce({texts}, [])), 1)"

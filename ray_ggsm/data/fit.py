@@ -33,7 +33,7 @@ def check(config: DataConfig) -> None:
 def _check_expressions(config: DataConfig, types: Types) -> None:
     try:
         with opened(config, empty=True, types=types) as database:
-            check_zone(database.connection, config.snapshots)
+            check_zone(database.connection, config)
             create_snapshots(database, config, config.splits)
             check_modalities(database, config)
             check_aggregates(database, config)

@@ -7,6 +7,8 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field
 
 RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away", "row")
+EARLIEST_YEAR, LATEST_YEAR = 1900, 2200
+"""Events of other years have a wrong time."""
 OWN_TABLES = ("rejected", "snapshots", "features", "labels", "sequences", "reject_errors", "reject_scans")
 
 
@@ -18,8 +20,13 @@ def _name(name: str) -> str:
     return name
 
 
+def time_zones() -> set[str]:
+    """Names of time zones that mean one zone everywhere."""
+    return available_timezones() - {"localtime", "Factory", "posixrules"}
+
+
 def _timezone(name: str) -> str:
-    if name not in available_timezones() - {"localtime", "Factory", "posixrules"}:
+    if name not in time_zones():
         raise ValueError("expected an IANA time zone such as UTC or Europe/Berlin")
     return name
 

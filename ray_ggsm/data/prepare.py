@@ -31,8 +31,10 @@ from ray_ggsm.data.sql import quote, text
 from ray_ggsm.data.summary import LabelCount, ShardCounts, write_summary
 from ray_ggsm.data.validate import validate
 
-__all__ = ["check", "fit", "input_state", "write_shard", "write_summary"]
+__all__ = ["ROWS_FORMAT", "check", "fit", "input_state", "write_shard", "write_summary"]
 
+ROWS_FORMAT = "ages follow the calendar"
+"""What prepare makes of the same input; another text means other rows."""
 ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
 

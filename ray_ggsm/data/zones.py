@@ -9,24 +9,26 @@ import pyarrow as pa
 
 from ray_ggsm.clock import wall_clock
 from ray_ggsm.config import InputError
-from ray_ggsm.data.config import SnapshotsConfig
+from ray_ggsm.data.aggregates import all_windows
+from ray_ggsm.data.config import DataConfig
 
 STEP = dt.timedelta(hours=3)
 
 
-def check_zone(connection: duckdb.DuckDBPyConnection, snapshots: SnapshotsConfig) -> None:
+def check_zone(connection: duckdb.DuckDBPyConnection, config: DataConfig) -> None:
     """Refuse a time zone of which the libraries think differently somewhere between first and last event.
 
     Args:
         connection: its time zone is that of the snapshots.
-        snapshots: cutoffs and windows.
+        config: cutoffs and windows.
 
     Raises:
         InputError: with the first moment at which they differ.
     """
-    zone = snapshots.timezone
-    start = dt.datetime.combine(min(snapshots.dates), dt.time(), dt.UTC) - dt.timedelta(snapshots.history_days + 1)
-    days = (max(snapshots.dates) - min(snapshots.dates)).days + snapshots.history_days + snapshots.future_days + 2
+    zone, dates = config.snapshots.timezone, config.snapshots.dates
+    before = max(days for side, days in all_windows(config) if side == "history")
+    start = dt.datetime.combine(min(dates), dt.time(), dt.UTC) - dt.timedelta(before + 1)
+    days = (max(dates) - min(dates)).days + before + config.snapshots.future_days + 2
     last = min(days, (dt.date.max - start.date()).days - 1) * (dt.timedelta(days=1) // STEP)
     moments = [start + k * STEP for k in range(last)]
     instants = pa.array(moments, pa.timestamp("us", "UTC"))

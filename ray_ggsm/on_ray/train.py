@@ -58,8 +58,9 @@ def train(pipeline: Pipeline) -> str:
         result = _fit(_ray_trainer(job, stage, lines))
         if failure := ray.get(lines.failed.remote()):
             raise failure
+        rows_are = definition.read_file(pipeline.prepare.definition)
         for encoder in (stage.encoder, stage.untrained):
-            definition.write(definition.read_file(pipeline.prepare.definition), encoder)
+            definition.write(rows_are, encoder)
         publishes_best = held_out is not None and held_out.publish == "best"
         trains = experiment.resolved_mask().build().trains
         running.result = TrainResult(

@@ -15,7 +15,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data import prepare, zones
 from ray_ggsm.data.definition import read_file
 from ray_ggsm.data.validate import validate
-from tests.helpers.data import data_config
+from tests.helpers.data import data_config, dead_letters
 
 Config = dict[str, Any]
 
@@ -28,13 +28,6 @@ def prepared(config: Config, place: str = "out") -> dict[str, dict[str, Any]]:
     counts = [prepare.write_shard(checked, fitted, 0, 1, place)]
     prepare.write_summary(checked, fitted, counts, place)
     return {row["user_id"]: row for row in pq.read_table(f"{place}/rows/pretrain").to_pylist()}
-
-
-def letters(place: str = "out") -> list[tuple[str, str]]:
-    """Place and reason of every dead letter."""
-    if not Path(place, "dead_letters").exists():
-        return []
-    return sorted((row["source"], row["reason"]) for row in pq.read_table(f"{place}/dead_letters").to_pylist())
 
 
 @pytest.fixture
@@ -93,7 +86,7 @@ def test_zones_that_are_none(here: Config, form: str, written: str, expected: st
         if expected
         else ("u" not in found)
     )
-    assert letters() == ([] if expected else [("clicks.csv:2", "bad_time")])
+    assert dead_letters() == ([] if expected else [("clicks.csv:2", "bad_time")])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +106,7 @@ def test_a_declared_type_changes_no_value(here: Config, kind: str, good: list[st
     here["max_bad_share"] = 1.0
     here["modalities"]["view"]["keep"] = 99
     assert {event["text"] for event in prepared(here)["u"]["view"]} == {f"x{i}" for i in range(len(good))}
-    assert letters() == sorted((f"clicks.csv:{2 + i}", "bad_value") for i in range(len(good), len(values)))
+    assert dead_letters() == sorted((f"clicks.csv:{2 + i}", "bad_value") for i in range(len(good), len(values)))
 
 
 def test_whole_numbers_of_several_kinds_do_not_merge(here: Config) -> None:
@@ -184,7 +177,7 @@ def test_other_columns_of_times_are_read_as_the_time_column(here: Config) -> Non
     lines = "".join(f"u{i},2024-02-20 22:00,x,{time}\n" for i, time in enumerate(written))
     Path("clicks.csv").write_text(f"uid,ts,item,opened\n{lines}")
     assert {user: row["tabular"] for user, row in prepared(here).items()} == {"u0": [0], "u1": [0], "u3": [0]}
-    assert letters() == [("clicks.csv:4", "bad_value")]
+    assert dead_letters() == [("clicks.csv:4", "bad_value")]
     opened = pa.array([dt.datetime(2024, 2, 20, 22)], pa.timestamp("us"))
     table(here, files="clicks")
     pq.write_table(pa.table({"uid": ["u"], "ts": opened, "item": ["x"], "opened": opened}), "clicks")
@@ -200,7 +193,7 @@ def test_missing_numbers_under_a_definition_are_no_values(here: Config) -> None:
     pq.write_table(pa.table(rows | {"n": [float("nan"), 3.0]}), "clicks")
     found = prepared(here | {"definition": "out/rows.json"}, "later")
     assert [found[user]["tabular"] for user in "uv"] == [[-1], [3]]
-    assert letters("later") == []
+    assert dead_letters("later") == []
 
 
 def test_the_order_of_rows_tells_nothing_of_pseudonyms(here: Config) -> None:
@@ -252,7 +245,7 @@ def test_a_part_of_white_space_costs_its_event_only(here: Config) -> None:
     here["modalities"]["view"]["parts"] = {"texts": "string_split(tags, '|')"}
     Path("clicks.csv").write_text("uid,ts,item,tags\nu,2024-02-20,x,milk\nu,2024-02-21,y,milk|\t\nu,2024-03-02,z,\t\n")
     assert [event["text"] for event in prepared(here)["u"]["view"]] == ["x"]
-    assert letters() == [("clicks.csv:3", "null_part"), ("clicks.csv:4", "null_part")]
+    assert dead_letters() == [("clicks.csv:3", "null_part"), ("clicks.csv:4", "null_part")]
 
 
 @pytest.mark.parametrize("names", [("p", "t"), ("parts", "time"), ("x", "local")])
@@ -318,7 +311,7 @@ def test_a_json_line_that_is_nested_too_deeply(here: Config) -> None:
     deep = "[" * 100_000
     Path("clicks").write_text('{"uid": "u", "ts": "2024-02-20", "item": "x"}\n{"item": ' + deep + "\n")
     assert list(prepared(here)) == ["u"]
-    assert letters() == [("clicks:2", "bad_line")]
+    assert dead_letters() == [("clicks:2", "bad_line")]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{\x00", b"[" * 100_000, b'{"format": 1}', b"7"])

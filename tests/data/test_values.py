@@ -20,7 +20,7 @@ from ray_ggsm.data import prepare
 from ray_ggsm.data.database import opened
 from ray_ggsm.data.events import create_events
 from ray_ggsm.data.summary import DataSummary
-from tests.helpers.data import data_config
+from tests.helpers.data import data_config, dead_letters
 
 Config = dict[str, Any]
 
@@ -49,13 +49,6 @@ def features(place: str = "out") -> dict[str, list[float]]:
 def labels(place: str = "out") -> dict[str, dict[str, bool | None]]:
     rows = pq.read_table(f"{place}/labels/pretrain").to_pylist()
     return {row["user_id"]: {k: v for k, v in row.items() if k not in ("user_id", "as_of")} for row in rows}
-
-
-def letters(place: str = "out") -> list[tuple[str, str]]:
-    """Place and reason of every dead letter."""
-    if not Path(f"{place}/dead_letters").exists():
-        return []
-    return sorted((row["source"], row["reason"]) for row in pq.read_table(f"{place}/dead_letters").to_pylist())
 
 
 @pytest.fixture
@@ -98,7 +91,7 @@ def table(config: Config, **changes: Any) -> None:
 def test_a_time_is_understood_as_a_whole_or_not_at_all(here: Config, written: str, expected: str | None) -> None:
     Path("clicks.csv").write_text(f"uid,ts,item\na,{written},x\nb,2024-02-20,x\n")
     assert [event[0] for event in history(here).get("a", [])] == ([] if expected is None else [expected])
-    assert letters() == ([] if expected else [("clicks.csv:2", "bad_time")])
+    assert dead_letters() == ([] if expected else [("clicks.csv:2", "bad_time")])
 
 
 def test_names_of_time_zones_in_a_format(here: Config) -> None:
@@ -115,7 +108,7 @@ def test_few_fractions_among_whole_numbers(here: Config) -> None:
     prepared(here)
     assert features()["d"] == [pytest.approx(0.15)]
     assert labels()["d"] == {"cheap": True}
-    assert letters() == []
+    assert dead_letters() == []
 
 
 def test_texts_of_numbers_stay_as_they_are(here: Config) -> None:
@@ -144,7 +137,7 @@ def test_a_value_deep_in_the_file_changes_the_type_and_says_so(here: Config) -> 
         prepared(here)
     table(here, types={"price": "double"})
     prepared(here)
-    assert letters() == [("clicks.csv:12002", "bad_value")]
+    assert dead_letters() == [("clicks.csv:12002", "bad_value")]
     assert features() == {"a": [12_000]}
 
 
@@ -173,7 +166,7 @@ def test_users_as_whole_and_as_floating_numbers(here: Config) -> None:
     here["features"] = [{"name": "age", "table": "profile", "sql": "max(age)", "empty": -1}]
     prepared(here)
     assert features() == {"1": [30], "2": [40], "9007199254740992": [-1], "9007199254740993": [-1]}
-    assert letters() == [("profile.parquet, row 3", "missing_user")]
+    assert dead_letters() == [("profile.parquet, row 3", "missing_user")]
     for odd in (1.5, 2.0**53, float("inf")):
         pq.write_table(pa.table({"uid": [1.0, odd], "age": [30, 40]}), "profile.parquet")
         with pytest.raises(InputError, match=r"'uid' holds users as floating numbers.*not whole or too large"):
@@ -195,14 +188,14 @@ def test_nan_is_no_value_and_infinity_costs_its_row(here: Config) -> None:
     prepared(here)
     assert features() == {"a": [1], "b": [2]}
     assert labels() == {"a": {"spends": False, "much": False}, "b": {"spends": False, "much": False}}
-    assert letters() == [("clicks.parquet, row 6", "non_finite_number")]
+    assert dead_letters() == [("clicks.parquet, row 6", "non_finite_number")]
 
 
 def test_an_amount_too_large_for_a_float_costs_its_row(here: Config) -> None:
     Path("clicks.csv").write_text("uid,ts,item,price\na,2024-02-20,x,1e39\na,2024-02-20,x,2.5\n")
     here["modalities"]["view"]["amount"] = "price * 2"
     assert history(here) == {"a": [("02-20 00:00:00", "x", 5.0)]}
-    assert letters() == [("clicks.csv:2", "non_finite_number")]
+    assert dead_letters() == [("clicks.csv:2", "non_finite_number")]
 
 
 def test_file_names_are_no_patterns(here: Config) -> None:
@@ -315,7 +308,7 @@ def test_any_mixture_of_line_ends(here: Config, ends: tuple[str, str, str]) -> N
     lines = ["uid,ts,item", 'a,2024-02-20,"x\ny"', "b,2024-02-20,z,extra", "c,2024-02-20,w"]
     Path("clicks.csv").write_bytes("".join(map("".join, zip(lines, [*ends, ""], strict=True))).encode())
     assert history(here) == {"a": [("02-20 00:00:00", "x y", None)], "c": [("02-20 00:00:00", "w", None)]}
-    assert letters() == [("clicks.csv:4", "bad_line")]
+    assert dead_letters() == [("clicks.csv:4", "bad_line")]
 
 
 def test_empty_files(here: Config) -> None:
@@ -350,7 +343,7 @@ def test_json_lines(here: Config) -> None:
     assert history(here) == {
         "7": [("02-20 00:00:00", 'x 1.10 ["a",1.5]', pytest.approx(1.1)), ("02-22 00:00:00", "y", None)]
     }
-    assert letters() == [("clicks:2", "null_text"), ("clicks:5", "bad_line"), ("clicks:6", "bad_line")]
+    assert dead_letters() == [("clicks:2", "null_text"), ("clicks:5", "bad_line"), ("clicks:6", "bad_line")]
 
 
 WRITERS: dict[str, Callable[[list[dict[str, Any]], Path], None]] = {
@@ -468,7 +461,7 @@ def test_a_file_without_one_of_the_keys(here: Config) -> None:
     Path("2.json").write_text('{"item": "y"}\n')
     table(here, files="*.json")
     assert history(here) == {"a": [("02-20 00:00:00", "x", None)]}
-    assert letters() == [("2.json:1", "missing_user")]
+    assert dead_letters() == [("2.json:1", "missing_user")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import yaml
 
 from ray_ggsm.config import Config, build
@@ -20,3 +21,10 @@ def data_config(values: dict) -> DataConfig:
 
 def shipped(path: str) -> dict:
     return yaml.safe_load((CONFIGS / path).read_text())["data"]
+
+
+def dead_letters(place: str = "out") -> list[tuple[str, str]]:
+    """Place and reason of every dead letter that prepare wrote below a directory."""
+    if not Path(place, "dead_letters").exists():
+        return []
+    return sorted((row["source"], row["reason"]) for row in pq.read_table(f"{place}/dead_letters").to_pylist())

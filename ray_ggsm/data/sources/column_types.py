@@ -116,7 +116,6 @@ def is_number(kind: str) -> bool:
 
 def stands_for(given: str, wanted: str) -> bool:
     """Whether a column of a file may hold values of a type; numbers of all kinds may, where each value fits."""
-
     return given in (wanted, NOTHING) or (is_number(given) and is_number(wanted))
 
 

@@ -1,8 +1,7 @@
 """Time columns -> instants. What is not understood as a whole is no time."""
 
-import zoneinfo
-
 from ray_ggsm.config import InputError
+from ray_ggsm.data.names import time_zones
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sql import own, quote, text
 
@@ -97,8 +96,4 @@ def _names_a_zone(column: str) -> str:
 
 def _names() -> str:
     """SQL: the names of time zones that mean one zone everywhere, in lower case."""
-    return ", ".join(text(name.lower()) for name in _zones())
-
-
-def _zones() -> list[str]:
-    return sorted(zoneinfo.available_timezones() - {"localtime", "Factory", "posixrules"})
+    return ", ".join(text(name.lower()) for name in sorted(time_zones()))

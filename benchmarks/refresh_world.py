@@ -16,10 +16,10 @@ sys.path.insert(0, str(ROOT))
 
 from ray_ggsm.masks.fixed import BidirectionalConfig  # noqa: E402
 from ray_ggsm.model.config import (  # noqa: E402
+    BackboneConfig,
     EventEncoderConfig,
     LoraConfig,
     ModelConfig,
-    PretrainedConfig,
 )
 from ray_ggsm.model.event_encoder import EventEncoder  # noqa: E402
 from ray_ggsm.model.saved import new_encoder, save  # noqa: E402
@@ -42,7 +42,7 @@ class World:
             write(directory / name)
         events = EventEncoderConfig(name=str(directory / "event_encoder"), dtype="float32", max_tokens=16)
         model = ModelConfig(
-            backbone=PretrainedConfig(name=str(directory / "decoder"), layers=2), event_encoder=events,
+            backbone=BackboneConfig(name=str(directory / "decoder"), layers=2), event_encoder=events,
             lora=LoraConfig(r=2, alpha=2), dtype="float32", tabular_tokens=2,
         )  # fmt: skip
         encoder = EventEncoder(events, torch.device("cpu"))

@@ -38,7 +38,7 @@ from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.source import load_model
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
-from ray_ggsm.training.answers import answer_sequences, render
+from ray_ggsm.training.answers import draw_answers, render
 from ray_ggsm.training.loop import Trainer, user_ids
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import head
@@ -52,7 +52,7 @@ def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
     batches, orders = {}, {}
     for tower, sequences in (
         ("user", trainer.collator.user_sequences(rows)),
-        ("answer", answer_sequences(rows, trainer.collator, c.answer, 0)),
+        ("answer", draw_answers(rows, trainer.collator, c.answer, 0).sequences),
     ):
         plan = batches_by_length(sequences.length_B, c.tokens_per_micro_batch)
         batches[tower] = [sequences.batch(index) for index in plan]
@@ -100,7 +100,7 @@ def straightforward(trainer: Trainer, experiment: Experiment, rows: pa.Table) ->
         for start in range(0, len(rows), 4):
             part = rows.slice(start, 4)
             users = encode(collator.users(part))
-            answers = encode(answer_sequences(part, collator, answer, 0).batch(np.arange(len(part))))
+            answers = encode(draw_answers(part, collator, answer, 0).sequences.batch(np.arange(len(part))))
             sides = gathered(users, answers, user_ids(part), centre=False)
             info_nce(sides, Objective(temperature=0.07, margin=0.1)).backward()
 
@@ -173,7 +173,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     users = trainer.collator.user_lengths(rows)
-    answers = answer_sequences(rows, trainer.collator, trainer.config.answer, 0).length_B
+    answers = draw_answers(rows, trainer.collator, trainer.config.answer, 0).sequences.length_B
     theirs, real = sentence_transformers(
         experiment, trainer, rows, (round(float(users.mean())), round(float(answers.mean())))
     )

@@ -104,6 +104,16 @@ class Experiment(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _horizons_fit(self) -> Self:
+        targets, days = self.training.targets, self.data.snapshots.future_days
+        if targets is not None and targets.horizons_days[-1] > days:
+            raise ValueError(
+                f"training.targets.horizons_days: {targets.horizons_days[-1]} days are more than the future has "
+                f"(data.snapshots.future_days: {days})"
+            )
+        return self
+
     @property
     def embedded_splits(self) -> tuple[str, ...]:
         """The splits that are embedded."""

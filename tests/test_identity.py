@@ -106,6 +106,8 @@ RECIPES = [
 EXAMPLES: list[Config] = [
     build(Experiment, EXPERIMENT, "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
+    build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
+    build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),
     *(build(Experiment, changed(EXPERIMENT, "mask", {"recipe": recipe}), "example") for recipe in RECIPES),
     build(RefreshConfig, {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"}}, "example"),
     build(
@@ -140,6 +142,11 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "TableConfig.quote": [{"quote": "'"}],
     "TableConfig.timezone": [{"timezone": "Europe/Berlin"}],
     "TableConfig.types": [{"types": {"price": "bigint"}}],
+    "BackboneConfig.width": [{"width": 64, "weights": "random"}],
+    "ModelConfig.centre": [{"centre": False, "fusion": None}],
+    "ModelConfig.tabular_residual": [{"tabular_residual": True, "fusion": None}],
+    "TrainingConfig.targets": [{"targets": {"horizons_days": [3]}}],
+    "TargetsConfig.horizons_days": [{"horizons_days": [2, 5]}],
     "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
 }

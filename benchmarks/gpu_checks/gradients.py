@@ -12,7 +12,7 @@ from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Sequences
 from ray_ggsm.model.encoder import Observe, Tower
 from ray_ggsm.model.saved import EncoderBundle
-from ray_ggsm.training.answers import AnswerConfig, answer_sequences
+from ray_ggsm.training.answers import AnswerConfig, draw_answers
 from ray_ggsm.training.loop import user_ids
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.towers import Towers
@@ -76,7 +76,7 @@ def _step(
 
     collate = collator(bundle)
     sequences: dict[Tower, Sequences] = {
-        "user": collate.user_sequences(rows), "answer": answer_sequences(rows, collate, AnswerConfig(), 0)
+        "user": collate.user_sequences(rows), "answer": draw_answers(rows, collate, AnswerConfig(), 0).sequences
     }  # fmt: skip
     towers = Towers(bundle.encoder.train(), sequences, tokens, 0)
     towers.backward(lambda tokens: recipe.future_weight(tokens, bundle.step), loss_of, graph_tokens, observers)

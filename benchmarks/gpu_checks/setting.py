@@ -18,7 +18,7 @@ from gpu_checks.made_up import EVENT_WIDTH, FEATURES, MODALITIES, Decoder, looku
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.masks import MaskConfig, RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator, tabular_matrix
-from ray_ggsm.model.config import EventEncoderConfig, LoraConfig, ModelConfig, PretrainedConfig
+from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.template import Modality
 from ray_ggsm.training.config import TrainingConfig
@@ -124,7 +124,7 @@ def encoder(
 ) -> EncoderBundle:
     """An untrained encoder on a decoder's directory."""
     config = ModelConfig(
-        backbone=PretrainedConfig(name=str(directory)),
+        backbone=BackboneConfig(name=str(directory)),
         event_encoder=EventEncoderConfig(name="unused"),
         lora=LoraConfig(r=16, alpha=16),
         pooling="mean",

@@ -60,7 +60,7 @@ class Embedder:
 
     def _embed(self, sequences: Sequences, tower: Tower) -> Embedded:
         B = len(sequences.length_B)
-        vector_BD, fits_B = np.zeros((B, self.encoder.width), dtype=np.float32), np.zeros(B, dtype=bool)
+        vector_BD, fits_B = np.zeros((B, self.encoder.vector_width), dtype=np.float32), np.zeros(B, dtype=bool)
         waiting = batches_by_length(sequences.length_B, self.tokens_per_batch)[::-1]
         for index_N, building in _building(sequences, waiting):
             try:

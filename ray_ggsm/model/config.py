@@ -1,8 +1,8 @@
 """Settings of the encoder's parts. Reading them loads no torch."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config, Runtime
 
@@ -23,6 +23,23 @@ class PretrainedConfig(Config):
     """Hub revision (commit) to pin; null: the hub's default branch."""
     layers: int | None = Field(None, ge=1)
     """Number of layers to use, from the first on; null: all."""
+
+
+class BackboneConfig(PretrainedConfig):
+    """The decoder that user vectors come from."""
+
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """random: the named model's architecture and tokenizer, with new weights (the same for every seed)."""
+    width: int | None = Field(None, ge=8)
+    """With random weights: width of the states; the other widths shrink with it. null: the model's own."""
+    trained: Literal["lora", "all"] = "lora"
+    """What training changes: low-rank updates, or every weight but the token embeddings, which are then float32."""
+
+    @model_validator(mode="after")
+    def _width_needs_new_weights(self) -> Self:
+        if self.width is not None and self.weights == "pretrained":
+            raise ValueError("width: pretrained weights have one width; give `weights: random`, too")
+        return self
 
 
 class EventEncoderConfig(PretrainedConfig):
@@ -52,15 +69,28 @@ class LoraConfig(Config):
     """Dropout on the input of the low-rank path."""
 
 
+class FusionConfig(Config):
+    """The tabular features' own part of the user vector (`ray_ggsm.model.fusion`)."""
+
+    width: int = Field(128, ge=1)
+    """Width of the network's output."""
+    hidden: int = Field(256, ge=1)
+    """Width of its hidden layer."""
+    linear_width: int | None = Field(None, ge=1)
+    """Width of the linear part, a fixed random projection of the z-scores; null: the z-scores themselves."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout on the z-scores and on the hidden layer."""
+
+
 class ModelConfig(Config):
     """The user encoder."""
 
-    backbone: PretrainedConfig
+    backbone: BackboneConfig
     """The decoder-only language model."""
     event_encoder: EventEncoderConfig
     """The frozen text encoder of single events."""
     lora: LoraConfig = LoraConfig()
-    """The trained part of the backbone."""
+    """The trained part of the backbone, with `backbone.trained: lora`."""
     pooling: Literal["user", "mean"] = "user"
     """Final hidden state at the row's last token (<USER>; paper, eq. 12), or the mean over its tokens."""
     centre: bool = True
@@ -71,6 +101,9 @@ class ModelConfig(Config):
     """Add a linear map of the tabular features to the pooled state, past the backbone; false: the paper's form."""
     tabular_dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the tabular features in training."""
+    fusion: FusionConfig | None = None
+    """Join the tabular features with the sequence's state before the loss, if the rows have any; null: the paper's
+    form."""
     max_text_tokens: int = Field(64, ge=4)
     """Longest instruction or answer text, in tokens; longer ones are cut."""
     attention: Runtime[Literal["auto", "sdpa", "flex", "eager"]] = "auto"
@@ -78,6 +111,17 @@ class ModelConfig(Config):
     CUDA."""
     dtype: Precision = "bfloat16"
     """Type of the frozen backbone and its matrix products; everything trained stays float32."""
+
+    @property
+    def backbone_dtype(self) -> "torch.dtype":
+        """Type of the backbone's weights."""
+        return _torch_dtype("float32" if self.backbone.trained == "all" else self.dtype)
+
+    @model_validator(mode="after")
+    def _fusion_centres(self) -> Self:
+        if self.fusion is not None and not (self.centre and not self.tabular_residual):
+            raise ValueError("fusion: it needs `centre: true` and no `tabular_residual`, which it replaces")
+        return self
 
     @property
     def torch_dtype(self) -> "torch.dtype":

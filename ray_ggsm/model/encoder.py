@@ -25,6 +25,7 @@ from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapte
 from ray_ggsm.model.attention import Visibility, Watch, open_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.config import Backend, LoraConfig, ModelConfig
+from ray_ggsm.model.fusion import Fusion, block_scales, fuse
 from ray_ggsm.model.template import Template
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ class UserEncoder(nn.Module):
     """A backbone with LoRA, embeddings of the tags, an adapter per modality, and a centre per tower."""
 
     centre_user_D: Tensor
+    """(D + P + K) with fusion."""
     centre_answer_D: Tensor
+    scale_user_2: Tensor
+    """Root mean squares of the features' two parts, with fusion."""
 
     def __init__(
         self,
@@ -101,9 +105,16 @@ class UserEncoder(nn.Module):
             layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
         # injected vectors start at the size of the backbone's token embeddings
         self.input_scale = nn.Parameter(torch.tensor(_token_rms(backbone)))
-        self.register_buffer("centre_user_D", torch.zeros(D))
+        self.fusion = Fusion(features, config.fusion) if config.fusion is not None and features else None
+        if self.fusion is not None:
+            self.register_buffer("scale_user_2", torch.ones(2))
+        self.vector_width = D + (sum(self.fusion.widths) if self.fusion is not None else 0)
+        """Width of user vectors, W."""
+        self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
         self.register_buffer("centre_answer_D", torch.zeros(D))
-        self.backbone: PeftModel | transformers.PreTrainedModel = _with_lora(backbone, config.lora)
+        self.backbone: PeftModel | transformers.PreTrainedModel = (
+            _with_lora(backbone, config.lora) if config.backbone.trained == "lora" else _all_trained(backbone)
+        )
 
     def start_tags_from_words(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
         """Initialise each tag's embedding with the mean embedding of the word pieces of its text."""
@@ -175,7 +186,7 @@ class UserEncoder(nn.Module):
         return "sdpa" if is_cuda else "eager"
 
     def pool(self, hidden_BLD: Tensor, batch: Batch) -> Tensor:
-        """One state per row, (B, D) float32, neither centred nor normalised."""
+        """One state per row, (B, D) float32, neither centred nor normalised; (B, W) in a user tower with fusion."""
         rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
             pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
@@ -186,6 +197,9 @@ class UserEncoder(nn.Module):
             pooled_BD = (pooled_BD + hidden_BLD[rows_B, layout.global_B].float()) / 2
         if batch.tabular_BF is not None and self.tabular is not None and self.tabular.residual is not None:
             pooled_BD = pooled_BD + self.tabular.residual(self.tabular.z_scores(batch.tabular_BF)).float()
+        if batch.tabular_BF is not None and self.tabular is not None and self.fusion is not None:
+            features_BT = self.fusion(self.tabular.z_scores(batch.tabular_BF))
+            return torch.cat([pooled_BD, features_BT.float()], dim=1)
         return pooled_BD
 
     def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
@@ -198,16 +212,56 @@ class UserEncoder(nn.Module):
         return torch.autocast(self.device.type, self.config.torch_dtype, enabled=self.config.dtype == "bfloat16")
 
     def vectors(self, pooled_BD: Tensor, tower: Tower) -> Tensor:
-        """Published vectors, (B, D) float32: centred with the frozen mean and L2-normalised."""
-        return nn.functional.normalize(pooled_BD - self.centre(tower), dim=1)
+        """Published vectors, (B, W) float32: centred with the frozen mean and L2-normalised.
+
+        With fusion, answers are zero where users have their features, so that products compare the sequences' blocks.
+        """
+        centred_BD = pooled_BD - self.centre(tower)
+        if self.fusion is not None and tower == "user":
+            return fuse(centred_BD, self.fusion.widths, self.scale_user_2)
+        return nn.functional.pad(nn.functional.normalize(centred_BD, dim=1), (0, self.vector_width - self.width))
+
+    def batch_vectors(self, user_BW: Tensor) -> Tensor:
+        """As `vectors` for pooled user states of a whole training batch, with the batch's own mean and scales."""
+        centred_BW = user_BW - user_BW.mean(dim=0) if self.config.centre else user_BW
+        if self.fusion is None:
+            return nn.functional.normalize(centred_BW, dim=1)
+        return fuse(centred_BW, self.fusion.widths, block_scales(centred_BW, self.fusion.widths))
+
+    def set_centres(self, user_BW: Tensor, answer_BD: Tensor) -> None:
+        """Freeze means and scales to those of pooled states of training rows."""
+        self.centre_user_D.copy_(user_BW.mean(dim=0))
+        self.centre_answer_D.copy_(answer_BD.mean(dim=0))
+        if self.fusion is not None:
+            self.scale_user_2.copy_(block_scales(user_BW - self.centre_user_D, self.fusion.widths))
 
     def centre(self, tower: Tower) -> Tensor:
-        """The tower's frozen mean, (D,); zeros without centring."""
+        """The tower's frozen mean, (D,), or (W,) for users; zeros without centring."""
         return self.centre_user_D if tower == "user" else self.centre_answer_D
 
     def merge_lora(self) -> None:
         """Add LoRA to the backbone's weights, rounded to their dtype: faster to run, but no longer trainable."""
-        self.backbone = self.backbone.merge_and_unload().requires_grad_(False)
+        if self.config.backbone.trained == "lora":
+            self.backbone = self.backbone.merge_and_unload()
+        self.backbone.requires_grad_(False)
+
+    def backbone_state(self) -> dict[str, Tensor]:
+        """What training changes in the backbone, by name: LoRA in PEFT's format, or the trained weights."""
+        if self.config.backbone.trained == "lora":
+            from peft import get_peft_model_state_dict
+
+            lora: dict[str, Tensor] = get_peft_model_state_dict(self.backbone)
+            return lora
+        return {name: p.detach() for name, p in self.backbone.named_parameters() if p.requires_grad}
+
+    def load_backbone_state(self, state: dict[str, Tensor]) -> None:
+        """Take over a `backbone_state`, which has the same names."""
+        if self.config.backbone.trained == "lora":
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.backbone, state)
+        else:
+            self.backbone.load_state_dict(state, strict=False)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
@@ -242,6 +296,13 @@ def _token_rms(backbone: "transformers.PreTrainedModel") -> float:
     """Root mean square of the token embeddings."""
     rms: float = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
     return rms
+
+
+def _all_trained(backbone: "transformers.PreTrainedModel") -> "transformers.PreTrainedModel":
+    """The backbone, all of whose weights training changes but for the token embeddings, which few positions use."""
+    backbone.requires_grad_(True)
+    backbone.get_input_embeddings().requires_grad_(False)
+    return backbone
 
 
 def _with_lora(backbone: "transformers.PreTrainedModel", config: LoraConfig) -> "PeftModel":

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
 from ray_ggsm.hashing import hash64
-from ray_ggsm.model.ragged import ranks, starts
+from ray_ggsm.model.ragged import list_lengths, ranks, starts
 from ray_ggsm.model.template import Template
 
 
@@ -37,7 +36,7 @@ class Events:
 
 def kept_events(rows: pa.Table, template: Template) -> np.ndarray:
     """Number of events per modality and row that the template keeps, int64 (M, B)."""
-    return np.stack([np.minimum(_lengths(rows[m.name].combine_chunks()), m.keep) for m in template.modalities])
+    return np.stack([np.minimum(list_lengths(rows[m.name].combine_chunks()), m.keep) for m in template.modalities])
 
 
 def history_events(rows: pa.Table, template: Template) -> Events:
@@ -46,7 +45,7 @@ def history_events(rows: pa.Table, template: Template) -> Events:
     parts, counts = [], []
     for modality in template.modalities:
         column = rows[modality.name].combine_chunks()
-        count_B = _lengths(column)
+        count_B = list_lengths(column)
         from_end = np.repeat(np.cumsum(count_B), count_B) - 1 - np.arange(count_B.sum())
         kept = column.flatten().filter(pa.array(from_end < modality.keep))
         count_B = np.minimum(count_B, modality.keep)
@@ -62,7 +61,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
     the row's key and `seed` only, not on the rows beside it.
     """
     column = rows["future"].combine_chunks()
-    count_B = _lengths(column)
+    count_B = list_lengths(column)
     row_E, rank_E = np.repeat(np.arange(len(rows)), count_B), ranks(count_B)
     key_B = row_keys(rows) ^ np.uint64(seed)
     order = np.lexsort((_scramble(_scramble(key_B)[row_E] + rank_E.astype(np.uint64)), row_E))
@@ -90,12 +89,6 @@ def no_events(modalities: int, rows: int) -> Events:
     """Rows without events."""
     nothing = np.zeros(0, dtype=np.float32)
     return Events(np.zeros((modalities, rows), dtype=np.int64), pa.array([], pa.string()), nothing, nothing)
-
-
-def _lengths(column: pa.Array) -> np.ndarray:
-    """Items per list, int64; 0 for null."""
-    lengths: np.ndarray = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    return lengths.astype(np.int64)
 
 
 def _scramble(value: np.ndarray) -> np.ndarray:

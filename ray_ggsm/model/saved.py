@@ -1,7 +1,7 @@
 """Saves and loads encoders. The directory of an encoder has everything needed to embed, except the pretrained backbone:
 
     encoder.json               configs, template, mask recipe and its progress, digests (`ray_ggsm.model.description`)
-    adapter_model.safetensors  LoRA, in PEFT's format, with adapter_config.json
+    adapter_model.safetensors  LoRA, in PEFT's format, with adapter_config.json; or the trained weights of the backbone
     modules.safetensors        tags, adapters, tabular statistics, centres, learned mask
     mask.safetensors           the recipe's state (GG-SM: importance per slot)
     tokenizer/                 the tokenizer
@@ -92,7 +92,7 @@ def new_encoder(
     Raises:
         InputError: the backbone cannot be loaded, or its attention cannot be opened.
     """
-    backbone = load_model(config.backbone, config.torch_dtype)
+    backbone = load_model(config.backbone, config.backbone_dtype)
     backbone_digest = weights_digest(backbone)
     tokenizer = load_tokenizer(config.backbone)
     recipe = mask.build()
@@ -107,12 +107,11 @@ def new_encoder(
 
 def save(bundle: EncoderBundle, location: str) -> None:
     """Write the directory of an encoder, local or s3://."""
-    from peft import get_peft_model_state_dict
-
     with tempfile.TemporaryDirectory() as directory:
         encoder = bundle.encoder
-        encoder.backbone.peft_config["default"].save_pretrained(directory)
-        _write(os.path.join(directory, "adapter_model.safetensors"), get_peft_model_state_dict(encoder.backbone))
+        if encoder.config.backbone.trained == "lora":
+            encoder.backbone.peft_config["default"].save_pretrained(directory)
+        _write(os.path.join(directory, "adapter_model.safetensors"), encoder.backbone_state())
         _write(os.path.join(directory, "modules.safetensors"), _modules(encoder))
         _write(os.path.join(directory, "mask.safetensors"), bundle.recipe.state_dict())
         bundle.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
@@ -131,7 +130,7 @@ def load(location: str, device: torch.device) -> EncoderBundle:
     config, recipe = description.model, description.mask.build()
     _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
     template = Template(description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query)
-    backbone = load_model(config.backbone, config.torch_dtype)
+    backbone = load_model(config.backbone, config.backbone_dtype)
     _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
     _expect(location, "template", description.template_digest, _template_digest(template))
     features = description.feature_names
@@ -161,13 +160,11 @@ def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str)
     Raises:
         InputError: the weights do not fit the encoder.
     """
-    from peft import get_peft_model_state_dict, set_peft_model_state_dict
-
     _load_modules(encoder, load_file(os.path.join(directory, "modules.safetensors")), location)
-    lora = load_file(os.path.join(directory, "adapter_model.safetensors"))
-    if lora.keys() != get_peft_model_state_dict(encoder.backbone).keys():
+    trained = load_file(os.path.join(directory, "adapter_model.safetensors"))
+    if trained.keys() != encoder.backbone_state().keys():
         raise InputError(f"{location}: adapter_model.safetensors does not fit the backbone's layers")
-    set_peft_model_state_dict(encoder.backbone, lora)
+    encoder.load_backbone_state(trained)
     recipe.load_state_dict(load_file(os.path.join(directory, "mask.safetensors")))
 
 
@@ -183,7 +180,7 @@ def _description(bundle: EncoderBundle, files: dict[str, str]) -> EncoderDescrip
         tabular_tokens=template.tabular_tokens,
         feature_names=bundle.feature_names,
         event_width=encoder.event_width,
-        width=encoder.width,
+        width=encoder.vector_width,
         backbone_digest=bundle.backbone_digest,
         event_encoder_digest=bundle.event_encoder_digest,
         template_digest=_template_digest(template),

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ray_ggsm.config import InputError, digest
-from ray_ggsm.model.config import PretrainedConfig
+from ray_ggsm.model.config import BackboneConfig, PretrainedConfig
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
         InputError: the name leads to no weights that can be loaded, or the model has too few layers.
     """
     source = _locate(config)
+    if isinstance(config, BackboneConfig) and config.weights == "random":
+        return _new(config, source, dtype)
     if source.gguf_file is None:
         return _load(config, source, dtype)
     file = os.path.join(source.path, source.gguf_file)
@@ -106,6 +108,33 @@ def _locate(config: PretrainedConfig) -> _Source:
     if path.endswith(".gguf"):
         return _Source(os.path.dirname(path), gguf_file=os.path.basename(path))
     return _Source(path, revision=config.revision or None)
+
+
+def _new(config: BackboneConfig, source: _Source, dtype: torch.dtype) -> "transformers.PreTrainedModel":
+    """The named architecture with random weights, which are the same every time."""
+    try:
+        model_config = source.read(transformers.AutoConfig)
+        _keep_layers(model_config, config)
+        if config.width is not None:
+            _narrow(model_config, config.width)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: transformers.PreTrainedModel = transformers.AutoModel.from_config(model_config, dtype=dtype)
+    except (OSError, ImportError, ValueError) as error:
+        raise InputError(f"model '{config.name}' cannot be made: {' '.join(str(error).split())[:400]}") from error
+    model.config._name_or_path = config.name
+    return model
+
+
+def _narrow(model_config: Any, width: int) -> None:
+    """Give the model's configuration another width: as many heads of the same width as fit, the rest in proportion."""
+    head = getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads
+    heads = max(1, width // head)
+    if width % heads or (width // heads) % 2:
+        raise InputError(f"model.backbone.width: {heads} heads cannot share {width} evenly; use a multiple of {head}")
+    model_config.intermediate_size = max(1, round(model_config.intermediate_size * width / model_config.hidden_size))
+    model_config.hidden_size, model_config.head_dim = width, width // heads
+    model_config.num_attention_heads = model_config.num_key_value_heads = heads
 
 
 def _load(config: PretrainedConfig, source: _Source, dtype: torch.dtype) -> "transformers.PreTrainedModel":

@@ -4,6 +4,7 @@ With event vectors, both towers speak one language from the first step; rendered
 `answer` (query-answer pairs) use it as text.
 """
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm.config import Config
+from ray_ggsm.hashing import hash64
 from ray_ggsm.model.batch import Collator, Sequences
 from ray_ggsm.model.events import Events, sample_future_events
 
@@ -25,14 +27,40 @@ class AnswerConfig(Config):
     """Number of future events drawn from a row at each step."""
 
 
-def answer_sequences(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Sequences:
-    """The answer tower's sequences for training rows; future events are drawn here, once, from `seed`."""
+@dataclass(frozen=True)
+class Answers:
+    """The answers of training rows."""
+
+    sequences: Sequences
+    id_b: np.ndarray
+    """int64: equal for equal answers."""
+
+
+def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Answers:
+    """The answers of training rows; future events are drawn here, once, from `seed`."""
     if config.form == "text" and "answer" in rows.column_names and rows["answer"].null_count == 0:
-        return collator.text_sequences(rows["answer"].to_pylist())
+        return _texts(rows["answer"].to_pylist(), collator)
     events = sample_future_events(rows, collator.template, config.max_events, seed)
     if config.form == "events":
-        return collator.event_sequences(events)
-    return collator.text_sequences(render(events, [m.name for m in collator.template.modalities]))
+        return Answers(collator.event_sequences(events), _ids(_shown(events)))
+    return _texts(render(events, [m.name for m in collator.template.modalities]), collator)
+
+
+def _texts(texts: list[str], collator: Collator) -> Answers:
+    return Answers(collator.text_sequences(texts), _ids(texts))
+
+
+def _ids(texts: list[str]) -> np.ndarray:
+    ids: np.ndarray = hash64(texts).view(np.int64).copy()
+    return ids
+
+
+def _shown(events: Events) -> list[str]:
+    """All that the answer tower sees of each row's events, as one text per row."""
+    M, B = events.count_MB.shape
+    bounds = np.concatenate([[0], np.cumsum(events.count_MB.reshape(-1))])
+    seen = list(zip(events.text_E.to_pylist(), events.age_E.tolist(), map(str, events.amount_E.tolist()), strict=True))
+    return [repr([seen[bounds[m * B + b] : bounds[m * B + b + 1]] for m in range(M)]) for b in range(B)]
 
 
 def render(events: Events, modalities: list[str]) -> list[str]:

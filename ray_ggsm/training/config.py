@@ -8,6 +8,7 @@ from ray_ggsm.config import Config, Runtime
 from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.loss import Objective, SameSide, Term
 from ray_ggsm.training.optimizer import OptimizerConfig
+from ray_ggsm.training.targets import TargetsConfig
 
 
 class HeldOutConfig(Config):
@@ -40,6 +41,10 @@ class TrainingConfig(Config):
     """Kinds of negatives: user-answer, user-user, answer-answer."""
     same_side: SameSide = "literal"
     """Whether eq. 8 masks uu and aa negatives, too (`literal`), or only ua negatives (`unmasked`)."""
+    contrast_weight: float = Field(1.0, ge=0)
+    """Weight of InfoNCE beside `targets`."""
+    targets: TargetsConfig | None = None
+    """Dense targets of the future beside InfoNCE; null: the paper's form."""
     answer: AnswerConfig = AnswerConfig()
     """The answer tower's input."""
     optimizer: OptimizerConfig = OptimizerConfig()

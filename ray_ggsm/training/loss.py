@@ -4,7 +4,7 @@
                                              + m^aa_ij e^{s(a_i,a_j)/tau} ]
 
 m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. Two rows of one
-user are never each other's negatives.
+user, or with equal answers (two empty futures), are never each other's negatives.
 
 Legend: B rows of the global batch, b rows of this worker, n rows at a time, D width.
 """
@@ -50,10 +50,22 @@ class Sides(NamedTuple):
     """Unit vectors, float32, row by row the positives of `user_BD`."""
     user_ids_B: Tensor
     """int64, equal for rows of the same user."""
+    answer_ids_B: Tensor
+    """int64, equal for equal answers."""
+
+    def others(self, start: int) -> Tensor:
+        """Whether rows can be negatives of each other, bool (n, B), for the n rows from `start` on."""
+        rows = slice(start, start + ROWS_AT_A_TIME)
+        return (self.user_ids_B[rows, None] != self.user_ids_B) & (self.answer_ids_B[rows, None] != self.answer_ids_B)
 
 
 def gathered(
-    user_bD: Tensor, answer_bD: Tensor, user_ids_b: Tensor, centre: bool, gather: Gather | None = None
+    user_bD: Tensor,
+    answer_bD: Tensor,
+    user_ids_b: Tensor,
+    centre: bool,
+    gather: Gather | None = None,
+    answer_ids_b: Tensor | None = None,
 ) -> Sides:
     """Gather this worker's states, and centre and normalise them.
 
@@ -63,13 +75,17 @@ def gathered(
         user_ids_b: int64, equal for rows of the same user.
         centre: whether each side's mean over the global batch is subtracted.
         gather: adds the rows of the other workers; None: there are none.
+        answer_ids_b: int64, equal for equal answers; None: all of them differ.
     """
-    user_BD, answer_BD, user_ids_B = user_bD, answer_bD, user_ids_b
+    user_BD, answer_BD, user_ids_B, answer_ids_B = user_bD, answer_bD, user_ids_b, answer_ids_b
     if gather is not None:
         user_BD, answer_BD, user_ids_B = gather(user_bD), gather(answer_bD), gather(user_ids_b)
+        answer_ids_B = gather(answer_ids_b) if answer_ids_b is not None else None
+    if answer_ids_B is None:
+        answer_ids_B = torch.arange(len(user_ids_B), device=user_ids_B.device)
     if centre:
         user_BD, answer_BD = user_BD - user_BD.mean(dim=0), answer_BD - answer_BD.mean(dim=0)
-    return Sides(normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1), user_ids_B)
+    return Sides(normalize(user_BD.float(), dim=1), normalize(answer_BD.float(), dim=1), user_ids_B, answer_ids_B)
 
 
 def info_nce(sides: Sides, objective: Objective) -> Tensor:
@@ -85,9 +101,11 @@ def info_nce(sides: Sides, objective: Objective) -> Tensor:
     return torch.stack(sums).sum() / len(sides.user_BD)
 
 
-def _loss_of_rows(user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, start: int, objective: Objective) -> Tensor:
+def _loss_of_rows(
+    user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, answer_ids_B: Tensor, start: int, objective: Objective
+) -> Tensor:
     """Sum of eq. 6 over the n rows from `start` on, against the whole batch."""
-    similarity, kept, positive_n = _rows(user_BD, answer_BD, user_ids_B, start, objective)
+    similarity, kept, positive_n = _rows(Sides(user_BD, answer_BD, user_ids_B, answer_ids_B), start, objective)
     negatives = [similarity[term].masked_fill(~kept[term], -torch.inf) for term in objective.terms]
     logits = torch.cat([positive_n[:, None], *negatives], dim=1) / objective.temperature
     return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
@@ -115,8 +133,8 @@ def batch_statistics(sides: Sides, objective: Objective) -> BatchStatistics:
     first, rank, positive, negative, n_other = (torch.zeros((), dtype=torch.float64) for _ in range(5))
     masked = {term: torch.zeros((), dtype=torch.float64) for term in objective.terms}
     for start in range(0, len(sides.user_BD), ROWS_AT_A_TIME):
-        similarity, kept, positive_n = _rows(*sides, start, objective)
-        other = sides.user_ids_B[start : start + ROWS_AT_A_TIME, None] != sides.user_ids_B
+        similarity, kept, positive_n = _rows(sides, start, objective)
+        other = sides.others(start)
         rank_n = 1 + ((similarity["ua"] > positive_n[:, None]) & other).sum(dim=1)
         first += (rank_n == 1).sum().cpu()
         rank += rank_n.sum().cpu()
@@ -135,14 +153,12 @@ def batch_statistics(sides: Sides, objective: Objective) -> BatchStatistics:
     )
 
 
-def _rows(
-    user_BD: Tensor, answer_BD: Tensor, user_ids_B: Tensor, start: int, objective: Objective
-) -> tuple[dict[Term, Tensor], dict[Term, Tensor], Tensor]:
+def _rows(sides: Sides, start: int, objective: Objective) -> tuple[dict[Term, Tensor], dict[Term, Tensor], Tensor]:
     """The n rows from `start` on: cosines (n, B) per term, which of them are negatives, and cosines (n) of positives.
 
-    A negative is another user's row that m of eq. 8 does not mask.
+    A negative is another user's row with another answer that m of eq. 8 does not mask.
     """
-    end = start + ROWS_AT_A_TIME
+    user_BD, answer_BD, end = sides.user_BD, sides.answer_BD, start + ROWS_AT_A_TIME
     with torch.autocast(user_BD.device.type, enabled=False):
         u_nD, a_nD = user_BD[start:end], answer_BD[start:end]
         pairs: dict[Term, tuple[Tensor, Tensor]] = {
@@ -150,7 +166,7 @@ def _rows(
         }  # fmt: skip
         similarity = {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in objective.terms}
     positive_n = similarity["ua"].diagonal(offset=start)
-    other = user_ids_B[start:end, None] != user_ids_B
+    other = sides.others(start)
     limit_n1 = positive_n.detach()[:, None] + objective.margin
     kept = {
         name: other if name != "ua" and objective.same_side == "unmasked" else other & (s <= limit_n1)

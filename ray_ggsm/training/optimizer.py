@@ -1,12 +1,13 @@
 """AdamW with linear warm-up and cosine decay, for all trained parameters of the encoder."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from ray_ggsm.config import Config
-from ray_ggsm.model.encoder import UserEncoder
 
 
 class OptimizerConfig(Config):
@@ -24,10 +25,10 @@ class OptimizerConfig(Config):
     """Largest global norm of the gradients, which are scaled down to it."""
 
 
-def make_optimizer(encoder: UserEncoder, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with two groups of parameters: the backbone's LoRA weights, and the new modules."""
-    lora = [p for name, p in encoder.trainable().items() if name.startswith("backbone.")]
-    new = [p for name, p in encoder.trainable().items() if not name.startswith("backbone.")]
+def make_optimizer(trained: Mapping[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with two groups of parameters, by name: the backbone's weights, and the new modules."""
+    lora = [p for name, p in trained.items() if name.startswith("backbone.")]
+    new = [p for name, p in trained.items() if not name.startswith("backbone.")]
     groups = [{"params": lora, "scale": 1.0}, {"params": new, "scale": config.new_modules_scale}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 

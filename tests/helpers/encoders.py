@@ -11,7 +11,7 @@ from ray_ggsm.masks.fixed import BidirectionalConfig, CausalConfig, HybridGQConf
 from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
 from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
-from ray_ggsm.model.config import EventEncoderConfig, LoraConfig, ModelConfig, PretrainedConfig
+from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.template import Modality
 
@@ -24,10 +24,10 @@ def lookup(texts: pa.Array) -> np.ndarray:
     return np.array([np.random.default_rng(s).normal(size=WIDTH) for s in seeds], dtype=np.float32).reshape(-1, WIDTH)
 
 
-def encoder_on(decoder: str, mask: RecipeConfig, **model) -> EncoderBundle:
+def encoder_on(decoder: str, mask: RecipeConfig, backbone: dict | None = None, **model) -> EncoderBundle:
     """A float32 encoder for the rows of `make_rows`, on the decoder in a directory."""
     config = ModelConfig(
-        backbone=PretrainedConfig(name=decoder, layers=2),
+        backbone=BackboneConfig(name=decoder, layers=2, **(backbone or {})),
         event_encoder=EventEncoderConfig(name="unused"),
         **{"lora": LoraConfig(r=3, alpha=3), "dtype": "float32", "tabular_tokens": 2, **model},
     )

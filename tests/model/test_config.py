@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ray_ggsm.config import InputError, build
-from ray_ggsm.model.config import EventEncoderConfig, ModelConfig, PretrainedConfig
+from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, ModelConfig
 
 
 def test_reading_them_loads_no_torch() -> None:
@@ -19,7 +19,7 @@ def test_types_for_torch() -> None:
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         events = EventEncoderConfig(name="e", dtype=name)
         assert events.torch_dtype == dtype
-        assert ModelConfig(backbone=PretrainedConfig(name="b"), event_encoder=events, dtype=name).torch_dtype == dtype
+        assert ModelConfig(backbone=BackboneConfig(name="b"), event_encoder=events, dtype=name).torch_dtype == dtype
 
 
 def test_an_unknown_attention_is_one_sentence() -> None:

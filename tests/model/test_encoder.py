@@ -137,6 +137,20 @@ def test_saved_encoder_comes_back_exactly(make_encoder, make_rows, tmp_path) -> 
     assert not [f for f in tmp_path.rglob("*") if f.suffix in (".bin", ".pt", ".pkl", ".pickle")]
 
 
+@pytest.mark.parametrize("width", [None, 12])
+def test_a_backbone_from_random_weights_is_trained_and_comes_back(width, make_encoder, make_rows, tmp_path) -> None:
+    backbone = {"weights": "random", "width": width, "trained": "all"}
+    bundle, rows = make_encoder(backbone=backbone), make_rows()
+    trained = {name for name in bundle.encoder.trainable() if name.startswith("backbone.")}
+    every = {name for name, _ in bundle.encoder.named_parameters() if name.startswith("backbone.")}
+    assert every - trained == {"backbone.embed_tokens.weight"}
+    if width is not None:
+        assert bundle.encoder.width == width
+    perturb(bundle)
+    saved.save(bundle, str(tmp_path))
+    torch.testing.assert_close(pooled(saved.load(str(tmp_path), torch.device("cpu")), rows), pooled(bundle, rows))
+
+
 def test_half_way_encoder_embeds_with_its_own_mask(make_encoder) -> None:
     bundle = make_encoder(RECIPES[2])
     tokens = bundle.encoder.template.every_slot()

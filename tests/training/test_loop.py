@@ -10,21 +10,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ray_ggsm.config import InputError
 from ray_ggsm.masks.fixed import OracleConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
+from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.model.config import LoraConfig
+from ray_ggsm.model.config import FusionConfig, LoraConfig
 from ray_ggsm.model.events import sample_future_events
 from ray_ggsm.model.template import Modality, Template
-from ray_ggsm.training.answers import AnswerConfig, answer_sequences, render
+from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import BatchStatistics
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
 from ray_ggsm.training.pairs import Pairs, head
+from ray_ggsm.training.targets import TargetsConfig
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import lookup
 
@@ -43,7 +46,9 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
         collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
         pairs = Pairs(str(tmp_path), 12, 0)
         held_out = make_rows(users=9, seed=5) if config.held_out else None
-        trainer = Trainer(bundle, collator, config, ALONE, 0, head=head(str(tmp_path), 30), held_out=held_out)
+        trainer = Trainer(
+            bundle, collator, config, ALONE, 0, head=head(str(tmp_path), 30), held_out=held_out, future_days=80
+        )
         trainer.pairs = pairs
         trainer.prepare()
         return trainer
@@ -86,6 +91,31 @@ def test_micro_batches_give_the_step_of_the_whole_batch(make_trainer) -> None:
         for key, value in comparable(first).items():
             assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
     torch.testing.assert_close(whole.recipe.importance_S, cut.recipe.importance_S, rtol=1e-3, atol=1e-7)
+
+
+def test_targets_train_through_the_published_vector_and_their_heads_are_not_saved(make_trainer, tmp_path) -> None:
+    """The heads read the very vectors that are published, as far as the batch's mean is that of the centre's rows."""
+    optimizer = OptimizerConfig(learning_rate=3e-3, weight_decay=0)
+    targets = TargetsConfig(horizons_days=(7, 80), new=0)
+    model = {"fusion": FusionConfig(width=5, hidden=6, dropout=0)}
+    trainer = make_trainer(model, targets=targets, contrast_weight=0.5, optimizer=optimizer)
+    before = weights(trainer)
+    logs = [step(trainer) for _ in range(STEPS)]
+    parts = ["loss_contrast", "loss_contents", "loss_activity", "loss_first"]
+    assert all(log["loss"] == pytest.approx(sum(log[part] for part in parts), rel=1e-5) for log in logs)
+    assert "loss_new" not in logs[0]
+    assert logs[-1]["loss"] < logs[0]["loss"]
+    assert not torch.equal(before["fusion.network.0.weight"], weights(trainer)["fusion.network.0.weight"])
+    trainer.config = trainer.config.model_copy(update={"centre_rows": 30})
+    trainer.centre()
+    head = trainer.head.slice(0, 30)
+    states_BW = trainer._part(head).towers.states(trainer.bundle.embedding_weight)["user"]
+    torch.testing.assert_close(trainer.encoder.batch_vectors(states_BW), trainer.encoder.vectors(states_BW, "user"))
+    trainer.save(str(tmp_path))
+    assert not [name for name in load_file(tmp_path / "modules.safetensors") if "heads" in name]
+    back = saved.load(str(tmp_path), torch.device("cpu")).encoder
+    assert back.vector_width == trainer.encoder.width + 7 + 5
+    torch.testing.assert_close(back.vectors(states_BW, "user"), trainer.encoder.vectors(states_BW, "user"))
 
 
 @pytest.mark.parametrize("graph_tokens", [0, 150])
@@ -149,9 +179,13 @@ def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:
     assert trainer.done
 
 
-def test_a_restored_run_goes_on_bit_for_bit(make_trainer, tmp_path) -> None:
-    model = {"tabular_dropout": 0.3}
-    straight, first, second = make_trainer(model), make_trainer(model), make_trainer(model)
+@pytest.mark.parametrize(
+    "model", [{}, {"fusion": FusionConfig(width=5, hidden=6), "backbone": {"weights": "random", "trained": "all"}}]
+)
+def test_a_restored_run_goes_on_bit_for_bit(model, make_trainer, tmp_path) -> None:
+    """Also with targets, whose heads are in the checkpoint, and with a backbone that is trained from random weights."""
+    model, targets = {"tabular_dropout": 0.3} | model, TargetsConfig(horizons_days=(7, 80)) if model else None
+    straight, first, second = (make_trainer(model, targets=targets) for _ in range(3))
     for _ in range(STEPS):
         step(straight)
     for _ in range(2):
@@ -202,7 +236,7 @@ def test_held_out_pairs_are_looked_at_with_every_checkpoint_and_can_stop_the_run
     while not patient.done:
         step(patient)
     assert [e["step"] for e in patient.log if "held_out_loss" in e] == [4, STEPS]
-    states = patient._towers(patient.held_out, answer_seed=0).states(patient._weight)
+    states = patient._part(patient.held_out, answer_seed=0).towers.states(patient._weight)
     user_BD, answer_BD = (torch.nn.functional.normalize(s - s.mean(dim=0), dim=1) for s in states.values())
     cosine_BB = user_BD @ answer_BD.T
     rank_B = 1 + (cosine_BB > cosine_BB.diagonal()[:, None]).sum(dim=1).double()
@@ -273,7 +307,7 @@ def test_rendered_answers_are_aggregated_by_type(make_rows) -> None:
 def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     trainer = make_trainer(answer=AnswerConfig(form="text"))
     rows = make_rows(users=2).append_column("answer", pa.array(["yes", "rather not"]))
-    answers = answer_sequences(rows, trainer.collator, trainer.config.answer, 0)
+    answers = draw_answers(rows, trainer.collator, trainer.config.answer, 0).sequences
     assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]
     assert (answers.batch(np.array([1, 0])).layout.last_B + 1).tolist() == answers.length_B[::-1].tolist()
 
@@ -293,11 +327,11 @@ def test_gradient_passes_against_a_double_run_by_hand(timing, make_trainer) -> N
         rows = twin.pairs.batch(index)
         for trainer in (twin, by_hand):
             trainer.encoder.train()
-        twin._backward(twin._towers(rows), rows, twin._observers)
+        twin._backward(twin._part(rows), twin._observers)
         twin.recipe.end_step(lambda tensor: tensor)
         by_hand.recipe.load_state_dict(twin.recipe.state_dict())
         by_hand.optimizer.zero_grad(set_to_none=True)
-        loss, _ = by_hand._backward(by_hand._towers(rows), rows, lambda tokens: ())
+        loss, _, _ = by_hand._backward(by_hand._part(rows), lambda tokens: ())
         assert step(extra)["loss"] == pytest.approx(loss, rel=1e-5)
         torch.testing.assert_close(extra.recipe.importance_S, by_hand.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)

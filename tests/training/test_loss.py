@@ -105,6 +105,15 @@ def test_rows_of_one_user_are_not_negatives() -> None:
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_rows_with_equal_answers_are_not_negatives() -> None:
+    """Rows 0 and 1 of different users have one answer: only row 2 is a negative of theirs, in every term."""
+    u, a = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    equal = torch.tensor([7, 7, 8])
+    got = info_nce(gathered(u, a, torch.arange(3), False, answer_ids_b=equal), Objective(temperature=0.1, margin=0.1))
+    expected = reference(u.numpy(), a.numpy(), equal.numpy(), 0.1, 0.1, TERMS, True)
+    assert got.item() == pytest.approx(expected, rel=2e-4, abs=2e-4)
+
+
 def test_statistics_of_a_batch_that_is_solved() -> None:
     u = torch.eye(4)
     seen = batch_statistics(sides(u, u), Objective(temperature=0.1, margin=0.1, terms=TERMS))

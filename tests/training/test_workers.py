@@ -14,11 +14,14 @@ import torch.multiprocessing as mp
 
 from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.config import FusionConfig
 from ray_ggsm.training import loop
+from ray_ggsm.training.checkpoint import trained_parameters
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import Pairs, head
+from ray_ggsm.training.targets import TargetsConfig
 from ray_ggsm.training.workers import ALONE, Workers, process_group
 from tests.helpers.encoders import RECIPES, encoder_on, lookup, nominal_peak
 from tests.helpers.rows import user_rows
@@ -52,15 +55,22 @@ def contrasts(workers: Workers) -> list[torch.Tensor]:
 
 
 def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict[str, Any]:
-    bundle = encoder_on(decoder, mask, pooling="mean")
-    config = TrainingConfig(steps=STEPS, batch_size=BATCH, centre_rows=20, tokens_per_micro_batch=90, graph_tokens=90)
+    bundle = encoder_on(decoder, mask, pooling="mean", fusion=FusionConfig(width=5, hidden=6, dropout=0))
+    config = TrainingConfig(
+        steps=STEPS,
+        batch_size=BATCH,
+        centre_rows=20,
+        tokens_per_micro_batch=90,
+        graph_tokens=90,
+        targets=TargetsConfig(horizons_days=(7, 80)),
+    )
     pairs = Pairs(rows, BATCH, 0)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
-    trainer = Trainer(bundle, collator, config, workers, 0, head=head(rows, 30))
+    trainer = Trainer(bundle, collator, config, workers, 0, head=head(rows, 30), future_days=80)
     trainer.prepare()
     while not trainer.done:
         trainer.step(pairs.batch(trainer.bundle.step, workers.rank, workers.size))
-    state = {name: p.detach() for name, p in trainer.encoder.trainable().items()}
+    state = {name: p.detach() for name, p in trained_parameters(trainer.bundle, trainer.heads).items()}
     logs = [{k: v for k, v in log.items() if k not in ("tokens", "seconds", "utilisation")} for log in trainer.log]
     return {"state": state, "recipe": trainer.recipe.state_dict(), "log": logs}
 

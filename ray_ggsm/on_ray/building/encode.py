@@ -101,7 +101,7 @@ class _Encode:
         size, before = self.build.embedding.rows_per_batch, self.embedder.tokens
         fresh_N = ~rows["row.is_known"].to_numpy()
         fresh = rows.filter(pa.array(fresh_N))  # so windows of rows are full, however few rows are encoded
-        vector_ND = np.zeros((len(rows), self.embedder.encoder.width), dtype=np.float32)
+        vector_ND = np.zeros((len(rows), self.embedder.encoder.vector_width), dtype=np.float32)
         fits_N = np.ones(len(rows), dtype=bool)
         places = np.flatnonzero(fresh_N)
         for start in range(0, len(fresh), size):

@@ -128,6 +128,7 @@ def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
         e.seed,
         head=head(job.rows, HEAD_ROWS),
         held_out=head(job.held_out, held_out.rows) if held_out and job.held_out else None,
+        future_days=e.data.snapshots.future_days,
         identity={
             "model": digest(e.model),
             "mask": digest(e.mask),

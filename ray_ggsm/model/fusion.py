@@ -1,0 +1,62 @@
+"""Joins the tabular features with the sequence's state, past the backbone and before the loss.
+
+The user vector has two blocks. The sequence's is the unit vector of the paper (eq. 13). The features' block holds
+their z-scores and a small network of them, each centred and scaled to a mean square of 1. The features' sizes say much
+(how often, how much), and L2-normalisation would lose them. So the sequence's block gets SEQUENCE times the mean
+length of the features' block: the whole vector can then be normalised, and every size stays readable to a few percent.
+
+Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
+W = D + P + K.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ray_ggsm.model.config import FusionConfig
+
+SEQUENCE = 3.0
+"""Length of the sequence's block, in mean lengths of the features' block."""
+
+
+class Fusion(nn.Module):
+    """The features' block before it is centred and scaled: z-scores (P) beside a network of them (K)."""
+
+    def __init__(self, F: int, config: FusionConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.linear = nn.Linear(F, config.linear_width, bias=False) if config.linear_width is not None else None
+        if self.linear is not None:
+            nn.init.orthogonal_(self.linear.weight).requires_grad_(False)
+        hidden = nn.Linear(F, config.hidden)
+        self.network = nn.Sequential(
+            hidden, nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, config.width)
+        )
+        self.widths = (F if config.linear_width is None else config.linear_width, config.width)
+        """P and K."""
+
+    def forward(self, z_BF: Tensor) -> Tensor:
+        """(B, P + K) from the features' z-scores."""
+        z_BF = self.dropout(z_BF)
+        return torch.cat([z_BF if self.linear is None else self.linear(z_BF), self.network(z_BF)], dim=1)
+
+
+def block_scales(centred_BW: Tensor, widths: tuple[int, int]) -> Tensor:
+    """Root mean squares of the features' two parts over rows, (2,); `centred_BW` may begin with other columns."""
+    parts = centred_BW[:, -sum(widths) :].split(list(widths), dim=1)
+    return torch.stack([part.square().mean().sqrt() for part in parts]).clamp(min=1e-6)
+
+
+def fuse(centred_BW: Tensor, widths: tuple[int, int], scale_2: Tensor) -> Tensor:
+    """Unit vectors (B, W) from centred states.
+
+    Args:
+        centred_BW: the sequence's state (D), then the features' parts (P and K).
+        widths: P and K.
+        scale_2: root mean squares of the two parts over training rows.
+    """
+    tabular = sum(widths)
+    sequence_BD, features_BT = centred_BW[:, :-tabular], centred_BW[:, -tabular:]
+    scale_T = scale_2.repeat_interleave(torch.tensor(widths, device=scale_2.device))
+    length = SEQUENCE * tabular**0.5
+    return normalize(torch.cat([length * normalize(sequence_BD, dim=1), features_BT / scale_T], dim=1), dim=1)

@@ -1,0 +1,266 @@
+"""Dense targets of the future beside the contrastive loss: what occurs, how often and how much, how soon, what is new.
+
+InfoNCE asks whose future this is; these targets ask what it is. They are made from the future events of any data set,
+never from labels, and linear heads read them from the user vector as it is published, so that linear probes find them
+there. The heads are not saved with the encoder. (Dense multi-horizon targets: Pancha et al., PinnerFormer, 2022.)
+
+Legend: B rows, E future events, C contents, N numbers, M modalities with a future, F text fields, W width of user
+vectors.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
+
+from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
+from ray_ggsm.config import Config
+from ray_ggsm.model.ragged import list_lengths
+from ray_ggsm.numerics import signed_log
+
+
+class TargetsConfig(Config):
+    """What the heads predict, and how much each part counts. A weight of 0 leaves a part out."""
+
+    horizons_days: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Lengths of the windows from as_of on in which events are counted; at most `data.snapshots.future_days`."""
+    contents: float = Field(1.0, ge=0)
+    """Weight of which contents occur: texts, parts and values of text fields (binary cross-entropy)."""
+    n_contents: int = Field(300, ge=1)
+    """Number of contents, those that occur in the futures of most rows."""
+    activity: float = Field(1.0, ge=0)
+    """Weight of the numbers of events and their amounts, per modality and horizon (Huber loss of z-scored signed
+    logarithms)."""
+    first: float = Field(1.0, ge=0)
+    """Weight of the days to each modality's first event (Huber loss of z-scored logarithms). Where none comes, only
+    predictions before the future's end count as wrong."""
+    new: float = Field(1.0, ge=0)
+    """Weight of whether a text field takes a value that the row's history does not have (binary cross-entropy)."""
+
+    @field_validator("horizons_days")
+    @classmethod
+    def _horizons_differ(cls, horizons: tuple[int, ...]) -> tuple[int, ...]:
+        if list(horizons) != sorted(set(horizons)):
+            raise ValueError("give the horizons in rising order, each once")
+        return horizons
+
+
+@dataclass(frozen=True)
+class Futures:
+    """Future events of some rows as flat arrays."""
+
+    row_E: np.ndarray
+    """int64: position of the event's row."""
+    events: pa.StructArray
+    days_E: np.ndarray
+    """float: days after as_of on the clock of its time zone."""
+    rows: int
+    """B."""
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> "Futures":
+        """The events of the column `future`."""
+        column = rows["future"].combine_chunks()
+        row_E = np.repeat(np.arange(len(rows)), list_lengths(column))
+        events = column.flatten()
+        as_of_E = wall_clock_of_as_of(rows["as_of"])[row_E]
+        time_E = wall_clock(events.field("time").cast(pa.timestamp("us", rows.schema.field("as_of").type.tz)))
+        return cls(row_E, events, -age_days(as_of_E, time_E), len(rows))
+
+    def sum(self, where_E: np.ndarray, weight_E: np.ndarray | None = None) -> np.ndarray:
+        """Number of chosen events per row, or the sum of their weights, (B,)."""
+        weight = None if weight_E is None else weight_E[where_E]
+        return np.bincount(self.row_E[where_E], weights=weight, minlength=self.rows)
+
+    def contents(self) -> Iterator[tuple[np.ndarray, pa.Array]]:
+        """Rows and contents: a text of a modality, one of its parts, or a value of a text field."""
+        modality = self.events.field("modality")
+        yield self.row_E, pc.binary_join_element_wise(modality, self.events.field("text"), ": ")
+        for field, values in text_fields(self.events):
+            here = pc.is_valid(values).to_numpy(zero_copy_only=False)
+            yield self.row_E[here], pc.binary_join_element_wise(field, values.filter(pa.array(here)), " = ")
+        if self.events.type.get_field_index("parts") >= 0:
+            parts = self.events.field("parts")
+            event = np.repeat(np.arange(len(parts)), list_lengths(parts))
+            texts = parts.flatten().field("text")
+            yield self.row_E[event], pc.binary_join_element_wise(modality.take(pa.array(event)), texts, " of ")
+
+
+def text_fields(events: pa.StructArray) -> list[tuple[str, pa.Array]]:
+    """Name and values of each text field of events."""
+    if events.type.get_field_index("fields") < 0:
+        return []
+    fields = events.field("fields")
+    named = [fields.type.field(i) for i in range(fields.type.num_fields)]
+    return [(field.name, fields.field(i)) for i, field in enumerate(named) if pa.types.is_string(field.type)]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of some rows, float32."""
+
+    occurs_BC: Tensor
+    """1 where the content occurs in the future, else 0."""
+    number_BN: Tensor
+    """Z-scores."""
+    first_BM: Tensor
+    """Z-scores; the future's end where no event comes."""
+    censored_BM: Tensor
+    """1 where no event comes, else 0."""
+    new_BF: Tensor
+    """1 where the field takes a new value, else 0."""
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """All of them, in the order of the fields."""
+        return list(vars(self).values())
+
+
+class TargetMaker:
+    """Makes targets, with contents and scales learned from training rows."""
+
+    def __init__(
+        self, config: TargetsConfig, modalities: Sequence[str], future_days: int, head: pa.Table, zero: Tensor
+    ) -> None:
+        """Learn what is frequent, and means and deviations.
+
+        Args:
+            config: settings.
+            modalities: modalities of the template, in order.
+            future_days: days after as_of that `future` covers.
+            head: training rows, the same on every worker.
+            zero: any tensor on the device that targets are for.
+        """
+        self.config, self.future_days, self.zero = config, future_days, zero
+        futures = Futures.of(head)
+        seen = set(pc.unique(futures.events.field("modality")).to_pylist())
+        self.modalities = [name for name in modalities if name in seen]
+        """Modalities with a future, M."""
+        self.with_amount = [name for name in self.modalities if self._amounts(futures)[self._is(futures, name)].any()]
+        self.contents = _most_frequent(futures, config.n_contents)
+        self.fields = [name for name, _ in text_fields(futures.events)]
+        numbers = np.hstack([self._numbers(futures), self._first(futures)[0]])
+        deviation = numbers.std(axis=0)
+        self.mean, self.deviation = numbers.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0)
+
+    def __call__(self, rows: pa.Table) -> Targets:
+        """The targets of rows, which have a `future`."""
+        futures = Futures.of(rows)
+        first_BM, censored_BM = self._first(futures)
+        N = len(self.mean) - first_BM.shape[1]
+        arrays = (
+            self._occurs(futures),
+            (self._numbers(futures) - self.mean[:N]) / self.deviation[:N],
+            (first_BM - self.mean[N:]) / self.deviation[N:],
+            censored_BM,
+            np.stack([_is_new(rows, futures, field) for field in self.fields], axis=1)
+            if self.fields
+            else np.zeros((len(rows), 0)),
+        )
+        return Targets(*(torch.from_numpy(array).to(self.zero.device, torch.float32) for array in arrays))
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """C, N, M and F."""
+        M = len(self.modalities)
+        return len(self.contents), len(self.mean) - M, M, len(self.fields)
+
+    def _is(self, futures: Futures, modality: str) -> np.ndarray:
+        is_E: np.ndarray = pc.equal(futures.events.field("modality"), modality).to_numpy(zero_copy_only=False)
+        return is_E
+
+    def _amounts(self, futures: Futures) -> np.ndarray:
+        return np.nan_to_num(futures.events.field("amount").to_numpy(zero_copy_only=False).astype(np.float64))
+
+    def _numbers(self, futures: Futures) -> np.ndarray:
+        """Signed logarithms of numbers of events and amounts, (B, N), per modality and horizon."""
+        amount_E, columns = self._amounts(futures), []
+        for name in self.modalities:
+            is_E = self._is(futures, name)
+            for days in self.config.horizons_days:
+                within_E = is_E & (futures.days_E < days)
+                columns.append(futures.sum(within_E).astype(np.float64))
+                if name in self.with_amount:
+                    columns.append(futures.sum(within_E, amount_E))
+        return signed_log(np.stack(columns, axis=1)) if columns else np.zeros((futures.rows, 0))
+
+    def _first(self, futures: Futures) -> tuple[np.ndarray, np.ndarray]:
+        """Logarithm of the days to the first event of each modality, and whether there is none, both (B, M)."""
+        first_BM = np.full((futures.rows, len(self.modalities)), np.inf)
+        for m, name in enumerate(self.modalities):
+            is_E = self._is(futures, name)
+            np.minimum.at(first_BM[:, m], futures.row_E[is_E], np.maximum(futures.days_E[is_E], 0))
+        return np.log1p(np.minimum(first_BM, self.future_days)), np.isinf(first_BM)
+
+    def _occurs(self, futures: Futures) -> np.ndarray:
+        occurs_BC = np.zeros((futures.rows, len(self.contents)), np.float32)
+        for row, contents in futures.contents():
+            index = pc.fill_null(pc.index_in(contents, value_set=self.contents), -1).to_numpy(zero_copy_only=False)
+            occurs_BC[row[index >= 0], index[index >= 0]] = 1
+        return occurs_BC
+
+
+class Heads(nn.Linear):
+    """Linear heads on user vectors, (B, W) -> (B, C + N + M + F)."""
+
+    def __init__(self, W: int, widths: Sequence[int], seed: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            super().__init__(W, sum(widths))
+        self.widths = list(widths)
+
+    def losses(self, vector_BW: Tensor, targets: Targets, config: TargetsConfig) -> dict[str, Tensor]:
+        """The weighted mean loss of each part, scalars."""
+        occurs_BC, number_BN, first_BM, new_BF = self(vector_BW * vector_BW.shape[1] ** 0.5).split(self.widths, dim=1)
+        error_BM = huber_loss(first_BM, targets.first_BM, reduction="none")
+        is_right_BM = (targets.censored_BM > 0) & (first_BM > targets.first_BM)
+        losses = {
+            "contents": binary_cross_entropy_with_logits(occurs_BC, targets.occurs_BC),
+            "activity": huber_loss(number_BN, targets.number_BN),
+            "first": error_BM.masked_fill(is_right_BM, 0).mean(),
+            "new": binary_cross_entropy_with_logits(new_BF, targets.new_BF),
+        }
+        sizes = dict(zip(losses, self.widths, strict=True))
+        return {
+            name: getattr(config, name) * loss for name, loss in losses.items() if sizes[name] and getattr(config, name)
+        }
+
+
+def _most_frequent(futures: Futures, n: int) -> pa.Array:
+    """The contents that occur in most rows, most frequent first, equally frequent ones in alphabetical order."""
+    rows, contents = zip(*futures.contents(), strict=True)
+    encoded = pa.concat_arrays([c.cast(pa.string()) for c in contents]).dictionary_encode()
+    names = encoded.dictionary
+    pairs = np.unique(encoded.indices.to_numpy().astype(np.int64) * futures.rows + np.concatenate(rows))
+    table = pa.table({"name": names, "rows": np.bincount(pairs // max(futures.rows, 1), minlength=len(names))})
+    order = pc.sort_indices(table, sort_keys=[("rows", "descending"), ("name", "ascending")])
+    return names.take(order.slice(0, n))
+
+
+def _is_new(rows: pa.Table, futures: Futures, field: str) -> np.ndarray:
+    """Whether any future event has a value of this text field that no event of the row's history has, (B,)."""
+    seen_rows, seen = [np.zeros(0, np.int64)], [pa.array([], pa.string())]
+    for name in rows.column_names:
+        if name == "future" or not (
+            pa.types.is_list(rows[name].type) and pa.types.is_struct(rows[name].type.value_type)
+        ):
+            continue
+        column = rows[name].combine_chunks()
+        values = dict(text_fields(column.flatten())).get(field)
+        if values is not None:
+            seen_rows.append(np.repeat(np.arange(len(rows)), list_lengths(column)))
+            seen.append(values)
+    values = dict(text_fields(futures.events))[field]
+    every = pa.concat_arrays([*seen, values]).dictionary_encode()
+    code = pc.fill_null(every.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    key = np.concatenate([*seen_rows, futures.row_E]) * (len(every.dictionary) + 1) + code
+    n_seen = len(key) - len(values)
+    is_new_E = ~np.isin(key[n_seen:], key[:n_seen]) & (code[n_seen:] >= 0)
+    return futures.sum(is_new_E) > 0

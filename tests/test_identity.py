@@ -124,6 +124,7 @@ EXAMPLES: list[Config] = [
 """Configs that together hold an instance of every class."""
 
 OTHER: dict[str, list[dict[str, Any]]] = {
+    "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
     "FeatureConfig.name": [{"name": "other"}],
     "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],

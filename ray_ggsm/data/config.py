@@ -154,6 +154,9 @@ class SplitConfig(Config):
     """Positions in the list of cutoffs, from 0."""
     learn_from: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
     """With `role: train`: those of its cutoffs that vocabularies and thresholds are learned from; null: all of them."""
+    learn_from_users: Literal["train"] | None = None
+    """train: with `role: train` and `users: all`, vocabularies and thresholds are learned from train users alone, while
+    test users' early windows are trained on, too; null: from all its users."""
     future: bool = False
     """Write what comes next, too, for held-out pairs; with `role: train` it is always written."""
 
@@ -252,6 +255,8 @@ class DataConfig(Config):
                 raise ValueError(
                     f"splits.{name}.cutoffs: there are {len(dates)} cutoffs, so the last position is {len(dates) - 1}"
                 )
+            if split.learn_from_users is not None and (split.role, split.users) != ("train", "all"):
+                raise ValueError(f"splits.{name}.learn_from_users: only with `role: train` and `users: all`")
             if split.learn_from is not None and (split.role != "train" or set(split.learn_from) - set(split.cutoffs)):
                 raise ValueError(
                     f"splits.{name}.learn_from: only with `role: train`, and only positions in its cutoffs"

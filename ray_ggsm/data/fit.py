@@ -105,7 +105,9 @@ def _learn(
     config: DataConfig, types: Types, per: Sequence[FeatureConfig], shard: int, shards: int, threads: int | None
 ) -> _Learned:
     train = config.splits[config.train_split]
-    learned_from = train.model_copy(update={"cutoffs": train.learn_from or train.cutoffs})
+    learned_from = train.model_copy(
+        update={"cutoffs": train.learn_from or train.cutoffs, "users": train.learn_from_users or train.users}
+    )
     with opened(config, shard, shards, types=types, threads=threads) as database:
         create_events(database, config)
         rows = count_rows(database, config.max_bad_share)

@@ -287,3 +287,19 @@ def test_more_cutoffs_to_train_on_leave_labels_and_features_of_other_splits_as_t
     for split in ("probe", "test"):
         assert rows_of(tmp_path / "more", split) == rows_of(tmp_path / "few", split)
         assert labels_of(tmp_path / "more", split) == labels_of(tmp_path / "few", split)
+
+
+def test_training_on_all_users_leaves_labels_and_features_of_other_splits_as_they_are(world, tmp_path):
+    """Test users' early windows join the pretraining rows; thresholds and vocabularies still come from train users."""
+    values, _ = world
+    values["labels"]["many"] = {"group": "g", "table": "clicks", "sql": "count(*)", "at_least_quantile": 0.6}
+    few = run(data_config(values), tmp_path / "few")
+    values["splits"]["pretrain"] |= {"users": "all", "learn_from_users": "train"}
+    more = run(data_config(values), tmp_path / "more")
+    assert more.rows["pretrain"] > few.rows["pretrain"]
+    for split in ("probe", "test"):
+        assert rows_of(tmp_path / "more", split) == rows_of(tmp_path / "few", split)
+        assert labels_of(tmp_path / "more", split) == labels_of(tmp_path / "few", split)
+    values["splits"]["pretrain"] |= {"users": "train"}
+    with pytest.raises(InputError, match=r"splits\.pretrain\.learn_from_users: only with"):
+        data_config(values)

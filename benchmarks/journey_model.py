@@ -1,4 +1,4 @@
-"""What the benchmarks share: the quickstart's model on made-up rows of a given length, or on Journey's."""
+"""What the benchmarks share: the encoder of configs/journey/language_model.yaml, on made-up rows or on Journey's."""
 
 import datetime as dt
 from typing import Any
@@ -22,7 +22,7 @@ from ray_ggsm.model.template import Modality
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.workers import ALONE
 
-CONFIG = "configs/journey/quickstart.yaml"
+CONFIG = "configs/journey/language_model.yaml"
 EVENT_WIDTH = 384
 FEATURES = tuple(f"feature{i}" for i in range(281))
 _AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
@@ -33,7 +33,7 @@ _FUTURE = pa.list_(pa.struct([("modality", pa.string()), *_EVENTS.value_type]))
 def encoder(
     mask: RecipeConfig, *, attention: str, keep: int, layers: int, steps: int, max_text_tokens: int = 64
 ) -> EncoderBundle:
-    """The quickstart's encoder with one modality of `keep` events."""
+    """The same encoder with one modality of `keep` events."""
     model = load(Experiment, CONFIG).model
     backbone = model.backbone.model_copy(update={"layers": layers})
     changed = {"attention": attention, "backbone": backbone, "max_text_tokens": max_text_tokens}
@@ -95,7 +95,7 @@ def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
 
 
 def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Trainer:
-    """The quickstart's trainer on real rows, whose event texts are encoded here."""
+    """The same encoder's trainer on real rows, whose event texts are encoded here."""
     modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
     features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
     lookup = vectors_of(experiment, rows)

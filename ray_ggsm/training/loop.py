@@ -102,7 +102,7 @@ class Trainer:
         assert future_days is not None, "targets need the length of futures"
         modalities, zero = [m.name for m in self.encoder.template.modalities], self.encoder.tags.weight
         maker = TargetMaker(self.config.targets, modalities, future_days, self.head, zero)
-        return maker, Heads(self.encoder.vector_width, maker.widths, self.seed).to(self.encoder.device)
+        return maker, Heads(self.encoder.vector_width, maker.widths, maker.prior, self.seed).to(self.encoder.device)
 
     @property
     def done(self) -> bool:

@@ -149,6 +149,9 @@ class TargetMaker:
         numbers = np.hstack([self._numbers(futures), self._first(futures)[0]])
         deviation = numbers.std(axis=0)
         self.mean, self.deviation = numbers.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0)
+        targets = self(head)
+        self.prior = torch.cat([_log_odds(targets.occurs_BC), torch.zeros(numbers.shape[1]), _log_odds(targets.new_BF)])
+        """What heads should say of an unknown row: log-odds of the base rates, and 0 for z-scores, (C + N + M + F)."""
 
     def __call__(self, rows: pa.Table) -> Targets:
         """The targets of rows, which have a `future`."""
@@ -210,10 +213,14 @@ class TargetMaker:
 class Heads(nn.Linear):
     """Linear heads on user vectors, (B, W) -> (B, C + N + M + F)."""
 
-    def __init__(self, W: int, widths: Sequence[int], seed: int) -> None:
+    def __init__(self, W: int, widths: Sequence[int], prior: Tensor, seed: int) -> None:
+        """Start from the prior: heads that first had to learn base rates would make one direction of the states a
+        constant, and the states would collapse onto it."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             super().__init__(W, sum(widths))
+        with torch.no_grad():
+            self.bias.copy_(prior)
         self.widths = list(widths)
 
     def losses(self, vector_BW: Tensor, targets: Targets, config: TargetsConfig) -> dict[str, Tensor]:
@@ -231,6 +238,13 @@ class Heads(nn.Linear):
         return {
             name: getattr(config, name) * loss for name, loss in losses.items() if sizes[name] and getattr(config, name)
         }
+
+
+def _log_odds(binary_BX: Tensor) -> Tensor:
+    """Log-odds of each column's mean, which counts as at least half a row away from 0 and 1, (X,)."""
+    rows = len(binary_BX)
+    mean_X = binary_BX.mean(dim=0).clamp(0.5 / max(rows, 1), 1 - 0.5 / max(rows, 1))
+    return torch.logit(mean_X).cpu()
 
 
 def _most_frequent(futures: Futures, n: int) -> pa.Array:

@@ -120,12 +120,22 @@ def test_rows_alone_get_the_same_targets_as_rows_together() -> None:
             assert torch.equal(part[0], whole[i])
 
 
+def test_heads_start_from_base_rates() -> None:
+    maker, _ = made(hand_made())
+    heads = Heads(3, maker.widths, maker.prior, 0)
+    occurs, number, first, new = heads(torch.zeros(1, 3)).split(heads.widths, dim=1)
+    assert occurs[0, 0].sigmoid().item() == pytest.approx(2 / 3)  # `bill of milk` occurs in two of three rows
+    assert new.sigmoid().item() == pytest.approx(1 / 3)
+    assert not number.any()
+    assert not first.any()
+
+
 def test_a_prediction_beyond_the_futures_end_is_right_where_no_event_came() -> None:
     config = TargetsConfig(horizons_days=(3,), contents=0, activity=0, new=0, first=2.0)
     targets = Targets(
         torch.zeros(2, 0), torch.zeros(2, 0), torch.ones(2, 1), torch.tensor([[1.0], [0.0]]), torch.zeros(2, 0)
     )
-    heads = Heads(1, (0, 0, 1, 0), 0)
+    heads = Heads(1, (0, 0, 1, 0), torch.zeros(1), 0)
     torch.nn.init.zeros_(heads.weight)
     for predicted, expected in ((1.5, 2.0 * 0.125 / 2), (0.5, 2.0 * 0.125)):
         torch.nn.init.constant_(heads.bias, predicted)

@@ -70,7 +70,7 @@ class LoraConfig(Config):
 
 
 class FusionConfig(Config):
-    """The tabular features' own part of the user vector (`ray_ggsm.model.fusion`)."""
+    """The tabular features' own component of the user vector (`ray_ggsm.model.fusion`)."""
 
     width: int = Field(128, ge=1)
     """Width of the network's output."""

@@ -25,7 +25,7 @@ from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapte
 from ray_ggsm.model.attention import Visibility, Watch, open_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.config import Backend, LoraConfig, ModelConfig
-from ray_ggsm.model.fusion import Fusion, block_scales, fuse
+from ray_ggsm.model.fusion import Fusion, component_scales, fuse
 from ray_ggsm.model.template import Template
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class UserEncoder(nn.Module):
     def vectors(self, pooled_BD: Tensor, tower: Tower) -> Tensor:
         """Published vectors, (B, W) float32: centred with the frozen mean and L2-normalised.
 
-        With fusion, answers are zero where users have their features, so that products compare the sequences' blocks.
+        With fusion, answers are zero where users have their features: products compare the sequences' components.
         """
         centred_BD = pooled_BD - self.centre(tower)
         if self.fusion is not None and tower == "user":
@@ -226,14 +226,14 @@ class UserEncoder(nn.Module):
         centred_BW = user_BW - user_BW.mean(dim=0) if self.config.centre else user_BW
         if self.fusion is None:
             return nn.functional.normalize(centred_BW, dim=1)
-        return fuse(centred_BW, self.fusion.widths, block_scales(centred_BW, self.fusion.widths))
+        return fuse(centred_BW, self.fusion.widths, component_scales(centred_BW, self.fusion.widths))
 
     def set_centres(self, user_BW: Tensor, answer_BD: Tensor) -> None:
         """Freeze means and scales to those of pooled states of training rows."""
         self.centre_user_D.copy_(user_BW.mean(dim=0))
         self.centre_answer_D.copy_(answer_BD.mean(dim=0))
         if self.fusion is not None:
-            self.scale_user_2.copy_(block_scales(user_BW - self.centre_user_D, self.fusion.widths))
+            self.scale_user_2.copy_(component_scales(user_BW - self.centre_user_D, self.fusion.widths))
 
     def centre(self, tower: Tower) -> Tensor:
         """The tower's frozen mean, (D,), or (W,) for users; zeros without centring."""

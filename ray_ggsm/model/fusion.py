@@ -1,9 +1,10 @@
 """Joins the tabular features with the sequence's state, past the backbone and before the loss.
 
-The user vector has two blocks. The sequence's is the unit vector of the paper (eq. 13). The features' block holds
-their z-scores and a small network of them, each centred and scaled to a mean square of 1. The features' sizes say much
-(how often, how much), and L2-normalisation would lose them. So the sequence's block gets SEQUENCE times the mean
-length of the features' block: the whole vector can then be normalised, and every size stays readable to a few percent.
+The user vector has two components. The sequence's is the unit vector of the paper (eq. 13). The features' component
+holds their z-scores and a small network of them, each centred and scaled to a mean square of 1. The features' sizes say
+much (how often, how much), and L2-normalisation alone would lose them. So the sequence's component gets SEQUENCE times
+the mean length of the features' component: the whole vector can then be normalised, and every size stays readable to a
+few percent.
 
 Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
 W = D + P + K.
@@ -16,11 +17,11 @@ from torch.nn.functional import normalize
 from ray_ggsm.model.config import FusionConfig
 
 SEQUENCE = 3.0
-"""Length of the sequence's block, in mean lengths of the features' block."""
+"""Length of the sequence's component, in mean lengths of the features' component."""
 
 
 class Fusion(nn.Module):
-    """The features' block before it is centred and scaled: z-scores (P) beside a network of them (K)."""
+    """The features' component before it is centred and scaled: z-scores (P) beside a network of them (K)."""
 
     def __init__(self, F: int, config: FusionConfig) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Fusion(nn.Module):
         return torch.cat([z_BF if self.linear is None else self.linear(z_BF), self.network(z_BF)], dim=1)
 
 
-def block_scales(centred_BW: Tensor, widths: tuple[int, int]) -> Tensor:
+def component_scales(centred_BW: Tensor, widths: tuple[int, int]) -> Tensor:
     """Root mean squares of the features' two parts over rows, (2,); `centred_BW` may begin with other columns."""
     parts = centred_BW[:, -sum(widths) :].split(list(widths), dim=1)
     return torch.stack([part.square().mean().sqrt() for part in parts]).clamp(min=1e-6)

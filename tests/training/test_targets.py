@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ray_ggsm.model.config import FusionConfig
-from ray_ggsm.model.fusion import Fusion, block_scales, fuse
+from ray_ggsm.model.fusion import Fusion, component_scales, fuse
 from ray_ggsm.training.targets import Heads, TargetMaker, Targets, TargetsConfig
 from tests.helpers.rows import AS_OF, user_rows
 
@@ -152,7 +152,7 @@ def test_fused_vectors_are_unit_vectors_whose_features_keep_their_sizes() -> Non
     with torch.no_grad():
         pooled_BW = torch.cat([state_BD, fusion(z_BF)], dim=1)
     centred_BW = pooled_BW - pooled_BW.mean(dim=0)
-    vector_BW = fuse(centred_BW, fusion.widths, block_scales(centred_BW, fusion.widths))
+    vector_BW = fuse(centred_BW, fusion.widths, component_scales(centred_BW, fusion.widths))
     torch.testing.assert_close(vector_BW.norm(dim=1), torch.ones(400))
     torch.testing.assert_close(  # the sequence's part is the paper's vector, times one number per row
         torch.nn.functional.normalize(vector_BW[:, :16], dim=1),

@@ -10,8 +10,8 @@
     workers   users/s of two encoder actors over those of one, one thread each
     sizes     time per user of the whole job, and peak memory of its driver, for made-up users and a tiny encoder
 
-The first four have Journey's rows (copied under other names up to `--users`) and the quickstart's encoder at step 0, on
-a Ray cluster that is up already; event vectors are in the store before anything is timed.
+The first four have Journey's rows (copied under other names up to `--users`) and the language model at step 0,
+on a Ray cluster that is up already; event vectors are in the store before anything is timed.
 """
 
 import argparse

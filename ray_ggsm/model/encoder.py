@@ -23,8 +23,9 @@ from ray_ggsm.config import InputError
 from ray_ggsm.masks import Recipe, Tokens
 from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
 from ray_ggsm.model.attention import Visibility, Watch, open_backbone
+from ray_ggsm.model.backbone import layers_of, token_rms, trainable_backbone
 from ray_ggsm.model.batch import Batch
-from ray_ggsm.model.config import Backend, LoraConfig, ModelConfig
+from ray_ggsm.model.config import Backend, ModelConfig
 from ray_ggsm.model.fusion import Fusion, component_scales, fuse
 from ray_ggsm.model.template import Template
 
@@ -93,7 +94,7 @@ class UserEncoder(nn.Module):
         super().__init__()
         open_backbone(backbone, config.backbone.name)
         self.config, self.template = config, template
-        layers, D = _layers(backbone), backbone.config.get_text_config().hidden_size
+        layers, D = layers_of(backbone), backbone.config.get_text_config().hidden_size
         self.width, self.event_width = D, event_width
         self.tags = nn.Embedding(len(template.tags), D)
         self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
@@ -104,7 +105,7 @@ class UserEncoder(nn.Module):
         for index, layer in enumerate(layers if self.learned_mask is not None else []):
             layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
         # injected vectors start at the size of the backbone's token embeddings
-        self.input_scale = nn.Parameter(torch.tensor(_token_rms(backbone)))
+        self.input_scale = nn.Parameter(torch.tensor(token_rms(backbone)))
         self.fusion = Fusion(features, config.fusion) if config.fusion is not None and features else None
         if self.fusion is not None:
             self.register_buffer("scale_user_2", torch.ones(2))
@@ -112,9 +113,7 @@ class UserEncoder(nn.Module):
         """Width of user vectors, W."""
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
         self.register_buffer("centre_answer_D", torch.zeros(D))
-        self.backbone: PeftModel | transformers.PreTrainedModel = (
-            _with_lora(backbone, config.lora) if config.backbone.trained == "lora" else _all_trained(backbone)
-        )
+        self.backbone: PeftModel | transformers.PreTrainedModel = trainable_backbone(backbone, config)
 
     def start_tags_from_words(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
         """Initialise each tag's embedding with the mean embedding of the word pieces of its text."""
@@ -245,24 +244,6 @@ class UserEncoder(nn.Module):
             self.backbone = self.backbone.merge_and_unload()
         self.backbone.requires_grad_(False)
 
-    def backbone_state(self) -> dict[str, Tensor]:
-        """What training changes in the backbone, by name: LoRA in PEFT's format, or the trained weights."""
-        if self.config.backbone.trained == "lora":
-            from peft import get_peft_model_state_dict
-
-            lora: dict[str, Tensor] = get_peft_model_state_dict(self.backbone)
-            return lora
-        return {name: p.detach() for name, p in self.backbone.named_parameters() if p.requires_grad}
-
-    def load_backbone_state(self, state: dict[str, Tensor]) -> None:
-        """Take over a `backbone_state`, which has the same names."""
-        if self.config.backbone.trained == "lora":
-            from peft import set_peft_model_state_dict
-
-            set_peft_model_state_dict(self.backbone, state)
-        else:
-            self.backbone.load_state_dict(state, strict=False)
-
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
@@ -283,37 +264,3 @@ class UserEncoder(nn.Module):
     def _sized(self, vectors: Tensor) -> Tensor:
         """The vectors at the size of token embeddings."""
         return nn.functional.rms_norm(vectors.float(), (self.width,)) * self.input_scale
-
-
-def _layers(backbone: "transformers.PreTrainedModel") -> list[nn.Module]:
-    """The backbone's transformer layers, from the input to the output."""
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
-
-
-def _token_rms(backbone: "transformers.PreTrainedModel") -> float:
-    """Root mean square of the token embeddings."""
-    rms: float = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()
-    return rms
-
-
-def _all_trained(backbone: "transformers.PreTrainedModel") -> "transformers.PreTrainedModel":
-    """The backbone, all of whose weights training changes but for the token embeddings, which few positions use."""
-    backbone.requires_grad_(True)
-    backbone.get_input_embeddings().requires_grad_(False)
-    return backbone
-
-
-def _with_lora(backbone: "transformers.PreTrainedModel", config: LoraConfig) -> "PeftModel":
-    """The backbone with low-rank updates of its linear layers, which are all that training changes in it."""
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    lora = PeftLoraConfig(r=config.r, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules="all-linear")
-    model: PeftModel = get_peft_model(backbone, lora)
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.cast_input_dtype_enabled = False  # autocast casts, without a float32 copy of every input
-    return model

@@ -3,8 +3,8 @@
 The user vector has two components. The sequence's is the unit vector of the paper (eq. 13). The features' component
 holds their z-scores and a small network of them, each centred and scaled to a mean square of 1. The features' sizes say
 much (how often, how much), and L2-normalisation alone would lose them. So the sequence's component gets SEQUENCE times
-the mean length of the features' component: the whole vector can then be normalised, and every size stays readable to a
-few percent.
+the mean length of the features' component: the whole vector can then be normalised, and the sizes stay readable, as the
+factor moves by only some tenth between small and large rows.
 
 Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
 W = D + P + K.
@@ -45,7 +45,7 @@ class Fusion(nn.Module):
 def component_scales(centred_BW: Tensor, widths: tuple[int, int]) -> Tensor:
     """Root mean squares of the features' two parts over rows, (2,); `centred_BW` may begin with other columns."""
     parts = centred_BW[:, -sum(widths) :].split(list(widths), dim=1)
-    return torch.stack([part.square().mean().sqrt() for part in parts]).clamp(min=1e-6)
+    return torch.stack([part.square().mean().clamp(min=1e-12).sqrt() for part in parts])
 
 
 def fuse(centred_BW: Tensor, widths: tuple[int, int], scale_2: Tensor) -> Tensor:

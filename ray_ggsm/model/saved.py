@@ -26,6 +26,7 @@ from torch import Tensor
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.masks import MaskConfig, Recipe, Tokens
+from ray_ggsm.model.backbone import load_trained_state, trained_state
 from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.encoder import UserEncoder
@@ -111,7 +112,7 @@ def save(bundle: EncoderBundle, location: str) -> None:
         encoder = bundle.encoder
         if encoder.config.backbone.trained == "lora":
             encoder.backbone.peft_config["default"].save_pretrained(directory)
-        _write(os.path.join(directory, "adapter_model.safetensors"), encoder.backbone_state())
+        _write(os.path.join(directory, "adapter_model.safetensors"), trained_state(encoder.backbone, encoder.config))
         _write(os.path.join(directory, "modules.safetensors"), _modules(encoder))
         _write(os.path.join(directory, "mask.safetensors"), bundle.recipe.state_dict())
         bundle.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
@@ -162,9 +163,9 @@ def restore(encoder: UserEncoder, recipe: Recipe, directory: str, location: str)
     """
     _load_modules(encoder, load_file(os.path.join(directory, "modules.safetensors")), location)
     trained = load_file(os.path.join(directory, "adapter_model.safetensors"))
-    if trained.keys() != encoder.backbone_state().keys():
+    if trained.keys() != trained_state(encoder.backbone, encoder.config).keys():
         raise InputError(f"{location}: adapter_model.safetensors does not fit the backbone's layers")
-    encoder.load_backbone_state(trained)
+    load_trained_state(encoder.backbone, encoder.config, trained)
     recipe.load_state_dict(load_file(os.path.join(directory, "mask.safetensors")))
 
 

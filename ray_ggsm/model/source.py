@@ -128,6 +128,11 @@ def _new(config: BackboneConfig, source: _Source, dtype: torch.dtype) -> "transf
 
 def _narrow(model_config: Any, width: int) -> None:
     """Give the model's configuration another width: as many heads of the same width as fit, the rest in proportion."""
+    needed = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    if missing := [name for name in needed if getattr(model_config, name, None) is None]:
+        raise InputError(
+            f"model.backbone.width: the configuration of this architecture has no {', '.join(missing)}; leave width out"
+        )
     head = getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads
     heads = max(1, width // head)
     if width % heads or (width // heads) % 2:

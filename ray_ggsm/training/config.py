@@ -71,6 +71,12 @@ class TrainingConfig(Config):
             raise ValueError("give either steps or epochs")
         return self
 
+    @model_validator(mode="after")
+    def _something_is_learned(self) -> Self:
+        if self.contrast_weight == 0 and (self.targets is None or not self.targets.has_weight):
+            raise ValueError("contrast_weight: 0, and no target has a weight, so nothing would be learned")
+        return self
+
     @field_validator("terms")
     @classmethod
     def _terms_differ(cls, terms: tuple[Term, ...]) -> tuple[Term, ...]:

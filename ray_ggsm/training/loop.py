@@ -100,8 +100,8 @@ class Trainer:
         if self.config.targets is None:
             return None, None
         assert future_days is not None, "targets need the length of futures"
-        modalities, zero = [m.name for m in self.encoder.template.modalities], self.encoder.tags.weight
-        maker = TargetMaker(self.config.targets, modalities, future_days, self.head, zero)
+        modalities, device = [m.name for m in self.encoder.template.modalities], self.encoder.device
+        maker = TargetMaker(self.config.targets, modalities, future_days, self.head, device)
         return maker, Heads(self.encoder.vector_width, maker.widths, maker.prior, self.seed).to(self.encoder.device)
 
     @property

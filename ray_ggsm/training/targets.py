@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
 from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, InputError
 from ray_ggsm.model.ragged import list_lengths
 from ray_ggsm.numerics import signed_log
 
@@ -33,7 +33,7 @@ class TargetsConfig(Config):
     """Lengths of the windows from as_of on in which events are counted; at most `data.snapshots.future_days`."""
     contents: float = Field(1.0, ge=0)
     """Weight of which contents occur: texts, parts and values of text fields (binary cross-entropy)."""
-    n_contents: int = Field(300, ge=1)
+    n_contents: int = Field(300, ge=1, le=10_000)
     """Number of contents, those that occur in the futures of most rows."""
     activity: float = Field(1.0, ge=0)
     """Weight of the numbers of events and their amounts, per modality and horizon (Huber loss of z-scored signed
@@ -42,7 +42,13 @@ class TargetsConfig(Config):
     """Weight of the days to each modality's first event (Huber loss of z-scored logarithms). Where none comes, only
     predictions before the future's end count as wrong."""
     new: float = Field(1.0, ge=0)
-    """Weight of whether a text field takes a value that the row's history does not have (binary cross-entropy)."""
+    """Weight of whether a text field takes a value that the row's history does not have (binary cross-entropy). Events
+    without `fields` have nothing to predict here."""
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether any part counts."""
+        return max(self.contents, self.activity, self.first, self.new) > 0
 
     @field_validator("horizons_days")
     @classmethod
@@ -127,7 +133,7 @@ class TargetMaker:
     """Makes targets, with contents and scales learned from training rows."""
 
     def __init__(
-        self, config: TargetsConfig, modalities: Sequence[str], future_days: int, head: pa.Table, zero: Tensor
+        self, config: TargetsConfig, modalities: Sequence[str], future_days: int, head: pa.Table, device: torch.device
     ) -> None:
         """Learn what is frequent, and means and deviations.
 
@@ -136,21 +142,31 @@ class TargetMaker:
             modalities: modalities of the template, in order.
             future_days: days after as_of that `future` covers.
             head: training rows, the same on every worker.
-            zero: any tensor on the device that targets are for.
+            device: where the targets are used.
+
+        Raises:
+            InputError: no training row has a future event.
         """
-        self.config, self.future_days, self.zero = config, future_days, zero
+        self.config, self.future_days, self.device = config, future_days, device
         futures = Futures.of(head)
+        if not len(futures.events):
+            raise InputError(
+                f"training.targets: none of the first {len(head)} training rows has an event after its as_of, so "
+                "there is nothing to predict; check data.snapshots.future_days, or leave the targets out"
+            )
         seen = set(pc.unique(futures.events.field("modality")).to_pylist())
         self.modalities = [name for name in modalities if name in seen]
         """Modalities with a future, M."""
-        self.with_amount = [name for name in self.modalities if self._amounts(futures)[self._is(futures, name)].any()]
-        self.contents = _most_frequent(futures, config.n_contents)
+        amount_E = self._amounts(futures)
+        self.with_amount = [name for name in self.modalities if amount_E[self._is(futures, name)].any()]
+        self.contents, rows_C = _most_frequent(futures, config.n_contents)
         self.fields = [name for name, _ in text_fields(futures.events)]
         numbers = np.hstack([self._numbers(futures), self._first(futures)[0]])
         deviation = numbers.std(axis=0)
         self.mean, self.deviation = numbers.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0)
-        targets = self(head)
-        self.prior = torch.cat([_log_odds(targets.occurs_BC), torch.zeros(numbers.shape[1]), _log_odds(targets.new_BF)])
+        rows_F = self._new(head, futures).sum(axis=0)
+        n = len(head)
+        self.prior = torch.cat([_log_odds(rows_C, n), torch.zeros(numbers.shape[1]), _log_odds(rows_F, n)])
         """What heads should say of an unknown row: log-odds of the base rates, and 0 for z-scores, (C + N + M + F)."""
 
     def __call__(self, rows: pa.Table) -> Targets:
@@ -163,11 +179,9 @@ class TargetMaker:
             (self._numbers(futures) - self.mean[:N]) / self.deviation[:N],
             (first_BM - self.mean[N:]) / self.deviation[N:],
             censored_BM,
-            np.stack([_is_new(rows, futures, field) for field in self.fields], axis=1)
-            if self.fields
-            else np.zeros((len(rows), 0)),
+            self._new(rows, futures),
         )
-        return Targets(*(torch.from_numpy(array).to(self.zero.device, torch.float32) for array in arrays))
+        return Targets(*(torch.from_numpy(array).to(self.device, torch.float32) for array in arrays))
 
     @property
     def widths(self) -> tuple[int, int, int, int]:
@@ -201,6 +215,11 @@ class TargetMaker:
             is_E = self._is(futures, name)
             np.minimum.at(first_BM[:, m], futures.row_E[is_E], np.maximum(futures.days_E[is_E], 0))
         return np.log1p(np.minimum(first_BM, self.future_days)), np.isinf(first_BM)
+
+    def _new(self, rows: pa.Table, futures: Futures) -> np.ndarray:
+        """Whether each text field takes a new value, (B, F)."""
+        columns = [_is_new(rows, futures, field) for field in self.fields]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
 
     def _occurs(self, futures: Futures) -> np.ndarray:
         occurs_BC = np.zeros((futures.rows, len(self.contents)), np.float32)
@@ -240,22 +259,21 @@ class Heads(nn.Linear):
         }
 
 
-def _log_odds(binary_BX: Tensor) -> Tensor:
-    """Log-odds of each column's mean, which counts as at least half a row away from 0 and 1, (X,)."""
-    rows = len(binary_BX)
-    mean_X = binary_BX.mean(dim=0).clamp(0.5 / max(rows, 1), 1 - 0.5 / max(rows, 1))
-    return torch.logit(mean_X).cpu()
+def _log_odds(rows_X: np.ndarray, rows: int) -> Tensor:
+    """Log-odds of shares of `rows`, at least half a row away from 0 and 1, (X,)."""
+    return torch.logit(torch.tensor(rows_X / rows, dtype=torch.float32).clamp(0.5 / rows, 1 - 0.5 / rows))
 
 
-def _most_frequent(futures: Futures, n: int) -> pa.Array:
-    """The contents that occur in most rows, most frequent first, equally frequent ones in alphabetical order."""
+def _most_frequent(futures: Futures, n: int) -> tuple[pa.Array, np.ndarray]:
+    """The contents that occur in most rows, equally frequent ones in alphabetical order, and in how many (C)."""
     rows, contents = zip(*futures.contents(), strict=True)
     encoded = pa.concat_arrays([c.cast(pa.string()) for c in contents]).dictionary_encode()
     names = encoded.dictionary
     pairs = np.unique(encoded.indices.to_numpy().astype(np.int64) * futures.rows + np.concatenate(rows))
-    table = pa.table({"name": names, "rows": np.bincount(pairs // max(futures.rows, 1), minlength=len(names))})
-    order = pc.sort_indices(table, sort_keys=[("rows", "descending"), ("name", "ascending")])
-    return names.take(order.slice(0, n))
+    rows_of = np.bincount(pairs // futures.rows, minlength=len(names))
+    table = pa.table({"name": names, "rows": rows_of})
+    order = pc.sort_indices(table, sort_keys=[("rows", "descending"), ("name", "ascending")]).slice(0, n)
+    return names.take(order), rows_of[order.to_numpy()]
 
 
 def _is_new(rows: pa.Table, futures: Futures, field: str) -> np.ndarray:

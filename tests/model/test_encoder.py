@@ -137,7 +137,7 @@ def test_saved_encoder_comes_back_exactly(make_encoder, make_rows, tmp_path) -> 
     assert not [f for f in tmp_path.rglob("*") if f.suffix in (".bin", ".pt", ".pkl", ".pickle")]
 
 
-@pytest.mark.parametrize("width", [None, 12])
+@pytest.mark.parametrize("width", [None, 8, 12])
 def test_a_backbone_from_random_weights_is_trained_and_comes_back(width, make_encoder, make_rows, tmp_path) -> None:
     backbone = {"weights": "random", "width": width, "trained": "all"}
     bundle, rows = make_encoder(backbone=backbone), make_rows()

@@ -8,15 +8,17 @@ import pyarrow as pa
 import pytest
 import torch
 
+from ray_ggsm.config import InputError
 from ray_ggsm.model.config import FusionConfig
 from ray_ggsm.model.fusion import Fusion, component_scales, fuse
+from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.targets import Heads, TargetMaker, Targets, TargetsConfig
 from tests.helpers.rows import AS_OF, user_rows
 
 PARTS = pa.list_(pa.struct([("text", pa.string()), ("weight", pa.float32())]))
 EVENT = [("time", pa.timestamp("us", "UTC")), ("text", pa.string()), ("amount", pa.float32())]
 DETAILS = [("fields", pa.struct([("shop", pa.string()), ("items", pa.float64())])), ("parts", PARTS)]
-ZERO = torch.zeros(())
+CPU = torch.device("cpu")
 
 
 def event(day: float, text: str, amount: float | None, shop: str | None, *parts: str) -> dict:
@@ -39,9 +41,7 @@ def rows(histories: list[list[dict]], futures: list[list[dict]]) -> pa.Table:
 
 
 def made(table: pa.Table, future_days: int = 30, **config) -> tuple[TargetMaker, Targets]:
-    maker = TargetMaker(
-        TargetsConfig(**{"horizons_days": (3, 30), **config}), ["bill", "app"], future_days, table, ZERO
-    )
+    maker = TargetMaker(TargetsConfig(**{"horizons_days": (3, 30), **config}), ["bill", "app"], future_days, table, CPU)
     return maker, maker(table)
 
 
@@ -110,6 +110,25 @@ def test_targets_of_made_up_rows_equal_loops() -> None:
                 column += 1
     assert column == targets.number_BN.shape[1]
     assert maker.widths == tuple(part.shape[1] for i, part in enumerate(targets.parts) if i != 3)
+
+
+def test_futures_without_events_are_refused_with_a_sentence() -> None:
+    with pytest.raises(InputError, match=r"none of the first 2 training rows has an event after its as_of"):
+        made(rows([[], []], [[], []]))
+
+
+def test_nothing_to_learn_is_refused() -> None:
+    nothing = {"horizons_days": (3,), "contents": 0, "activity": 0, "first": 0, "new": 0}
+    for targets in (None, nothing):
+        with pytest.raises(ValueError, match="nothing would be learned"):
+            TrainingConfig(steps=1, batch_size=2, contrast_weight=0, targets=targets)
+
+
+def test_features_that_do_not_differ_have_a_finite_gradient() -> None:
+    pooled_BW = torch.cat([torch.randn(2, 4), torch.ones(2, 3)], dim=1).requires_grad_()
+    centred_BW = pooled_BW - pooled_BW.mean(dim=0)
+    fuse(centred_BW, (1, 2), component_scales(centred_BW, (1, 2)))[:, 0].sum().backward()
+    assert pooled_BW.grad.isfinite().all()
 
 
 def test_rows_alone_get_the_same_targets_as_rows_together() -> None:

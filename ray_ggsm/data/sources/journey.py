@@ -52,22 +52,17 @@ SELECT user_id, timezone('UTC', transaction_timestamp) AS time, basket_id AS bas
 FROM bought LEFT JOIN {{products}} USING (product_id) LEFT JOIN promoted USING (product_id, store_id, week)
 """
 
-# items: the two main categories by spend, in alphabetical order, so that the same content gives the same text.
-# categories and category_spend: all of them, and what was spent on each.
+# The two main categories by spend, in alphabetical order, so that the same content gives the same text.
 BASKETS = """
 CREATE TABLE baskets AS
 WITH spent AS (SELECT user_id, basket, words, sum(sales_value) AS spend FROM lines GROUP BY ALL),
-ranked AS (
-    SELECT *, row_number() OVER (PARTITION BY user_id, basket ORDER BY spend DESC, words) AS place FROM spent
-), main AS (
-    SELECT user_id, basket, string_agg(words, ', ' ORDER BY words) FILTER (place <= 2) AS items,
-        list(words ORDER BY words) AS categories, list(spend ORDER BY words) AS category_spend
-    FROM ranked GROUP BY ALL
+main AS (
+    SELECT user_id, basket, string_agg(words, ', ' ORDER BY words) AS items
+    FROM (FROM spent QUALIFY row_number() OVER (PARTITION BY user_id, basket ORDER BY spend DESC, words) <= 2)
+    GROUP BY ALL
 )
 SELECT user_id, min(time) AS time, basket, any_value(store) AS store,
-    count(*) AS items_bought, sum(sales_value) AS spend, sum(retail_disc) AS discount,
-    avg((brand = 'Private')::int) AS private_share, items, any_value(categories) AS categories,
-    any_value(category_spend) AS category_spend
+    count(*) AS items_bought, sum(sales_value) AS spend, items
 FROM lines JOIN main USING (user_id, basket) GROUP BY user_id, basket, items
 """
 

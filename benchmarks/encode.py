@@ -33,7 +33,7 @@ from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.events import history_events
 from ray_ggsm.model.source import resolve
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.template import Template
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import render
@@ -50,7 +50,7 @@ def histories(n: int) -> list[str]:
     prepare(Pipeline.of(experiment))
     file = storage.list_files(Pipeline.of(experiment).prepare.rows("probe"), ".parquet")[0]
     rows = pq.read_table(file).slice(0, n)
-    modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
+    modalities = experiment.modalities
     return render(history_events(rows, Template(modalities, 0, 8)), [m.name for m in modalities])
 
 

@@ -16,9 +16,9 @@ from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.source import load_model, load_tokenizer
-from ray_ggsm.model.template import Modality
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.workers import ALONE
 
@@ -96,7 +96,7 @@ def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
 
 def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Trainer:
     """The same encoder's trainer on real rows, whose event texts are encoded here."""
-    modalities = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
+    modalities = experiment.modalities
     features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
     lookup = vectors_of(experiment, rows)
     bundle = new_encoder(experiment.model, mask, modalities, features, lookup.vector_NH.shape[1], "none", 0)

@@ -44,7 +44,7 @@ from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.events import history_events
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.template import Template
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.on_ray.prepare import prepare
@@ -74,7 +74,7 @@ class Journey:
             for n in range(-(-users // len(rows)))
         ]
         self.directory, self.rows = directory, pa.concat_tables(copies).slice(0, users).combine_chunks()
-        names = tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items())
+        names = experiment.modalities
         self.template = Template(names, 0, 8)
         events = EventEncoder(experiment.model.event_encoder, torch.device("cpu"))
         features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))

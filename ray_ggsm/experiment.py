@@ -14,6 +14,7 @@ from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model.config import ModelConfig
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.training.config import TrainingConfig
 
@@ -132,6 +133,20 @@ class Experiment(Config):
         if fit is None or score is None:
             raise InputError("data.splits: evaluation needs a split with `role: fit` and one with `role: score`")
         return fit, score
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What the encoder reads of each kind of event."""
+        return tuple(
+            Modality(
+                name,
+                modality.keep,
+                tuple(field for field, kind in modality.fields.items() if kind.text is not None),
+                tuple(field for field, kind in modality.fields.items() if kind.number is not None),
+                modality.parts is not None,
+            )
+            for name, modality in self.data.modalities.items()
+        )
 
     def resolved(self, rows: int) -> "Experiment":
         """With the number of training steps filled in, for so many training rows."""

@@ -39,11 +39,12 @@ class PrepareResult(StageResult):
 
 
 class EventCounts(Record):
-    """Events of a stage's rows, and what had to be encoded."""
+    """Texts of events and of their parts in a stage's rows, and what had to be encoded."""
 
     events: int = 0
+    """Their number, with repetitions."""
     events_found_in_store: int = 0
-    """Events whose text had a vector before."""
+    """Those that had a vector before."""
     event_texts_encoded: int = 0
     """Distinct texts that were encoded."""
 
@@ -262,7 +263,9 @@ def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
 
 def _resolve(e: Experiment, input_files: object) -> Pipeline:
     prepare = digest(e.data, input_files, ROWS_FORMAT)
-    train = digest(prepare, e.model, e.mask, e.training, e.seed)
+    # without fields and parts, digests are those of encoders that could not read them
+    detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
+    train = digest(prepare, e.model, e.mask, e.training, e.seed, *([detailed] if detailed else ()))
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
         for checkpoint in ("final", "untrained")

@@ -19,8 +19,8 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.masks import MaskConfig, RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator, tabular_matrix
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
-from ray_ggsm.model.template import Modality
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.optimizer import OptimizerConfig

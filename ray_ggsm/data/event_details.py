@@ -62,6 +62,15 @@ def detail_columns(database: Database, modality: ModalityConfig) -> list[str]:
     return columns
 
 
+def says_nothing(modality: ModalityConfig) -> tuple[str, str]:
+    """The reason for which an event without content cannot be used, with its SQL condition."""
+    if modality.text is not None:
+        return "null_text", "text IS NULL OR text = ''"
+    conditions = [f"fields[{text(name)}] IS NULL" for name in modality.fields]
+    conditions += [f"len({TEXTS}) = 0"] if modality.parts is not None else []
+    return "empty_event", " AND ".join(conditions)
+
+
 def detail_problems(modality: ModalityConfig, max_text_length: int) -> Iterator[tuple[str, str]]:
     """Reasons for which events cannot be used, each with its SQL condition over the columns of `detail_columns`."""
     for name, field in modality.fields.items():

@@ -13,6 +13,7 @@ from ray_ggsm.data.event_details import (
     detail_names,
     detail_problems,
     rendered,
+    says_nothing,
     with_parts,
 )
 from ray_ggsm.data.modality_config import ModalityConfig
@@ -38,11 +39,11 @@ def create_events(database: Database, config: DataConfig) -> None:
         details = "".join(f", {column}" for column in detail_columns(database, modality))
         database.connection.execute(
             f"CREATE TEMP TABLE {checked} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
-            f"{rendered(database, modality.table, modality.text)} AS text, {as_float(amount)} AS amount{details}, "
+            f"{_text(database, modality)} AS text, {as_float(amount)} AS amount{details}, "
             f"{place} FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
         )
         unusable = [
-            ("null_text", "text IS NULL OR text = ''"),
+            says_nothing(modality),
             ("text_too_long", f"length(text) > {config.max_text_length}"),
             ("non_finite_number", "NOT isfinite(amount)"),
             *detail_problems(modality, config.max_text_length),
@@ -86,6 +87,10 @@ def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
     return cut
 
 
+def _text(database: Database, modality: ModalityConfig) -> str:
+    return "NULL::VARCHAR" if modality.text is None else rendered(database, modality.table, modality.text)
+
+
 def _values(modality: ModalityConfig) -> list[str]:
     """The columns that make an event, in the order in which events of one user are sorted."""
     return ["time", "text", "amount", *detail_names(modality)]
@@ -107,9 +112,10 @@ def check_modalities(database: Database, config: DataConfig) -> None:
             raise InputError(
                 f"{where}.table: table '{modality.table}' has no time column, so it holds no events; give it `time`"
             )
-        texts = {"text": modality.text} | {f"fields.{n}.text": f.text for n, f in modality.fields.items() if f.text}
+        texts = {"text": modality.text} | {f"fields.{n}.text": f.text for n, f in modality.fields.items()}
         for key, template in texts.items():
-            _check_template(database, f"{where}.{key}", modality.table, template)
+            if template is not None:
+                _check_template(database, f"{where}.{key}", modality.table, template)
         numbers = {"amount": modality.amount} | {f"fields.{n}.number": f.number for n, f in modality.fields.items()}
         lists = {} if modality.parts is None else {"texts": modality.parts.texts, "weights": modality.parts.weights}
         expressions = [("where", modality.where, "boolean"), *((key, sql, "double") for key, sql in numbers.items())]

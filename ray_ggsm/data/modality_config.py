@@ -1,5 +1,7 @@
 """What an event of a modality is: text, amount, named fields and weighted parts (`data.modalities`)."""
 
+from typing import Self
+
 from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config
@@ -37,15 +39,22 @@ class ModalityConfig(Config):
     """Table that holds the events."""
     where: str | None = None
     """SQL condition that chooses rows; null: all rows."""
-    text: str = Field(min_length=1)
-    """Template over columns, for example '{page} {item}'. Content only: no dates, no amounts, so that texts recur."""
+    text: str | None = Field(None, min_length=1)
+    """Template over columns, for example '{page} {item}'. Content only: no dates, no amounts, so that texts recur.
+    null: fields and parts say what an event is."""
     amount: str | None = None
     """SQL expression of the event's number; null: events have none."""
     fields: dict[Name, FieldConfig] = Field({})
-    """Named values that rows carry beside the text, in this order."""
+    """Named values beside the text or instead of it, in this order."""
     parts: PartsConfig | None = None
-    """Weighted parts that rows carry beside the text; null: events have none."""
+    """Weighted parts beside the text or instead of it; null: events have none."""
     keep: int = Field(ge=1)
     """The newest this many events of a history are kept."""
     future: bool = True
     """Whether its events belong to the future that training predicts."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.text is None and not self.fields and self.parts is None:
+            raise ValueError("give `text`, `fields` or `parts`, or an event says nothing")
+        return self

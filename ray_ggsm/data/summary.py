@@ -15,6 +15,7 @@ from ray_ggsm.data.aggregates import Fitted, features
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.sources import source_of
 from ray_ggsm.data.sources.source import State
+from ray_ggsm.data.texts import event_texts
 from ray_ggsm.data.validate import enforce_share
 
 
@@ -122,5 +123,5 @@ def _distinct_texts(config: DataConfig, location: str) -> dict[str, int]:
         fs, path = storage.arrow_filesystem(file)
         for name in config.modalities:
             column = pq.read_table(path, columns=[name], filesystem=fs)[name].combine_chunks()
-            texts[name] = pc.unique(pa.concat_arrays([texts[name], pc.struct_field(column.flatten(), "text")]))
+            texts[name] = pc.unique(pa.concat_arrays([texts[name], *event_texts(column.flatten())]).drop_null())
     return {name: len(values) for name, values in texts.items()}

@@ -188,7 +188,8 @@ def _event_findings(
     yield NULL_EVENT, _rows(_mask(pc.is_null(events)), row_E, B), name
     time, words, amount = (pc.struct_field(events, field) for field in ("time", "text", "amount"))
     yield NULL_TIME, _rows(_mask(pc.is_null(time)), row_E, B), f"{name}.time"
-    yield NULL_TEXT, _rows(_mask(pc.fill_null(pc.equal(pc.binary_length(words), 0), True)), row_E, B), f"{name}.text"
+    empty_E = _mask(pc.equal(pc.binary_length(words), 0))
+    yield NULL_TEXT, _rows(empty_E | (_mask(pc.is_null(words)) & ~_has_details(events)), row_E, B), f"{name}.text"
     yield from _text_findings(words, row_E, B, max_text_length, f"{name}.text")
     time_E = pc.fill_null(time.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     if name == "future":
@@ -226,6 +227,17 @@ def _detail_findings(
         yield from _text_findings(words, row_P, B, max_text_length, f"{name}.parts")
         weight_P = weights.to_numpy(zero_copy_only=False)
         yield NON_FINITE, _rows(~np.isfinite(weight_P), row_P, B), f"{name}.parts"
+
+
+def _has_details(events: pa.StructArray) -> np.ndarray:
+    """Whether events have a field or a part, which may stand instead of a text, (E,) bool."""
+    kinds = {field.name: field.type for field in events.type}
+    there_E = np.zeros(len(events), dtype=bool)
+    for field in kinds.get("fields", ()):
+        there_E |= _mask(pc.is_valid(pc.struct_field(events, ["fields", field.name])))
+    if "parts" in kinds:
+        there_E |= _mask(pc.greater(pc.list_value_length(pc.struct_field(events, "parts")), 0))
+    return there_E
 
 
 def _text_findings(text: pa.Array, row_E: np.ndarray, B: int, max_text_length: int, where: str) -> Iterator[Finding]:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ray_ggsm.model.batch import Batch, Collator, Lookup, Sequences
+from ray_ggsm.model.batch import Batch, Collator, Sequences
+from ray_ggsm.model.contents import Lookup
 from ray_ggsm.model.encoder import Tower
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import EncoderBundle

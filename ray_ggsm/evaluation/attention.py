@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ray_ggsm.config import Config
 from ray_ggsm.model.attention import Watch
-from ray_ggsm.model.batch import Collator, Lookup
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.contents import Lookup
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.saved import EncoderBundle
 

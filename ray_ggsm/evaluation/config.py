@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from ray_ggsm.config import Config, Runtime
 
@@ -40,6 +40,22 @@ class LightGBMConfig(Config):
     """Histogram bins per dimension."""
 
 
+class FewLabelsConfig(Config):
+    """How good vectors are where labels are few (`ray_ggsm.evaluation.few_labels`)."""
+
+    rows: tuple[PositiveInt, ...] = Field((50, 100, 200, 400, 800), min_length=1)
+    """Numbers of labelled rows to fit linear probes on."""
+    draws: int = Field(5, ge=1)
+    """Random draws of each number."""
+
+    @field_validator("rows")
+    @classmethod
+    def _rows_rise(cls, rows: tuple[int, ...]) -> tuple[int, ...]:
+        if list(rows) != sorted(set(rows)):
+            raise ValueError("give the numbers in rising order, each once")
+        return rows
+
+
 class ProbeConfig(Config):
     """Which probes are fitted, and how."""
 
@@ -51,6 +67,8 @@ class ProbeConfig(Config):
     """Settings of the linear probe."""
     lightgbm: LightGBMConfig = LightGBMConfig()
     """Settings of the LightGBM probe."""
+    few_labels: FewLabelsConfig | None = None
+    """Fit linear probes on few labelled rows, too; null: on all rows alone."""
     allow_missing: Runtime[bool] = False
     """Leave out, and count, label rows without a vector. They are an error if this is false, and in a study always."""
     allow_same_period: Runtime[bool] = False

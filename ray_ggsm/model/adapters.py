@@ -1,6 +1,7 @@
 """Maps event vectors, numbers and tabular features into the backbone's input space. Paper, section 4.
 
-Legend: E events, B rows, H width of the event encoder, D width of the backbone, F tabular features, K tabular tokens.
+Legend: E events, B rows, H width of the event encoder, D width of the backbone, F tabular features, K tabular tokens or
+text fields of events, N number fields of events.
 """
 
 import math
@@ -8,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ray_ggsm.model.config import FieldsConfig
 from ray_ggsm.numerics import signed_log
 
 
@@ -47,6 +49,48 @@ class NumberEmbedding(nn.Module):
         ]
         embedded: Tensor = self.mlp(torch.stack(features, dim=1))
         return embedded
+
+
+class FieldEmbedding(nn.Module):
+    """Embeds the fields of events, (E, 2K) and (E, N) -> (E, D).
+
+    A text has two of the rows of one hash table, so that texts which share one differ in the other (Svenstrup et al.,
+    Hash embeddings, 2017). Numbers enter as z-scores of their signed logarithms, with an indicator of missing ones.
+    """
+
+    mean_N: Tensor
+    scale_N: Tensor
+
+    def __init__(self, K: int, N: int, D: int, config: FieldsConfig) -> None:
+        super().__init__()
+        self.texts = nn.EmbeddingBag(config.buckets + 1, config.width, mode="sum", padding_idx=0) if K else None
+        self.numbers = nn.Sequential(nn.Linear(2 * N, 64), nn.GELU(), nn.Linear(64, D)) if N else None
+        if self.texts is not None:
+            # so much that a text weighs about as much as the age of an event
+            nn.init.normal_(self.texts.weight, std=0.25)
+            self.projection = nn.Linear(config.width, D, bias=False)
+        self.register_buffer("mean_N", torch.zeros(N))
+        self.register_buffer("scale_N", torch.ones(N))
+
+    def fit(self, number_EN: Tensor) -> None:
+        """Set mean and standard deviation to those of events of training rows, without missing numbers."""
+        for n, column_E in enumerate(signed_log(number_EN.double(), torch).T):
+            there_E = column_E[~column_E.isnan()]
+            if len(there_E):
+                deviation = there_E.std(correction=0)
+                self.mean_N[n] = there_E.mean()
+                self.scale_N[n] = deviation if deviation > 1e-6 else 1.0
+
+    def forward(self, bucket_EK: Tensor, number_EN: Tensor) -> Tensor:
+        """One embedding of all fields, (E, D); `bucket_EK` holds two buckets per text field, -1 without a value."""
+        embedded: list[Tensor] = []
+        if self.texts is not None:
+            rows = self.texts.num_embeddings - 1
+            embedded.append(self.projection(self.texts(torch.where(bucket_EK < 0, 0, bucket_EK % rows + 1))))
+        if self.numbers is not None:
+            z_EN = ((signed_log(number_EN, torch) - self.mean_N) / self.scale_N).clamp(-5, 5)
+            embedded.append(self.numbers(torch.cat([z_EN.nan_to_num(0.0), z_EN.isnan().float()], dim=1)))
+        return torch.stack([part.float() for part in embedded]).sum(dim=0)
 
 
 class TabularAdapter(nn.Module):

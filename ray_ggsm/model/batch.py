@@ -1,7 +1,7 @@
 """User rows (Arrow) -> the encoder's input: a layout, token ids, event vectors and numbers.
 
 Legend: M modalities, B rows, N chosen rows, E events of the batch (modality by modality, row by row, oldest first),
-H width of the event encoder, F tabular features, T text tokens.
+F tabular features, T text tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +14,11 @@ import torch
 import transformers
 
 from ray_ggsm.masks import Tokens
+from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.events import Events, history_events, kept_events, no_events
 from ray_ggsm.model.layout import Layout
+from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.template import TABULAR, Template
-
-Lookup = Callable[[pa.Array], np.ndarray]
-"""Event texts (E) -> their event-encoder vectors (E, H)."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,12 @@ class Batch:
     layout: Layout
     text_ids_T: torch.Tensor
     """int64: token ids of instructions or answer texts."""
-    vector_EH: torch.Tensor
-    """float32: event-encoder vectors."""
+    contents: Contents
+    """What the events hold."""
     age_E: torch.Tensor
     """float32: days before as_of."""
     amount_E: torch.Tensor
     """float32: NaN where an event has none."""
-    count_M: tuple[int, ...]
-    """Number of events per modality, to choose the adapter."""
     tabular_BF: torch.Tensor | None
     """float32: features as they are in the rows; None without features and in the answer tower."""
 
@@ -84,6 +81,13 @@ class Collator:
         ids = self._token_ids(_instructions(rows))
         return self.template.user_lengths(kept_events(rows, self.template), _counts(ids))
 
+    def numbers(self, rows: pa.Table) -> torch.Tensor:
+        """The number fields of the histories' events, (E, N) float32, NaN where an event has none."""
+        events = history_events(rows, self.template)
+        _, names = field_names(self.template.modalities)
+        columns = [events.fields[name].to_numpy(zero_copy_only=False).astype(np.float32) for name in names]
+        return torch.from_numpy(np.stack(columns, axis=1) if columns else np.zeros((len(events.age_E), 0), np.float32))
+
     def event_sequences(self, events: Events) -> Sequences:
         """The answer tower's sequences for sampled future events."""
         lengths_B = self.template.answer_events_lengths(events.count_MB)
@@ -113,10 +117,9 @@ class Collator:
 
     def _batch(self, layout: Layout, ids: list[list[int]], events: Events, tabular_BF: torch.Tensor | None) -> Batch:
         flat = np.array([token for row in ids for token in row], dtype=np.int64)
-        vector_EH = torch.from_numpy(self.lookup(events.text_E).astype(np.float32, copy=False))
-        counts = tuple(int(n) for n in events.count_MB.sum(axis=1))
+        contents = contents_of(events, self.lookup, *field_names(self.template.modalities))
         age_E, amount_E = torch.from_numpy(events.age_E), torch.from_numpy(events.amount_E)
-        return Batch(layout, torch.from_numpy(flat), vector_EH, age_E, amount_E, counts, tabular_BF)
+        return Batch(layout, torch.from_numpy(flat), contents, age_E, amount_E, tabular_BF)
 
 
 def tabular_matrix(rows: pa.Table) -> torch.Tensor:
@@ -138,6 +141,6 @@ def _to(value: Any, device: torch.device) -> Any:
     """Tensors on the device, also those inside of batches; any other value unchanged."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
-    if isinstance(value, Batch | Layout | Tokens):
+    if isinstance(value, Batch | Contents | Layout | Tokens):
         return replace(value, **{f.name: _to(getattr(value, f.name), device) for f in fields(value)})
     return value

@@ -69,6 +69,15 @@ class LoraConfig(Config):
     """Dropout on the input of the low-rank path."""
 
 
+class FieldsConfig(Config):
+    """How the encoder reads the fields of events, where they have any."""
+
+    buckets: int = Field(32768, ge=1)
+    """Rows of the hash table of texts; each text has two of them."""
+    width: int = Field(64, ge=1)
+    """Width of its rows."""
+
+
 class FusionConfig(Config):
     """The tabular features' own component of the user vector (`ray_ggsm.model.fusion`)."""
 
@@ -89,6 +98,8 @@ class ModelConfig(Config):
     """The decoder-only language model."""
     event_encoder: EventEncoderConfig
     """The frozen text encoder of single events."""
+    fields: FieldsConfig = FieldsConfig()
+    """Fields of events (`data.modalities.*.fields`)."""
     lora: LoraConfig = LoraConfig()
     """The trained part of the backbone, with `backbone.trained: lora`."""
     pooling: Literal["user", "mean"] = "user"

@@ -7,7 +7,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model.config import ModelConfig
-from ray_ggsm.model.template import Modality
+from ray_ggsm.model.modality import Modality
 
 FILE = "encoder.json"
 FORMAT = 2

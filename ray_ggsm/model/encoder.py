@@ -7,7 +7,8 @@ vectors lie in one narrow cone.
 Models are imported where they are built: most processes of a cluster only read or write, and these imports take
 seconds.
 
-Legend: B rows, L tokens, E events, H width of the event encoder, D width of the backbone, F tabular features.
+Legend: B rows, L tokens, E events, P distinct contents of events, H width of the event encoder, D width of the
+backbone, F tabular features.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 
 from ray_ggsm.config import InputError
 from ray_ggsm.masks import Recipe, Tokens
-from ray_ggsm.model.adapters import EventAdapter, NumberEmbedding, TabularAdapter
+from ray_ggsm.model.adapters import EventAdapter, FieldEmbedding, NumberEmbedding, TabularAdapter
 from ray_ggsm.model.attention import Visibility, Watch, open_backbone
 from ray_ggsm.model.backbone import layers_of, token_rms, trainable_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.config import Backend, ModelConfig
 from ray_ggsm.model.fusion import Fusion, component_scales, fuse
+from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.template import Template
 
 if TYPE_CHECKING:
@@ -99,6 +101,8 @@ class UserEncoder(nn.Module):
         self.tags = nn.Embedding(len(template.tags), D)
         self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
         self.numbers = NumberEmbedding(D)
+        texts, numbers = field_names(template.modalities)
+        self.fields = FieldEmbedding(len(texts), len(numbers), D, config.fields) if texts or numbers else None
         dropout, residual, tokens = config.tabular_dropout, config.tabular_residual, template.tabular_tokens
         self.tabular = TabularAdapter(features, D, tokens, dropout, residual) if tokens else None
         self.learned_mask = recipe.learned_mask(D, len(layers))
@@ -256,10 +260,21 @@ class UserEncoder(nn.Module):
         return args, {**keywords, "visibility": learned}
 
     def _events(self, batch: Batch) -> Tensor:
-        """Adapted event vectors plus embeddings of their numbers, (E, D)."""
-        parts: Sequence[Tensor] = batch.vector_EH.split(list(batch.count_M))
-        adapted = [self.adapters[m.name](part) for m, part in zip(self.template.modalities, parts, strict=True)]
-        return self._sized(torch.cat(adapted).float() + self.numbers(batch.age_E, batch.amount_E).float())
+        """Adapted texts and weighted parts of events, plus embeddings of their numbers and fields, (E, D)."""
+        contents = batch.contents
+        vectors: Sequence[Tensor] = contents.vector_PH.split(list(contents.count_M))
+        adapted = [self.adapters[m.name](vector) for m, vector in zip(self.template.modalities, vectors, strict=True)]
+        event_ED = nn.functional.embedding_bag(
+            contents.content_X,
+            torch.cat(adapted).float(),
+            contents.first_E,
+            mode="sum",
+            per_sample_weights=contents.weight_X,
+        )
+        event_ED = event_ED + self.numbers(batch.age_E, batch.amount_E).float()
+        if self.fields is not None:
+            event_ED = event_ED + self.fields(contents.bucket_EK, contents.number_EN)
+        return self._sized(event_ED)
 
     def _sized(self, vectors: Tensor) -> Tensor:
         """The vectors at the size of token embeddings."""

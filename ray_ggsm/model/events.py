@@ -3,15 +3,20 @@
 Legend: M modalities, B rows, N chosen rows, E events (modality by modality, row by row, oldest first).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
+from ray_ggsm.config import InputError
 from ray_ggsm.hashing import hash64
+from ray_ggsm.model.modality import Modality, field_names
 from ray_ggsm.model.ragged import list_lengths, ranks, starts
 from ray_ggsm.model.template import Template
+
+PARTS = pa.list_(pa.struct([pa.field("text", pa.string()), pa.field("weight", pa.float32())]))
 
 
 @dataclass(frozen=True)
@@ -21,17 +26,30 @@ class Events:
     count_MB: np.ndarray
     """int64: events per modality and row."""
     text_E: pa.Array
+    """Null where an event has none."""
     age_E: np.ndarray
     """float32: days before as_of on the clock of its time zone; zero or less for future events."""
     amount_E: np.ndarray
     """float32: NaN where an event has none."""
+    fields: Mapping[str, pa.Array] = field(default_factory=dict)
+    """Name of a field that the template reads -> texts or numbers (E), null where an event has none."""
+    parts_E: pa.ListArray | None = None
+    """Texts and weights of parts; None where the template reads none."""
 
     def take(self, index_N: np.ndarray) -> "Events":
         """The events of the rows at these positions, in this order."""
         first_MN = starts(self.count_MB.reshape(-1)).reshape(self.count_MB.shape)[:, index_N]
         count_MN = self.count_MB[:, index_N]
         chosen = np.repeat(first_MN.reshape(-1), count_MN.reshape(-1)) + ranks(count_MN.reshape(-1))
-        return Events(count_MN, self.text_E.take(pa.array(chosen)), self.age_E[chosen], self.amount_E[chosen])
+        index = pa.array(chosen)
+        return Events(
+            count_MN,
+            self.text_E.take(index),
+            self.age_E[chosen],
+            self.amount_E[chosen],
+            {name: values.take(index) for name, values in self.fields.items()},
+            None if self.parts_E is None else self.parts_E.take(index),
+        )
 
 
 def kept_events(rows: pa.Table, template: Template) -> np.ndarray:
@@ -49,9 +67,10 @@ def history_events(rows: pa.Table, template: Template) -> Events:
         from_end = np.repeat(np.cumsum(count_B), count_B) - 1 - np.arange(count_B.sum())
         kept = column.flatten().filter(pa.array(from_end < modality.keep))
         count_B = np.minimum(count_B, modality.keep)
+        _check_details(kept.type, modality)
         parts.append((kept, np.repeat(as_of_B, count_B)))
         counts.append(count_B)
-    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts))
+    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
 
 
 def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: int) -> Events:
@@ -76,7 +95,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
         index = index[rank < modality.keep]
         parts.append((events.take(pa.array(index)), as_of_B[row_E[index]]))
         counts.append(np.bincount(row_E[index], minlength=len(rows)))
-    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts))
+    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
 
 
 def row_keys(rows: pa.Table) -> np.ndarray:
@@ -98,10 +117,51 @@ def _scramble(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def _events(parts: list[tuple[pa.StructArray, np.ndarray]], zone: str, count_MB: np.ndarray) -> Events:
+def _check_details(event: pa.StructType, modality: Modality) -> None:
+    """Refuse events without the fields and parts that the encoder reads."""
+    there = {event.field(i).name: event.field(i).type for i in range(event.num_fields)}
+    fields = there.get("fields", pa.struct([]))
+    kinds = {fields.field(i).name: fields.field(i).type for i in range(fields.num_fields)}
+    wanted = dict.fromkeys(modality.text_fields, pa.string()) | dict.fromkeys(modality.number_fields, pa.float64())
+    for name, kind in wanted.items():
+        if kinds.get(name) != kind:
+            raise InputError(
+                f"column '{modality.name}': the encoder reads the field '{name}' ({kind}), and the events have "
+                f"{kinds.get(name, 'no such field')}; prepare the rows as those that it was trained on"
+            )
+    if modality.parts and "parts" not in there:
+        raise InputError(
+            f"column '{modality.name}': the encoder reads the events' parts, and they have none; prepare the rows as "
+            "those that it was trained on"
+        )
+
+
+def _events(
+    chosen: list[tuple[pa.StructArray, np.ndarray]], zone: str, count_MB: np.ndarray, modalities: Sequence[Modality]
+) -> Events:
     """Modality by modality: events, and what clocks showed at the as_of of each, in microseconds."""
-    text = pa.concat_arrays([events.field("text").cast(pa.string()) for events, _ in parts])
-    times = [events.field("time").cast(pa.timestamp("us", zone)) for events, _ in parts]
-    age = [age_days(as_of, wall_clock(time)) for time, (_, as_of) in zip(times, parts, strict=True)]
-    amount = [events.field("amount").to_numpy(zero_copy_only=False) for events, _ in parts]
-    return Events(count_MB, text, np.concatenate(age).astype(np.float32), np.concatenate(amount).astype(np.float32))
+    text = pa.concat_arrays([events.field("text").cast(pa.string()) for events, _ in chosen])
+    times = [events.field("time").cast(pa.timestamp("us", zone)) for events, _ in chosen]
+    age = [age_days(as_of, wall_clock(time)) for time, (_, as_of) in zip(times, chosen, strict=True)]
+    amount = [events.field("amount").to_numpy(zero_copy_only=False) for events, _ in chosen]
+    fields = {}
+    for names, kind in zip(field_names(modalities), (pa.string(), pa.float64()), strict=True):
+        for name in names:
+            values = [_field(events, name, kind, m) for m, (events, _) in zip(modalities, chosen, strict=True)]
+            fields[name] = pa.concat_arrays(values)
+    parts = None
+    if any(m.parts for m in modalities):
+        listed = [
+            events.field("parts").cast(PARTS) if m.parts else pa.nulls(len(events), PARTS)
+            for m, (events, _) in zip(modalities, chosen, strict=True)
+        ]
+        parts = pa.concat_arrays(listed)
+    age_E, amount_E = np.concatenate(age).astype(np.float32), np.concatenate(amount).astype(np.float32)
+    return Events(count_MB, text, age_E, amount_E, fields, parts)
+
+
+def _field(events: pa.StructArray, name: str, kind: pa.DataType, modality: Modality) -> pa.Array:
+    """The values of a field, null where the modality has no such field."""
+    if name not in (*modality.text_fields, *modality.number_fields):
+        return pa.nulls(len(events), kind)
+    return events.field("fields").field(name).cast(kind)

@@ -30,8 +30,9 @@ from ray_ggsm.model.backbone import load_trained_state, trained_state
 from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.encoder import UserEncoder
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.template import Template
 
 FILES = ("adapter_model.safetensors", "modules.safetensors", "mask.safetensors")
 

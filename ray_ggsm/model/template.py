@@ -16,21 +16,13 @@ import torch
 
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.layout import Layout, Segment, lay_out, lengths
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.ragged import starts
 
 USER_TOKEN = "<USER>"
 ANSWER_TOKEN = "<ANSWER>"
 GLOBAL_TOKEN = "<GLOBAL>"
 TABULAR = "tabular"
-
-
-@dataclass(frozen=True)
-class Modality:
-    """One kind of event sequence."""
-
-    name: str
-    keep: int
-    """Number of newest events kept per row."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ trained encoder's vectors joined with them.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 
 import pyarrow as pa
 
@@ -15,6 +16,7 @@ from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined
 from ray_ggsm.evaluation.counts import count_rows, left_out
+from ray_ggsm.evaluation.few_labels import few_labels
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
@@ -102,8 +104,12 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, Pr
     fit, score = experiment.probe_splits
     counts = count_rows({fit: vectors["encoder"].fit, score: vectors["encoder"].score})
     plain_counts = {name: count.model_dump() for name, count in counts.items()}
-    storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts})
-    write_report(_report(pipeline, prepared, found, scored), pipeline.evaluate.report)
+    few = experiment.evaluation.few_labels
+    found_few = few_labels(experiment.evaluation, few, experiment.seed, vectors, probe_all) if few else None
+    plain_few = {"few_labels": asdict(found_few)} if found_few else {}
+    storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts} | plain_few)
+    report = replace(_report(pipeline, prepared, found, scored), few_labels=found_few)
+    write_report(report, pipeline.evaluate.report)
     auc = {n: {k: {label: r["auc"] for label, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}
     return EvaluateResult(auc=auc, counts=counts)
 

@@ -68,9 +68,8 @@ def encode_events(config: EventEncoding, chunks: Sequence[Chunk], columns: Seque
         known = event_vectors.find(location, config.ray.cache_directory)
     encoded = len(known.open().key_N) - before
     share = found / events if events else 1.0
-    print(
-        f"events: {events:,}, {share:.1%} of them found in the store; {encoded:,} texts encoded; {location}", flush=True
-    )
+    found_share = f"{events:,}, {share:.1%} of them found in the store"
+    print(f"texts of events: {found_share}; {encoded:,} texts encoded; {location}", flush=True)
     counts = EventCounts(events=events, events_found_in_store=found, event_texts_encoded=encoded)
     return EncodedEvents(digest, known, counts)
 

@@ -59,7 +59,9 @@ def _shown(events: Events) -> list[str]:
     """All that the answer tower sees of each row's events, as one text per row."""
     M, B = events.count_MB.shape
     bounds = np.concatenate([[0], np.cumsum(events.count_MB.reshape(-1))])
-    seen = list(zip(events.text_E.to_pylist(), events.age_E.tolist(), map(str, events.amount_E.tolist()), strict=True))
+    details = [values.to_pylist() for values in (*events.fields.values(), events.parts_E) if values is not None]
+    amounts = map(str, events.amount_E.tolist())
+    seen = list(zip(events.text_E.to_pylist(), events.age_E.tolist(), amounts, *details, strict=True))
     return [repr([seen[bounds[m * B + b] : bounds[m * B + b + 1]] for m in range(M)]) for b in range(B)]
 
 
@@ -67,10 +69,21 @@ def render(events: Events, modalities: list[str]) -> list[str]:
     """One text per row, aggregated by type: `bill: milk, bread x2. coupon: soup.`; "nothing" without events."""
     M, B = events.count_MB.shape
     bounds = np.concatenate([[0], np.cumsum(events.count_MB.reshape(-1))]).tolist()
-    texts = events.text_E.to_pylist()
+    texts = _texts_of(events)
     cells = [_counted(texts[start:end]) for start, end in pairwise(bounds)]
     sentences = [[f"{modalities[m]}: {cells[m * B + b]}." for m in range(M) if cells[m * B + b]] for b in range(B)]
     return [" ".join(parts) or "nothing" for parts in sentences]
+
+
+def _texts_of(events: Events) -> list[str]:
+    """The text of each event; of an event without one, its text fields and parts: `Boston, milk, bread`."""
+    texts = events.text_E.to_pylist()
+    for e, text in enumerate(texts):
+        if text is None:
+            values = [column[e].as_py() for column in events.fields.values() if pa.types.is_string(column.type)]
+            parts = events.parts_E[e].as_py() if events.parts_E is not None else None
+            texts[e] = ", ".join([*filter(None, values), *(part["text"] for part in parts or ())]) or "something"
+    return texts
 
 
 def _counted(texts: list[str]) -> str:

@@ -117,9 +117,11 @@ class Trainer:
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def prepare(self) -> None:
-        """Take tabular statistics and the untrained towers' centres from training rows, before the first step."""
+        """Take statistics of numbers and the untrained towers' centres from training rows, before the first step."""
         if self.encoder.tabular is not None:
             self.encoder.tabular.fit(tabular_matrix(self.head).to(self.encoder.device))
+        if self.encoder.fields is not None:
+            self.encoder.fields.fit(self.collator.numbers(self.head).to(self.encoder.device))
         self.centre()
 
     def step(self, rows: pa.Table) -> dict[str, float]:

@@ -88,10 +88,11 @@ class Futures:
     def contents(self) -> Iterator[tuple[np.ndarray, pa.Array]]:
         """Rows and contents: a text of a modality, one of its parts, or a value of a text field."""
         modality = self.events.field("modality")
-        yield self.row_E, pc.binary_join_element_wise(modality, self.events.field("text"), ": ")
-        for field, values in text_fields(self.events):
+        texts = pc.binary_join_element_wise(modality, self.events.field("text"), ": ")
+        fields = [pc.binary_join_element_wise(f, values, " = ") for f, values in text_fields(self.events)]
+        for values in (texts, *fields):
             here = pc.is_valid(values).to_numpy(zero_copy_only=False)
-            yield self.row_E[here], pc.binary_join_element_wise(field, values.filter(pa.array(here)), " = ")
+            yield self.row_E[here], values.filter(pa.array(here))
         if self.events.type.get_field_index("parts") >= 0:
             parts = self.events.field("parts")
             event = np.repeat(np.arange(len(parts)), list_lengths(parts))

@@ -289,6 +289,35 @@ def test_fields_and_parts_of_events(here: Config) -> None:
     ]
 
 
+def test_events_without_a_text(here: Config) -> None:
+    here["features"], here["labels"] = [], {}
+    here["modalities"]["view"] = {
+        "table": "clicks",
+        "keep": 5,
+        "fields": {"shop": {"text": "{shop}"}, "price": {"number": "price"}},
+        "parts": {"texts": "string_split(parts, '|')"},
+    }
+    Path("clicks.csv").write_text(
+        "uid,ts,price,shop,parts\n"
+        "a,2024-02-20,,north,\n"
+        "a,2024-02-21,,,milk\n"
+        "a,2024-02-22,2,,\n"
+        "a,2024-02-23,,,\n"
+        "a,2024-03-01,,south,\n"
+    )
+    [row] = prepared(here)
+    assert [(e["text"], e["fields"], [p["text"] for p in e["parts"]]) for e in row["view"]] == [
+        (None, {"shop": "north", "price": None}, []),
+        (None, {"shop": None, "price": None}, ["milk"]),
+        (None, {"shop": None, "price": 2.0}, []),
+    ]
+    assert [(e["text"], e["fields"]["shop"]) for e in row["future"]] == [(None, "south")]
+    assert letters() == [("a", "clicks.csv:5", "empty_event")]
+    here["modalities"]["view"] = {"table": "clicks", "keep": 5}
+    with pytest.raises(ValueError, match="give `text`, `fields` or `parts`, or an event says nothing"):
+        prepared(here)
+
+
 def test_lists_of_json_and_parquet_are_parts_of_weight_one(here: Config) -> None:
     here["features"], here["labels"] = [], {}
     here["source"]["tables"]["clicks"]["files"] = "clicks"

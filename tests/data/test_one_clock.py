@@ -10,7 +10,8 @@ import pytest
 
 from ray_ggsm.data import prepare
 from ray_ggsm.model.events import history_events, sample_future_events
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.modality import Modality
+from ray_ggsm.model.template import Template
 from tests.helpers.data import data_config
 
 TEMPLATE = Template((Modality("view", 100),), 0, 8)

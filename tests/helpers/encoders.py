@@ -12,8 +12,8 @@ from ray_ggsm.masks.ggsm import GGSMConfig, HybridMaskConfig
 from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
-from ray_ggsm.model.template import Modality
 
 WIDTH = 12
 

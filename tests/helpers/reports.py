@@ -3,6 +3,7 @@
 import numpy as np
 
 from ray_ggsm.evaluation.config import ProbeConfig
+from ray_ggsm.evaluation.few_labels import FewLabels
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.evaluation.pages.mask_figures import mask_history
@@ -41,6 +42,7 @@ def report(**changes):
 
 
 FULL = {
+    "few_labels": FewLabels((50, 100), {"encoder": [[0.6, 0.7], [0.7, 0.8]], "untrained": [[0.6, 0.6], [0.61, 0.62]]}),
     "delong": {"untrained": {kind: dict.fromkeys(LABELS[:3], 0.04) for kind in ("linear", "lightgbm")}},
     "measures": {"encoder": {kind: dict.fromkeys(MEASURES, 0.123) for kind in ("linear", "lightgbm")}},
     "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},

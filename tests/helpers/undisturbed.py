@@ -12,7 +12,6 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.saved import new_encoder
-from ray_ggsm.model.template import Modality
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training import loop
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
@@ -32,7 +31,7 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
     bundle = new_encoder(
         experiment.model,
         experiment.resolved_mask(),
-        tuple(Modality(name, m.keep) for name, m in experiment.data.modalities.items()),
+        experiment.modalities,
         prepared.require().summary.features,
         vectors.vector_NH.shape[1],
         store.rsplit("/", 1)[1],

@@ -6,8 +6,9 @@ import pyarrow as pa
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.events import history_events, sample_future_events
+from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.source import load_tokenizer
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.template import Template
 from tests.helpers.encoders import lookup
 
 TEMPLATE = Template((Modality("bill", 4), Modality("app", 3)), tabular_tokens=2, max_text_tokens=6)

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.modality import Modality
+from ray_ggsm.model.template import Template
 
 TEMPLATE = Template((Modality("bill", 4), Modality("app", 3)), tabular_tokens=2, max_text_tokens=6)
 

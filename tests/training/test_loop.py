@@ -19,7 +19,8 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import FusionConfig, LoraConfig
 from ray_ggsm.model.events import sample_future_events
-from ray_ggsm.model.template import Modality, Template
+from ray_ggsm.model.modality import Modality
+from ray_ggsm.model.template import Template
 from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss

@@ -34,7 +34,7 @@ def _uses(config: DataConfig, table: str) -> Uses:
     """What the config does with a table's columns; an amount or field that is a plain column must be a number."""
     modalities = [m for m in config.modalities.values() if m.table == table]
     fields = [field for m in modalities for field in m.fields.values()]
-    templates = [m.text for m in modalities] + [field.text for field in fields if field.text is not None]
+    templates = [template for template in (*(m.text for m in modalities), *(f.text for f in fields)) if template]
     amounts = [*(m.amount for m in modalities), *(field.number for field in fields)]
     expressions = [sql for m in modalities if m.parts is not None for sql in (m.parts.texts, m.parts.weights)]
     expressions += [m.where for m in modalities]

@@ -52,18 +52,23 @@ SELECT user_id, timezone('UTC', transaction_timestamp) AS time, basket_id AS bas
 FROM bought LEFT JOIN {{products}} USING (product_id) LEFT JOIN promoted USING (product_id, store_id, week)
 """
 
-# The two main categories by spend, in alphabetical order, so that the same content gives the same text.
+# items: the two main categories by spend, in alphabetical order, so that the same content gives the same text.
+# categories and category_spend: all of them, and what was spent on each.
 BASKETS = """
 CREATE TABLE baskets AS
 WITH spent AS (SELECT user_id, basket, words, sum(sales_value) AS spend FROM lines GROUP BY ALL),
-main AS (
-    SELECT user_id, basket, string_agg(words, ', ' ORDER BY words) AS items
-    FROM (FROM spent QUALIFY row_number() OVER (PARTITION BY user_id, basket ORDER BY spend DESC, words) <= 2)
-    GROUP BY ALL
+ranked AS (
+    SELECT *, row_number() OVER (PARTITION BY user_id, basket ORDER BY spend DESC, words) AS place FROM spent
+), held AS (
+    SELECT user_id, basket, string_agg(words, ', ' ORDER BY words) FILTER (place <= 2) AS items,
+        list(words ORDER BY words) AS categories, list(spend ORDER BY words) AS category_spend
+    FROM ranked GROUP BY ALL
+), bought AS (
+    SELECT user_id, min(time) AS time, basket, any_value(store) AS store, count(*) AS items_bought,
+        sum(sales_value) AS spend, sum(retail_disc) AS discount, avg((brand = 'Private')::int) AS private_share
+    FROM lines GROUP BY ALL
 )
-SELECT user_id, min(time) AS time, basket, any_value(store) AS store,
-    count(*) AS items_bought, sum(sales_value) AS spend, items
-FROM lines JOIN main USING (user_id, basket) GROUP BY user_id, basket, items
+SELECT * FROM bought JOIN held USING (user_id, basket)
 """
 
 PROMOS = """

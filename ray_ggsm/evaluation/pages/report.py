@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ray_ggsm import storage
+from ray_ggsm.evaluation.few_labels import FewLabels
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import MEAN, ByLabel, Estimate
 from ray_ggsm.evaluation.pages import charts, interval_charts, mask_figures
@@ -53,6 +54,8 @@ class Report:
     """Name of vectors -> probe -> measure -> mean over the labels."""
     calibration: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
     """Probe -> name of vectors -> (predicted, observed) share of positives."""
+    few_labels: FewLabels | None = None
+    """Linear probes on few labelled rows; None if they were not asked for."""
     user_map: UserMap | None = None
     """The first vectors of the test rows on a plane."""
     training: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
@@ -80,6 +83,7 @@ class _Pictures:
     auc: Mapping[str, str]
     differences: Mapping[str, str]
     calibration: Mapping[str, str]
+    few_labels: str | None
     user_map: Mapping[str, str]
     training: Mapping[str, str]
 
@@ -158,11 +162,21 @@ def _pictures(report: Report, kinds: list[str]) -> _Pictures:
         auc=_by_probe(interval_charts.dots, report.auc, kinds, report.groups, title_of),
         differences=_by_probe(interval_charts.forest, differences, kinds, report.groups, _noun) if differences else {},
         calibration={kind: _calibration(kind, curves) for kind, curves in report.calibration.items()},
+        few_labels=_few_labels(report.few_labels) if report.few_labels else None,
         user_map=_clouds(report.user_map) if report.user_map else {},
         training={
             panel: charts.lines(series, f"{panel} over training steps") for panel, series in report.training.items()
         },
     )
+
+
+def _few_labels(few: FewLabels) -> str:
+    """Mean AUC over the number of labelled rows."""
+    series = {
+        title_of(name): [(float(rows), few.mean(name, place)) for place, rows in enumerate(few.rows)]
+        for name in few.auc
+    }
+    return charts.lines(series, "Mean AUC over the number of labelled rows", axis_name="labelled rows")
 
 
 def _clouds(users: UserMap) -> dict[str, str]:

@@ -17,7 +17,6 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_vectors import VectorStore
-from ray_ggsm.model.template import Modality
 from ray_ggsm.on_ray.training.pairs import stream
 from ray_ggsm.training.divergence import DivergenceError
 from ray_ggsm.training.logs import write_log
@@ -112,7 +111,7 @@ def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
     bundle = saved.new_encoder(
         e.model,
         e.resolved_mask(),
-        tuple(Modality(name, modality.keep) for name, modality in e.data.modalities.items()),
+        e.modalities,
         job.feature_names,
         job.event_width,
         job.event_encoder_digest,

@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from ray_ggsm.evaluation.few_labels import FewLabels
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.evaluation.pages.report import headline, render, verdict, write_report
 from tests.helpers.reports import FULL, report
@@ -42,6 +43,7 @@ def test_sections_without_data_are_left_out():
     for heading in (
         "Differences, paired",
         "Other measures",
+        "With few labels",
         "Calibration",
         "Map of users",
         "Training",
@@ -52,6 +54,14 @@ def test_sections_without_data_are_left_out():
         assert f"<h2>{heading}</h2>" not in small
         assert f"<h2>{heading}</h2>" in full
     assert all(text in full for text in ("0123456789abcdef", "name: x", "Simulated data.", "1 min 50 s"))
+
+
+def test_few_labels_and_their_differences() -> None:
+    auc = {"encoder": [[0.6, 0.7]], "handcrafted": [[0.5, 0.5]], "joined": [[0.71, 0.81]]}
+    estimates = report().auc["encoder"]
+    page = render(report(auc=dict.fromkeys(auc, estimates), differences={}, few_labels=FewLabels((50,), auc)))
+    row = re.search(r"<tr><th>50</th>(.*?)</tr>", page, re.S).group(1)
+    assert re.findall(r"[+±]? ?\d\.\d{3}", row) == ["0.650", "0.500", "0.760", "+0.260", "± 0.071"]
 
 
 def test_every_auc_stands_in_the_table():

@@ -40,7 +40,14 @@ def click_config(log: str, output: str, decoder: str, event_encoder: str) -> dic
             "source": {"kind": "files", "tables": {"clicks": {"files": log, "user": "uid", "time": "ts"}}},
             "modalities": {
                 "view": {"table": "clicks", "where": "kind = 'view'", "text": "{page} {item}", "keep": 20},
-                "buy": {"table": "clicks", "where": "kind = 'buy'", "text": "{item}", "amount": "price", "keep": 10},
+                "buy": {
+                    "table": "clicks",
+                    "where": "kind = 'buy'",
+                    "fields": {"page": {"text": "{page}"}, "cents": {"number": "price * 100"}},
+                    "parts": {"texts": "[item]", "weights": "[price]"},
+                    "amount": "price",
+                    "keep": 10,
+                },
             },
             "features": [
                 {"name": "events", "table": "clicks", "sql": "count(*)", "windows": [7, 30]},

@@ -2,24 +2,30 @@
 
 import datetime as dt
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn.functional import gelu, rms_norm
 
 from ray_ggsm.config import InputError
+from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.data.schema import PARTS, event_type, future_type, user_row_schema
+from ray_ggsm.data.texts import distinct_texts
 from ray_ggsm.masks.fixed import BidirectionalConfig
-from ray_ggsm.model import saved
+from ray_ggsm.model import events, saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, FieldsConfig, ModelConfig
 from ray_ggsm.model.contents import contents_of
+from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.model.events import history_events, sample_future_events
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.model.template import Template
+from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
 from tests.helpers.encoders import WIDTH, lookup
 
 AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
@@ -121,14 +127,14 @@ def test_the_embedding_of_an_event_is_the_sum_of_what_it_holds(tiny_decoder) -> 
         return rms_norm(total + numbers, total.shape) * encoder.input_scale
 
     with torch.no_grad():
-        events = encoder._events(batch)
+        event_ED = encoder._events(batch)
         visit = adapted("bill", "visit") + (2 * adapted("bill", "milk") + adapted("bill", "bread")) / math.sqrt(5)
         # two numbers are one deviation below and above their mean
-        torch.testing.assert_close(events[0], sized(visit + field(0, 0) + number(-1, 0), 9, 5))
-        torch.testing.assert_close(events[1], sized(-adapted("bill", "bread") + number(0, 1), 2, np.nan))
-        torch.testing.assert_close(events[2], sized(field(0, 0) + number(1, 0), 1, 2))
-        torch.testing.assert_close(events[3], sized(adapted("app", "milk") + number(0, 1), 5, np.nan))
-        torch.testing.assert_close(events[6], sized(field(0, 0) + field(6, 2) + number(0, 1), 1, np.nan))
+        torch.testing.assert_close(event_ED[0], sized(visit + field(0, 0) + number(-1, 0), 9, 5))
+        torch.testing.assert_close(event_ED[1], sized(-adapted("bill", "bread") + number(0, 1), 2, np.nan))
+        torch.testing.assert_close(event_ED[2], sized(field(0, 0) + number(1, 0), 1, 2))
+        torch.testing.assert_close(event_ED[3], sized(adapted("app", "milk") + number(0, 1), 5, np.nan))
+        torch.testing.assert_close(event_ED[6], sized(field(0, 0) + field(6, 2) + number(0, 1), 1, np.nan))
 
 
 def test_every_detail_reaches_the_vector_and_nothing_else_does(tiny_decoder) -> None:
@@ -178,11 +184,13 @@ def test_the_future_has_details_of_all_modalities() -> None:
         user("a", [], future=[{**bill, "modality": "bill"}, {**event(-3), **here, "modality": "stay"}]),
         user("b", [], future=[{**event(-4, "open"), "fields": None, "parts": None, "modality": "app"}]),
     )
-    events = sample_future_events(rows, Template(MODALITIES, 0, 8), 9, 0)
-    assert events.fields["town"].to_pylist() == [None, None, "Rome"]
-    assert events.fields["items"].to_pylist() == [2.0, None, None]
-    assert events.parts_E.to_pylist() == [parts(tea=1), None, None]
-    swapped = events.take(np.array([1, 0]))
+    drawn = sample_future_events(rows, Template(MODALITIES, 0, 8), 9, 0)
+    assert drawn.fields["town"].to_pylist() == [None, None, "Rome"]
+    assert drawn.fields["items"].to_pylist() == [2.0, None, None]
+    assert drawn.parts_E.to_pylist() == [parts(tea=1), None, None]
+    # without a text, an event is called by its text fields and parts
+    assert render(drawn, ["bill", "app", "stay"]) == ["bill: tea. stay: north, Rome.", "app: open."]
+    swapped = drawn.take(np.array([1, 0]))
     assert swapped.text_E.to_pylist() == [None, "open", None]
     assert swapped.parts_E.to_pylist() == [parts(tea=1), None, None]
     assert swapped.fields["shop"].to_pylist() == [None, None, "north"]
@@ -201,7 +209,24 @@ def test_rows_without_what_the_encoder_reads(modality: Modality, sentence: str) 
         history_events(ROWS, Template((modality,), 0, 8))
 
 
-def test_parts_have_one_type_everywhere() -> None:
-    from ray_ggsm.model import events
+def test_distinct_texts_are_those_of_events_and_parts(tmp_path) -> None:
+    pq.write_table(ROWS, tmp_path / "rows.parquet")
+    [chunk] = plan_chunks([str(tmp_path / "rows.parquet")], 10, ["bill", "app", "stay"], 0)
+    described = pa.table({name: [value] for name, value in asdict(chunk).items()})
+    found = distinct_texts(described, ["bill", "app", "stay"], VectorStore((), str(tmp_path / "cache")))
+    counts = dict(zip(found["text"].to_pylist(), found["events"].to_pylist(), strict=True))
+    assert counts == {"visit": 1, "milk": 2, "bread": 2, "tea": 1, "open": 2}
 
+
+def test_parts_have_one_type_everywhere() -> None:
     assert events.PARTS == PARTS
+
+
+def test_answers_are_equal_only_if_all_that_they_hold_is(tiny_decoder) -> None:
+    def row(name: str, **parts_of: float) -> dict[str, object]:
+        here = {"fields": {"shop": None, "items": 2.0, "town": None}, "parts": parts(**parts_of)}
+        return user(name, [], future=[{**event(-2, None, 1.0), **here, "modality": "bill"}])
+
+    rows = table(row("a", tea=1), row("b", tea=2), row("c", tea=1))
+    first, second, third = draw_answers(rows, collator(bundle(tiny_decoder)), AnswerConfig(), 0).id_b
+    assert first == third != second

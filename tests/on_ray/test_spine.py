@@ -64,7 +64,11 @@ def test_event_texts_are_encoded_once_and_found_again(finished) -> None:
     trained, embedded = place.train.require(), place.embed.require()
     rows = pq.read_table(place.prepare.rows("pretrain"))
     columns = [*finished.data.modalities, "future"]
-    texts = [e["text"] for name in columns for row in rows[name].to_pylist() for e in row or []]
+    events = [event for name in columns for row in rows[name].to_pylist() for event in row or []]
+    parts = [part["text"] for event in events for part in event.get("parts") or []]
+    texts = [event["text"] for event in events if event["text"] is not None] + parts
+    assert parts
+    assert len(texts) > len(parts)
     assert trained.events == len(texts)
     assert trained.event_texts_encoded == len(set(texts))
     assert trained.events_found_in_store == 0

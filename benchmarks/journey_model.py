@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import torch
 
 from ray_ggsm.config import load
+from ray_ggsm.data.texts import event_texts
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import RecipeConfig, with_total_steps
@@ -86,9 +87,10 @@ def write_plain(config: PretrainedConfig, directory: str) -> Any:
 
 
 def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
-    """Event vectors of all texts in the rows."""
+    """Event vectors of all texts of events and parts in the rows."""
     columns = [rows[name].combine_chunks() for name in (*experiment.data.modalities, "future")]
-    texts = pc.unique(pa.chunked_array([pc.list_flatten(c).field("text") for c in columns], pa.string()))
+    found = [texts for column in columns for texts in event_texts(pc.list_flatten(column))]
+    texts = pc.unique(pa.chunked_array(found, pa.string()).drop_null())
     order = np.argsort(hash64(texts))
     encoded = EventEncoder(experiment.model.event_encoder, torch.device("cpu")).encode(texts.to_pylist())
     return EventVectors(hash64(texts)[order], encoded[order])

@@ -31,25 +31,14 @@ from ray_ggsm.tables import open_table
 CONFIG = "configs/journey/train.yaml"
 
 
-def cv_auc(rows: Aligned, vectors: np.ndarray, label: str, seed: int) -> float:
-    """AUC on held-out folds of the probe rows; scoring the first rows again is only because a probe must score."""
-    arguments = vectors, rows.labels[label], rows.users, vectors, rows.labels[label]
-    return fit_and_score("linear", *arguments, ProbeConfig(), seed, label=label).cv_auc
-
-
-def main() -> None:
-    """Print one line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a config and its changes."""
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
-    options = parser.parse_args()
-    experiment = load(Experiment, options.config, [*options.set, "embedding.splits=[probe]"])
-    place = Pipeline.of(experiment)
-    with connected(experiment):
-        prepare(place)
-        train(place)
-        embedded = open_table(embed(place)).read()
-    ray.shutdown()
+
+
+def fold_scores(place: Pipeline, embedded: pa.Table) -> str:
+    """Mean AUC of the linear probe on held-out folds of the probe rows: of vectors, of features, and of both."""
     labels = read_labels(place.prepare.labels("probe"))
     tabular = pq.read_table(place.prepare.rows("probe"), columns=["user_id", "as_of", "tabular"])
     rows, features = align(labels, embedded, "embedding", "probe"), align(labels, pa.table(tabular), "tabular", "probe")
@@ -61,8 +50,29 @@ def main() -> None:
     jobs = [(kind, label) for kind in kinds for label in rows.labels]
     scores = Parallel(n_jobs=2)(delayed(cv_auc)(rows, kinds[kind], label, 0) for kind, label in jobs)
     means = {kind: np.mean([s for s, job in zip(scores, jobs, strict=True) if job[0] == kind]) for kind in kinds}
+    return ", ".join(f"{kind} {mean:.4f}" for kind, mean in means.items())
+
+
+def cv_auc(rows: Aligned, vectors: np.ndarray, label: str, seed: int) -> float:
+    """AUC on held-out folds of the probe rows; scoring the first rows again is only because a probe must score."""
+    arguments = vectors, rows.labels[label], rows.users, vectors, rows.labels[label]
+    return fit_and_score("linear", *arguments, ProbeConfig(), seed, label=label).cv_auc
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_options(parser)
+    options = parser.parse_args()
+    experiment = load(Experiment, options.config, [*options.set, "embedding.splits=[probe]"])
+    place = Pipeline.of(experiment)
+    with connected(experiment):
+        prepare(place)
+        train(place)
+        embedded = open_table(embed(place)).read()
+    ray.shutdown()
     seconds = place.train.require().seconds
-    scored = ", ".join(f"{kind} {mean:.4f}" for kind, mean in means.items())
+    scored = fold_scores(place, embedded)
     print(f"{' '.join(options.set) or 'as it is'} | {scored} | training {seconds:.0f} s", flush=True)
 
 

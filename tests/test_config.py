@@ -181,6 +181,14 @@ def test_null_takes_a_value_away(write) -> None:
     assert (config.inner, config.second) == (Inner(rate=3), None)
 
 
+def test_an_empty_mapping_of_free_names_takes_all_of_them_away(write) -> None:
+    location = write(
+        own="base: below.yaml\nmany: {}\ninner: {}", below="fruit: {kind: apple}\nmany: {a: {}}\ninner: {rate: 3}"
+    )
+    config = load(Outer, location)
+    assert (config.many, config.inner) == ({}, Inner(rate=3))
+
+
 def test_a_base_of_a_base_relative_to_each_file(write) -> None:
     location = write(
         recipes__own="base: ../shared/middle.yaml\ninner: {rate: 1}",

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
-from ray_ggsm.config import Config, load
+from ray_ggsm.config import Config, digest, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
@@ -62,3 +62,16 @@ def test_shipped_configs_pass_a_dry_run(file: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_quickstarts_and_the_study_are_on_this_machine() -> None:
     assert {"journey/quickstart.yaml", "journey/study.yaml", "own_events/quickstart.yaml"} <= {*map(name, LOCAL)}
+
+
+@pytest.mark.parametrize(
+    ("file", "digests"),
+    [
+        ("journey/language_model.yaml", ("7c73fbb656194abf", "a8588c69bfa2ffcd", "286a246568bfa942")),
+        ("journey/train.yaml", ("0f9f2b6ce4b87074", "02568bf5884c7451", "bf787ac344e8e510")),
+    ],
+)
+def test_configs_with_published_results_stay_what_they_were(file: str, digests: tuple[str, ...]) -> None:
+    """docs/journey.md and docs/results have their numbers; a change of their base must not reach them."""
+    config = load(Experiment, str(ROOT / "configs" / file))
+    assert (digest(config.data), digest(config.model), digest(config.training)) == digests

@@ -14,12 +14,15 @@ def merged(schema: Any, base: Values, own: Values) -> Values:
     """`own` over `base`: mappings are merged key by key, all other values replaced.
 
     A choice between kinds (a union with a discriminator, such as `mask`) is replaced as a whole, because the settings
-    of one kind mean nothing to another; so is a value whose type the schema leaves open.
+    of one kind mean nothing to another; so is a value whose type the schema leaves open. `{}` for a mapping of free
+    names, such as `labels`, says that there are none.
     """
     result = dict(base)
     for key, value in own.items():
         inner = _annotation(schema, key)
         mappings = isinstance(value, dict) and isinstance(result.get(key), dict)
+        if value == {} and typing.get_origin(_plain(inner)) is dict:
+            mappings = False
         result[key] = merged(inner, result[key], value) if mappings and not _is_choice(inner) else value
     return result
 

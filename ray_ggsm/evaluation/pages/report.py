@@ -121,8 +121,11 @@ def headline(report: Report) -> str:
     first, kind = next(iter(report.auc)), next(iter(next(iter(report.auc.values()))))
     if not report.differences:
         return f"The {title_of(first)} reaches a mean AUC of {report.auc[first][kind][MEAN].value:.3f}."
-    standings = [f"{_standing(values[kind][MEAN])} the {_noun(other)}" for other, values in report.differences.items()]
-    return f"The {title_of(first)} {' and '.join(standings)}."
+    standings: dict[str, list[str]] = {}
+    for other, values in report.differences.items():
+        standings.setdefault(_standing(values[kind][MEAN]), []).append(f"the {_noun(other)}")
+    found = [f"{standing} {_listed(nouns)}" for standing, nouns in standings.items()]
+    return f"The {title_of(first)} {', and '.join(found)}."
 
 
 def verdict(report: Report, kind: str) -> str:
@@ -134,6 +137,10 @@ def verdict(report: Report, kind: str) -> str:
         text += f"; {gap.value:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] against the {_noun(other)}"
         text += ", which may be chance" if gap.low <= 0 <= gap.high else ""
     return sentence(text).replace("-0.", "−0.") + "."
+
+
+def _listed(nouns: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(nouns[:-1]), nouns[-1]]))
 
 
 def _noun(name: str) -> str:

@@ -85,6 +85,16 @@ def test_words_follow_the_interval(gap, words):
     assert verdict(given_report, "linear").startswith("Linear probe: mean AUC 0.730 [0.710, 0.750]; ")
 
 
+def test_others_of_one_standing_are_named_together() -> None:
+    above, level = Estimate(0.02, 0.01, 0.03), Estimate(0.0, -0.01, 0.01)
+    gaps = {"untrained": level, "handcrafted": above, "joined": level, "other": level}
+    given_report = report(differences={name: {"linear": {"mean": gap}} for name, gap in gaps.items()})
+    assert headline(given_report) == (
+        "The encoder cannot be told apart from the untrained encoder, the encoder joined with the hand-crafted "
+        "features and the other, and beats the hand-crafted features."
+    )
+
+
 def test_page_is_written_whole(tmp_path):
     write_report(report(), str(tmp_path / "deep" / "report.html"))
     assert (tmp_path / "deep" / "report.html").read_text().rstrip().endswith("</html>")

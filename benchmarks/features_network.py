@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
 from torch import Tensor
 from tune import add_options, fold_scores
@@ -87,15 +88,13 @@ def train(experiment: Experiment, rows: pa.Table) -> tuple[FeaturesNetwork, Tens
         return network, centre, component_scales(states - centre, network.fusion.widths)
 
 
-def main() -> None:
-    """Print one line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_options(parser)
-    options = parser.parse_args()
-    experiment = load(Experiment, options.config, options.set)
+def features_alone(config: str, settings: list[str]) -> str:
+    """Prepare, train and score the network for a config with changes; its scores and seconds."""
+    experiment = load(Experiment, config, settings)
     place = Pipeline.of(experiment)
     with connected(experiment):
         prepare(place)
+    ray.shutdown()
     rows = head(place.prepare.rows(experiment.data.train_split), EVERY_ROW)
     started = time.perf_counter()
     network, centre, scales = train(experiment.resolved(len(rows)), rows)
@@ -104,7 +103,15 @@ def main() -> None:
     with torch.no_grad():
         vectors = network.vectors(network.states(tabular_matrix(probe)), centre, scales).numpy()
     table = probe.select(["user_id", "as_of"]).append_column("embedding", pa.array(list(vectors)))
-    print(f"no sequence, {fold_scores(place, table)} | training {seconds:.0f} s | {' '.join(options.set)}", flush=True)
+    return f"{fold_scores(place, table)} | training {seconds:.0f} s"
+
+
+def main() -> None:
+    """Print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_options(parser)
+    options = parser.parse_args()
+    print(f"{' '.join(options.set) or 'as it is'} | {features_alone(options.config, options.set)}", flush=True)
 
 
 if __name__ == "__main__":

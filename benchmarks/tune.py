@@ -37,6 +37,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
 
 
+def tuned(config: str, settings: list[str]) -> str:
+    """Prepare, train, embed and score a config with changes; its scores and seconds."""
+    experiment = load(Experiment, config, [*settings, "embedding.splits=[probe]"])
+    place = Pipeline.of(experiment)
+    with connected(experiment):
+        prepare(place)
+        train(place)
+        embedded = open_table(embed(place)).read()
+    ray.shutdown()
+    return f"{fold_scores(place, embedded)} | training {place.train.require().seconds:.0f} s"
+
+
 def fold_scores(place: Pipeline, embedded: pa.Table) -> str:
     """Mean AUC of the linear probe on held-out folds of the probe rows: of vectors, of features, and of both."""
     labels = read_labels(place.prepare.labels("probe"))
@@ -64,16 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_options(parser)
     options = parser.parse_args()
-    experiment = load(Experiment, options.config, [*options.set, "embedding.splits=[probe]"])
-    place = Pipeline.of(experiment)
-    with connected(experiment):
-        prepare(place)
-        train(place)
-        embedded = open_table(embed(place)).read()
-    ray.shutdown()
-    seconds = place.train.require().seconds
-    scored = fold_scores(place, embedded)
-    print(f"{' '.join(options.set) or 'as it is'} | {scored} | training {seconds:.0f} s", flush=True)
+    print(f"{' '.join(options.set) or 'as it is'} | {tuned(options.config, options.set)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,69 @@
+"""Is the language model needed? The same config with other backbones, all with as many seconds of training, over seeds.
+
+    python benchmarks/backbones.py --config configs/journey/quickstart.yaml [--seconds 200] [--set ...]
+
+Per arm, a run of a few steps shows how long a step takes here; `backbones.json` in the config's output keeps the steps
+that fit into the seconds, so that an interrupted measurement goes on. Scores are those of `tune.py`: linear probe, mean
+AUC over the labels, held-out folds of the probe rows. Learning rates are usual ones and were not tuned.
+"""
+
+import argparse
+import json
+
+from features_network import features_alone
+from tune import add_options, tuned
+
+from ray_ggsm import storage
+from ray_ggsm.config import load
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.stages import Pipeline
+
+PRETRAINED = ["model.backbone.weights=pretrained", "model.backbone.width=null"]
+RATE = "training.optimizer.learning_rate"
+ARMS = {
+    "pretrained layers with LoRA": [
+        *PRETRAINED,
+        "model.backbone.trained=lora",
+        "training.optimizer.learning_rate=5e-4",
+    ],
+    "pretrained layers, all trained": [*PRETRAINED, "training.optimizer.learning_rate=2e-4"],
+    "the same layers from random weights": ["model.backbone.width=null", "training.optimizer.learning_rate=5e-4"],
+    "the config's own": [],
+}
+TRIAL_STEPS = 8
+"""Steps of the run that shows how long one takes; the first half is left out."""
+
+
+def steps_within(seconds: float, config: str, settings: list[str]) -> int:
+    """Number of training steps that take so many seconds."""
+    trial = [*settings, "seed=0", f"training.steps={TRIAL_STEPS}"]
+    tuned(config, trial)
+    log = Pipeline.of(load(Experiment, config, [*trial, "embedding.splits=[probe]"])).train.log()
+    later = [entry["seconds"] for entry in log[TRIAL_STEPS // 2 :]]
+    return max(1, round(seconds / (sum(later) / len(later))))
+
+
+def main() -> None:
+    """Print one line per arm and seed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add_options(parser)
+    parser.add_argument("--seconds", type=float, default=200, help="training time of each run, without its start")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    output = storage.absolute(load(Experiment, options.config, options.set).output)
+    file = storage.join(output, "backbones.json")
+    known = json.loads(storage.read_text(file)) if storage.exists(file) else {}
+    for seed in range(options.seeds):
+        for name, changes in ARMS.items():
+            key, settings = f"{name}, {options.seconds:.0f} s", [*options.set, *changes]
+            if key not in known:
+                known[key] = steps_within(options.seconds, options.config, settings)
+                storage.write_json(file, known)
+            run = [*settings, f"seed={seed}", f"training.steps={known[key]}"]
+            print(f"{name}, {known[key]} steps, seed {seed} | {tuned(options.config, run)}", flush=True)
+        alone = features_alone(options.config, [*options.set, f"seed={seed}"])
+        print(f"no sequence, seed {seed} | {alone}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

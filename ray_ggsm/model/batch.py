@@ -103,7 +103,7 @@ class Collator:
 
     def _answer_ids(self, ids: list[list[int]]) -> Batch:
         layout = self.template.answer_text_layout(_counts(ids))
-        return self._batch(layout, ids, no_events(len(self.template.modalities), len(ids)), None)
+        return self._batch(layout, ids, no_events(self.template.modalities, len(ids)), None)
 
     def _token_ids(self, texts: Sequence[str], reserve: int = 0) -> list[list[int]]:
         """Token ids of each text, cut to the template's limit less `reserve`."""

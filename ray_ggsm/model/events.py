@@ -104,10 +104,13 @@ def row_keys(rows: pa.Table) -> np.ndarray:
     return hash64(f"{user} {as_of}" for user, as_of in zip(rows["user_id"].to_pylist(), as_of_B, strict=True))
 
 
-def no_events(modalities: int, rows: int) -> Events:
+def no_events(modalities: Sequence[Modality], rows: int) -> Events:
     """Rows without events."""
-    nothing = np.zeros(0, dtype=np.float32)
-    return Events(np.zeros((modalities, rows), dtype=np.int64), pa.array([], pa.string()), nothing, nothing)
+    nothing, texts = np.zeros(0, dtype=np.float32), pa.array([], pa.string())
+    names = [name for names in field_names(modalities) for name in names]
+    return Events(
+        np.zeros((len(modalities), rows), dtype=np.int64), texts, nothing, nothing, dict.fromkeys(names, texts)
+    )
 
 
 def _scramble(value: np.ndarray) -> np.ndarray:

@@ -167,6 +167,16 @@ def test_every_detail_reaches_the_vector_and_nothing_else_does(tiny_decoder) -> 
         torch.testing.assert_close(pooled(ROWS.slice(i, 1))[0], together[i])
 
 
+def test_texts_and_empty_histories_need_no_events(tiny_decoder) -> None:
+    made = bundle(tiny_decoder)
+    texts = collator(made).text_sequences(["someone who buys tea", "someone else"]).batch(np.array([0, 1]))
+    nobody = collator(made).users(table(user("a", []), user("b", [])))
+    for batch in (texts, nobody):
+        with torch.no_grad():
+            states = made.encoder(batch, made.recipe.future_weight(batch.layout.tokens, 0))
+        assert states.isfinite().all()
+
+
 def test_a_saved_encoder_reads_the_same(tiny_decoder, tmp_path) -> None:
     made = bundle(tiny_decoder)
     made.encoder.fields.fit(torch.tensor([[3.0], [8.0]]))

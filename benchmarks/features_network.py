@@ -8,7 +8,6 @@ sequence, and with it the language model, adds to a network of the hand-crafted 
 Legend: B rows, F tabular features, W width of the vector.
 """
 
-import argparse
 import time
 
 import numpy as np
@@ -16,7 +15,7 @@ import pyarrow as pa
 import ray
 import torch
 from torch import Tensor
-from tune import add_options, fold_scores
+from tune import fold_scores, print_scores
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
@@ -106,13 +105,5 @@ def features_alone(config: str, settings: list[str]) -> str:
     return f"{fold_scores(place, table)} | training {seconds:.0f} s"
 
 
-def main() -> None:
-    """Print one line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_options(parser)
-    options = parser.parse_args()
-    print(f"{' '.join(options.set) or 'as it is'} | {features_alone(options.config, options.set)}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_scores(features_alone, __doc__)

@@ -8,6 +8,7 @@ the hand-crafted features, and for both joined. Finished stages are reused.
 """
 
 import argparse
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +30,14 @@ from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
 
 CONFIG = "configs/journey/train.yaml"
+
+
+def print_scores(score: Callable[[str, list[str]], str], description: str) -> None:
+    """Print one line: the changes of the command line, and the score of a config with them."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    add_options(parser)
+    options = parser.parse_args()
+    print(f"{' '.join(options.set) or 'as it is'} | {score(options.config, options.set)}", flush=True)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +80,5 @@ def cv_auc(rows: Aligned, vectors: np.ndarray, label: str, seed: int) -> float:
     return fit_and_score("linear", *arguments, ProbeConfig(), seed, label=label).cv_auc
 
 
-def main() -> None:
-    """Print one line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    add_options(parser)
-    options = parser.parse_args()
-    print(f"{' '.join(options.set) or 'as it is'} | {tuned(options.config, options.set)}", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print_scores(tuned, __doc__)

@@ -39,10 +39,9 @@ class PrepareResult(StageResult):
 
 
 class EventCounts(Record):
-    """Texts of events and of their parts in a stage's rows, and what had to be encoded."""
+    """Texts of events and of their parts in a stage's rows, with repetitions, and what had to be encoded."""
 
     events: int = 0
-    """Their number, with repetitions."""
     events_found_in_store: int = 0
     """Those that had a vector before."""
     event_texts_encoded: int = 0

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from ray_ggsm.model.modality import PARTS
+
 UTC = "UTC"
 TIME = pa.timestamp("us", UTC)
-PARTS = pa.list_(pa.struct([pa.field("text", pa.string()), pa.field("weight", pa.float32())]))
-"""The parts of an event, for example the categories of a basket with what was spent on each."""
 KEYS = [pa.field("user_id", pa.string()), pa.field("as_of", TIME)]
 FEATURE_NAMES = b"feature_names"
 """Key in the metadata of the field `tabular`: its feature names as a JSON list."""

@@ -232,12 +232,9 @@ def _detail_findings(
 def _has_details(events: pa.StructArray) -> np.ndarray:
     """Whether events have a field or a part, which may stand instead of a text, (E,) bool."""
     kinds = {field.name: field.type for field in events.type}
-    there_E = np.zeros(len(events), dtype=bool)
-    for field in kinds.get("fields", ()):
-        there_E |= _mask(pc.is_valid(pc.struct_field(events, ["fields", field.name])))
-    if "parts" in kinds:
-        there_E |= _mask(pc.greater(pc.list_value_length(pc.struct_field(events, "parts")), 0))
-    return there_E
+    found = [pc.is_valid(pc.struct_field(events, ["fields", field.name])) for field in kinds.get("fields", ())]
+    found += [pc.greater(pc.list_value_length(pc.struct_field(events, "parts")), 0)] if "parts" in kinds else []
+    return np.any([np.zeros(len(events), dtype=bool), *map(_mask, found)], axis=0)
 
 
 def _text_findings(text: pa.Array, row_E: np.ndarray, B: int, max_text_length: int, where: str) -> Iterator[Finding]:

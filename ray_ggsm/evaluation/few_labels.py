@@ -6,13 +6,13 @@ folds. All vectors get the same draws, so their differences are paired.
 Legend: N rows to fit on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ray_ggsm.config import InputError
-from ray_ggsm.evaluation.alignment import ProbeData
+from ray_ggsm.evaluation.alignment import Aligned, ProbeData
 from ray_ggsm.evaluation.config import FewLabelsConfig, ProbeConfig
 from ray_ggsm.evaluation.results import Probed
 
@@ -42,27 +42,41 @@ class FewLabels:
 def few_labels(
     config: ProbeConfig, few: FewLabelsConfig, seed: int, vectors: Mapping[str, ProbeData], probe_all: ProbeAll
 ) -> FewLabels:
-    """Fit linear probes on draws of each size.
+    """Fit linear probes on draws of each size; raises like `check_draws`."""
+    linear = config.model_copy(update={"kinds": ("linear",)})
+    auc: dict[str, list[list[float]]] = {name: [] for name in vectors}
+    for draw, labels in _draws(config, few, seed, next(iter(vectors.values())).fit):
+        data = {name: replace(d, fit=replace(d.fit, labels=labels)) for name, d in vectors.items()}
+        for (name, _), results in probe_all(linear, seed, data).items():
+            if draw == 0:
+                auc[name].append([])
+            auc[name][-1].append(float(np.mean([result.auc for result in results.values()])))
+    return FewLabels(few.rows, auc)
+
+
+def check_draws(config: ProbeConfig, few: FewLabelsConfig, seed: int, fit: Aligned) -> None:
+    """Make all draws once, before any probe is fitted.
 
     Raises:
         InputError: a label has not enough users for a draw.
     """
-    linear = config.model_copy(update={"kinds": ("linear",)})
-    auc: dict[str, list[list[float]]] = {name: [] for name in vectors}
-    fit = next(iter(vectors.values())).fit
+    for _ in _draws(config, few, seed, fit):
+        pass
+
+
+def _draws(
+    config: ProbeConfig, few: FewLabelsConfig, seed: int, fit: Aligned
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Number of the draw, and its labels, for each number of rows."""
     for rows in few.rows:
-        draws: dict[str, list[float]] = {name: [] for name in vectors}
         for draw in range(few.draws):
-            labels = {
-                label: drawn(values_N, fit.users, rows, config.folds, (seed, draw), label)
-                for label, values_N in fit.labels.items()
-            }
-            data = {name: replace(d, fit=replace(d.fit, labels=labels)) for name, d in vectors.items()}
-            for (name, _), results in probe_all(linear, seed, data).items():
-                draws[name].append(float(np.mean([result.auc for result in results.values()])))
-        for name, values in draws.items():
-            auc[name].append(values)
-    return FewLabels(few.rows, auc)
+            yield (
+                draw,
+                {
+                    label: drawn(values_N, fit.users, rows, config.folds, (seed, draw), label)
+                    for label, values_N in fit.labels.items()
+                },
+            )
 
 
 def drawn(

@@ -12,11 +12,9 @@ import pyarrow as pa
 from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
 from ray_ggsm.config import InputError
 from ray_ggsm.hashing import hash64
-from ray_ggsm.model.modality import Modality, field_names
+from ray_ggsm.model.modality import PARTS, Modality, field_names
 from ray_ggsm.model.ragged import list_lengths, ranks, starts
 from ray_ggsm.model.template import Template
-
-PARTS = pa.list_(pa.struct([pa.field("text", pa.string()), pa.field("weight", pa.float32())]))
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def history_events(rows: pa.Table, template: Template) -> Events:
         from_end = np.repeat(np.cumsum(count_B), count_B) - 1 - np.arange(count_B.sum())
         kept = column.flatten().filter(pa.array(from_end < modality.keep))
         count_B = np.minimum(count_B, modality.keep)
-        _check_details(kept.type, modality)
+        _check_details(kept.type, modality, modality.name)
         parts.append((kept, np.repeat(as_of_B, count_B)))
         counts.append(count_B)
     return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
@@ -93,6 +91,8 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
         index = np.flatnonzero(names == modality.name)
         rank = np.arange(len(index)) - np.searchsorted(row_E[index], row_E[index])
         index = index[rank < modality.keep]
+        if len(index):  # else the future need not have what only this modality has
+            _check_details(events.type, modality, "future")
         parts.append((events.take(pa.array(index)), as_of_B[row_E[index]]))
         counts.append(np.bincount(row_E[index], minlength=len(rows)))
     return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
@@ -107,10 +107,9 @@ def row_keys(rows: pa.Table) -> np.ndarray:
 def no_events(modalities: Sequence[Modality], rows: int) -> Events:
     """Rows without events."""
     nothing, texts = np.zeros(0, dtype=np.float32), pa.array([], pa.string())
-    names = [name for names in field_names(modalities) for name in names]
-    return Events(
-        np.zeros((len(modalities), rows), dtype=np.int64), texts, nothing, nothing, dict.fromkeys(names, texts)
-    )
+    text_fields, number_fields = field_names(modalities)
+    fields = dict.fromkeys(text_fields, texts) | dict.fromkeys(number_fields, pa.array([], pa.float64()))
+    return Events(np.zeros((len(modalities), rows), dtype=np.int64), texts, nothing, nothing, fields)
 
 
 def _scramble(value: np.ndarray) -> np.ndarray:
@@ -120,7 +119,7 @@ def _scramble(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def _check_details(event: pa.StructType, modality: Modality) -> None:
+def _check_details(event: pa.StructType, modality: Modality, column: str) -> None:
     """Refuse events without the fields and parts that the encoder reads."""
     there = {event.field(i).name: event.field(i).type for i in range(event.num_fields)}
     fields = there.get("fields", pa.struct([]))
@@ -129,12 +128,12 @@ def _check_details(event: pa.StructType, modality: Modality) -> None:
     for name, kind in wanted.items():
         if kinds.get(name) != kind:
             raise InputError(
-                f"column '{modality.name}': the encoder reads the field '{name}' ({kind}), and the events have "
+                f"column '{column}': the encoder reads the field '{name}' ({kind}), and the events have "
                 f"{kinds.get(name, 'no such field')}; prepare the rows as those that it was trained on"
             )
     if modality.parts and "parts" not in there:
         raise InputError(
-            f"column '{modality.name}': the encoder reads the events' parts, and they have none; prepare the rows as "
+            f"column '{column}': the encoder reads the events' parts, and they have none; prepare the rows as "
             "those that it was trained on"
         )
 
@@ -155,7 +154,7 @@ def _events(
     parts = None
     if any(m.parts for m in modalities):
         listed = [
-            events.field("parts").cast(PARTS) if m.parts else pa.nulls(len(events), PARTS)
+            events.field("parts").cast(PARTS) if m.parts and len(events) else pa.nulls(len(events), PARTS)
             for m, (events, _) in zip(modalities, chosen, strict=True)
         ]
         parts = pa.concat_arrays(listed)
@@ -165,6 +164,6 @@ def _events(
 
 def _field(events: pa.StructArray, name: str, kind: pa.DataType, modality: Modality) -> pa.Array:
     """The values of a field, null where the modality has no such field."""
-    if name not in (*modality.text_fields, *modality.number_fields):
+    if not len(events) or name not in (*modality.text_fields, *modality.number_fields):
         return pa.nulls(len(events), kind)
     return events.field("fields").field(name).cast(kind)

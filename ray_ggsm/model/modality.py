@@ -3,6 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+
+PARTS = pa.list_(pa.struct([pa.field("text", pa.string()), pa.field("weight", pa.float32())]))
+"""The parts of an event, for example the categories of a basket with what was spent on each."""
+
 
 @dataclass(frozen=True)
 class Modality:

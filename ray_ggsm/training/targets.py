@@ -4,11 +4,11 @@ InfoNCE asks whose future this is; these targets ask what it is. They are made f
 never from labels, and linear heads read them from the user vector as it is published, so that linear probes find them
 there. The heads are not saved with the encoder. (Dense multi-horizon targets: Pancha et al., PinnerFormer, 2022.)
 
-Legend: B rows, E future events, C contents, N numbers, M modalities with a future, F text fields, W width of user
-vectors.
+Legend: B rows, E future events, C contents, N numbers, M modalities with a future, F text fields, Q number fields, W
+width of user vectors.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -44,11 +44,14 @@ class TargetsConfig(Config):
     new: float = Field(1.0, ge=0)
     """Weight of whether a text field takes a value that the row's history does not have (binary cross-entropy). Events
     without `fields` have nothing to predict here."""
+    numbers: float = Field(0.0, ge=0)
+    """Weight of each number field's mean over the future events that have it (Huber loss of z-scored means of signed
+    logarithms). Rows without such an event have nothing to predict."""
 
     @property
     def has_weight(self) -> bool:
         """Whether any part counts."""
-        return max(self.contents, self.activity, self.first, self.new) > 0
+        return max(self.contents, self.activity, self.first, self.new, self.numbers) > 0
 
     @field_validator("horizons_days")
     @classmethod
@@ -102,11 +105,15 @@ class Futures:
 
 def text_fields(events: pa.StructArray) -> list[tuple[str, pa.Array]]:
     """Name and values of each text field of events."""
+    return _fields(events, pa.types.is_string)
+
+
+def _fields(events: pa.StructArray, is_wanted: Callable[[pa.DataType], bool]) -> list[tuple[str, pa.Array]]:
     if events.type.get_field_index("fields") < 0:
         return []
     fields = events.field("fields")
     named = [fields.type.field(i) for i in range(fields.type.num_fields)]
-    return [(field.name, fields.field(i)) for i, field in enumerate(named) if pa.types.is_string(field.type)]
+    return [(field.name, fields.field(i)) for i, field in enumerate(named) if is_wanted(field.type)]
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,10 @@ class Targets:
     """1 where no event comes, else 0."""
     new_BF: Tensor
     """1 where the field takes a new value, else 0."""
+    mean_BQ: Tensor
+    """Z-scores; 0 where no future event has the field."""
+    has_mean_BQ: Tensor
+    """1 where a future event has the field, else 0."""
 
     @property
     def parts(self) -> list[Tensor]:
@@ -166,29 +177,38 @@ class TargetMaker:
         deviation = numbers.std(axis=0)
         self.mean, self.deviation = numbers.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0)
         rows_F = self._new(head, futures).sum(axis=0)
-        n = len(head)
-        self.prior = torch.cat([_log_odds(rows_C, n), torch.zeros(numbers.shape[1]), _log_odds(rows_F, n)])
-        """What heads should say of an unknown row: log-odds of the base rates, and 0 for z-scores, (C + N + M + F)."""
+        number_fields = _fields(futures.events, pa.types.is_floating) if config.numbers else []
+        self.number_fields = [name for name, _ in number_fields]
+        mean_BQ = np.ma.masked_invalid(self._means(futures))
+        deviation_Q = mean_BQ.std(axis=0).filled(0)
+        self.mean_Q, self.deviation_Q = mean_BQ.mean(axis=0).filled(0), np.where(deviation_Q > 1e-6, deviation_Q, 1.0)
+        n, zeros = len(head), torch.zeros
+        priors = [_log_odds(rows_C, n), zeros(numbers.shape[1]), _log_odds(rows_F, n), zeros(len(self.number_fields))]
+        self.prior = torch.cat(priors)
+        """What heads should say of an unknown row: log-odds of base rates, and 0 for z-scores, (C + N + M + F + Q)."""
 
     def __call__(self, rows: pa.Table) -> Targets:
         """The targets of rows, which have a `future`."""
         futures = Futures.of(rows)
         first_BM, censored_BM = self._first(futures)
         N = len(self.mean) - first_BM.shape[1]
+        mean_BQ = (self._means(futures) - self.mean_Q) / self.deviation_Q
         arrays = (
             self._occurs(futures),
             (self._numbers(futures) - self.mean[:N]) / self.deviation[:N],
             (first_BM - self.mean[N:]) / self.deviation[N:],
             censored_BM,
             self._new(rows, futures),
+            np.nan_to_num(mean_BQ),
+            ~np.isnan(mean_BQ),
         )
         return Targets(*(torch.from_numpy(array).to(self.device, torch.float32) for array in arrays))
 
     @property
-    def widths(self) -> tuple[int, int, int, int]:
-        """C, N, M and F."""
+    def widths(self) -> tuple[int, int, int, int, int]:
+        """C, N, M, F and Q."""
         M = len(self.modalities)
-        return len(self.contents), len(self.mean) - M, M, len(self.fields)
+        return len(self.contents), len(self.mean) - M, M, len(self.fields), len(self.number_fields)
 
     def _is(self, futures: Futures, modality: str) -> np.ndarray:
         is_E: np.ndarray = pc.equal(futures.events.field("modality"), modality).to_numpy(zero_copy_only=False)
@@ -222,6 +242,17 @@ class TargetMaker:
         columns = [_is_new(rows, futures, field) for field in self.fields]
         return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
 
+    def _means(self, futures: Futures) -> np.ndarray:
+        """Mean signed logarithm of each number field over the future, (B, Q); NaN where no event has the field."""
+        mean_BQ = np.full((futures.rows, len(self.number_fields)), np.nan)
+        values = dict(_fields(futures.events, pa.types.is_floating))
+        for q, name in enumerate(self.number_fields):
+            value_E = values[name].to_numpy(zero_copy_only=False).astype(np.float64)
+            has_E = ~np.isnan(value_E)
+            n_B = futures.sum(has_E)
+            np.divide(futures.sum(has_E, signed_log(value_E)), n_B, out=mean_BQ[:, q], where=n_B > 0)
+        return mean_BQ
+
     def _occurs(self, futures: Futures) -> np.ndarray:
         occurs_BC = np.zeros((futures.rows, len(self.contents)), np.float32)
         for row, contents in futures.contents():
@@ -231,7 +262,7 @@ class TargetMaker:
 
 
 class Heads(nn.Linear):
-    """Linear heads on user vectors, (B, W) -> (B, C + N + M + F)."""
+    """Linear heads on user vectors, (B, W) -> (B, C + N + M + F + Q)."""
 
     def __init__(self, W: int, widths: Sequence[int], prior: Tensor, seed: int) -> None:
         """Start from the prior: heads that first had to learn base rates would make one direction of the states a
@@ -245,14 +276,17 @@ class Heads(nn.Linear):
 
     def losses(self, vector_BW: Tensor, targets: Targets, config: TargetsConfig) -> dict[str, Tensor]:
         """The weighted mean loss of each part, scalars."""
-        occurs_BC, number_BN, first_BM, new_BF = self(vector_BW * vector_BW.shape[1] ** 0.5).split(self.widths, dim=1)
+        predicted = self(vector_BW * vector_BW.shape[1] ** 0.5).split(self.widths, dim=1)
+        occurs_BC, number_BN, first_BM, new_BF, mean_BQ = predicted
         error_BM = huber_loss(first_BM, targets.first_BM, reduction="none")
         is_right_BM = (targets.censored_BM > 0) & (first_BM > targets.first_BM)
+        mean_error_BQ = huber_loss(mean_BQ, targets.mean_BQ, reduction="none") * targets.has_mean_BQ
         losses = {
             "contents": binary_cross_entropy_with_logits(occurs_BC, targets.occurs_BC),
             "activity": huber_loss(number_BN, targets.number_BN),
             "first": error_BM.masked_fill(is_right_BM, 0).mean(),
             "new": binary_cross_entropy_with_logits(new_BF, targets.new_BF),
+            "numbers": mean_error_BQ.sum() / targets.has_mean_BQ.sum().clamp(min=1),
         }
         sizes = dict(zip(losses, self.widths, strict=True))
         return {

@@ -93,6 +93,40 @@ def test_new_values_are_those_that_the_history_lacks() -> None:
     assert targets.new_BF[:, 0].tolist() == [1, 0, 0]
 
 
+def with_items(*items_per_row: list[float | None]) -> pa.Table:
+    futures = []
+    for items in items_per_row:
+        events = [{"modality": "bill", **event(day, "a", 1, None)} for day in range(len(items))]
+        for one, n in zip(events, items, strict=True):
+            one["fields"]["items"] = n
+        futures.append(events)
+    return rows([[] for _ in futures], futures)
+
+
+def test_means_of_number_fields_leave_out_events_without_one() -> None:
+    maker, targets = made(with_items([2, None, -4], [None], [6], []), numbers=1.0)
+    logs = np.array([(math.log1p(2) - math.log1p(4)) / 2, math.log1p(6)])
+    expected = (logs - logs.mean()) / logs.std()
+    assert maker.number_fields == ["items"]
+    np.testing.assert_allclose(targets.mean_BQ[:, 0].numpy(), [expected[0], 0, expected[1], 0], rtol=1e-5)
+    assert targets.has_mean_BQ[:, 0].tolist() == [1, 0, 1, 0]
+
+
+def test_only_rows_with_a_mean_count_in_its_loss() -> None:
+    config = TargetsConfig(horizons_days=(3,), contents=0, activity=0, first=0, new=0, numbers=3.0)
+    table = with_items([2, None, -4], [None], [6], [])
+    maker = TargetMaker(config, ["bill"], 30, table, CPU)
+    heads = Heads(2, maker.widths, maker.prior, 0)
+    losses = heads.losses(torch.zeros(4, 2), maker(table), config)
+    # the heads say 0; both z-scores are 1 or -1, whose Huber loss is .5
+    assert {name: loss.item() for name, loss in losses.items()} == {"numbers": pytest.approx(3.0 * 0.5, rel=1e-5)}
+
+
+def test_without_weight_numbers_are_no_heads() -> None:
+    maker, targets = made(with_items([2], [3]))
+    assert maker.widths[-1] == targets.mean_BQ.shape[1] == 0, "encoders of before keep their heads' first weights"
+
+
 def test_targets_of_made_up_rows_equal_loops() -> None:
     table = user_rows(users=23, most=9)
     maker, targets = made(table, future_days=90, horizons_days=(10, 40))
@@ -109,7 +143,7 @@ def test_targets_of_made_up_rows_equal_loops() -> None:
                 np.testing.assert_allclose(targets.number_BN[:, column].numpy(), expected, rtol=1e-4, atol=1e-5)
                 column += 1
     assert column == targets.number_BN.shape[1]
-    assert maker.widths == tuple(part.shape[1] for i, part in enumerate(targets.parts) if i != 3)
+    assert maker.widths == tuple(part.shape[1] for i, part in enumerate(targets.parts) if i not in (3, 6))
 
 
 def test_futures_without_events_are_refused_with_a_sentence() -> None:
@@ -142,7 +176,7 @@ def test_rows_alone_get_the_same_targets_as_rows_together() -> None:
 def test_heads_start_from_base_rates() -> None:
     maker, _ = made(hand_made())
     heads = Heads(3, maker.widths, maker.prior, 0)
-    occurs, number, first, new = heads(torch.zeros(1, 3)).split(heads.widths, dim=1)
+    occurs, number, first, new, _ = heads(torch.zeros(1, 3)).split(heads.widths, dim=1)
     assert occurs[0, 0].sigmoid().item() == pytest.approx(2 / 3)  # `bill of milk` occurs in two of three rows
     assert new.sigmoid().item() == pytest.approx(1 / 3)
     assert not number.any()
@@ -151,10 +185,9 @@ def test_heads_start_from_base_rates() -> None:
 
 def test_a_prediction_beyond_the_futures_end_is_right_where_no_event_came() -> None:
     config = TargetsConfig(horizons_days=(3,), contents=0, activity=0, new=0, first=2.0)
-    targets = Targets(
-        torch.zeros(2, 0), torch.zeros(2, 0), torch.ones(2, 1), torch.tensor([[1.0], [0.0]]), torch.zeros(2, 0)
-    )
-    heads = Heads(1, (0, 0, 1, 0), torch.zeros(1), 0)
+    nothing = torch.zeros(2, 0)
+    targets = Targets(nothing, nothing, torch.ones(2, 1), torch.tensor([[1.0], [0.0]]), nothing, nothing, nothing)
+    heads = Heads(1, (0, 0, 1, 0, 0), torch.zeros(1), 0)
     torch.nn.init.zeros_(heads.weight)
     for predicted, expected in ((1.5, 2.0 * 0.125 / 2), (0.5, 2.0 * 0.125)):
         torch.nn.init.constant_(heads.bias, predicted)

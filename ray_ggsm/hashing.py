@@ -27,5 +27,12 @@ def hash64_of_parts(parts: Iterable[list[bytes]], rows: int) -> np.ndarray:
     return _numbers(running.digest() for running in hashes)
 
 
+def scramble(value: np.ndarray) -> np.ndarray:
+    """The splitmix64 finaliser, uint64: neighbouring integers become unrelated ones."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
 def _numbers(digests: Iterator[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8")

@@ -13,13 +13,14 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
+from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
 LIFTERS = ROOT.parent / "shared" / "benchmarks" / "lifters" / "lifters.parquet"
-MADE = [ROOT / "configs" / file for file in ("refresh.yaml", "attach_definition.yaml")]
-"""They read what another job has to make first (tests/on_ray/test_shipped_refresh.py does both)."""
+MADE = [ROOT / "configs" / file for file in ("refresh.yaml", "attach_definition.yaml", "simulated.yaml")]
+"""They read what another job has to make first (tests/on_ray/test_shipped_refresh.py and test_simulate.py do so)."""
 LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file not in MADE]
 """Files that name no location on s3://, which a dry run would ask."""
 SCHEMAS: dict[str, type[Config]] = {
@@ -28,6 +29,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "drift": DriftConfig,
     "lookalike": LookalikeConfig,
     "refresh": RefreshConfig,
+    "simulate": SimulateConfig,
 }
 """Config classes of the jobs that read no experiment."""
 

@@ -6,6 +6,7 @@ default that changes would make old results pass for new ones. After adding a fi
     python -m tests.test_identity
 """
 
+import datetime as dt
 import json
 import typing
 from collections.abc import Callable, Iterator
@@ -23,11 +24,15 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
+from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
 FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
-ROOTS = [Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig]
+ROOTS = [
+    Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
+    SimulateConfig,
+]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
 DATA = {
@@ -121,6 +126,11 @@ EXAMPLES: list[Config] = [
     AttentionConfig(),
     build(AttachDefinitionConfig, {"experiment": "e.yaml", "encoder": "e"}, "example"),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
+    build(
+        SimulateConfig,
+        {"output": "o", "population": {"users": 2, "first_day": dt.date(2024, 3, 1), "days": 1}},
+        "example",
+    ),
 ]  # fmt: skip
 """Configs that together hold an instance of every class."""
 
@@ -128,6 +138,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
     "FeatureConfig.name": [{"name": "other"}],
+    "SimulationConfig.first_day": [{"first_day": dt.date(2025, 1, 1)}],
     "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],
     "FieldConfig.number": [{"number": "price", "text": None}],
     "FeatureConfig.top": [{"top": 4, "per": "page"}],

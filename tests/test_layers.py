@@ -15,7 +15,7 @@ LAYERS = [
     {"on_ray"},
     {"stages", "building"},
     {"experiment"},
-    {"training", "embedding", "evaluation", "tables", "data"},
+    {"training", "embedding", "evaluation", "tables", "data", "simulation"},
     {"model", "masks"},
     {"clock", "config", "hashing", "html", "numerics", "progress", "storage"},
 ]

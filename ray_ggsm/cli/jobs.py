@@ -118,6 +118,12 @@ def _attach_definition() -> Steps:
     return Steps(AttachDefinitionConfig, attach_definition, _resolved(preview))
 
 
+def _simulate() -> Steps:
+    from ray_ggsm.on_ray.simulate import SimulateConfig, preview, simulate
+
+    return Steps(SimulateConfig, simulate, _resolved(preview))
+
+
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
     """A preview that begins with the resolved config."""
     return lambda config: f"{to_yaml(config)}\n{preview(config)}"
@@ -224,6 +230,16 @@ Reads   the experiment config and the encoder that the config names (configs/att
 Writes  rows.json beside the encoder; encoders that are trained today have it
 """,
         _attach_definition,
+    ),
+    "simulate": Job(
+        """Write the events of a made-up population, day by day: for load tests, and for trials whose best AUC is known.
+
+Reads   a config (configs/simulate.yaml)
+Writes  <output>/<table>/day=.../part-*.parquet, users/ (static facts), ready/<day>.json (written last: the day is
+        complete); prints the best AUC that any model can have
+Start it again after any failure, or for more days: finished days are not written again.
+""",
+        _simulate,
     ),
 }
 """Name -> job. `tables` stands in `ray_ggsm.cli.tables`: it has commands instead of a config."""

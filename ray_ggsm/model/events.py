@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
 from ray_ggsm.config import InputError
-from ray_ggsm.hashing import hash64
+from ray_ggsm.hashing import hash64, scramble
 from ray_ggsm.model.modality import PARTS, Modality, field_names
 from ray_ggsm.model.ragged import list_lengths, ranks, starts
 from ray_ggsm.model.template import Template
@@ -81,7 +81,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
     count_B = list_lengths(column)
     row_E, rank_E = np.repeat(np.arange(len(rows)), count_B), ranks(count_B)
     key_B = row_keys(rows) ^ np.uint64(seed)
-    order = np.lexsort((_scramble(_scramble(key_B)[row_E] + rank_E.astype(np.uint64)), row_E))
+    order = np.lexsort((scramble(scramble(key_B)[row_E] + rank_E.astype(np.uint64)), row_E))
     drawn = np.sort(order[rank_E < limit])
     events, row_E = column.flatten().take(pa.array(drawn)), row_E[drawn]
     names = np.array(events.field("modality").to_pylist(), dtype=object)
@@ -110,13 +110,6 @@ def no_events(modalities: Sequence[Modality], rows: int) -> Events:
     text_fields, number_fields = field_names(modalities)
     fields = dict.fromkeys(text_fields, texts) | dict.fromkeys(number_fields, pa.array([], pa.float64()))
     return Events(np.zeros((len(modalities), rows), dtype=np.int64), texts, nothing, nothing, fields)
-
-
-def _scramble(value: np.ndarray) -> np.ndarray:
-    """The splitmix64 finaliser, uint64: neighbouring integers become unrelated ones."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 def _check_details(event: pa.StructType, modality: Modality, column: str) -> None:

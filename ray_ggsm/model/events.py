@@ -71,16 +71,16 @@ def history_events(rows: pa.Table, template: Template) -> Events:
     return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
 
 
-def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: int) -> Events:
+def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: int | np.ndarray) -> Events:
     """At most `limit` events of each row's `future` column, drawn without replacement; oldest first per modality.
 
     Modalities have the template's order, and each keeps at most its `keep` oldest drawn events. A row's draw depends on
-    the row's key and `seed` only, not on the rows beside it.
+    the row's key and `seed` (one number, or one per row, uint64) only, not on the rows beside it.
     """
     column = rows["future"].combine_chunks()
     count_B = list_lengths(column)
     row_E, rank_E = np.repeat(np.arange(len(rows)), count_B), ranks(count_B)
-    key_B = row_keys(rows) ^ np.uint64(seed)
+    key_B = row_keys(rows) ^ np.asarray(seed, dtype=np.uint64)
     order = np.lexsort((scramble(scramble(key_B)[row_E] + rank_E.astype(np.uint64)), row_E))
     drawn = np.sort(order[rank_E < limit])
     events, row_E = column.flatten().take(pa.array(drawn)), row_E[drawn]

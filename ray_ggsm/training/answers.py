@@ -25,22 +25,29 @@ class AnswerConfig(Config):
     """events: future events as vectors. text: the row's `answer`, or its future events rendered as one text."""
     max_events: int = Field(16, ge=1)
     """Number of future events drawn from a row at each step."""
+    draws: int = Field(1, ge=1, le=64)
+    """Number of answers drawn from a row at each step, each of them a positive: the loss is the mean over the draws."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of training rows."""
+    """The answers of b training rows: those of the first draw, then those of the second, and so on (N = b draws)."""
 
     sequences: Sequences
-    id_b: np.ndarray
+    id_N: np.ndarray
     """int64: equal for equal answers."""
 
 
 def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Answers:
-    """The answers of training rows; future events are drawn here, once, from `seed`."""
+    """The answers of training rows; future events are drawn here, once, from `seed`.
+
+    The first draw does not depend on the number of draws.
+    """
+    rows, n = pa.concat_tables([rows] * config.draws), len(rows)
+    seed_N = np.uint64(seed) ^ (np.repeat(np.arange(config.draws, dtype=np.uint64), n) << np.uint64(40))
     if config.form == "text" and "answer" in rows.column_names and rows["answer"].null_count == 0:
         return _texts(rows["answer"].to_pylist(), collator)
-    events = sample_future_events(rows, collator.template, config.max_events, seed)
+    events = sample_future_events(rows, collator.template, config.max_events, seed_N)
     if config.form == "events":
         return Answers(collator.event_sequences(events), _ids(_shown(events)))
     return _texts(render(events, [m.name for m in collator.template.modalities]), collator)

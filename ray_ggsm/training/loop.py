@@ -5,7 +5,7 @@ recipe's mask (towers.py); compute InfoNCE over the states of all workers (loss.
 (targets.py); run backward, in which GG-SM observes the user tower's gradients; sum parameter gradients over workers;
 update with AdamW.
 
-Legend: b rows of this worker, B rows of the global batch, D width.
+Legend: b rows of this worker, N answers to them (one per row and draw), K draws, B rows of the global batch, D width.
 """
 
 import time
@@ -47,7 +47,8 @@ class _Part:
     rows: pa.Table
     towers: Towers
     user_ids_b: Tensor
-    answer_ids_b: Tensor
+    answer_ids_N: Tensor
+    """One per row and draw."""
 
 
 class Trainer:
@@ -193,15 +194,15 @@ class Trainer:
         answers = draw_answers(rows, self.collator, self.config.answer, answer_seed)
         sequences: dict[Tower, Sequences] = {"user": self.collator.user_sequences(rows), "answer": answers.sequences}
         towers = Towers(self.encoder, sequences, self.config.tokens_per_micro_batch, seed)
-        return _Part(rows, towers, user_ids(rows).to(device), torch.from_numpy(answers.id_b).to(device))
+        return _Part(rows, towers, user_ids(rows).to(device), torch.from_numpy(answers.id_N).to(device))
 
     def _backward(self, part: _Part, observers: Observers) -> tuple[float, BatchStatistics, dict[str, float]]:
         """Add the gradients of the global batch; returns the same as `_loss`."""
         results: list[tuple[float, BatchStatistics, dict[str, float]]] = []
         targets = self._gathered_targets(part.rows)
 
-        def loss_of(user_bW: Tensor, answer_bD: Tensor) -> Tensor:
-            loss, statistics, parts = self._loss(user_bW, answer_bD, part, targets)
+        def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
+            loss, statistics, parts = self._loss(user_bW, answer_ND, part, targets)
             check_loss(loss.item(), statistics, self.bundle.step, part.rows)
             results.append((loss.item(), statistics, parts))
             return loss
@@ -216,13 +217,17 @@ class Trainer:
         return Targets(*(self.workers.gather(part) for part in self.make_targets(rows).parts))
 
     def _loss(
-        self, user_bW: Tensor, answer_bD: Tensor, part: _Part, targets: Targets | None
+        self, user_bW: Tensor, answer_ND: Tensor, part: _Part, targets: Targets | None
     ) -> tuple[Tensor, BatchStatistics, dict[str, float]]:
         """Loss of the global batch, with its graph; the statistics of its contrast; and its parts, with targets."""
-        user_bD, centre = user_bW[:, : self.encoder.width], self.encoder.config.centre
-        sides = gathered(user_bD, answer_bD, part.user_ids_b, centre, self.workers.gather, part.answer_ids_b)
-        statistics = batch_statistics(sides, self.config.objective)
-        contrast = self.config.contrast_weight * info_nce(sides, self.config.objective)
+        user_bD, centre, b = user_bW[:, : self.encoder.width], self.encoder.config.centre, len(user_bW)
+        draws = [
+            gathered(user_bD, answer_bD, part.user_ids_b, centre, self.workers.gather, ids_b)
+            for answer_bD, ids_b in zip(answer_ND.split(b), part.answer_ids_N.split(b), strict=True)
+        ]
+        statistics = batch_statistics(draws[0], self.config.objective)
+        losses_K = torch.stack([info_nce(sides, self.config.objective) for sides in draws])
+        contrast = self.config.contrast_weight * losses_K.mean()
         if self.heads is None or targets is None or self.config.targets is None:
             return contrast, statistics, {}
         vector_BW = self.encoder.batch_vectors(self.workers.gather(user_bW))

@@ -248,5 +248,5 @@ def test_answers_are_equal_only_if_all_that_they_hold_is(tiny_decoder) -> None:
         return user(name, [], future=[{**event(-2, None, 1.0), **here, "modality": "bill"}])
 
     rows = table(row("a", tea=1), row("b", tea=2), row("c", tea=1))
-    first, second, third = draw_answers(rows, collator(bundle(tiny_decoder)), AnswerConfig(), 0).id_b
+    first, second, third = draw_answers(rows, collator(bundle(tiny_decoder)), AnswerConfig(), 0).id_N
     assert first == third != second

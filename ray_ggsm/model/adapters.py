@@ -5,6 +5,7 @@ text fields of events, N number fields of events.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,27 +24,23 @@ class EventAdapter(nn.Sequential):
 class NumberEmbedding(nn.Module):
     """Embeds an event's age (days before as_of) and its amount, (E,) and (E,) -> (E, D).
 
-    The age enters on a linear and a logarithmic scale and as phases of the day and the week, so that rhythm survives. A
-    missing amount (NaN) has its own indicator.
+    The age enters on a linear and a logarithmic scale and as phases of periods, so that rhythm survives. A missing
+    amount (NaN) has its own indicator.
     """
 
-    FEATURES = 8
-
-    def __init__(self, D: int) -> None:
+    def __init__(self, D: int, periods_days: Sequence[float]) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(self.FEATURES, 64), nn.GELU(), nn.Linear(64, D))
+        self.periods_days = periods_days
+        self.mlp = nn.Sequential(nn.Linear(4 + 2 * len(periods_days), 64), nn.GELU(), nn.Linear(64, D))
 
     def forward(self, age_E: Tensor, amount_E: Tensor) -> Tensor:
         """One embedding of both numbers, (E, D)."""
         missing_E = amount_E.isnan()
-        day_E, week_E = 2 * math.pi * age_E, 2 * math.pi * age_E / 7
+        phases = [2 * math.pi * age_E / days for days in self.periods_days]
         features = [
             signed_log(age_E, torch) / math.log(91),
             age_E / 90,
-            day_E.sin(),
-            day_E.cos(),
-            week_E.sin(),
-            week_E.cos(),
+            *(wave for phase_E in phases for wave in (phase_E.sin(), phase_E.cos())),
             signed_log(amount_E.nan_to_num(), torch) / 4,
             missing_E.float(),
         ]

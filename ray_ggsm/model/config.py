@@ -1,6 +1,6 @@
 """Settings of the encoder's parts. Reading them loads no torch."""
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -102,6 +102,8 @@ class ModelConfig(Config):
     """Fields of events (`data.modalities.*.fields`)."""
     lora: LoraConfig = LoraConfig()
     """The trained part of the backbone, with `backbone.trained: lora`."""
+    periods_days: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 7.0)
+    """Periods whose phases an event's age is told in: a day, a week. Add 365.25 where the season matters."""
     pooling: Literal["user", "mean"] = "user"
     """Final hidden state at the row's last token (<USER>; paper, eq. 12), or the mean over its tokens."""
     centre: bool = True

@@ -100,7 +100,7 @@ class UserEncoder(nn.Module):
         self.width, self.event_width = D, event_width
         self.tags = nn.Embedding(len(template.tags), D)
         self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
-        self.numbers = NumberEmbedding(D)
+        self.numbers = NumberEmbedding(D, config.periods_days)
         texts, numbers = field_names(template.modalities)
         self.fields = FieldEmbedding(len(texts), len(numbers), D, config.fields) if texts or numbers else None
         dropout, residual, tokens = config.tabular_dropout, config.tabular_residual, template.tabular_tokens

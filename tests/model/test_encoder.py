@@ -1,17 +1,20 @@
 """The encoder: no padding leaks, no batch effects, causal means causal, and saved encoders come back as they were."""
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModel
 
 from ray_ggsm.config import InputError
 from ray_ggsm.masks.fixed import CausalConfig, HybridGQConfig
 from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.model import saved
+from ray_ggsm.model.adapters import NumberEmbedding
 from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.encoder import Observe
@@ -262,3 +265,14 @@ def test_the_tabular_residual_is_linear_in_the_z_scores_and_the_users_only(make_
         weight_DF.zero_()
     torch.testing.assert_close(whole_BD - pooled(bundle, rows), expected_BD, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(bundle.encoder(answers, open_), before_BD)
+
+
+def test_ages_are_told_in_phases_of_the_periods() -> None:
+    numbers = NumberEmbedding(5, (1.0, 7.0, 365.25))
+    numbers.mlp = nn.Identity()
+    age = 365.25 / 4
+    found = numbers(torch.tensor([age]), torch.tensor([float("nan")]))[0].tolist()
+    day, week = 2 * math.pi * age, 2 * math.pi * age / 7
+    waves = [math.sin(day), math.cos(day), math.sin(week), math.cos(week), 1.0, 0.0]
+    expected = [math.log1p(age) / math.log(91), age / 90, *waves, 0.0, 1.0]
+    assert found == pytest.approx(expected, abs=1e-4)

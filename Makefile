@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
-# what is installed, on all cores; pip would take one
-COMPILE := $(BIN)/python -m compileall -q -j 0 -x '/(tests?|testing|rllib)/' $(VENV)/lib
+# what is installed, on all cores (pip would take one); as with pip, a file that this Python cannot compile is left out
+COMPILE := $(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|rllib)/' $(VENV)/lib || true
 NEWEST := .venv-newest
 # a plain `torch` can bring a CUDA build of several GB
 TORCH ?= torch==2.13.0

@@ -17,63 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, Record, digest
+from ray_ggsm.config import InputError, digest
 from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
-from ray_ggsm.data.summary import DataSummary
-from ray_ggsm.evaluation.counts import SplitCounts
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.slot_weights import SlotWeights
-
-
-class StageResult(Record):
-    """What every stage records."""
-
-    seconds: float = 0.0
-    """Wall time."""
-
-
-class PrepareResult(StageResult):
-    """What `prepare` records."""
-
-    summary: DataSummary
-
-
-class EventCounts(Record):
-    """Texts of events and of their parts in a stage's rows, with repetitions, and what had to be encoded."""
-
-    events: int = 0
-    events_found_in_store: int = 0
-    """Those that had a vector before."""
-    event_texts_encoded: int = 0
-    """Distinct texts that were encoded."""
-
-
-class TrainResult(StageResult, EventCounts):
-    """What `train` records."""
-
-    steps: int
-    """Steps of the whole run."""
-    best_step: int | None = None
-    """Step of the published encoder where the best one is published."""
-
-
-class EmbedResult(StageResult, EventCounts):
-    """What `embed` records."""
-
-    table: str
-    """Location of the embedding table."""
-    rows: int
-    dead_letters: int
-
-
-class EvaluateResult(StageResult):
-    """What `evaluate` records."""
-
-    auc: dict[str, dict[str, dict[str, float]]]
-    """Vectors -> probe -> label -> AUC on the test rows."""
-    counts: dict[str, SplitCounts]
-    """Role -> rows used and left out."""
-
+from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
 
 Result = TypeVar("Result", bound=StageResult)
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"cli"},
     {"on_ray"},
     {"stages", "building"},
-    {"experiment"},
+    {"experiment", "stage_results"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},
     {"model", "masks"},
     {"clock", "config", "hashing", "html", "numerics", "progress", "storage"},

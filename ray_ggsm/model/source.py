@@ -56,10 +56,7 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
         return _new(config, dtype)
     if source.gguf_file is None:
         return _load(config, source, dtype)
-    file = os.path.join(source.path, source.gguf_file)
-    if not os.path.isfile(file):
-        raise InputError(f"model '{config.name}': there is no file {file}")
-    unpacked = _unpacked(file, config.layers, str(dtype))
+    unpacked = _unpacked(source, config.layers, str(dtype))
     if os.path.isdir(unpacked):
         return _load(config, _Source(unpacked), dtype)
     model = _load(config, source, dtype)
@@ -72,7 +69,9 @@ def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenize
     """The tokenizer that belongs to the model; errors as in `load_model`."""
     try:
         tokenizer: transformers.PreTrainedTokenizerBase = _read(config, transformers.AutoTokenizer)
-    except (OSError, ImportError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file is a plain Exception of the library `tokenizers`
         raise InputError(f"tokenizer of '{config.name}': {' '.join(str(error).split())[:400]}") from error
     return tokenizer
 
@@ -107,6 +106,8 @@ def resolve(name: str) -> str:
 def _locate(config: PretrainedConfig) -> _Source:
     path = resolve(config.name)
     if path.endswith(".gguf"):
+        if not os.path.isfile(path):
+            raise InputError(f"model '{config.name}': there is no file {path}")
         return _Source(os.path.dirname(path), gguf_file=os.path.basename(path))
     return _Source(path, revision=config.revision or None)
 
@@ -116,10 +117,7 @@ def _read(config: PretrainedConfig, loader: Any) -> Any:
     source = _locate(config)
     if source.gguf_file is None:
         return source.read(loader)
-    file = os.path.join(source.path, source.gguf_file)
-    if not os.path.isfile(file):
-        raise InputError(f"model '{config.name}': there is no file {file}")
-    kept = _unpacked(file, loader.__name__)
+    kept = _unpacked(source, loader.__name__)
     if os.path.isdir(kept):
         return _Source(kept).read(loader)
     part = source.read(loader)
@@ -197,8 +195,9 @@ def _keep_layers(model_config: Any, config: PretrainedConfig) -> None:
         model_config.layer_types = model_config.layer_types[: config.layers]
 
 
-def _unpacked(file: str, *what: object) -> str:
+def _unpacked(source: _Source, *what: object) -> str:
     """Directory that keeps something of the GGUF file in its present state."""
+    file = os.path.join(source.path, source.gguf_file or "")
     state = os.stat(file)
     key = digest(file, state.st_size, state.st_mtime_ns, *what, transformers.__version__)
     return os.path.join(HF_HOME, "ray_ggsm", key)

@@ -18,7 +18,8 @@ from ray_ggsm.on_ray.building.version import (
 )
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.event_texts import EventEncoding
-from ray_ggsm.stages import EmbedResult, Pipeline, timed
+from ray_ggsm.stage_results import EmbedResult
+from ray_ggsm.stages import Pipeline, timed
 
 
 def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:

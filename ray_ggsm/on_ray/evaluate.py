@@ -28,7 +28,8 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.probing.probes import probe_all
-from ray_ggsm.stages import EvaluateResult, Pipeline, timed
+from ray_ggsm.stage_results import EvaluateResult
+from ray_ggsm.stages import Pipeline, timed
 from ray_ggsm.tables import open_table
 
 

@@ -19,7 +19,7 @@ from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
-from ray_ggsm.stages import EventCounts
+from ray_ggsm.stage_results import EventCounts
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import ray
 
 from ray_ggsm.data import prepare as shards
 from ray_ggsm.on_ray.cluster.connection import connected
-from ray_ggsm.stages import Pipeline, PrepareResult, timed
+from ray_ggsm.stage_results import PrepareResult
+from ray_ggsm.stages import Pipeline, timed
 
 
 def prepare(pipeline: Pipeline) -> str:

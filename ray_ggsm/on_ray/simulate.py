@@ -14,7 +14,7 @@ from ray_ggsm.config import Config, InputError, Location, Runtime, identity
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import check_place, started
 from ray_ggsm.simulation import files
-from ray_ggsm.simulation.config import SimulationConfig
+from ray_ggsm.simulation.config import USERS, SimulationConfig
 from ray_ggsm.simulation.labels import best_aucs
 
 AHEAD = 2
@@ -51,7 +51,7 @@ def simulate(config: SimulateConfig) -> None:
     first = config.population.first_day + timedelta(days=config.population.days)
     print(f"best AUC given the traits, {config.population.horizon_days} days from {first} on:")
     for label, auc in best_aucs(config.population, first).items():
-        print(f"  {label:28} {auc:.4f}")
+        print(f"  {label:28} {'none: all users are as likely' if auc is None else f'{auc:.4f}'}")
 
 
 def _same_population(population: SimulationConfig, output: str) -> None:
@@ -66,7 +66,7 @@ def _same_population(population: SimulationConfig, output: str) -> None:
 
 
 def _write_facts(population: SimulationConfig, output: str) -> None:
-    done = set(storage.list_files(storage.join(output, files.USERS), ".parquet"))
+    done = set(storage.list_files(storage.join(output, USERS), ".parquet"))
     if len(done) == files.parts(population):
         return
     write = ray.remote(num_cpus=1)(files.write_facts)

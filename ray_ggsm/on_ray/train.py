@@ -24,7 +24,8 @@ from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_events
 from ray_ggsm.on_ray.training.worker import TrainingJob, work
-from ray_ggsm.stages import Pipeline, TrainResult, TrainStage, timed
+from ray_ggsm.stage_results import TrainResult
+from ray_ggsm.stages import Pipeline, TrainStage, timed
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.resume import unlike_runs
 

@@ -1,11 +1,20 @@
 """What a simulated population is like: how many people, for how long, and what they do."""
 
 from datetime import date
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from ray_ggsm.config import Config, Runtime
+
+USERS, READY = "users", "ready"
+"""Directories beside those of the tables: static facts, and which days are complete."""
+
+
+def _table(name: str) -> str:
+    if name in (USERS, READY):
+        raise ValueError(f"a table cannot be called '{name}': the output has a directory of this name; use another one")
+    return name
 
 
 class SimulatedTable(Config):
@@ -20,6 +29,7 @@ class SimulatedTable(Config):
     """Mean of the events' amounts; null: they have none."""
 
 
+TableName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$"), AfterValidator(_table)]
 TABLES = {
     "bill": SimulatedTable(events_per_day=0.8, contents=5_000, mean_amount=30.0),
     "mini_program": SimulatedTable(events_per_day=1.5, contents=2_000),
@@ -31,7 +41,8 @@ TABLES = {
 
 
 class SimulationConfig(Config):
-    """A population and its days. The events of a user depend on `seed`, the user and the day only."""
+    """A population and its days. With equal settings, the events of a user on a day depend on `seed` and the user only,
+    not on how many users or days there are."""
 
     users: int = Field(ge=1, le=1_000_000_000)
     """Number of people, u0000000000 and so on."""
@@ -45,9 +56,15 @@ class SimulationConfig(Config):
     """Number of groups of contents; each user prefers two of them."""
     spread: float = Field(1.0, ge=0, le=3)
     """Standard deviation of the logarithm of how active users are."""
-    tables: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], SimulatedTable] = Field(TABLES, min_length=1)
+    tables: dict[TableName, SimulatedTable] = Field(TABLES, min_length=1)
     """By name."""
-    users_per_file: int = Field(1_000_000, ge=1)
+    users_per_file: int = Field(250_000, ge=1)
     """Users whose events of a day lie in one file."""
     horizon_days: Runtime[int] = Field(30, ge=1)
     """Days that the labels look ahead whose best AUC is told."""
+
+    @model_validator(mode="after")
+    def _days_exist(self) -> Self:
+        if (date.max - self.first_day).days < self.days + self.horizon_days:
+            raise ValueError(f"the days and their horizon end after {date.max}; use an earlier first_day or fewer days")
+        return self

@@ -12,11 +12,8 @@ from datetime import date, timedelta
 import numpy as np
 
 from ray_ggsm import storage
-from ray_ggsm.simulation.config import SimulationConfig
+from ray_ggsm.simulation.config import READY, USERS, SimulationConfig
 from ray_ggsm.simulation.population import Traits, events, facts
-
-USERS = "users"
-"""The table of static facts."""
 
 
 def days(config: SimulationConfig) -> list[date]:
@@ -58,7 +55,7 @@ def write_facts(config: SimulationConfig, location: str, part: int) -> None:
 
 def ready_file(location: str, day: date) -> str:
     """The file that says that a day is complete."""
-    return storage.join(location, "ready", f"{day.isoformat()}.json")
+    return storage.join(location, READY, f"{day.isoformat()}.json")
 
 
 def seal(location: str, day: date, rows: dict[str, int]) -> None:

@@ -86,23 +86,23 @@ def events(config: SimulationConfig, traits: Traits, table: str, day: date) -> p
     of_E = np.repeat(np.arange(len(count_U)), count_U)
     rank_E = np.arange(len(of_E)) - np.repeat(np.cumsum(count_U) - count_U, count_U)
     event_E = mixed(mixed(key, traits.user_U)[of_E], rank_E)
-    draw = {name: uniform(stream(config.seed, name), event_E) for name in ("topic", "item", "hour", "amount")}
-    group_E = _groups(config, traits, of_E, draw["topic"])
-    hour_E = (traits.hour_U[of_E] + HALF_WIDTH_HOURS * (2 * draw["hour"] - 1)) % 24
-    start = np.datetime64(day, "us")
-    time_E = start + (hour_E * 3_600_000_000).astype("timedelta64[us]")
-    ranks = np.searchsorted(_zipf(config.tables[table].contents), draw["item"])
+
+    def draw(name: str) -> np.ndarray:
+        return uniform(stream(config.seed, name), event_E)
+
+    group_E = _groups(config, traits, of_E, draw("topic"))
+    hour_E = (traits.hour_U[of_E] + HALF_WIDTH_HOURS * (2 * draw("hour") - 1)) % 24
+    time_E = np.datetime64(day, "us") + (hour_E * 3_600_000_000).astype("timedelta64[us]")
+    rank_in_group_E = np.searchsorted(_zipf(config.tables[table].contents), draw("item"))
     columns = {
         "user": names(traits.user_U).take(pa.array(of_E)),
         "time": pa.array(time_E, pa.timestamp("us", "UTC")),
-        "item": _texts(table, config.groups, config.tables[table].contents).take(
-            pa.array(group_E * config.tables[table].contents + ranks)
-        ),
+        "item": _texts(table, group_E, rank_in_group_E),
         "topic": pa.array([f"topic {g}" for g in range(config.groups)]).take(pa.array(group_E)),
     }
     mean = config.tables[table].mean_amount
     if mean is not None:
-        amount_E = mean * traits.spending_U[of_E] * _log_normal(draw["amount"], 0.7)
+        amount_E = mean * traits.spending_U[of_E] * _log_normal(draw("amount"), 0.7)
         columns["amount"] = pa.array(np.round(amount_E, 2).astype(np.float32))
     return pa.table(columns).take(pa.array(np.lexsort((event_E, time_E))))
 
@@ -124,8 +124,9 @@ def probabilities(config: SimulationConfig, traits: Traits, table: str, first: d
     return -np.expm1(-mean_U * (1.0 if group is None else traits.group_share(config, group)))
 
 
-def best_auc(probability_U: np.ndarray) -> float:
-    """The AUC that is to be expected if users are ranked by the exact probability of their label.
+def best_auc(probability_U: np.ndarray) -> float | None:
+    """The AUC that is to be expected if users are ranked by the exact probability of their label; None where hardly any
+    pair of users can have different labels.
 
     Over all pairs of users: the probability that the first has the label, the second has not, and the first has the
     higher probability, or half of it where both are equal; divided by that without the condition.
@@ -135,7 +136,8 @@ def best_auc(probability_U: np.ndarray) -> float:
     without = np.concatenate([[0.0], np.cumsum(1 - p)])
     below, equal = without[start], count * (1 - values)
     won = (values * count * (below + 0.5 * equal)).sum() - 0.5 * (p * (1 - p)).sum()
-    return float(won / (p.sum() * (1 - p).sum() - (p * (1 - p)).sum()))
+    pairs = p.sum() * (1 - p).sum() - (p * (1 - p)).sum()
+    return float(won / pairs) if pairs > 1e-6 else None
 
 
 def _log_normal(uniform_N: np.ndarray, spread: float) -> np.ndarray:
@@ -159,7 +161,8 @@ def _zipf(contents: int) -> np.ndarray:
     return np.asarray((np.cumsum(share) / share.sum())[:-1])
 
 
-@lru_cache(maxsize=16)
-def _texts(table: str, groups: int, contents: int) -> pa.Array:
-    """The texts of all contents, group by group."""
-    return pa.array([f"{table} {g}-{k}" for g in range(groups) for k in range(contents)])
+def _texts(table: str, group_E: np.ndarray, rank_in_group_E: np.ndarray) -> pa.Array:
+    """The texts of events' contents; each distinct one is made once."""
+    code_P, of_E = np.unique(group_E << 32 | rank_in_group_E, return_inverse=True)
+    texts = [f"{table} {code >> 32}-{code & 0xFFFFFFFF}" for code in code_P.tolist()]
+    return pa.array(texts, pa.string()).take(pa.array(of_E))

@@ -26,12 +26,13 @@ class AnswerConfig(Config):
     max_events: int = Field(16, ge=1)
     """Number of future events drawn from a row at each step."""
     draws: int = Field(1, ge=1, le=64)
-    """Number of answers drawn from a row at each step, each of them a positive: the loss is the mean over the draws."""
+    """Number of answers drawn from a row's future at each step, each of them a positive: the loss is the mean over the
+    draws. Given answers are taken once."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers of b training rows: those of the first draw, then those of the second, and so on (N = b draws)."""
+    """The answers of b training rows: those of the first draw, then those of the second, and so on, N in all."""
 
     sequences: Sequences
     id_N: np.ndarray
@@ -43,11 +44,12 @@ def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed:
 
     The first draw does not depend on the number of draws.
     """
-    rows, n = pa.concat_tables([rows] * config.draws), len(rows)
-    seed_N = np.uint64(seed) ^ (np.repeat(np.arange(config.draws, dtype=np.uint64), n) << np.uint64(40))
     if config.form == "text" and "answer" in rows.column_names and rows["answer"].null_count == 0:
         return _texts(rows["answer"].to_pylist(), collator)
-    events = sample_future_events(rows, collator.template, config.max_events, seed_N)
+    draw_N = np.repeat(np.arange(config.draws, dtype=np.uint64), len(rows))
+    seed_N = np.uint64(seed) ^ (draw_N << np.uint64(40))
+    repeated = pa.concat_tables([rows] * config.draws)
+    events = sample_future_events(repeated, collator.template, config.max_events, seed_N)
     if config.form == "events":
         return Answers(collator.event_sequences(events), _ids(_shown(events)))
     return _texts(render(events, [m.name for m in collator.template.modalities]), collator)

@@ -8,7 +8,7 @@ Legend: B rows, E future events, C contents, N numbers, M modalities with a futu
 width of user vectors.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,10 +20,9 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 
-from ray_ggsm.clock import age_days, wall_clock, wall_clock_of_as_of
 from ray_ggsm.config import Config, InputError
-from ray_ggsm.model.ragged import list_lengths
 from ray_ggsm.numerics import signed_log
+from ray_ggsm.training.futures import Futures, is_new, number_fields, text_fields
 
 
 class TargetsConfig(Config):
@@ -59,61 +58,6 @@ class TargetsConfig(Config):
         if list(horizons) != sorted(set(horizons)):
             raise ValueError("give the horizons in rising order, each once")
         return horizons
-
-
-@dataclass(frozen=True)
-class Futures:
-    """Future events of some rows as flat arrays."""
-
-    row_E: np.ndarray
-    """int64: position of the event's row."""
-    events: pa.StructArray
-    days_E: np.ndarray
-    """float: days after as_of on the clock of its time zone."""
-    rows: int
-    """B."""
-
-    @classmethod
-    def of(cls, rows: pa.Table) -> "Futures":
-        """The events of the column `future`."""
-        column = rows["future"].combine_chunks()
-        row_E = np.repeat(np.arange(len(rows)), list_lengths(column))
-        events = column.flatten()
-        as_of_E = wall_clock_of_as_of(rows["as_of"])[row_E]
-        time_E = wall_clock(events.field("time").cast(pa.timestamp("us", rows.schema.field("as_of").type.tz)))
-        return cls(row_E, events, -age_days(as_of_E, time_E), len(rows))
-
-    def sum(self, where_E: np.ndarray, weight_E: np.ndarray | None = None) -> np.ndarray:
-        """Number of chosen events per row, or the sum of their weights, (B,)."""
-        weight = None if weight_E is None else weight_E[where_E]
-        return np.bincount(self.row_E[where_E], weights=weight, minlength=self.rows)
-
-    def contents(self) -> Iterator[tuple[np.ndarray, pa.Array]]:
-        """Rows and contents: a text of a modality, one of its parts, or a value of a text field."""
-        modality = self.events.field("modality")
-        texts = pc.binary_join_element_wise(modality, self.events.field("text"), ": ")
-        fields = [pc.binary_join_element_wise(f, values, " = ") for f, values in text_fields(self.events)]
-        for values in (texts, *fields):
-            here = pc.is_valid(values).to_numpy(zero_copy_only=False)
-            yield self.row_E[here], values.filter(pa.array(here))
-        if self.events.type.get_field_index("parts") >= 0:
-            parts = self.events.field("parts")
-            event = np.repeat(np.arange(len(parts)), list_lengths(parts))
-            texts = parts.flatten().field("text")
-            yield self.row_E[event], pc.binary_join_element_wise(modality.take(pa.array(event)), texts, " of ")
-
-
-def text_fields(events: pa.StructArray) -> list[tuple[str, pa.Array]]:
-    """Name and values of each text field of events."""
-    return _fields(events, pa.types.is_string)
-
-
-def _fields(events: pa.StructArray, is_wanted: Callable[[pa.DataType], bool]) -> list[tuple[str, pa.Array]]:
-    if events.type.get_field_index("fields") < 0:
-        return []
-    fields = events.field("fields")
-    named = [fields.type.field(i) for i in range(fields.type.num_fields)]
-    return [(field.name, fields.field(i)) for i, field in enumerate(named) if is_wanted(field.type)]
 
 
 @dataclass(frozen=True)
@@ -177,8 +121,7 @@ class TargetMaker:
         deviation = numbers.std(axis=0)
         self.mean, self.deviation = numbers.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0)
         rows_F = self._new(head, futures).sum(axis=0)
-        number_fields = _fields(futures.events, pa.types.is_floating) if config.numbers else []
-        self.number_fields = [name for name, _ in number_fields]
+        self.number_fields = [name for name, _ in number_fields(futures.events)] if config.numbers else []
         mean_BQ = np.ma.masked_invalid(self._means(futures))
         deviation_Q = mean_BQ.std(axis=0).filled(0)
         self.mean_Q, self.deviation_Q = mean_BQ.mean(axis=0).filled(0), np.where(deviation_Q > 1e-6, deviation_Q, 1.0)
@@ -239,13 +182,13 @@ class TargetMaker:
 
     def _new(self, rows: pa.Table, futures: Futures) -> np.ndarray:
         """Whether each text field takes a new value, (B, F)."""
-        columns = [_is_new(rows, futures, field) for field in self.fields]
+        columns = [is_new(rows, futures, field) for field in self.fields]
         return np.stack(columns, axis=1) if columns else np.zeros((len(rows), 0))
 
     def _means(self, futures: Futures) -> np.ndarray:
         """Mean signed logarithm of each number field over the future, (B, Q); NaN where no event has the field."""
         mean_BQ = np.full((futures.rows, len(self.number_fields)), np.nan)
-        values = dict(_fields(futures.events, pa.types.is_floating))
+        values = dict(number_fields(futures.events))
         for q, name in enumerate(self.number_fields):
             value_E = values[name].to_numpy(zero_copy_only=False).astype(np.float64)
             has_E = ~np.isnan(value_E)
@@ -309,25 +252,3 @@ def _most_frequent(futures: Futures, n: int) -> tuple[pa.Array, np.ndarray]:
     table = pa.table({"name": names, "rows": rows_of})
     order = pc.sort_indices(table, sort_keys=[("rows", "descending"), ("name", "ascending")]).slice(0, n)
     return names.take(order), rows_of[order.to_numpy()]
-
-
-def _is_new(rows: pa.Table, futures: Futures, field: str) -> np.ndarray:
-    """Whether any future event has a value of this text field that no event of the row's history has, (B,)."""
-    seen_rows, seen = [np.zeros(0, np.int64)], [pa.array([], pa.string())]
-    for name in rows.column_names:
-        if name == "future" or not (
-            pa.types.is_list(rows[name].type) and pa.types.is_struct(rows[name].type.value_type)
-        ):
-            continue
-        column = rows[name].combine_chunks()
-        values = dict(text_fields(column.flatten())).get(field)
-        if values is not None:
-            seen_rows.append(np.repeat(np.arange(len(rows)), list_lengths(column)))
-            seen.append(values)
-    values = dict(text_fields(futures.events))[field]
-    every = pa.concat_arrays([*seen, values]).dictionary_encode()
-    code = pc.fill_null(every.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    key = np.concatenate([*seen_rows, futures.row_E]) * (len(every.dictionary) + 1) + code
-    n_seen = len(key) - len(values)
-    is_new_E = ~np.isin(key[n_seen:], key[:n_seen]) & (code[n_seen:] >= 0)
-    return futures.sum(is_new_E) > 0

@@ -39,14 +39,14 @@ def test_a_gguf_file_is_unpacked_once(gguf: PretrainedConfig, tmp_path: Path, mo
     ids_BL = torch.arange(12).view(2, 6)
     assert torch.equal(again(ids_BL).last_hidden_state, first(ids_BL).last_hidden_state)
 
-    file = source.resolve(gguf.name)
+    file = source._locate(gguf)
     (kept,) = (tmp_path / "ray_ggsm").iterdir()
     assert source._unpacked(file, 1, "torch.bfloat16") == str(kept)
     assert source._unpacked(file, 1, "torch.float32") != str(kept)
     assert source._unpacked(file, 2, "torch.bfloat16") != str(kept)
     other = tmp_path / "other.gguf"
     other.write_bytes(b"another file")
-    assert source._unpacked(str(other), 1, "torch.bfloat16") != str(kept)
+    assert source._unpacked(source._Source(str(tmp_path), "other.gguf"), 1, "torch.bfloat16") != str(kept)
     assert os.stat(kept.parent).st_mode & 0o077 == 0, "for nobody else"
 
 
@@ -85,6 +85,13 @@ def test_a_gguf_file_that_is_not_there_and_a_damaged_copy(
     (kept / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(InputError, match="cannot be loaded"):
         load_model(tiny, torch.float32)
+
+
+def test_a_damaged_tokenizer_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text('{"cut')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    with pytest.raises(InputError, match="tokenizer of"):
+        load_tokenizer(PretrainedConfig(name=str(tmp_path)))
 
 
 def test_a_home_that_takes_nothing_costs_time_only(

@@ -30,6 +30,19 @@ def test_draws_are_uniform_and_unrelated() -> None:
         assert abs(np.corrcoef(first, other)[0, 1]) < 5 / n**0.5
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"first_day": date(9999, 12, 1)}, "end after 9999-12-31"),
+        ({"tables": {"ready": SimulatedTable(events_per_day=1, contents=1)}}, "a table cannot be called 'ready'"),
+        ({"tables": {"A b": SimulatedTable(events_per_day=1, contents=1)}}, "pattern"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(settings: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        SimulationConfig(**{"users": 1, "first_day": date(2025, 1, 1), "days": 20, **settings})
+
+
 def test_poisson_numbers_are_those_of_the_inverse_distribution() -> None:
     u, mean = map(np.ravel, np.meshgrid([1e-12, 0.003, 0.4, 0.77, 0.9999, 1 - 2**-53], [1e-9, 0.1, 1.3, 29.0, MOST]))
     difference = np.abs(poisson(u, mean) - scipy.stats.poisson.ppf(u, mean))
@@ -102,6 +115,8 @@ def test_the_best_auc_equals_a_loop_over_pairs() -> None:
             won, pairs = won + weight * ((p[i] > p[j]) + 0.5 * (p[i] == p[j])), pairs + weight
     assert best_auc(p) == pytest.approx(won / pairs)
     assert best_auc(np.full(7, 0.3)) == pytest.approx(0.5)
+    assert best_auc(np.ones(7)) is None
+    assert best_auc(np.array([0.3])) is None
 
 
 @pytest.mark.parametrize(("table", "group"), [("app", None), ("bill", 0)])

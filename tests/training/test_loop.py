@@ -306,7 +306,7 @@ def test_rendered_answers_are_aggregated_by_type(make_rows) -> None:
 
 
 def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
-    trainer = make_trainer(answer=AnswerConfig(form="text"))
+    trainer = make_trainer(answer=AnswerConfig(form="text", draws=3))  # given answers are taken once
     rows = make_rows(users=2).append_column("answer", pa.array(["yes", "rather not"]))
     answers = draw_answers(rows, trainer.collator, trainer.config.answer, 0).sequences
     assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]

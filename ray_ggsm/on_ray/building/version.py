@@ -22,7 +22,7 @@ from ray_ggsm.on_ray.building.encode import encode_chunks
 from ray_ggsm.on_ray.building.fill import fill_buckets
 from ray_ggsm.on_ray.building.known import Known, fingerprints_of
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
-from ray_ggsm.stages import EventCounts
+from ray_ggsm.stage_results import EventCounts
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.metadata import RecordedConfig, RecordedEncoder, RecordedInput, VersionCounts, VersionMetadata
 from ray_ggsm.tables.publish import published_version

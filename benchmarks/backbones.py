@@ -3,7 +3,7 @@
     python benchmarks/backbones.py --config configs/journey/quickstart.yaml [--seconds 200] [--set ...]
 
 Per arm, a run of a few steps shows how long a step takes here; `backbones.json` in the config's output keeps the steps
-that fit into the seconds, so that an interrupted measurement goes on. Scores are those of `tune.py`: linear probe, mean
+that fit into the seconds, so that an interrupted measurement goes on; these runs come first and want a quiet machine. Scores are those of `tune.py`: linear probe, mean
 AUC over the labels, held-out folds of the probe rows. Learning rates are usual ones and were not tuned.
 """
 
@@ -53,14 +53,15 @@ def main() -> None:
     output = storage.absolute(load(Experiment, options.config, options.set).output)
     file = storage.join(output, "backbones.json")
     known = json.loads(storage.read_text(file)) if storage.exists(file) else {}
+    arms = {f"{name}, {options.seconds:.0f} s": [*options.set, *changes] for name, changes in ARMS.items()}
+    for key, settings in arms.items():
+        if key not in known:
+            known[key] = steps_within(options.seconds, options.config, settings)
+            storage.write_json(file, known)
     for seed in range(options.seeds):
-        for name, changes in ARMS.items():
-            key, settings = f"{name}, {options.seconds:.0f} s", [*options.set, *changes]
-            if key not in known:
-                known[key] = steps_within(options.seconds, options.config, settings)
-                storage.write_json(file, known)
+        for key, settings in arms.items():
             run = [*settings, f"seed={seed}", f"training.steps={known[key]}"]
-            print(f"{name}, {known[key]} steps, seed {seed} | {tuned(options.config, run)}", flush=True)
+            print(f"{key}, {known[key]} steps, seed {seed} | {tuned(options.config, run)}", flush=True)
         alone = features_alone(options.config, [*options.set, f"seed={seed}"])
         print(f"no sequence, seed {seed} | {alone}", flush=True)
 

@@ -3,8 +3,9 @@
     python benchmarks/backbones.py --config configs/journey/quickstart.yaml [--seconds 200] [--set ...]
 
 Per arm, a run of a few steps shows how long a step takes here; `backbones.json` in the config's output keeps the steps
-that fit into the seconds, so that an interrupted measurement goes on; these runs come first and want a quiet machine. Scores are those of `tune.py`: linear probe, mean
-AUC over the labels, held-out folds of the probe rows. Learning rates are usual ones and were not tuned.
+that fit into the seconds, so that an interrupted measurement goes on; these runs come first and want a quiet machine.
+Scores are those of `tune.py`: linear probe, mean AUC over the labels, held-out folds of the probe rows.
+Learning rates are usual ones and were not tuned.
 """
 
 import argparse

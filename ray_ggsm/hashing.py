@@ -17,6 +17,16 @@ def hash64(texts: Iterable[str] | pa.Array | pa.ChunkedArray) -> np.ndarray:
     return _numbers(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in values)
 
 
+def bucket_of(user_ids: pa.Array | pa.ChunkedArray, buckets: int) -> np.ndarray:
+    """Bucket of each user, (N,) int32 in [0, buckets); the same on every machine.
+
+    A bucket of n is cut into buckets of a multiple of n: users share one of 4 if they share one of 8.
+    """
+    if not len(user_ids):
+        return np.zeros(0, dtype=np.int32)
+    return (hash64(user_ids) % np.uint64(buckets)).astype(np.int32)
+
+
 def hash64_of_parts(parts: Iterable[list[bytes]], rows: int) -> np.ndarray:
     """64-bit hashes of `rows` values that come part by part, uint64 (rows,): each item of `parts` has a piece of every
     row, and a row's hash is that of its pieces one after the other."""

@@ -19,6 +19,7 @@ from typing import ClassVar, Generic, TypeVar
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
+from ray_ggsm.data.source_choice import pinned
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
@@ -197,10 +198,12 @@ class Pipeline:
 
 
 def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
-    """The pipelines of several experiments; the files of each source are looked at once."""
+    """The pipelines of several experiments; the files of each source are looked at once, and the newest manifest of a
+    store is that of now."""
     states: dict[str, object] = {}
     found = []
     for e in experiments:
+        e = e.model_copy(update={"data": pinned(e.data)})
         source = digest(e.data.source, e.data.definition)
         if source not in states:
             states[source] = input_state(e.data)

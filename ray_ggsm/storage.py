@@ -191,6 +191,32 @@ def write_bytes(location: str, data: bytes) -> None:
     os.replace(temporary, path)
 
 
+def write_new(location: str, data: bytes) -> bool:
+    """Write a file whole, unless there is one; returns whether the file at the location has this content.
+
+    Of several writers at once exactly one wins: a conditional put on S3, a hard link on local file systems.
+    """
+    fs, path = filesystem(location)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            _link_new(path, data)
+        else:
+            fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return read_bytes(location) == data  # ours, if only the answer to an earlier attempt was lost
+    return True
+
+
+def _link_new(path: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), suffix=".tmp") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        os.chmod(file.name, 0o644)
+        os.link(file.name, path)
+
+
 def write_parquet(location: str, table: pa.Table, compression: str = "snappy") -> None:
     """Write a table as a Parquet file, whole or not at all; the file is in memory until it is complete."""
     sink = pa.BufferOutputStream()

@@ -111,6 +111,7 @@ RECIPES = [
 EXAMPLES: list[Config] = [
     build(Experiment, EXPERIMENT, "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
+    build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
     build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),
     build(Experiment, changed(EXPERIMENT, "evaluation", {"few_labels": {}}), "example"),

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, Record
+from ray_ggsm.config import InputError, NotNow, Record
 
 RENEW_SECONDS = 4.0
 """Time between two renewals of the lock file."""
@@ -56,7 +56,7 @@ class Holder(Record):
             return None
         except ValueError:
             raise InputError(
-                f"{location}: this lock file cannot be read; remove it, unless a refresh of the table is running"
+                f"{location}: this lock file cannot be read; remove it, unless a job that holds it is running"
             ) from None
 
     def write(self, location: str) -> None:
@@ -80,19 +80,19 @@ class Holder(Record):
 
 
 @contextmanager
-def held(location: str) -> Iterator[None]:
-    """Hold the lock file until the block ends.
+def held(location: str, work: str = "a refresh of this table") -> Iterator[None]:
+    """Hold the lock file until the block ends; `work` names what it is held for.
 
     Raises:
-        InputError: another process holds it; the sentence says which one, since when and where.
+        NotNow: another process holds it; the sentence says which one, since when and where.
     """
     this, other = Holder.this_process(), Holder.read(location)
     if other and not other.has_ended():
-        print(f"refresh: {other} left {location}; looking whether it is still at work", flush=True)
+        print(f"{other} left {location}; looking whether it is still at work", flush=True)
         time.sleep(WAIT_SECONDS)
         again = Holder.read(location)
         if again and again != other:
-            raise InputError(f"{location}: a refresh of this table is running: {again}; wait for it, or end it")
+            raise NotNow(f"{location}: {work} is running: {again}; wait for it, or end it")
     this.write(location)
     stop = threading.Event()
     thread = threading.Thread(target=_renew, args=(location, this, stop), daemon=True)

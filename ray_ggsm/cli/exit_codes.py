@@ -1,7 +1,7 @@
 """The exit codes of jobs.
 
-0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 5 done as far as possible (what was left out is
-listed), 1 anything else.
+0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 4 not now (input is not complete, or another
+process is at it: try again), 5 done as far as possible (what was left out is listed), 1 anything else.
 """
 
 import errno
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.tables.gates import GateError
 
 INCOMPLETE = 5
@@ -29,6 +29,9 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except GateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
+    except NotNow as error:
+        print(f"not now: {error}", file=sys.stderr)
+        return 4
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
         return 1

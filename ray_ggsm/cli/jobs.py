@@ -124,6 +124,12 @@ def _simulate() -> Steps:
     return Steps(SimulateConfig, simulate, _resolved(preview))
 
 
+def _ingest() -> Steps:
+    from ray_ggsm.on_ray.ingest import IngestConfig, ingest, preview
+
+    return Steps(IngestConfig, ingest, _resolved(preview))
+
+
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
     """A preview that begins with the resolved config."""
     return lambda config: f"{to_yaml(config)}\n{preview(config)}"
@@ -241,5 +247,20 @@ Start it again after any failure, or for more days: finished days are not writte
 """,
         _simulate,
     ),
+    "ingest": Job(
+        """Take event files into the event store, a day or all of time at once; later jobs read it bucket by bucket.
+
+Reads   the files of `tables` (configs/ingest.yaml), and the producer's sign that the day is complete (`ready`)
+Writes  <store>/: a Delta table per source table, laid out by user, and one manifest per change; docs/store.md
+Start it again after any failure: files that the store has are not taken twice. Exit code 4: the day is not complete, or
+another change of the store is running; try again later.
+""",
+        _ingest,
+    ),
 }
-"""Name -> job. `tables` stands in `ray_ggsm.cli.tables`: it has commands instead of a config."""
+"""Name -> job."""
+COMMANDS = {
+    "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget.",
+    "store": "Look after an event store: history, compact, expire, forget, vacuum.",
+}
+"""Jobs with commands instead of a config, each in `ray_ggsm.cli.<name>` -> title."""

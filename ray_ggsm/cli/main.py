@@ -1,11 +1,12 @@
 """Starts a job: arguments, --dry-run, exit code. Heavy imports wait until the arguments are read: help is fast."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from ray_ggsm.cli.jobs import JOBS, Job
+from ray_ggsm.cli.jobs import COMMANDS, JOBS, Job
 from ray_ggsm.config import load
 
 
@@ -18,10 +19,8 @@ def main(job: str | None = None, default_config: str | None = None) -> None:
     if job is None:
         job, arguments = _choose(arguments, program), arguments[1:]
         program = f"{program} {job}"
-    if job == "tables":
-        from ray_ggsm.cli.tables import run_command
-
-        code = run_command(arguments, program)
+    if job in COMMANDS:
+        code = importlib.import_module(f"ray_ggsm.cli.{job}").run_command(arguments, program)
     else:
         code = run(JOBS[job], arguments, default_config, program)
     sys.stdout.flush()
@@ -50,7 +49,7 @@ def run(job: Job, arguments: Sequence[str], default_config: str | None = None, p
 def _choose(arguments: Sequence[str], program: str) -> str:
     """The job that the first argument names."""
     titles = {name: job.help.splitlines()[0] for name, job in JOBS.items()}
-    titles["tables"] = "Look after an embedding table: history, verify, rollback, vacuum, forget."
+    titles |= COMMANDS
     listed = "\n".join(f"  {name:17} {title}" for name, title in titles.items())
     parser = argparse.ArgumentParser(
         prog=program,

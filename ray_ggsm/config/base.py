@@ -20,6 +20,11 @@ class InputError(ValueError):
     """The user's input is wrong: one sentence naming the file and the key, column or row. Jobs exit with code 2."""
 
 
+class NotNow(Exception):  # noqa: N818 (no fault: the same command works later)
+    """What a job needs is not there yet, or another process is at it: one sentence. Jobs exit with code 4; a scheduler
+    tries again."""
+
+
 class Config(BaseModel):
     """Base of all config classes: immutable, no unknown keys, no silent conversions."""
 

@@ -15,7 +15,7 @@ from ray_ggsm.data.config import DataConfig, FeatureConfig, LabelConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.data.sources.column_types import is_number
-from ray_ggsm.data.sources.source import Keys
+from ray_ggsm.data.sources.source import KNOWN_FROM, KNOWN_UNTIL, Keys
 from ray_ggsm.data.sql import as_float, check_expressions, columns_in, own, quote, reason, text
 
 Side = Literal["history", "future"]
@@ -53,10 +53,12 @@ class Window:
 
     def relation(self, keys: Keys, snapshot: str) -> str:
         """SQL that selects the rows of the snapshot with this alias (quoted), and adds the column `days_away`."""
-        user, time = keys
+        user, time, has_periods = keys
         rows = f"{quote(self.table)} AS {EVENTS} WHERE {EVENTS}.{quote(user)} = {snapshot}.user_id"
         if time is None:
-            return f"(SELECT {EVENTS}.*, NULL AS days_away FROM {rows})"
+            first, end = (f"{EVENTS}.{quote(bound)}" for bound in (KNOWN_FROM, KNOWN_UNTIL))
+            known = f" AND {first} <= {snapshot}.as_of AND {snapshot}.as_of < {end}" if has_periods else ""
+            return f"(SELECT {EVENTS}.*, NULL AS days_away FROM {rows}{known})"
         at, sign = f"{EVENTS}.{quote(time)}", 1 if self.side == "history" else -1
         low, high = f"{snapshot}.as_of", f"{snapshot}.{self.bound}"
         if self.side == "history":

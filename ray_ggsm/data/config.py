@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.data.modality_config import ModalityConfig
 from ray_ggsm.data.names import EARLIEST_YEAR, Days, Name, Quantile, TimeZone
-from ray_ggsm.data.source_config import FilesSource, JourneySource
+from ray_ggsm.data.source_config import FilesSource, JourneySource, StoreSource
 
 
 class FeatureConfig(Config):
@@ -164,7 +164,7 @@ class SplitConfig(Config):
 class DataConfig(Config):
     """Everything `prepare` needs."""
 
-    source: Annotated[FilesSource | JourneySource, Field(discriminator="kind")]
+    source: Annotated[FilesSource | StoreSource | JourneySource, Field(discriminator="kind")]
     modalities: dict[Name, ModalityConfig] = Field(min_length=1)
     """By name, in the order in which they stand in the template."""
     features: tuple[FeatureConfig, ...] = ()
@@ -178,7 +178,8 @@ class DataConfig(Config):
     """By name; exactly one has `role: train`, and at most one each of the other roles."""
     labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
-    """Parts that users are prepared in, independently of each other; more need less memory each."""
+    """Parts that users are prepared in, independently of each other; more need less memory each. With own event files
+    and several shards, the events are first laid out by user below `output`; an event store has its own number."""
     max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)

@@ -14,9 +14,9 @@ import duckdb
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.column_types import Types
-from ray_ggsm.data.sources.source import Keys, Source
+from ray_ggsm.data.sources.source import CREATE_REJECTED, Keys, Source
 from ray_ggsm.data.sql import OWN, quote, reason, text
 
 
@@ -54,6 +54,7 @@ def opened(
     types: Types | None = None,
     empty: bool = False,
     threads: int | None = None,
+    source: Source | None = None,
 ) -> Iterator[Database]:
     """A database with the source's tables and no way out.
 
@@ -64,18 +65,16 @@ def opened(
         types: of columns that no schema gives; None: what their values tell.
         empty: only create the tables with their columns.
         threads: threads DuckDB may use; None: all cores.
+        source: where the shard's events come from; None: what the config names.
 
     Raises:
         InputError: the source cannot be read, or a checked expression fails on the data (also inside the `with` block).
     """
-    source = source_of(config)
+    source = source or source_of(config)
     options: dict[str, Any] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
     with duckdb.connect(config=options) as connection:
         _set_up(connection, config.snapshots.timezone)
-        connection.execute(
-            'CREATE TABLE rejected ("table" VARCHAR, split VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
-            "source VARCHAR, record BIGINT, reason VARCHAR, detail VARCHAR)"
-        )
+        connection.execute(CREATE_REJECTED)
         if types is None:
             types = source.column_types(connection)
         source.load(connection, types, shard, shards, empty)

@@ -20,7 +20,7 @@ from ray_ggsm.data.modality_config import ModalityConfig
 from ray_ggsm.data.names import TimeZone
 from ray_ggsm.data.pseudonyms import key_id, read_key
 from ray_ggsm.data.schema import event_type, future_type
-from ray_ggsm.data.sources import row_columns, source_of
+from ray_ggsm.data.source_choice import row_columns, source_of
 
 FILE = "rows.json"
 FORMAT = 1

@@ -30,7 +30,7 @@ def create_events(database: Database, config: DataConfig) -> None:
     Unusable events are rejected.
     """
     for name, modality in config.modalities.items():
-        user, time = database.tables[modality.table]
+        user, time, _ = database.tables[modality.table]
         events, checked = quote(f"event:{name}"), quote("checked event")
         place = f"{quote(FILE)} AS file, {quote(RECORD)} AS record"
         if not database.has(modality.table, FILE):

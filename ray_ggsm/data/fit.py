@@ -14,11 +14,23 @@ from ray_ggsm.data.database import Database, TableRows, count_rows, enforce_tabl
 from ray_ggsm.data.definition import RowDefinition, define, given
 from ray_ggsm.data.events import check_modalities, create_events
 from ray_ggsm.data.snapshots import create_snapshots
-from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.column_types import Types
-from ray_ggsm.data.sources.source import Keys
+from ray_ggsm.data.sources.source import Keys, Source
 from ray_ggsm.data.sql import as_float
 from ray_ggsm.data.zones import check_zone
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one shard of users tells."""
+
+    rows: dict[str, TableRows]
+    """Table -> rows that can be used, and that cannot."""
+    values: dict[str, np.ndarray]
+    """Label with a quantile -> its numbers."""
+    counts: dict[str, Counter[str]]
+    """Feature with `per` -> in how many snapshots each of its values occurs."""
 
 
 def check(config: DataConfig) -> None:
@@ -30,15 +42,15 @@ def check(config: DataConfig) -> None:
     _check_expressions(config, _definition_and_types(config, whole=False)[1])
 
 
-def _check_expressions(config: DataConfig, types: Types) -> None:
+def _check_expressions(config: DataConfig, types: Types, source: Source | None = None) -> None:
     try:
-        with opened(config, empty=True, types=types) as database:
+        with opened(config, empty=True, types=types, source=source) as database:
             check_zone(database.connection, config)
             create_snapshots(database, config, config.splits)
             check_modalities(database, config)
             check_aggregates(database, config)
     except InputError as error:
-        raise InputError(f"{error}{source_of(config).hint(types, str(error))}") from None
+        raise InputError(f"{error}{(source or source_of(config)).hint(types, str(error))}") from None
 
 
 def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
@@ -52,13 +64,41 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
     Raises:
         InputError: an expression is wrong, too many events are bad, or there is nothing to learn from.
     """
-    wanted, types = _definition_and_types(config, whole=True)
-    _check_expressions(config, types)
-    per = [f for f in config.features if f.per is not None and wanted is None]
-    learned = [_learn(config, types, per, shard, shards, threads) for shard in range(shards)]
+    types = types_of(config)
+    return combine(config, types, [learn(config, types, shard, shards, threads=threads) for shard in range(shards)])
+
+
+def types_of(config: DataConfig, source: Source | None = None) -> Types:
+    """The types of the columns that expressions use, after a check of every expression; reads the texts of files.
+
+    Args:
+        config: what to prepare.
+        source: where events come from; None: what the config names.
+
+    Raises:
+        InputError: an expression is wrong, or the source is not as the config says.
+    """
+    types = _definition_and_types(config, whole=True, source=source)[1]
+    _check_expressions(config, types, source)
+    return types
+
+
+def combine(config: DataConfig, types: Types, learned: Sequence[Learned]) -> Fitted:
+    """What all shards tell together.
+
+    Args:
+        config: what to prepare.
+        types: those of `types_of`.
+        learned: what `learn` found in each shard.
+
+    Raises:
+        InputError: too many events are bad, or there is nothing to learn from.
+    """
+    wanted = given(config)
     enforce_table_shares([part.rows for part in learned], config.max_bad_share)
     vocabularies = {
-        feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top) for feature in per
+        feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top)
+        for feature in _learned_features(config)
     }
     thresholds = {
         name: _quantile(config, name, np.concatenate([part.values[name] for part in learned]))
@@ -77,9 +117,11 @@ def column_types(config: DataConfig) -> Types:
     return _definition_and_types(config, whole=True)[1]
 
 
-def _definition_and_types(config: DataConfig, whole: bool) -> tuple[RowDefinition | None, Types]:
+def _definition_and_types(
+    config: DataConfig, whole: bool, source: Source | None = None
+) -> tuple[RowDefinition | None, Types]:
     """The definition that the config names, if it does, and the types of columns: its own, else what values tell."""
-    source, wanted = source_of(config), given(config)
+    source, wanted = source or source_of(config), given(config)
     _check_tables(config, source.tables())
     with duckdb.connect() as connection:
         if wanted is None:
@@ -89,33 +131,41 @@ def _definition_and_types(config: DataConfig, whole: bool) -> tuple[RowDefinitio
     return wanted, {name: kinds | wanted.types.get(name, {}) for name, kinds in found.items()}
 
 
-@dataclass(frozen=True)
-class _Learned:
-    """What one shard of users tells."""
+def learn(
+    config: DataConfig,
+    types: Types,
+    shard: int,
+    shards: int,
+    *,
+    threads: int | None = None,
+    source: Source | None = None,
+) -> Learned:
+    """What the rows of the train split tell in one shard of users.
 
-    rows: dict[str, TableRows]
-    """Table -> rows that can be used, and that cannot."""
-    values: dict[str, np.ndarray]
-    """Label with a quantile -> its numbers."""
-    counts: dict[str, Counter[str]]
-    """Feature with `per` -> in how many snapshots each of its values occurs."""
-
-
-def _learn(
-    config: DataConfig, types: Types, per: Sequence[FeatureConfig], shard: int, shards: int, threads: int | None
-) -> _Learned:
+    Args:
+        config: what to prepare.
+        types: those of `types_of`.
+        shard, shards: position of the shard, and number of shards.
+        threads: threads DuckDB may use; None: all cores.
+        source: where the shard's events come from; None: what the config names.
+    """
     train = config.splits[config.train_split]
     learned_from = train.model_copy(
         update={"cutoffs": train.learn_from or train.cutoffs, "users": train.learn_from_users or train.users}
     )
-    with opened(config, shard, shards, types=types, threads=threads) as database:
+    with opened(config, shard, shards, types=types, threads=threads, source=source) as database:
         create_events(database, config)
         rows = count_rows(database, config.max_bad_share)
         create_snapshots(database, config, {config.train_split: learned_from})
         labels = [name for name, label in config.labels.items() if label.quantile is not None]
         values = {name: _label_values(database, config, name) for name in labels}
-        counts = {f.name: _value_counts(database, config, f, str(f.per)) for f in per}
-    return _Learned(rows, values, counts)
+        counts = {f.name: _value_counts(database, config, f, str(f.per)) for f in _learned_features(config)}
+    return Learned(rows, values, counts)
+
+
+def _learned_features(config: DataConfig) -> list[FeatureConfig]:
+    """Features whose vocabularies are learned: those of a definition are given."""
+    return [f for f in config.features if f.per is not None and config.definition is None]
 
 
 def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:

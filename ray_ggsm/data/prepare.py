@@ -1,7 +1,8 @@
 """From raw events to user rows, labels and one summary, shard by shard: the steps of prepare.
 
 Everything a shard needs is its users' events and what `fit` learned, so shards run independently and in any order:
-`fit` once, `write_shard` for each shard, `write_summary` at the end. The output below one location:
+`types_of` once, `learn` for each shard, `combine` (`fit` is these three), `write_shard` for each shard, `write_summary`
+at the end. The output below one location:
 
     rows/<split>/part-*.parquet     user rows (`ray_ggsm.data.schema`) in a shuffled, repeatable order
     labels/<split>/part-*.parquet   user_id, as_of, one nullable boolean per label
@@ -21,17 +22,17 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import Database, opened
 from ray_ggsm.data.definition import future_of, key_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
-from ray_ggsm.data.fit import check, fit
+from ray_ggsm.data.fit import check, combine, fit, learn, types_of
 from ray_ggsm.data.pseudonyms import key_id, pseudonyms
 from ray_ggsm.data.schema import DEAD_LETTER, feature_names, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
-from ray_ggsm.data.sources import source_of
-from ray_ggsm.data.sources.source import State
+from ray_ggsm.data.source_choice import source_of
+from ray_ggsm.data.sources.source import Source, State
 from ray_ggsm.data.sql import quote, text
 from ray_ggsm.data.summary import LabelCount, ShardCounts, write_summary
 from ray_ggsm.data.validate import validate
 
-__all__ = ["ROWS_FORMAT", "check", "fit", "input_state", "write_shard", "write_summary"]
+__all__ = ["ROWS_FORMAT", "check", "combine", "fit", "input_state", "learn", "types_of", "write_shard", "write_summary"]
 
 ROWS_FORMAT = "ages follow the calendar"
 """What prepare makes of the same input; another text means other rows."""
@@ -49,7 +50,14 @@ def input_state(config: DataConfig) -> State:
 
 
 def write_shard(
-    config: DataConfig, fitted: Fitted, shard: int, shards: int, location: str, *, threads: int | None = None
+    config: DataConfig,
+    fitted: Fitted,
+    shard: int,
+    shards: int,
+    location: str,
+    *,
+    threads: int | None = None,
+    source: Source | None = None,
 ) -> ShardCounts:
     """Write the rows, labels and dead letters of one shard of users; the same input gives the same files.
 
@@ -59,6 +67,7 @@ def write_shard(
         shard, shards: position of the shard, and number of shards.
         location: where the output goes, local or s3://; files of the same shard are replaced.
         threads: threads DuckDB may use; None: all cores.
+        source: where the shard's events come from; None: what the config names.
 
     Returns:
         What `write_summary` adds up.
@@ -68,7 +77,7 @@ def write_shard(
     rejected_rows: dict[str, int] = {}
     labels: dict[str, dict[str, LabelCount]] = {}
     key = _key(config, fitted)
-    with opened(config, shard, shards, types=fitted.types, threads=threads) as database:
+    with opened(config, shard, shards, types=fitted.types, threads=threads, source=source) as database:
         create_events(database, config)
         create_snapshots(database, config, config.splits)
         create_features(database, config, fitted)

@@ -5,6 +5,7 @@ pseudonym in rows, labels, dead letters and tables as long as the key stays the 
 """
 
 import hashlib
+from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -41,6 +42,12 @@ def pseudonyms(users: pa.ChunkedArray, key: bytes) -> pa.Array:
     encoded = pc.dictionary_encode(users.combine_chunks())
     names = pa.array([pseudonym(user, key) for user in encoded.dictionary.to_pylist()], pa.string())
     return names.take(encoded.indices)
+
+
+def is_suppressed(users: pa.ChunkedArray, suppressed: Collection[str], key: bytes) -> pa.Array:
+    """Which users (N,) are on a list of pseudonyms; null is not."""
+    names = pseudonyms(users, key)
+    return pc.fill_null(pc.is_in(names, value_set=pa.array(sorted(suppressed), pa.string())), False)
 
 
 def key_id(key: bytes) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from ray_ggsm.config import Config
+from ray_ggsm.config import Config, Runtime
 from ray_ggsm.data.names import OWN_TABLES, Name, TimeZone, sql_type
 
 
@@ -48,6 +48,18 @@ class FilesSource(Config):
         if taken:
             raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
         return self
+
+
+class StoreSource(Config):
+    """An event store that jobs/ingest.py keeps."""
+
+    kind: Literal["store"]
+    location: Runtime[str]
+    """Where it lies, local or s3://; what is in it is told by its manifests."""
+    manifest: int | None = Field(None, ge=1)
+    """Number of the manifest that is read; null: the newest one when a job starts."""
+    types: dict[Name, dict[str, Annotated[str, AfterValidator(sql_type)]]] = Field({})
+    """Per table, DuckDB types of columns, as `types` of a table of files."""
 
 
 class JourneySource(Config):

@@ -13,7 +13,7 @@ from ray_ggsm.config import InputError, Record
 from ray_ggsm.data import definition
 from ray_ggsm.data.aggregates import Fitted, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.sources import source_of
+from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.source import State
 from ray_ggsm.data.texts import event_texts
 from ray_ggsm.data.validate import enforce_share

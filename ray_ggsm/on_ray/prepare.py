@@ -4,8 +4,15 @@ from collections.abc import Mapping
 
 import ray
 
+from ray_ggsm import storage
+from ray_ggsm.config import digest
 from ray_ggsm.data import prepare as shards
+from ray_ggsm.data.config import DataConfig
+from ray_ggsm.data.source_choice import source_of, store_of
+from ray_ggsm.data.source_config import FilesSource
+from ray_ggsm.data.sources.source import Source
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.stage_results import PrepareResult
 from ray_ggsm.stages import Pipeline, timed
 
@@ -17,14 +24,42 @@ def prepare(pipeline: Pipeline) -> str:
         return stage.location
     shards.check(config)
     with connected(pipeline.experiment), timed(stage) as running:
+        source = _source(pipeline, config)
+        n = source.shards(config.shards)
         # functions of `data`, because a task loads the module of its function, and this one loads torch
-        fit, write_shard = (ray.remote(num_cpus=2)(step) for step in (shards.fit, shards.write_shard))
-        fitted = ray.get(fit.remote(config, config.shards))
-        tasks = [write_shard.remote(config, fitted, k, config.shards, stage.location) for k in range(config.shards)]
+        types_of, learn, write = (
+            ray.remote(num_cpus=2)(step) for step in (shards.types_of, shards.learn, shards.write_shard)
+        )
+        types = ray.get(types_of.remote(config, source))
+        parts = [source.of_shard(k) for k in range(n)]
+        fitted = shards.combine(
+            config, types, ray.get([learn.remote(config, types, k, n, source=part) for k, part in enumerate(parts)])
+        )
+        tasks = [write.remote(config, fitted, k, n, stage.location, source=part) for k, part in enumerate(parts)]
         summary = shards.write_summary(config, fitted, ray.get(tasks), stage.location)
         print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
         running.result = PrepareResult(summary=summary)
     return stage.location
+
+
+def _source(pipeline: Pipeline, config: DataConfig) -> Source:
+    """Where the shards read: the source itself, or a store below `output` that its files are laid out in by user."""
+    if not isinstance(config.source, FilesSource) or config.shards == 1:
+        return source_of(config)
+    state = source_of(config).state()
+    output = storage.absolute(pipeline.experiment.output)
+    location = storage.join(output, f"events-{digest(config.source, state, config.shards)}")
+    ingest(
+        IngestConfig(
+            store=location,
+            tables=config.source.tables,
+            buckets=config.shards,
+            max_events_per_user=None,
+            max_bad_share=1.0,
+            ray=pipeline.experiment.ray,
+        )
+    )
+    return store_of(config, location)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -8,10 +8,8 @@ service, because commits are conditional puts.
 import datetime as dt
 import json
 import os
-import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema
@@ -20,41 +18,15 @@ from deltalake.schema import PrimitiveType
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.delta import one_line, retried, storage_options
 from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.schema import SCHEMA
 
-T = TypeVar("T")
 PREFIX = "ray_ggsm."
 """Prefix of the keys of a version's metadata in its commit."""
 BUCKETS = "ray_ggsm.buckets"
 """Key of the number of buckets in the metadata of the column `bucket`."""
-
-
-STORE_ERRORS = ("interacting with object store", "Generic S3 error")
-"""Words in errors of delta-rs that stand for errors of the object store."""
-
-
-def storage_options(location: str) -> dict[str, str]:
-    """Options for delta-rs, beside those that it takes from the environment itself (AWS_*, AWS_ENDPOINT_URL)."""
-    if not location.startswith("s3://"):
-        return {}
-    plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")
-    return {"aws_conditional_put": "etag", "aws_allow_http": str(plain).lower()}
-
-
-def retried(work: Callable[[], T]) -> T:
-    """`storage.retried` for calls of delta-rs, which raises some errors of the object store as errors of its own."""
-
-    def work_once() -> T:
-        try:
-            return work()
-        except DeltaError as error:
-            if not any(words in str(error) for words in STORE_ERRORS):
-                raise
-            raise OSError(one_line(error)) from error
-
-    return storage.retried(work_once)
 
 
 def find(location: str) -> DeltaTable | None:
@@ -182,8 +154,3 @@ def _commit_info(location: str, version: int) -> dict[str, Any]:
         raise InputError(
             f"{file}: the record of version {version} is gone or damaged; the log is incomplete"
         ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """An error of delta-rs in one line, without colours, at most 300 characters."""
-    return " ".join(re.sub(r"\x1b\[[0-9;]*m|↳", "", str(error)).split())[:300]

@@ -10,12 +10,14 @@ from deltalake.exceptions import DeltaError
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.delta import one_line, retried
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.files import DataFile, DataFileConfig, spacing_of, write_bucket
 from ray_ggsm.tables.metadata import ForgottenRows
 from ray_ggsm.tables.publish import NewVersion, publish
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
-from ray_ggsm.tables.schema import SCHEMA, bucket_of
+from ray_ggsm.tables.schema import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ def rollback(location: str, version: int, *, bring_back_forgotten: bool = False)
             # only the answer was lost
 
     try:
-        delta.retried(restore)
+        retried(restore)
     except (DeltaError, OSError) as error:
         raise InputError(
             f"{location}: cannot roll back to version {version}; its files are gone, or the table was changed just now "
-            f"({delta.one_line(error)})"
+            f"({one_line(error)})"
         ) from error
     return delta.load(location).version()
 
@@ -86,11 +88,11 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
         raise InputError(f"retention: expected a number of hours, 0 or more, found {retention_hours}")
     table = delta.load(location)
     try:
-        return delta.retried(
+        return retried(
             lambda: sorted(table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True))
         )
     except (DeltaError, OSError) as error:
-        raise InputError(f"{location}: vacuum stopped ({delta.one_line(error)}); start it again") from error
+        raise InputError(f"{location}: vacuum stopped ({one_line(error)}); start it again") from error
 
 
 def forget(location: str, user_ids: Collection[str], *, config: DataFileConfig | None = None) -> Forgotten:

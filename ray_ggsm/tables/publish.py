@@ -17,6 +17,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.delta import one_line, retried, storage_options
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, check_run
 from ray_ggsm.tables.metadata import VersionMetadata
@@ -75,11 +76,11 @@ def publish(location: str, new: NewVersion) -> int:
         return 0 if table is None else table.version() + 1
 
     try:
-        return delta.retried(commit)
+        return retried(commit)
     except (DeltaError, OSError) as error:
         raise InputError(
             f"{location}: run {new.run} could not commit; if another publisher was faster, start the run again on the "
-            f"new version ({delta.one_line(error)})"
+            f"new version ({one_line(error)})"
         ) from error
 
 
@@ -110,7 +111,7 @@ def _commit(location: str, table: DeltaTable | None, new: NewVersion, metadata: 
             mode="error",
             partition_by=["bucket"],
             configuration={"delta.enableExpiredLogCleanup": "false"},
-            storage_options=delta.storage_options(location),
+            storage_options=storage_options(location),
             commit_properties=properties,
         )
         return

@@ -14,10 +14,11 @@ from deltalake import DeltaTable
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.files import DataFile, describe
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
-from ray_ggsm.tables.schema import SCHEMA, bucket_of, matrix
+from ray_ggsm.tables.schema import SCHEMA, matrix
 
 Moment = dt.datetime | dt.date | str
 

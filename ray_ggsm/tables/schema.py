@@ -6,8 +6,6 @@ Legend: N rows, D width.
 import numpy as np
 import pyarrow as pa
 
-from ray_ggsm.hashing import hash64
-
 SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
@@ -26,13 +24,6 @@ Other readers see one more column: `bucket` (int32), the partition, which stands
 
 KEY = ["user_id", "as_of", "instruction"]
 """Columns that no two rows of a version share."""
-
-
-def bucket_of(user_ids: pa.Array | pa.ChunkedArray, buckets: int) -> np.ndarray:
-    """Bucket of each user, (N,) int32 in [0, buckets); the same on every machine."""
-    if not len(user_ids):
-        return np.zeros(0, dtype=np.int32)
-    return (hash64(user_ids) % np.uint64(buckets)).astype(np.int32)
 
 
 def rows_to_table(

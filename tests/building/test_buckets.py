@@ -14,11 +14,11 @@ from ray_ggsm import storage
 from ray_ggsm.building.rows import OUT_OF_MEMORY, read_rows, write_staged
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.gates import GateError, GatesConfig
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
-from ray_ggsm.tables.schema import bucket_of
 from tests.helpers.building import BUCKETS, World, encode
 
 

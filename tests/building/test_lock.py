@@ -9,7 +9,7 @@ import pytest
 
 from ray_ggsm.building import lock
 from ray_ggsm.building.lock import Holder, held
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
 """The content of a lock file, as every version of the package writes it."""
@@ -45,7 +45,7 @@ def test_another_refresh_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -
     file.write_text(json.dumps(HOLDER))
     passing_time(monkeypatch, lambda: file.write_text(json.dumps({**HOLDER, "renewed": 4})))
     sentence = "a refresh of this table is running: process 17 on elsewhere since 2024-03-01 02:00:00 UTC; wait for it"
-    with pytest.raises(InputError, match=sentence), held(str(file)):
+    with pytest.raises(NotNow, match=sentence), held(str(file)):
         pass
     assert json.loads(file.read_text())["renewed"] == 4, "the holder keeps its lock"
 

@@ -7,7 +7,7 @@ from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
 from ray_ggsm import storage
 from ray_ggsm.cli.exit_codes import exit_code, user_error
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.tables.gates import GateError
 
 
@@ -31,6 +31,7 @@ class WorkerError(Exception):
     [
         (InputError("rows: no file"), 2, "error: rows: no file\n"),
         (GateError("nothing was published"), 3, "error: nothing was published\n"),
+        (NotNow("the day is not complete"), 4, "not now: the day is not complete\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/out"),

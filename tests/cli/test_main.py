@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_ggsm.cli.jobs import JOBS, Job, Steps
+from ray_ggsm.cli.jobs import COMMANDS, JOBS, Job, Steps
 from ray_ggsm.cli.main import main, run
 from ray_ggsm.config import Config
 
@@ -46,12 +46,12 @@ def test_help_lists_all_jobs(monkeypatch, capsys) -> None:
     assert call(monkeypatch, "--help") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: ray-ggsm JOB [--help] ..."
-    assert {line.split()[0] for line in lines if line.startswith("  ")} >= {*JOBS, "tables"}
+    assert {line.split()[0] for line in lines if line.startswith("  ")} >= {*JOBS, *COMMANDS}
     scripts = {file.stem.replace("_", "-") for file in (ROOT / "jobs").glob("*.py")}
-    assert scripts == {*JOBS, "tables"}, "each job has a script"
+    assert scripts == {*JOBS, *COMMANDS}, "each job has a script"
 
 
-@pytest.mark.parametrize("name", [*JOBS, "tables"])
+@pytest.mark.parametrize("name", [*JOBS, *COMMANDS])
 def test_help_of_a_job_names_itself_and_what_it_reads_and_writes(name: str, monkeypatch, capsys) -> None:
     assert call(monkeypatch, name, "--help") == 0
     output = capsys.readouterr().out

@@ -16,6 +16,7 @@ from ray_ggsm.building.fingerprints import file_fingerprints, is_among
 from ray_ggsm.building.rows import STAGED, read_rows, write_staged
 from ray_ggsm.data.chunks import Chunk, plan_chunks
 from ray_ggsm.embedding.config import EncodingConfig
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.tables import checks, delta, open_table
 from ray_ggsm.tables.files import DataFileConfig
@@ -23,7 +24,7 @@ from ray_ggsm.tables.gates import GatesConfig
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.publish import published_version
 from ray_ggsm.tables.reader import EmbeddingTable
-from ray_ggsm.tables.schema import bucket_of, rows_to_table
+from ray_ggsm.tables.schema import rows_to_table
 
 WIDTH, FEATURES, BUCKETS = 5, 7, 3
 MODALITIES = ("bill", "app")

@@ -5,11 +5,12 @@ import datetime as dt
 import numpy as np
 import pyarrow as pa
 
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, DataFileConfig, write_bucket
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.publish import NO_TABLE, NewVersion, publish
-from ray_ggsm.tables.schema import bucket_of, rows_to_table
+from ray_ggsm.tables.schema import rows_to_table
 
 BUCKETS = 5
 WIDTH = 7

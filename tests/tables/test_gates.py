@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.checks import ANCHORS, carried, check_file, merge, published
 from ray_ggsm.tables.gates import GateError, GatesConfig, enforce, judge
-from ray_ggsm.tables.schema import bucket_of, matrix, rows_to_table
+from ray_ggsm.tables.schema import matrix, rows_to_table
 from tests.helpers.tables import BUCKETS, put, rows
 
 N = 600

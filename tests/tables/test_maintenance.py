@@ -10,10 +10,10 @@ import pytest
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import pseudonym
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import maintenance, open_table
 from ray_ggsm.tables.maintenance import Forgotten, forget, rollback, vacuum
 from ray_ggsm.tables.metadata import ForgottenRows, VersionMetadata
-from ray_ggsm.tables.schema import bucket_of
 from tests.helpers.tables import BUCKETS, put, rows, stage
 
 JOB = Path(__file__).parents[2] / "jobs" / "tables.py"

@@ -9,10 +9,10 @@ import pytest
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.publish import NO_TABLE, published_version
-from ray_ggsm.tables.schema import bucket_of
 from tests.helpers.tables import BUCKETS, publish_files, put, rows, stage
 
 

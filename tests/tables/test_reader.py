@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table, scan
 from ray_ggsm.tables.files import DataFileConfig, describe, spacing_of, write_bucket
-from ray_ggsm.tables.schema import KEY, SCHEMA, bucket_of, matrix, rows_to_table
+from ray_ggsm.tables.schema import KEY, SCHEMA, matrix, rows_to_table
 from tests.helpers.tables import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"

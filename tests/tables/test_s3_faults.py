@@ -3,9 +3,9 @@
 import pytest
 from deltalake.exceptions import DeltaError
 
-from ray_ggsm import storage
+from ray_ggsm import delta, storage
 from ray_ggsm.cli.exit_codes import user_error
-from ray_ggsm.tables import delta, maintenance, open_table
+from ray_ggsm.tables import maintenance, open_table
 from tests.helpers.s3_server import faults
 from tests.helpers.tables import put, rows
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_ggsm.tables import delta
+from ray_ggsm import delta
 from tests.helpers.tables import put, rows
 
 

@@ -4,32 +4,16 @@ A guess is applied only if no value loses anything by it: whole numbers, else tr
 holds exactly as written, else text. Texts of templates do not depend on it: they show what stands in the file.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-import duckdb
+from collections.abc import Mapping
 
 from ray_ggsm.config import InputError
-from ray_ggsm.data.sources.part import SAMPLE, Part
+from ray_ggsm.data.sources.guesses import NOTHING
 from ray_ggsm.data.sources.times import iso
 from ray_ggsm.data.sql import quote, text
 
 Types = dict[str, dict[str, str]]
 """Table -> column -> DuckDB type."""
 
-TESTS = {
-    "BIGINT": r"regexp_full_match({v}, '-?(0|[1-9]\d{{0,17}})')",
-    "BOOLEAN": "regexp_full_match({v}, '(?i:true|false)')",
-    # up to 15 digits a double has every decimal number; a longer one must be the shortest text of its double
-    "DOUBLE": (
-        r"(regexp_full_match({v}, '[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d{{1,2}})?') AND "
-        r"(length(ltrim(regexp_replace(regexp_replace({v}, '[eE].*', ''), '\D', '', 'g'), '0')) <= 15 OR "
-        r"try_cast({v} AS DOUBLE)::VARCHAR = {v})) OR regexp_full_match({v}, '(?i:nan)')"
-    ),
-}
-"""Type -> SQL condition on a text that stands for a value of it; '007' is no number."""
-NOTHING = "NULL"
-"""Type of a column without any value."""
 WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 NARROW = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 """Whole numbers that are all BIGINTs: equal data have equal types, however they were written."""
@@ -41,45 +25,6 @@ PLAIN_TIMES = {
     "TIMESTAMP": r"\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?",
 }
 """Texts without an offset, as declared types take them."""
-
-
-@dataclass(frozen=True)
-class Guess:
-    """What the texts of a column stand for in some files."""
-
-    kinds: frozenset[str]
-    """Types that every text fits."""
-    values: int
-    example: str | None
-    """A text that is no number."""
-
-
-def guesses(connection: duckdb.DuckDBPyConnection, part: Part, columns: Sequence[str], whole: bool) -> dict[str, Guess]:
-    """What the text columns of a file stand for; `whole`: look at every value, not only at the first ones."""
-    if not columns:
-        return {}
-    tests = []
-    for column in map(quote, columns):
-        fits = [f"coalesce(bool_and({test.format(v=column)}), true)" for test in TESTS.values()]
-        no_number = f"any_value({column}) FILTER (NOT ({TESTS['DOUBLE'].format(v=column)}))"
-        tests += [*fits, f"count({column})", no_number]
-    with part.rows(connection, columns) as rows:
-        limit = "" if whole else f" LIMIT {SAMPLE}"
-        found = connection.execute(f"SELECT {', '.join(tests)} FROM (FROM {rows}{limit})").fetchall()[0]
-    step, result = len(TESTS) + 2, {}
-    for i, column in enumerate(columns):
-        *fits_, values, example = found[i * step : (i + 1) * step]
-        kinds = frozenset(kind for kind, fit in zip(TESTS, fits_, strict=True) if fit)
-        result[column] = Guess(kinds, values, example)
-    return result
-
-
-def common(found: Iterable[Guess]) -> str:
-    """The first type that all texts fit; VARCHAR if there is none, NOTHING if there are no texts."""
-    each = [guess for guess in found if guess.values]
-    if not each:
-        return NOTHING
-    return next((kind for kind in TESTS if all(kind in guess.kinds for guess in each)), "VARCHAR")
 
 
 def unified(where: str, column: str, kinds: Mapping[str, str]) -> str:

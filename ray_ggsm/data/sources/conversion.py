@@ -52,6 +52,7 @@ def conversion(
     columns: Mapping[str, str],
     types: Mapping[str, str],
     templates: Collection[str],
+    texts: Mapping[str, str],
 ) -> Conversion:
     """The conversion of one file.
 
@@ -62,6 +63,7 @@ def conversion(
         columns: column of the file -> its type.
         types: column that expressions use -> its type in the table.
         templates: columns that templates show as text.
+        texts: column -> SQL of its text as it stood in the file, where that is not the column itself.
 
     Raises:
         InputError: the time column has a type without times.
@@ -83,7 +85,7 @@ def conversion(
         if has_text(column, config, types, templates):
             # a number of a Parquet file has no text of its own: a declared type says how it is shown
             is_typed = column in config.types and columns[column] != "VARCHAR"
-            values[shown(column)] = f"({values[column] if is_typed else quote(column)})::VARCHAR"
+            values[shown(column)] = f"({values[column] if is_typed else texts.get(column, quote(column))})::VARCHAR"
     return Conversion(user, values, tuple(problems), needed)
 
 

@@ -29,6 +29,14 @@ class EventFiles:
     uses: Mapping[str, Uses]
     """What the config does with each table."""
 
+    def shards(self, wanted: int) -> int:
+        """As many as wanted."""
+        return wanted
+
+    def of_shard(self, shard: int) -> "EventFiles":
+        """This source."""
+        return self
+
     def tables(self) -> dict[str, Keys]:
         """Every table of the config."""
         return {name: Keys(table.user, table.time) for name, table in self.configs.items()}
@@ -94,11 +102,12 @@ class EventFiles:
     def state(self) -> State:
         """Per table, the files with their size and modification time or entity tag."""
         return {
-            name: {file: _stamp(file) for file in matching_files(name, table)} for name, table in self.configs.items()
+            name: {file: stamp(file) for file in matching_files(name, table)} for name, table in self.configs.items()
         }
 
 
-def _stamp(file: str) -> str:
+def stamp(file: str) -> str:
+    """Size and modification time, or entity tag, of a file."""
     fs, path = storage.filesystem(file)
     info = fs.info(path)
     return f"{info['size']} bytes, {info.get('ETag') or info.get('mtime')}"

@@ -110,6 +110,14 @@ WHERE {mine}
 class Journey:
     """The source `journey`."""
 
+    def shards(self, wanted: int) -> int:
+        """As many as wanted."""
+        return wanted
+
+    def of_shard(self, shard: int) -> "Journey":
+        """This source."""
+        return self
+
     def tables(self) -> dict[str, Keys]:
         """The same for every config."""
         return dict.fromkeys(TABLES, Keys("user_id", "time"))

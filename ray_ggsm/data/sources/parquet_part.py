@@ -1,6 +1,6 @@
 """Parquet files, of any writer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import duckdb
@@ -27,6 +27,10 @@ class Parquet(Part):
             self.dataset = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=None)
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{file}: expected a Parquet file ({' '.join(str(error).split())})") from None
+
+    def untyped(self, columns: Mapping[str, str], partitions: Collection[str]) -> set[str]:
+        """None: the file's schema gives types."""
+        return set()
 
     def columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         """The columns of the file's schema."""

@@ -7,7 +7,7 @@ rejected row can be found in the file.
 import io
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -17,7 +17,8 @@ import pyarrow as pa
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
-from ray_ggsm.data.sql import own, quote
+from ray_ggsm.data.sources.guesses import Guess, guesses
+from ray_ggsm.data.sql import own, quote, text
 
 RECORD = own("record")
 """Column: number of the record in its file, from 1; that of the line in JSON lines."""
@@ -54,6 +55,33 @@ class Part(ABC):
             columns: those of `columns()` that are needed.
             bad: collects the lines that are no records; they are left out of the relation in any case.
         """
+
+    @property
+    def place(self) -> str:
+        """SQL of the file that a row stands in."""
+        return text(self.file)
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """Column -> SQL of its text as it stands in the file, where that is not the column itself."""
+        return {}
+
+    @property
+    def extra(self) -> Mapping[str, str]:
+        """Columns of `rows` beside those asked for that its table has, too, with their types."""
+        return {}
+
+    def untyped(self, columns: Mapping[str, str], partitions: Collection[str]) -> set[str]:
+        """Those of the columns whose texts no schema gives a type."""
+        return set(columns) - set(partitions)
+
+    def guesses(
+        self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], whole: bool
+    ) -> dict[str, list[Guess]]:
+        """What the texts of columns stand for; `whole`: look at every value, not only at the first ones."""
+        with self.rows(connection, columns) as rows:
+            limit = "" if whole else f" LIMIT {SAMPLE}"
+            return {c: [guess] for c, guess in guesses(connection, f"(FROM {rows}{limit})", columns).items()}
 
     def lines(self, records: Collection[int]) -> dict[int, int]:
         """Number of a record -> where it begins in the file, in `unit`s."""

@@ -10,6 +10,15 @@ from ray_ggsm.data.sql import own
 FILE = own("file")
 """Column: the file that a row stands in. Tables of other sources than files have none."""
 
+CREATE_REJECTED = (
+    'CREATE TABLE rejected ("table" VARCHAR, split VARCHAR, user_id VARCHAR, as_of TIMESTAMPTZ, '
+    "source VARCHAR, record BIGINT, reason VARCHAR, detail VARCHAR)"
+)
+"""SQL: the table of what cannot be used."""
+
+KNOWN_FROM, KNOWN_UNTIL = own("known from"), own("known until")
+"""Columns of static tables of a store: the period in which a row is what is known of its user."""
+
 State = dict[str, dict[str, str]]
 """Per table (or package), what its content depends on: files with size and time, or a version."""
 
@@ -25,10 +34,18 @@ class Keys(NamedTuple):
     user: str
     time: str | None
     """None: the table is static and belongs to every snapshot of its users."""
+    has_periods: bool = False
+    """With a static table: its rows belong to the snapshots between KNOWN_FROM and KNOWN_UNTIL alone."""
 
 
 class Source(Protocol):
-    """Where events come from; `ray_ggsm.data.sources.source_of` chooses one from the config."""
+    """Where events come from; `ray_ggsm.data.source_choice.source_of` chooses one from the config."""
+
+    def shards(self, wanted: int) -> int:
+        """Number of shards that users are prepared in: `wanted`, if the source can be divided at will."""
+
+    def of_shard(self, shard: int) -> "Source":
+        """What a task of one shard needs: a source that gives this shard."""
 
     def tables(self) -> dict[str, Keys]:
         """Every table by name. Opens no file."""

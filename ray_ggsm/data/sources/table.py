@@ -3,7 +3,7 @@
 import glob
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,12 +16,12 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_checks import check_columns, check_definition
-from ray_ggsm.data.sources.column_types import Guess, common, guesses, unified
+from ray_ggsm.data.sources.column_types import unified
 from ray_ggsm.data.sources.conversion import conversion, has_text
 from ray_ggsm.data.sources.csv_part import Csv, MixedCsv, Unreadable
 from ray_ggsm.data.sources.formats import part
+from ray_ggsm.data.sources.guesses import Guess, common
 from ray_ggsm.data.sources.json_part import JsonLines
-from ray_ggsm.data.sources.parquet_part import Parquet
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part
 from ray_ggsm.data.sources.source import FILE, shown
 from ray_ggsm.data.sql import OWN, columns_in, own, quote, reason, shard_condition, text
@@ -72,7 +72,11 @@ class FileTable:
     connection: duckdb.DuckDBPyConnection
     name: str
     config: TableConfig
-    uses: Uses
+    uses: Uses = Uses()
+    files: Sequence[str] | None = None
+    """Its files; None: those that match the config."""
+    stored: Part | None = None
+    """Its only part, which is no file of the user's (`ray_ggsm.data.store`)."""
 
     @property
     def where(self) -> str:
@@ -81,17 +85,28 @@ class FileTable:
 
     @cached_property
     def parts(self) -> list[tuple[Part, dict[str, str]]]:
-        """The files that are not empty, each with its columns and their types, and those of its folders."""
+        """The files that are not empty, each with its columns and their types, and those of its folders.
+
+        Raises:
+            InputError: all are empty, or one cannot be read.
+        """
+        if not self.parts_or_none:
+            raise InputError(f"{self.where}.files: all files of '{self.config.files}' are empty")
+        return self.parts_or_none
+
+    @cached_property
+    def parts_or_none(self) -> list[tuple[Part, dict[str, str]]]:
+        """`parts`; nothing where all files are empty."""
+        if self.stored is not None:
+            return [(self.stored, self.stored.columns(self.connection))]
         if "://" in self.config.files:
             self.connection.register_filesystem(fsspec.filesystem(self.config.files.split("://")[0]))
         found = []
         with self._sentences():
-            for file in matching_files(self.name, self.config):
+            for file in matching_files(self.name, self.config) if self.files is None else self.files:
                 each = part(file, self.config)
                 if each is not None:
                     found.append((each, self._columns(each)))
-        if not found:
-            raise InputError(f"{self.where}.files: all files of '{self.config.files}' are empty")
         every = {column: "VARCHAR" for _, columns in found for column in columns}
         # a key that no object of a file has is a column without values
         return [(each, every if isinstance(each, JsonLines) else columns) for each, columns in found]
@@ -104,7 +119,7 @@ class FileTable:
                     f"{self.where}.partitions: {each.file} has a column '{name}' of its own; leave it out of "
                     "`partitions`, or rename the column in the files"
                 )
-            _folder_value(each.file, name, self.where)
+            folder_value(each.file, name, self.where)
         for column in columns:
             if column.lower() in ("as_of", "days_away") or column.startswith(OWN):
                 raise InputError(
@@ -135,12 +150,10 @@ class FileTable:
         guessed: dict[str, list[Guess]] = {}
         for each, columns in self.parts:
             here = [column for column in unknown if column in columns]
-            if not isinstance(each, Parquet):
-                here = [column for column in here if column in self.config.partitions]
-                other = [c for c in unknown if c in columns and c not in here]
-                found = self._read(each, partial(guesses, self.connection, columns=other, whole=whole))
-                for column, guess in found.items():
-                    guessed.setdefault(column, []).append(guess)
+            untyped = [column for column in here if column in each.untyped(columns, self.config.partitions)]
+            here = [column for column in here if column not in untyped]
+            for column, some in self.read(each, partial(self._guesses, columns=untyped, whole=whole)).items():
+                guessed.setdefault(column, []).extend(some)
             for column in here:
                 kinds[column].setdefault(columns[column], each.file)
         for column, some in guessed.items():
@@ -149,6 +162,9 @@ class FileTable:
         # where a number is needed, a text that is none costs its row
         types |= {c: "DOUBLE" for c in self.uses.numbers if types.get(c) in ("VARCHAR", "BOOLEAN")}
         return {c: self._canonical(declared[c]) if c in declared else types[c] for c in self.computed}
+
+    def _guesses(self, each: Part, columns: Sequence[str], whole: bool) -> dict[str, list[Guess]]:
+        return each.guesses(self.connection, columns, whole) if columns else {}
 
     def _canonical(self, kind: str) -> str:
         """DuckDB's own name of a declared type: DOUBLE for float8."""
@@ -160,9 +176,11 @@ class FileTable:
         wanted = [c for c, kind in types.items() if kind == "VARCHAR" and c not in self.config.types]
         wanted = [c for c in wanted if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", sentence)]
         for each, columns in self.parts if wanted else ():
-            here = [c for c in wanted if columns.get(c) == "VARCHAR" and c not in self.config.partitions]
-            found = self._read(each, partial(guesses, self.connection, columns=here, whole=True))
-            yield from ((c, guess.example) for c, guess in found.items() if guess.example is not None)
+            here = [
+                c for c in wanted if columns.get(c) == "VARCHAR" and c in each.untyped(columns, self.config.partitions)
+            ]
+            found = self.read(each, partial(self._guesses, columns=here, whole=True))
+            yield from ((c, g.example) for c, some in found.items() for g in some if g.example is not None)
 
     def check_types(self, types: Mapping[str, str], where: str) -> None:
         """Refuse files without a column of a row definition, or with another type; `where` is the definition's file."""
@@ -176,19 +194,28 @@ class FileTable:
         columns = [f"{quote(c)} {kinds.get(c, 'VARCHAR')}" for c in names]
         columns += [f"{quote(shown(c))} VARCHAR" for c in names if has_text(c, config, types, self.uses.templates)]
         columns += [f"{quote(FILE)} VARCHAR", f"{quote(RECORD)} BIGINT"]
+        columns += [f"{quote(c)} {kind}" for c, kind in self._extra.items()]
         with self._sentences():
             self.connection.execute(f"CREATE TABLE {quote(self.name)} ({', '.join(columns)})")
+
+    @property
+    def _extra(self) -> Mapping[str, str]:
+        return {} if self.stored is None else self.stored.extra
 
     def fill(self, types: Mapping[str, str], shard: int, shards: int) -> None:
         """Insert the rows of a shard; what cannot be used goes to `rejected`."""
         for each, columns in self.parts:
             bad: list[BadLine] | None = [] if shard == 0 else None
-            self._read(each, partial(self._insert, columns=columns, types=types, shard=(shard, shards), bad=bad))
-            for line, why in bad or ():
-                self.connection.execute(
-                    "INSERT INTO rejected VALUES (?, NULL, NULL, NULL, ?, NULL, 'bad_line', ?)",
-                    [self.name, f"{each.file}:{line}", why[:300]],
-                )
+            self.read(each, partial(self._insert, columns=columns, types=types, shard=(shard, shards), bad=bad))
+            self.reject_lines(each, bad or ())
+
+    def reject_lines(self, each: Part, bad: Iterable[BadLine]) -> None:
+        """Add lines that are no records to `rejected`."""
+        for line, why in bad:
+            self.connection.execute(
+                "INSERT INTO rejected VALUES (?, NULL, NULL, NULL, ?, NULL, 'bad_line', ?)",
+                [self.name, f"{each.file}:{line}", why[:300]],
+            )
 
     def _insert(
         self,
@@ -199,15 +226,15 @@ class FileTable:
         bad: list[BadLine] | None,
     ) -> None:
         config, why, detail, read = self.config, *(quote(own(name)) for name in ("reason", "detail", "read"))
-        converted = conversion(self.where, each.file, config, columns, types, self.uses.templates)
+        converted = conversion(self.where, each.file, config, columns, types, self.uses.templates, each.texts)
         folders = "".join(
-            f", {_literal(_folder_value(each.file, name, self.where))} AS {quote(name)}" for name in config.partitions
+            f", {literal(folder_value(each.file, name, self.where))} AS {quote(name)}" for name in config.partitions
         )
         needed = [column for column in converted.needed if column not in config.partitions]
         with each.rows(self.connection, needed, bad) as rows:
             self.connection.execute(
                 f"CREATE OR REPLACE TEMP TABLE {read} AS SELECT {converted.selected}, "
-                f"{text(each.file)} AS {quote(FILE)}, {quote(RECORD)}, "
+                f"{each.place} AS {quote(FILE)}, {quote(RECORD)}, {''.join(f'{quote(c)}, ' for c in each.extra)}"
                 f"{converted.reason} AS {why}, {converted.detail} AS {detail} "
                 f"FROM (SELECT *{folders} FROM {rows}) WHERE {shard_condition(converted.user, *shard)}"
             )
@@ -223,8 +250,8 @@ class FileTable:
         finally:
             self.connection.execute(f"DROP TABLE {read}")
 
-    def _read(self, each: Part, action: Callable[[Part], T]) -> T:
-        """What an action on a file gives; a CSV file that DuckDB cannot read is read by Python."""
+    def read(self, each: Part, action: Callable[[Part], T]) -> T:
+        """What an action on a file gives; a CSV file that DuckDB cannot read is read by Python, so it may run twice."""
         with self._sentences():
             try:
                 return action(each)
@@ -244,8 +271,12 @@ class FileTable:
             raise InputError(f"{where}{error}") from None
 
 
-def _folder_value(file: str, name: str, where: str) -> str | None:
-    """The value of a folder `name=value` above the file."""
+def folder_value(file: str, name: str, where: str) -> str | None:
+    """The value of a folder `name=value` above the file.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     found = re.findall(rf"(?:^|/){re.escape(name)}=([^/]*)(?=/)", file)
     if not found:
         raise InputError(f"{where}.partitions: {file} has no folder '{name}=...'")
@@ -253,5 +284,6 @@ def _folder_value(file: str, name: str, where: str) -> str | None:
     return None if value == HIVE_NULL else value
 
 
-def _literal(value: str | None) -> str:
+def literal(value: str | None) -> str:
+    """SQL: a text, or no text."""
     return "NULL::VARCHAR" if value is None else text(value)

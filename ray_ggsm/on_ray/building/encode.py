@@ -22,12 +22,13 @@ from ray_ggsm.building.rows import STAGED
 from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.model import saved
 from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building.known import Known
 from ray_ggsm.on_ray.building.tasks import DONE, read, write
 from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
-from ray_ggsm.tables.schema import bucket_of, rows_to_table
+from ray_ggsm.tables.schema import rows_to_table
 
 
 def encode_chunks(

@@ -9,8 +9,8 @@ import ray
 
 from ray_ggsm import storage
 from ray_ggsm.building.fingerprints import file_fingerprints, is_among
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables.reader import EmbeddingTable
-from ray_ggsm.tables.schema import bucket_of
 
 Known = Mapping[int, ray.ObjectRef]
 """Bucket -> reference to the sorted fingerprints of its rows."""

@@ -1,0 +1,103 @@
+"""The job `store`: commands that look after an event store."""
+
+import argparse
+import datetime as dt
+from collections.abc import Sequence
+
+from ray_ggsm.cli.exit_codes import exit_code
+from ray_ggsm.data.store import maintenance
+from ray_ggsm.data.store.layout import require_layout
+from ray_ggsm.data.store.manifest import Manifest, read_manifests
+from ray_ggsm.tables.user_lists import read_users
+
+DESCRIPTION = """Look after an event store: history, compact, expire, forget, vacuum.
+
+Reads   the store's manifests, logs and files; `forget` also a text file with one user_id per line
+Writes  a new manifest of the store; `vacuum` removes files
+
+  python jobs/store.py history s3://bucket/events
+  python jobs/store.py expire s3://bucket/events --before 2025-01-01
+"""
+
+
+def run_command(arguments: Sequence[str], program: str | None = None) -> int:
+    """Run one command and return the exit code; `program` is the name in its help."""
+    options = _parser(program).parse_args(arguments)
+    return exit_code(lambda: options.command(options))
+
+
+def _parser(program: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("store", help="the store's location, local or s3://")
+        sub.set_defaults(command=command)
+        return sub
+
+    add("history", _history, "list the manifests, newest first")
+    compact = add("compact", _compact, "merge the files of each bucket that hold events of the same days")
+    compact.add_argument("--days", type=int, default=7, help="length of a span whose files become one (default 7)")
+    expire = add("expire", _expire, "drop files whose events all lie before a day")
+    expire.add_argument("--before", type=dt.date.fromisoformat, required=True, help="the day (UTC), 2025-01-31")
+    forget = add("forget", _forget, "take users out, and never in again")
+    forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
+    forget.add_argument("--key-file", required=True, help="secret key of the list of forgotten users")
+    vacuum = add("vacuum", _vacuum, "remove files that the newest manifest does not need")
+    vacuum.add_argument("--retention-hours", type=int, required=True, help="longer than the longest run; 168: a week")
+    vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
+    return parser
+
+
+def _history(options: argparse.Namespace) -> int:
+    require_layout(options.store)
+    print(f"{'manifest':>8}  {'operation':9}  {'day':10}  {'files':>7}  {'records':>13}  {'rejected':>9}  all records")
+    for each in reversed(read_manifests(options.store)):
+        records = sum(entry.rows for entry in each.added)
+        rejected = sum(n for entry in each.added for n in entry.rejected.values())
+        total = sum(table.rows for table in each.tables.values())
+        print(
+            f"{each.sequence:>8}  {each.operation:9}  {each.day or '':10}  {len(each.added):>7,}  {records:>13,}  "
+            f"{rejected:>9,}  {total:,}"
+        )
+    return 0
+
+
+def _compact(options: argparse.Namespace) -> None:
+    from ray_ggsm.on_ray.store import compact
+
+    _say(compact(options.store, options.days), "there is nothing to merge")
+
+
+def _expire(options: argparse.Namespace) -> None:
+    from ray_ggsm.on_ray.store import expire
+
+    _say(expire(options.store, options.before), f"no file ends before {options.before}")
+
+
+def _forget(options: argparse.Namespace) -> None:
+    from ray_ggsm.on_ray.store import forget
+
+    manifest = forget(options.store, read_users(options.users_file), options.key_file)
+    _say(manifest, "")
+    print(f"{len(manifest.suppressed):,} users are new on the list of the forgotten; ingest needs its key (key_file)")
+    print("Earlier manifests keep their records until `vacuum` removes their files after the retention.")
+
+
+def _vacuum(options: argparse.Namespace) -> None:
+    require_layout(options.store)
+    removed = maintenance.vacuum(options.store, options.retention_hours, dry_run=options.dry_run)
+    for path in removed:
+        print(path)
+    print(f"{len(removed)} files {'would be' if options.dry_run else 'were'} removed")
+
+
+def _say(manifest: Manifest | None, nothing: str) -> None:
+    if manifest is None:
+        print(nothing)
+        return
+    records = sum(table.rows for table in manifest.tables.values())
+    print(f"manifest {manifest.sequence}: {records:,} records in {len(manifest.tables)} tables")

@@ -1,0 +1,1 @@
+"""The event store: events of all days, laid out by user, one Delta table per source table."""

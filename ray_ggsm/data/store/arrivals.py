@@ -1,0 +1,329 @@
+"""Event files on their way into the store: what they are, and their rows by bucket. One Ray task takes some files.
+
+Every record of a file gets a bucket by its user. Records without a user or a time go to the table of rejected records,
+with file, line and reason, and so do lines that are no records.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_ggsm import storage
+from ray_ggsm.data.names import EARLIEST_YEAR, LATEST_YEAR
+from ray_ggsm.data.pseudonyms import is_suppressed
+from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.sources.column_types import INSTANT, as_user, converted, is_unusable
+from ray_ggsm.data.sources.conversion import Conversion
+from ray_ggsm.data.sources.files import EventFiles, stamp
+from ray_ggsm.data.sources.guesses import guesses
+from ray_ggsm.data.sources.json_part import JsonLines
+from ray_ggsm.data.sources.parquet_part import Parquet
+from ray_ggsm.data.sources.part import BadLine, Part
+from ray_ggsm.data.sources.source import CREATE_REJECTED
+from ray_ggsm.data.sources.table import FileTable, folder_value, literal
+from ray_ggsm.data.sources.times import instant
+from ray_ggsm.data.sql import own, quote, text
+from ray_ggsm.data.store.columns import (
+    BUCKET,
+    DAY,
+    FILE,
+    RECORD,
+    REJECTED,
+    REJECTED_COLUMNS,
+    SEQUENCE,
+    TIME_TEXT,
+    arrow_schema,
+)
+from ray_ggsm.data.store.manifest import FileEntry, TableState, TextGuess
+from ray_ggsm.hashing import bucket_of
+
+
+@dataclass(frozen=True)
+class Look:
+    """A file before its rows are read."""
+
+    path: str
+    digest: str
+    stamp: str
+    columns: Mapping[str, str] | None
+    """Column -> DuckDB type; None: the file is empty."""
+    is_text: bool
+    """Whether its columns are texts without types."""
+    is_json: bool
+    """Whether objects may lack columns."""
+    size: int
+    """Bytes."""
+
+
+def look(name: str, config: TableConfig, paths: Sequence[str]) -> list[Look]:
+    """The digests and the columns of some files.
+
+    Raises:
+        InputError: it cannot be read, or its columns have reserved names.
+    """
+    with duckdb.connect() as connection:
+        return [_look(connection, name, config, path) for path in paths]
+
+
+def _look(connection: duckdb.DuckDBPyConnection, name: str, config: TableConfig, path: str) -> Look:
+    fs, place = storage.filesystem(path)
+    before = stamp(path)
+    with fs.open(place, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    size = fs.info(place)["size"]
+    parts = FileTable(connection, name, config, files=(path,)).parts_or_none
+    if not parts:
+        return Look(path, digest, before, None, False, False, size)
+    part, columns = parts[0]
+    return Look(path, digest, before, columns, not isinstance(part, Parquet), isinstance(part, JsonLines), size)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some files of one table that one task takes."""
+
+    name: str
+    config: TableConfig
+    state: TableState
+    """Columns of the table in the store."""
+    files: tuple[Look, ...]
+    day: str | None
+    sequence: int
+    buckets: int
+    max_events_per_user: int | None
+    suppressed: tuple[str, ...] = ()
+    """Pseudonyms of users whose records are not taken."""
+    key: bytes | None = None
+    """Their key."""
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """The rows of a batch."""
+
+    rows: pa.Table
+    """With the columns of `row_schema` and BUCKET (int32)."""
+    rejected: pa.Table
+    """With the columns of `no_rejected`."""
+    entries: tuple[FileEntry, ...]
+    capped: int
+    """Events beyond the most of a user."""
+    not_taken: int
+    """Records of forgotten users."""
+
+
+def row_schema(state: TableState) -> pa.Schema:
+    """The columns of a table's files."""
+    times = {TIME_TEXT: "VARCHAR"} if state.time is not None else {}
+    own_columns = {FILE: "VARCHAR", RECORD: "BIGINT", SEQUENCE: "BIGINT", DAY: "VARCHAR", **times}
+    return arrow_schema({**state.columns, **own_columns})
+
+
+def rejected_schema() -> pa.Schema:
+    """The columns of the table of rejected records."""
+    return arrow_schema({**REJECTED_COLUMNS, SEQUENCE: "BIGINT"})
+
+
+def read(batch: Batch) -> Arrived:
+    """The rows of some files.
+
+    Raises:
+        InputError: a file cannot be read, or has changed since it was looked at.
+    """
+    schema, tables, entries = row_schema(batch.state), [], []
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(CREATE_REJECTED)
+        table = FileTable(connection, batch.name, batch.config, files=tuple(f.path for f in batch.files))
+        looks = {f.path: f for f in batch.files}
+        for part, columns in table.parts_or_none:
+            bad: list[BadLine] = []
+            found, guessed = table.read(part, lambda each: _rows(table, each, columns, batch, bad))  # noqa: B023
+            table.reject_lines(part, bad)
+            tables.append(found)
+            rejected_here = _reasons(connection, part.file)
+            entries.append(_entry(batch, looks.pop(part.file), len(found), rejected_here, guessed))
+        entries += [_entry(batch, empty, 0, {}, {}) for empty in looks.values()]
+        EventFiles({batch.name: batch.config}, {}).locate(connection)
+        rejected = connection.sql(
+            'SELECT "table", user_id, source, reason, detail FROM rejected ORDER BY ALL'
+        ).to_arrow_table()
+    table_rows = pa.concat_tables([t.cast(schema) for t in tables]) if tables else schema.empty_table()
+    table_rows, forgotten = _taken(table_rows, batch.state.user, batch)
+    rejected, more = _taken(rejected.cast(no_rejected().schema), "user_id", batch)
+    rows, letters, capped = newest(table_rows, batch.name, batch.state, batch.max_events_per_user)
+    return Arrived(
+        _with_bucket(rows, batch.state.user, batch.buckets),
+        pa.concat_tables([rejected, letters]),
+        tuple(entries),
+        capped,
+        forgotten + more,
+    )
+
+
+def _taken(rows: pa.Table, user: str, batch: Batch) -> tuple[pa.Table, int]:
+    """The rows without those of forgotten users, and the number of these."""
+    if batch.key is None or not batch.suppressed:
+        return rows, 0
+    kept = rows.filter(pc.invert(is_suppressed(rows[user], batch.suppressed, batch.key)))
+    return kept, len(rows) - len(kept)
+
+
+def _rows(
+    table: FileTable, part: Part, columns: Mapping[str, str], batch: Batch, bad: list[BadLine]
+) -> tuple[pa.Table, dict[str, TextGuess]]:
+    """The good rows of a file, and what its texts stand for; the others are in the table `rejected`."""
+    bad.clear()
+    connection, config, state = table.connection, batch.config, batch.state
+    values, problems = _values(table, part, columns, state)
+    folders = "".join(
+        f", {literal(folder_value(part.file, name, table.where))} AS {quote(name)}" for name in config.partitions
+    )
+    needed = [c for c in columns if c in state.columns and c not in config.partitions]
+    converted = Conversion(values[state.user], values, tuple(problems), ())
+    why, what, arrived = quote(own("reason")), quote(own("detail")), quote(own("arrived"))
+    with part.rows(connection, needed, bad) as rows:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE {arrived} AS SELECT {converted.selected}, "
+            f"{text(part.file)} AS {quote(FILE)}, "
+            f"{quote(own('record'))} AS {quote(RECORD)}, {batch.sequence}::BIGINT AS {quote(SEQUENCE)}, "
+            f"{literal(batch.day)} AS {quote(DAY)}, {converted.reason} AS {why}, {converted.detail} AS {what} "
+            f"FROM (SELECT *{folders} FROM {rows})"
+        )
+    try:
+        connection.execute(
+            f"INSERT INTO rejected SELECT {text(batch.name)}, NULL, {quote(state.user)}, NULL, {quote(FILE)}, "
+            f"{quote(RECORD)}, {why}, {what} FROM {arrived} WHERE {why} IS NOT NULL"
+        )
+        texts = [column for column in state.texts if column in columns]
+        guessed = guesses(connection, f"(FROM {arrived} WHERE {why} IS NULL)", texts)
+        found = connection.sql(f"SELECT * EXCLUDE ({why}, {what}) FROM {arrived} WHERE {why} IS NULL").to_arrow_table()
+    finally:
+        connection.execute(f"DROP TABLE {arrived}")
+    entries = {c: TextGuess(kinds=tuple(sorted(g.kinds)), values=g.values) for c, g in guessed.items()}
+    return found.select(row_schema(state).names), entries
+
+
+def _values(
+    table: FileTable, part: Part, columns: Mapping[str, str], state: TableState
+) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
+    """SQL of each column of the store, and the conditions under which a record is rejected, with reason and column."""
+    config, zone = table.config, table.config.timezone
+    user = as_user(config.user, columns[config.user])
+    values, problems = {}, [(f"{user} IS NULL", "missing_user", config.user)]
+    for column, wanted in state.columns.items():
+        given = columns.get(column)
+        if column == config.user:
+            values[column] = user
+        elif column == config.time:
+            assert given is not None, "checked when the files were looked at"
+            values[column] = instant(table.where, part.file, config, given)
+            in_range = f"year({values[column]}) BETWEEN {EARLIEST_YEAR} AND {LATEST_YEAR}"
+            problems.append((f"({in_range}) IS NOT TRUE", "bad_time", column))
+            shown = "NULL" if given == INSTANT else quote(column)
+            values[TIME_TEXT] = f"({shown})::VARCHAR"
+        elif given is None:
+            values[column] = f"NULL::{wanted}"
+        elif given == wanted:
+            values[column] = quote(column)
+        elif wanted == "VARCHAR" and column not in config.types:
+            values[column] = f"{quote(column)}::VARCHAR"
+        else:
+            values[column] = converted(column, given, wanted, zone)
+            problems += [(sql, why, column) for sql, why in is_unusable(column, given, wanted, zone)]
+    return values, problems
+
+
+def newest(rows: pa.Table, name: str, state: TableState, most: int | None) -> tuple[pa.Table, pa.Table, int]:
+    """The rows without those beyond the newest `most` of a user, rejected records that tell of them, and their number.
+
+    Rows of a static table have no time; of them, the first ones stay.
+    """
+    empty = no_rejected()
+    if most is None or len(rows) <= most:
+        return rows, empty, 0
+    counts = pc.value_counts(rows[state.user].combine_chunks())
+    heavy = counts.filter(pc.greater(counts.field("counts"), most))
+    if not len(heavy):
+        return rows, empty, 0
+    keep_N, letters = np.ones(len(rows), dtype=bool), []
+    for user, count in zip(heavy.field("values").to_pylist(), heavy.field("counts").to_pylist(), strict=True):
+        index = np.flatnonzero(pc.equal(rows[state.user], user).to_numpy())
+        if state.time is not None:
+            order = pc.sort_indices(
+                rows.select([state.time, FILE, RECORD]).take(index),
+                sort_keys=[(state.time, "descending"), (FILE, "descending"), (RECORD, "descending")],
+            )
+            index = index[order.to_numpy()]
+        keep_N[index[most:]] = False
+        detail = f"{count - most:,} records of this user beyond the newest {most:,} (max_events_per_user)"
+        letters.append([name, user, name, "too_many_events", detail])
+    columns = [pa.array(values, pa.string()) for values in zip(*letters, strict=True)]
+    return rows.filter(pa.array(keep_N)), pa.table(columns, schema=empty.schema), int((~keep_N).sum())
+
+
+def split(rows: pa.Table, buckets: int, parts: int) -> list[pa.Table]:
+    """The rows of each of `parts` groups of neighbouring buckets, sorted by bucket and otherwise in their order."""
+    bucket_N = rows[BUCKET].to_numpy()
+    order_N = np.argsort(bucket_N, kind="stable")
+    part_N = bucket_N[order_N].astype(np.int64) * parts // buckets
+    bounds = np.searchsorted(part_N, np.arange(parts + 1))
+    rows = rows.take(pa.array(order_N))
+    return [rows.slice(start, stop - start) for start, stop in pairwise(bounds.tolist())]
+
+
+def _with_bucket(rows: pa.Table, user: str, buckets: int) -> pa.Table:
+    """Rows with their bucket; records without a user belong to bucket 0."""
+    encoded = pc.dictionary_encode(rows[user].combine_chunks())
+    bucket_U = pa.array(bucket_of(encoded.dictionary, buckets), pa.int32())
+    return rows.append_column(BUCKET, pc.fill_null(bucket_U.take(encoded.indices), 0))
+
+
+def no_rejected() -> pa.Table:
+    """Rejected records: none."""
+    return arrow_schema(REJECTED_COLUMNS).empty_table()
+
+
+def rejected_rows(tables: Sequence[pa.Table], sequence: int, buckets: int) -> pa.Table:
+    """Rejected records as rows of the store's table, with BUCKET."""
+    rows = pa.concat_tables(tables)
+    rows = rows.append_column(SEQUENCE, pa.repeat(pa.scalar(sequence, pa.int64()), len(rows)))
+    return _with_bucket(rows, "user_id", buckets)
+
+
+def rows_without(rows: pa.Table, table: str, paths: Mapping[str, Sequence[str]]) -> pa.Table:
+    """Rows of a table without those of some source files; `paths`: table -> files."""
+    if table != REJECTED:
+        return rows.filter(pc.invert(pc.is_in(rows[FILE], value_set=pa.array(list(paths[table]), pa.string()))))
+    gone = pa.array([False] * len(rows))
+    for name, some in paths.items():
+        for path in some:
+            here = pc.or_(pc.equal(rows["source"], path), pc.starts_with(rows["source"], path + ":"))
+            here = pc.or_(here, pc.starts_with(rows["source"], path + ", "))
+            gone = pc.or_(gone, pc.and_(pc.equal(rows["table"], name), here))
+    return rows.filter(pc.invert(gone))
+
+
+def _reasons(connection: duckdb.DuckDBPyConnection, file: str) -> dict[str, int]:
+    query = "SELECT reason, count(*) FROM rejected WHERE source = ? OR starts_with(source, ?) GROUP BY reason"
+    return dict(sorted(Counter(dict(connection.execute(query, [file, file + ":"]).fetchall())).items()))
+
+
+def _entry(batch: Batch, seen: Look, rows: int, rejected: dict[str, int], guesses: dict[str, TextGuess]) -> FileEntry:
+    return FileEntry(
+        table=batch.name,
+        path=seen.path,
+        digest=seen.digest,
+        stamp=seen.stamp,
+        day=batch.day,
+        rows=rows,
+        rejected=rejected,
+        guesses=guesses,
+    )

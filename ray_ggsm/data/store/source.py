@@ -1,0 +1,172 @@
+"""Events from a store, bucket by bucket: the source of nights and of large studies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import duckdb
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError
+from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.sources.column_types import Types
+from ray_ggsm.data.sources.files import EventFiles
+from ray_ggsm.data.sources.source import KNOWN_FROM, KNOWN_UNTIL, Keys, State
+from ray_ggsm.data.sources.table import FileTable, Uses
+from ray_ggsm.data.sql import quote
+from ray_ggsm.data.store import manifest
+from ray_ggsm.data.store.columns import REJECTED
+from ray_ggsm.data.store.layout import require_layout, table_place
+from ray_ggsm.data.store.log import StoreFile, files
+from ray_ggsm.data.store.stored_part import DAY_OF_FACTS, StoredPart
+
+
+@dataclass(frozen=True)
+class EventStore:
+    """The source `store`."""
+
+    location: str
+    sequence: int | None
+    """Manifest; None: the newest one."""
+    types: Mapping[str, Mapping[str, str]]
+    """Table -> column -> declared type."""
+    uses: Mapping[str, Uses]
+    """What the config does with each table."""
+    origin: EventFiles | None = None
+    """The files that the store was made of for this config alone: lines of rejected rows are looked up there."""
+    bucket: int | None = None
+    """The only bucket that is read; None: all."""
+    paths: Mapping[str, tuple[str, ...]] | None = None
+    """Table -> locations of the files that are read, for tasks, which read no log; None: the log tells."""
+
+    @cached_property
+    def held(self) -> manifest.State:
+        """What the store holds."""
+        require_layout(self.location)
+        found = manifest.read_state(self.location, self.sequence)
+        if not found.sequence:
+            raise InputError(f"{self.location}: this event store is empty; jobs/ingest.py fills it")
+        return found
+
+    @cached_property
+    def all_files(self) -> dict[str, list[StoreFile]]:
+        """Table -> its files."""
+        return {
+            name: files(table_place(self.location, name), table.version, table.time)
+            for name, table in self.held.tables.items()
+        }
+
+    def shards(self, wanted: int) -> int:
+        """The store's buckets."""
+        return require_layout(self.location).buckets
+
+    def of_shard(self, shard: int) -> "EventStore":
+        """A source that reads one bucket."""
+        mine = {
+            name: tuple(storage.join(table_place(self.location, name), f.path) for f in some if f.bucket == shard)
+            for name, some in self.all_files.items()
+        }
+        only = replace(self, bucket=shard, paths=mine)
+        only.__dict__["held"] = self.held.model_copy(update={"files": {}, "sequences": {}})
+        return only
+
+    def tables(self) -> dict[str, Keys]:
+        """Every table of the store."""
+        return {
+            name: Keys(table.user, table.time, table.time is None)
+            for name, table in self.held.tables.items()
+            if name != REJECTED
+        }
+
+    def column_types(self, connection: duckdb.DuckDBPyConnection, whole: bool = True) -> Types:
+        """The types of the columns that expressions use; reads no event."""
+        return {name: self._table(connection, name).types(whole) for name in self.tables()}
+
+    def check_types(self, connection: duckdb.DuckDBPyConnection, types: Types, where: str) -> None:
+        """Refuse a store that has lost a column, or has it with another type; raises like `Source.check_types`."""
+        for name in self.tables():
+            if name in types:
+                self._table(connection, name).check_types(types[name], where)
+
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
+        """Create the tables with the rows of the bucket.
+
+        Raises:
+            InputError: a column is missing or has no usable type.
+        """
+        for name, keys in self.tables().items():
+            table = self._table(connection, name)
+            table.create(types[name], empty)
+            if not empty:
+                table.fill(types[name], 0, 1)
+            if keys.time is None:
+                _add_validity(connection, name, keys.user)
+        if not empty:
+            self._load_rejected(connection)
+
+    def _load_rejected(self, connection: duckdb.DuckDBPyConnection) -> None:
+        if found := self._paths(REJECTED):
+            part = StoredPart.rejected(found)
+            with part.rows(connection, ["table", "user_id", "source", "reason", "detail"]) as rows:
+                columns = '"table", NULL, user_id, NULL, source, NULL, reason, detail'
+                connection.execute(f"INSERT INTO rejected SELECT {columns} FROM {rows}")
+
+    def hint(self, types: Types, sentence: str) -> str:
+        """Nothing: the store keeps no examples of texts."""
+        return ""
+
+    def locate(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Add the line, or the record's number, to the source of every rejected row that has a record."""
+        if self.origin is not None:
+            self.origin.locate(connection)
+        connection.execute(
+            "UPDATE rejected SET source = source || ', record ' || record, record = NULL WHERE record IS NOT NULL"
+        )
+
+    def state(self) -> State:
+        """The manifest."""
+        return {"store": {"manifest": str(self.held.sequence), "run": self.held.run}}
+
+    def _table(self, connection: duckdb.DuckDBPyConnection, name: str) -> FileTable:
+        state = self.held.tables[name]
+        config = TableConfig(
+            files=table_place(self.location, name),
+            user=state.user,
+            time=state.time,
+            types=dict(self.types.get(name, {})),
+        )
+        guesses: dict[str, list[manifest.TextGuess]] = {}
+        for entry in self.held.files.values():
+            if entry.table == name:
+                for column, guess in entry.guesses.items():
+                    guesses.setdefault(column, []).append(guess)
+        part = StoredPart(config.files, self._paths(name), config, state, guesses)
+        return FileTable(connection, name, config, self.uses.get(name, Uses()), stored=part)
+
+    def _paths(self, table: str) -> tuple[str, ...]:
+        if self.paths is not None:
+            return self.paths.get(table, ())
+        place = table_place(self.location, table)
+        return tuple(storage.join(place, f.path) for f in self.all_files.get(table, ()))
+
+
+def _add_validity(connection: duckdb.DuckDBPyConnection, name: str, user: str) -> None:
+    """Say of every row of a static table from when to when it is what is known of its user.
+
+    Facts are known when their day has ended, until the user's next ones; those without a day always are.
+    """
+    day, known = quote(DAY_OF_FACTS), (quote(KNOWN_FROM), quote(KNOWN_UNTIL))
+    connection.execute(
+        f"""CREATE OR REPLACE TABLE {quote(name)} AS
+        WITH dated AS (
+            SELECT * EXCLUDE ({day}),
+                coalesce(({day}::DATE + 1)::TIMESTAMP::TIMESTAMPTZ, timestamptz '-infinity') AS {known[0]}
+            FROM {quote(name)}
+        ), periods AS (
+            SELECT {quote(user)}, {known[0]}, coalesce(
+                lead({known[0]}) OVER (PARTITION BY {quote(user)} ORDER BY {known[0]}), timestamptz 'infinity'
+            ) AS {known[1]}
+            FROM (SELECT DISTINCT {quote(user)}, {known[0]} FROM dated)
+        )
+        SELECT dated.*, {known[1]} FROM dated JOIN periods USING ({quote(user)}, {known[0]})"""
+    )

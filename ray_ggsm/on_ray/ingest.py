@@ -1,0 +1,386 @@
+"""The ingest job: event files of a day -> the event store, by one shuffle, sealed by one manifest.
+
+    look    a task per file: digest and columns; files that the store has are left out
+    read    a task per some files: records -> rows by bucket (`ray_ggsm.data.store.arrivals`)
+    write   a task per some buckets: their rows of all files -> one file per bucket and table
+    seal    a commit per table, then the manifest (`ray_ggsm.data.store.manifest`)
+
+Whatever a run that was killed leaves behind, nobody sees; the same command does the day again.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import chain
+from typing import Self
+
+import pyarrow as pa
+import ray
+from pydantic import Field, model_validator
+
+from ray_ggsm import storage
+from ray_ggsm.building.lock import held
+from ray_ggsm.config import Config, InputError, Location, Runtime
+from ray_ggsm.data.names import Name
+from ray_ggsm.data.pseudonyms import read_key
+from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.sources.files import stamp
+from ray_ggsm.data.sources.table import matching_files
+from ray_ggsm.data.store import arrivals, bucket_files
+from ray_ggsm.data.store.arrivals import Batch, Look
+from ray_ggsm.data.store.changes import TableChange, check_names, plan
+from ray_ggsm.data.store.columns import REJECTED
+from ray_ggsm.data.store.layout import Layout, create, lock_file, table_place
+from ray_ggsm.data.store.log import StoreFile, files
+from ray_ggsm.data.store.manifest import (
+    NO_REJECTED,
+    FileEntry,
+    Manifest,
+    State,
+    TableState,
+    check_key,
+    file_key,
+    read_state,
+)
+from ray_ggsm.data.store.ready import check_ready
+from ray_ggsm.data.store.seal import apply, schema_of
+from ray_ggsm.experiment import RayConfig
+from ray_ggsm.on_ray.cluster.connection import check_place, started
+
+DAY = re.compile(r"\{day[^}]*\}")
+"""Stands for the day in patterns: {day} is 2025-01-31, {day:%Y%m%d} is 20250131."""
+
+LOOKS = 32
+"""Files that a task looks at."""
+
+
+class IngestConfig(Config):
+    """Which events go into which store."""
+
+    store: Runtime[Location]
+    """Place of the store, local or s3://; made where there is none."""
+    tables: dict[Name, TableConfig] = Field(min_length=1)
+    """Files and columns of each table, as in `data.source`; `{day}` in `files` stands for the day (2025-01-31, or with
+    {day:%Y%m%d} 20250131)."""
+    day: date | None = None
+    """The day that comes in; null: all files that match at once, with any text in the place of the day."""
+    last_day: date | None = None
+    """With `day`: all days up to this one come in, one after the other."""
+    ready: str | None = None
+    """File that says that a day is complete, with `{day}`; until it is there, the job ends with exit code 4. If it is a
+    JSON object with `rows` (file -> number of rows), these files must be there, with so many records."""
+    columns: dict[Name, tuple[str, ...]] = Field({})
+    """Per table, the columns that a new store takes beside user and time; tables without an entry: all columns."""
+    buckets: int = Field(16, ge=1, le=65536)
+    """Parts that users are laid out in, for ever; a part should fit into the memory of one task."""
+    max_events_per_user: int | None = Field(1_000_000, ge=1)
+    """Most records of one user in a table that a run takes, the newest; others are counted as rejected. Such a user is
+    no person. null: all."""
+    max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
+    """The run stops when a larger share of a table's records is rejected."""
+    key_file: Runtime[str | None] = None
+    """Key of the list of forgotten users (jobs/store.py forget), once there is one."""
+    mb_per_task: Runtime[int] = Field(64, ge=1)
+    """Megabytes of files that a task reads."""
+    ray: Runtime[RayConfig] = Field(RayConfig())
+    """Resources."""
+
+    @model_validator(mode="after")
+    def _days_fit(self) -> Self:
+        if self.last_day is not None and (self.day is None or self.last_day < self.day):
+            raise ValueError("last_day: give `day`, too, which must not be later")
+        if self.ready is not None and self.day is None:
+            raise ValueError("ready: only with `day`")
+        return self
+
+    @property
+    def days(self) -> list[date | None]:
+        """The days that come in, in their order."""
+        if self.day is None:
+            return [None]
+        return [self.day + timedelta(days=k) for k in range(((self.last_day or self.day) - self.day).days + 1)]
+
+
+def preview(config: IngestConfig) -> str:
+    """What the job would take in."""
+    check_names(config.tables)
+    lines = []
+    for day in config.days:
+        found = {name: len(_files(name, table, day)) for name, table in config.tables.items()}
+        lines.append(f"{day or 'all days'}: {', '.join(f'{name} {n:,} files' for name, n in found.items())}")
+    return "\n".join(lines)
+
+
+def ingest(config: IngestConfig) -> None:
+    """Take in every day that is not in the store; see the module.
+
+    Raises:
+        InputError: files do not fit the store, or too many records are bad.
+        NotNow: a day is not complete, or another change of the store is running.
+    """
+    with started(config.ray):
+        check_place("store", config.store)
+        check_names(config.tables)
+        location = storage.absolute(config.store)
+        layout = create(location, config.buckets)
+        with held(lock_file(location), "a change of this store"):
+            for day in config.days:
+                _ingest_day(config, location, layout, day)
+
+
+def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date | None) -> None:
+    name = "all days" if day is None else day.isoformat()
+    paths = {table: _files(table, c, day) for table, c in config.tables.items()}
+    promised = None if config.ready is None else check_ready(_of_day(config.ready, day), paths)
+    state = read_state(location)
+    changes = _changes(config, state, paths)
+    for change in changes:
+        _say(change)
+    if not any(change.arriving for change in changes) and (day is None or name in state.days):
+        print(f"ingest: {name}: the store has all of it (manifest {state.sequence})", flush=True)
+        return
+    key = None if config.key_file is None else read_key(config.key_file)
+    check_key(state, key, "key_file")
+    manifest = Manifest(
+        sequence=state.sequence + 1,
+        operation="ingest",
+        day=None if day is None else name,
+        tables={REJECTED: NO_REJECTED, **{c.name: c.state for c in changes}, **state.tables},
+    )
+    done = _Shuffle(config, location, layout, state, manifest, key).run(changes)
+    if promised is not None:
+        promised.check(done.entries)
+    _enforce_share(done.entries, config.max_bad_share)
+    gone = tuple(file_key(change.name, path) for change in changes for path in change.replaced)
+    update = {"added": tuple(done.entries), "removed": gone, "capped": dict(done.capped), "not_taken": done.not_taken}
+    manifest = apply(location, manifest.model_copy(update=update), done.added, done.removed)
+    rejected = sum(n for entry in done.entries for n in entry.rejected.values())
+    written = sum(file.rows for table, some in done.added.items() if table != REJECTED for file in some)
+    told = f"{written:,} records of {len(done.entries):,} files, {rejected:,} rejected"
+    print(f"ingest: {name}: {told}; manifest {manifest.sequence}", flush=True)
+    if done.not_taken:
+        print(f"ingest: {done.not_taken:,} records of forgotten users were not taken", flush=True)
+    for table, n in manifest.capped.items():
+        print(f"ingest: {table}: {n:,} records beyond max_events_per_user were left out", flush=True)
+
+
+def _of_day(pattern: str, day: date | None) -> str:
+    return DAY.sub("*", pattern) if day is None else pattern.format(day=day)
+
+
+def _files(name: str, table: TableConfig, day: date | None) -> list[str]:
+    """The files of a table and day."""
+    try:
+        return matching_files(name, table.model_copy(update={"files": _of_day(table.files, day)}))
+    except InputError as error:
+        raise InputError(str(error).replace("data.source.tables", "tables")) from None
+
+
+def _changes(config: IngestConfig, state: State, paths: Mapping[str, Sequence[str]]) -> list[TableChange]:
+    look = ray.remote(num_cpus=1)(arrivals.look)
+    tasks = {}
+    for name, some in paths.items():
+        table = config.tables[name]
+        unsure = [p for p in some if not _is_known(state, name, p)]
+        starts = range(0, len(unsure), LOOKS)
+        tasks[name] = [look.remote(name, table, unsure[k : k + LOOKS]) for k in starts]
+    looks = {name: list(chain.from_iterable(ray.get(some))) for name, some in tasks.items()}
+    return [plan(state, n, config.tables[n], some, config.columns.get(n)) for n, some in looks.items()]
+
+
+def _is_known(state: State, table: str, path: str) -> bool:
+    """Whether the store has a file, which has not been touched since."""
+    entry = state.files.get(file_key(table, path))
+    return entry is not None and entry.stamp == stamp(path)
+
+
+def _say(change: TableChange) -> None:
+    for path, other in change.twice:
+        print(f"ingest: {change.name}: {path} has the content of {other}; it is not taken twice", flush=True)
+    for path in change.replaced:
+        print(f"ingest: {change.name}: {path} has other content than before; its records are replaced", flush=True)
+    if change.not_stored:
+        names = ", ".join(change.not_stored)
+        print(f"ingest: {change.name}: columns that the store's table does not have are left out: {names}", flush=True)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What was written and read; nothing of it is visible yet."""
+
+    added: Mapping[str, Sequence[StoreFile]]
+    """Table -> its new files."""
+    removed: Mapping[str, Sequence[StoreFile]]
+    """Table -> files that they stand for."""
+    entries: Sequence[FileEntry]
+    capped: Mapping[str, int]
+    not_taken: int
+    """Records of forgotten users."""
+
+
+@dataclass(frozen=True)
+class _Shuffle:
+    """The tasks of one change."""
+
+    config: IngestConfig
+    location: str
+    layout: Layout
+    state: State
+    """What the store holds before."""
+    manifest: Manifest
+    key: bytes | None
+    """Of the list of forgotten users."""
+
+    def run(self, changes: Sequence[TableChange]) -> _Done:
+        """Read all files, and write all buckets."""
+        started_ = {change.name: self._start(change) for change in changes}
+        entries: list[FileEntry] = []
+        capped: Counter[str] = Counter()
+        not_taken = 0
+        added: dict[str, list[StoreFile]] = {REJECTED: []}
+        letters = []
+        for name, (summaries, rejected, writing) in started_.items():
+            for found, lost, forgotten in ray.get(summaries):
+                entries += found
+                capped[name] += lost
+                not_taken += forgotten
+            letters += rejected
+            added[name] = []
+            for some, lost, late in ray.get(writing):
+                added[name] += some
+                capped[name] += lost
+                letters.append(late)
+        sequence, run = self.manifest.sequence, self.manifest.run
+        write = ray.remote(num_cpus=1)(_write_rejected)
+        if letters:
+            place = table_place(self.location, REJECTED)
+            added[REJECTED] += ray.get(write.remote(place, self.layout.buckets, sequence, run, *letters))
+        removed = self._remove_replaced(changes, added)
+        return _Done(added, removed, entries, +capped, not_taken)
+
+    def _start(self, change: TableChange) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef], list[ray.ObjectRef]]:
+        """Start the tasks of a table: what was read, rejected records, and files of buckets."""
+        total = sum(each.size for each in change.arriving)
+        parts = min(self.layout.buckets, 1 + 2 * total // (self.config.mb_per_task * 2**20))
+        read = ray.remote(num_cpus=1, num_returns=2 + parts)(_read)
+        write = ray.remote(num_cpus=1)(_write)
+        results = [read.remote(batch, parts) for batch in self._batches(change)]
+        place, most = table_place(self.location, change.name), self.config.max_events_per_user
+        sequence, run = self.manifest.sequence, self.manifest.run
+        writing = [
+            write.remote(place, change.name, change.state, most, sequence, run, *(r[2 + part] for r in results))
+            for part in range(parts)
+            if results
+        ]
+        return [r[0] for r in results], [r[1] for r in results], writing
+
+    def _batches(self, change: TableChange) -> Iterator[Batch]:
+        """Files of about `mb_per_task` together."""
+        files_, size = [], 0
+        for each in change.arriving:
+            files_.append(each)
+            size += each.size
+            if size >= self.config.mb_per_task * 2**20:
+                yield self._batch(change, files_)
+                files_, size = [], 0
+        if files_:
+            yield self._batch(change, files_)
+
+    def _batch(self, change: TableChange, looks: Sequence[Look]) -> Batch:
+        return Batch(
+            name=change.name,
+            config=change.config,
+            state=change.state,
+            files=tuple(looks),
+            day=self.manifest.day,
+            sequence=self.manifest.sequence,
+            buckets=self.layout.buckets,
+            max_events_per_user=self.config.max_events_per_user,
+            suppressed=self.state.suppressed,
+            key=self.key,
+        )
+
+    def _remove_replaced(
+        self, changes: Sequence[TableChange], added: dict[str, list[StoreFile]]
+    ) -> dict[str, list[StoreFile]]:
+        """Write the files that hold rows of replaced ones again, without these; returns the files that go."""
+        without = ray.remote(num_cpus=1)(_without)
+        removed: dict[str, list[StoreFile]] = {}
+        state, tasks = self.state, []
+        for change in changes:
+            if not change.replaced:
+                continue
+            sequences = {state.sequences[file_key(change.name, path)] for path in change.replaced}
+            for table in (change.name, REJECTED):
+                if table not in state.tables:
+                    continue
+                found, place = state.tables[table], table_place(self.location, table)
+                for file in files(place, found.version, found.time):
+                    first, last = file.sequences
+                    if any(first <= s <= last for s in sequences) and file not in removed.setdefault(table, []):
+                        removed[table].append(file)
+                        paths = {c.name: c.replaced for c in changes}
+                        tasks.append((table, without.remote(place, table, found, file, paths, self.manifest.run)))
+        for table, task in tasks:
+            added[table] += ray.get(task)
+        return removed
+
+
+def _read(batch: Batch, parts: int) -> list[object]:
+    """Task: what was read, rejected records, and the rows of each part of the buckets."""
+    arrived = arrivals.read(batch)
+    return [
+        (arrived.entries, arrived.capped, arrived.not_taken),
+        arrived.rejected,
+        *arrivals.split(arrived.rows, batch.buckets, parts),
+    ]
+
+
+def _write(
+    place: str, name: str, state: TableState, most: int | None, sequence: int, run: str, *tables: pa.Table
+) -> tuple[list[StoreFile], int, pa.Table]:
+    """Task: files of some buckets, records beyond the most of a user, and rejected records that tell of them."""
+    written, capped, letters = [], 0, []
+    for bucket, rows in bucket_files.by_bucket(tables).items():
+        kept, late, lost = arrivals.newest(rows, name, state, most)
+        capped += lost
+        letters.append(late)
+        written.append(bucket_files.write_bucket(kept, place, state.time, bucket, (sequence, sequence), run))
+    rejected = pa.concat_tables(letters) if letters else arrivals.no_rejected()
+    return written, capped, rejected
+
+
+def _write_rejected(place: str, buckets: int, sequence: int, run: str, *tables: pa.Table) -> list[StoreFile]:
+    """Task: files of records that cannot be used."""
+    rows = arrivals.split(arrivals.rejected_rows(tables, sequence, buckets), buckets, 1)
+    return [
+        bucket_files.write_bucket(some, place, None, bucket, (sequence, sequence), run)
+        for bucket, some in bucket_files.by_bucket(rows).items()
+    ]
+
+
+def _without(
+    place: str, table: str, state: TableState, file: StoreFile, paths: Mapping[str, Sequence[str]], run: str
+) -> list[StoreFile]:
+    """Task: a file again, without the rows of some source files (by table); none where nothing is left."""
+    rows = bucket_files.read_files(place, [file], schema_of(table, state))
+    kept = arrivals.rows_without(rows, table, paths)
+    if not len(kept):
+        return []
+    return [bucket_files.write_bucket(kept, place, state.time, file.bucket, file.sequences, run)]
+
+
+def _enforce_share(entries: Sequence[FileEntry], max_bad_share: float) -> None:
+    for table in sorted({entry.table for entry in entries}):
+        mine = [entry for entry in entries if entry.table == table]
+        reasons = sum((Counter(entry.rejected) for entry in mine), Counter())
+        good, bad = sum(entry.rows for entry in mine), sum(reasons.values())
+        if bad > max_bad_share * (good + bad):
+            why, n = min(reasons.items(), key=lambda item: (-item[1], item[0]))
+            file = next(entry.path for entry in mine if why in entry.rejected)
+            raise InputError(
+                f"tables.{table}: {bad} of {good + bad} records cannot be used, {n} of them for '{why}' (for example "
+                f"in {file}); nothing was taken in; correct them or raise max_bad_share ({max_bad_share})"
+            )

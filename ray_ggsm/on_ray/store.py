@@ -1,0 +1,108 @@
+"""Changes of an event store that take in nothing: compact, expire, forget. One Ray task per file that is written."""
+
+import datetime as dt
+from collections.abc import Sequence
+
+import ray
+
+from ray_ggsm import storage
+from ray_ggsm.building.lock import held
+from ray_ggsm.config import InputError
+from ray_ggsm.data.pseudonyms import key_id, pseudonym, read_key
+from ray_ggsm.data.store import maintenance
+from ray_ggsm.data.store.layout import lock_file, require_layout
+from ray_ggsm.data.store.log import StoreFile
+from ray_ggsm.data.store.manifest import Manifest, State, check_key, read_state
+from ray_ggsm.data.store.seal import apply
+from ray_ggsm.experiment import RayConfig
+from ray_ggsm.on_ray.cluster.connection import started
+
+LOCKED_FOR = "a change of this store"
+
+
+def compact(location: str, days: int) -> Manifest | None:
+    """Merge the files of each bucket that hold events of the same span of days; None: there is nothing to merge.
+
+    Raises:
+        InputError: there is no store.
+        NotNow: another change of the store is running.
+    """
+    location = _place(location)
+    with started(RayConfig()), held(lock_file(location), LOCKED_FOR):
+        state = read_state(location)
+        manifest = _next(state, "compact")
+        merge = ray.remote(num_cpus=1)(maintenance.merge)
+        removed: dict[str, list[StoreFile]] = {}
+        tasks: dict[str, list[ray.ObjectRef]] = {}
+        for name, files in maintenance.files_of(location, state.tables).items():
+            groups = maintenance.to_merge(files, days)
+            removed[name] = [file for group in groups for file in group]
+            tasks[name] = [merge.remote(location, name, state.tables[name], g, manifest.run) for g in groups]
+        if not any(removed.values()):
+            return None
+        added = {name: [f for some in ray.get(each) for f in some] for name, each in tasks.items()}
+        return apply(location, manifest, added, removed)
+
+
+def expire(location: str, before: dt.date) -> Manifest | None:
+    """Drop files whose events all lie before a day (UTC); None: there are none.
+
+    Raises:
+        InputError: there is no store.
+        NotNow: another change of the store is running.
+    """
+    location, instant = _place(location), dt.datetime.combine(before, dt.time(), dt.UTC)
+    with held(lock_file(location), LOCKED_FOR):
+        state = read_state(location)
+        removed = {
+            name: maintenance.ended(files, instant)
+            for name, files in maintenance.files_of(location, state.tables).items()
+        }
+        return apply(location, _next(state, "expire"), {}, removed) if any(removed.values()) else None
+
+
+def forget(location: str, users: Sequence[str], key_file: str) -> Manifest:
+    """Take users out, and put their keyed hashes on the list of those whom no later run takes in.
+
+    Args:
+        location: the store.
+        users: ids, as in the source.
+        key_file: the key of the list, which every later run needs.
+
+    Raises:
+        InputError: there is no store, or the list has another key.
+        NotNow: another change of the store is running.
+    """
+    location, key = _place(location), read_key(key_file)
+    with started(RayConfig()), held(lock_file(location), LOCKED_FOR):
+        state = read_state(location)
+        check_key(state, key, "--key-file")
+        names = sorted({pseudonym(user, key) for user in users} - set(state.suppressed))
+        update = {"suppressed": tuple(names), "key_id": key_id(key)}
+        manifest = _next(state, "forget").model_copy(update=update)
+        without = ray.remote(num_cpus=1)(maintenance.without_users)
+        tasks = [
+            (name, file, without.remote(location, name, state.tables[name], file, names, key, manifest.run))
+            for name, files in maintenance.files_of(location, state.tables).items()
+            for file in files
+        ]
+        added: dict[str, list[StoreFile]] = {}
+        removed: dict[str, list[StoreFile]] = {}
+        for name, file, task in tasks:
+            written = ray.get(task)
+            if written is not None:
+                removed.setdefault(name, []).append(file)
+                added.setdefault(name, []).extend(written)
+        return apply(location, manifest, added, removed)
+
+
+def _place(location: str) -> str:
+    location = storage.absolute(location)
+    require_layout(location)
+    return location
+
+
+def _next(state: State, operation: str) -> Manifest:
+    if not state.sequence:
+        raise InputError("the store is empty; jobs/ingest.py fills it")
+    return Manifest(sequence=state.sequence + 1, operation=operation, tables=state.tables)

@@ -76,7 +76,7 @@ def _look(connection: duckdb.DuckDBPyConnection, name: str, config: TableConfig,
     fs, place = storage.filesystem(path)
     before = stamp(path)
     with fs.open(place, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = fs.info(place)["size"]
     parts = FileTable(connection, name, config, files=(path,)).parts_or_none
     if not parts:

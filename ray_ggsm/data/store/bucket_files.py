@@ -35,10 +35,9 @@ def write_bucket(
     pq.write_table(rows, sink, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
     data = sink.getvalue()
     storage.retried(lambda: storage.write_bytes(storage.join(location, path), data.to_pybytes()))
-    times = (None, None)
-    if time_column is not None:
-        times = tuple(iso(pc.min_max(rows[time_column])[end].as_py()) for end in ("min", "max"))
-    return StoreFile(path, bucket, data.size, len(rows), *times)
+    times = None if time_column is None else pc.min_max(rows[time_column])
+    first_time, last_time = (None if times is None else iso(times[end].as_py()) for end in ("min", "max"))
+    return StoreFile(path, bucket, data.size, len(rows), first_time, last_time)
 
 
 def by_bucket(tables: Sequence[pa.Table]) -> dict[int, pa.Table]:

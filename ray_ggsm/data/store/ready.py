@@ -27,9 +27,8 @@ class Promised:
             promised = next((n for file, n in self.rows.items() if _is_same(entry.path, file)), None)
             found = entry.rows + sum(entry.rejected.values())
             if promised is not None and promised != found:
-                raise NotNow(
-                    f"{self.marker}: {entry.path} should have {promised:,} rows and has {found:,}; it is not whole"
-                )
+                told = f"{entry.path} should have {promised:,} rows, and has {found:,} so far"
+                raise NotNow(f"{self.marker}: {told}")
 
 
 def check_ready(marker: str, paths: Mapping[str, Sequence[str]]) -> Promised:

@@ -1,0 +1,281 @@
+"""The event store holds every record once, and whole changes only, whatever happens while they are made."""
+
+import datetime as dt
+import json
+import random
+from contextlib import nullcontext
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ray_ggsm import storage
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
+from ray_ggsm.cli.store import run_command
+from ray_ggsm.config import InputError, NotNow
+from ray_ggsm.data.store import seal
+from ray_ggsm.data.store.manifest import read_manifests, read_state
+from ray_ggsm.on_ray import ingest as job
+from ray_ggsm.on_ray import store as changes
+from ray_ggsm.on_ray.ingest import ingest
+from tests.helpers.event_store import Event, events, held, ingest_config, write_day
+from tests.helpers.s3_server import BUCKET
+
+DAYS = ["2025-03-01", "2025-03-02", "2025-03-03"]
+KEY = "k" * 32
+
+
+def a_day(day: str, users: int = 6, seed: int = 0) -> list[Event]:
+    draw = random.Random(f"{day} {seed}")
+    return sorted(
+        (f"u{draw.randrange(users)}", f"{day} {draw.randrange(24):02}:{draw.randrange(60):02}:00", f"item {k}")
+        for k in range(20)
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Three days of events."""
+    for day in DAYS:
+        write_day(tmp_path, day, a_day(day))
+    return tmp_path
+
+
+def everything() -> list[Event]:
+    return sorted(event for day in DAYS for event in a_day(day))
+
+
+def day(text: str) -> dict[str, dt.date]:
+    return {"day": dt.date.fromisoformat(text)}
+
+
+def test_days_one_by_one_are_all_of_time(place: Path, tmp_path: Path, capsys) -> None:
+    by_day, at_once = str(tmp_path / "by_day"), str(tmp_path / "at_once")
+    ingest(ingest_config(place, by_day, **day(DAYS[0])))
+    assert events(by_day) == a_day(DAYS[0])
+    ingest(ingest_config(place, by_day, **day(DAYS[1]), last_day=dt.date(2025, 3, 3)))
+    ingest(ingest_config(place, at_once))
+    assert events(by_day) == events(at_once) == everything()
+    assert events(by_day, 2) == sorted(a_day(DAYS[0]) + a_day(DAYS[1])), "an older manifest is as it was"
+    rows = held(by_day)
+    assert sorted(set(zip(rows["_store_sequence"].to_pylist(), rows["_store_day"].to_pylist(), strict=True))) == [
+        (1, DAYS[0]), (2, DAYS[1]), (3, DAYS[2])
+    ]  # fmt: skip
+    buckets = set(zip(rows["uid"].to_pylist(), rows["_store_bucket"].to_pylist(), strict=True))
+    assert len(buckets) == len({user for user, _ in buckets}), "a user is in one bucket"
+    ingest(ingest_config(place, by_day))
+    assert "the store has all of it (manifest 3)" in capsys.readouterr().out
+
+
+def test_a_content_is_taken_once_and_a_name_stands_for_its_last_content(place: Path, tmp_path: Path, capsys) -> None:
+    store = str(tmp_path / "store")
+    ingest(ingest_config(place, store))
+    again = write_day(place, DAYS[0], a_day(DAYS[0]), part="copy")
+    corrected = write_day(place, DAYS[1], a_day(DAYS[1], seed=1))
+    ingest(ingest_config(place, store))
+    out = capsys.readouterr().out
+    assert f"{again} has the content of" in out
+    assert f"{corrected} has other content than before" in out
+    expected = sorted(a_day(DAYS[0]) + a_day(DAYS[1], seed=1) + a_day(DAYS[2]))
+    assert events(store) == expected
+    assert events(store, 1) == everything()
+    write_day(place, DAYS[1], a_day(DAYS[1]))
+    changes.compact(store, 7)
+    ingest(ingest_config(place, store))
+    assert events(store) == everything(), "after compact, too"
+
+
+def test_bad_records_are_kept_with_their_place_and_replaced_with_their_file(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    bad = write_day(tmp_path, DAYS[0], [("u1", "never", "x"), ("", "2025-03-01", "y"), ("u2", "2025-03-01", "z")])
+    ingest(ingest_config(tmp_path, store, max_bad_share=0.7))
+    found = held(store, "rejected").select(["table", "user_id", "source", "reason", "detail"]).to_pylist()
+    assert sorted(tuple(row.values()) for row in found if row["reason"] == "bad_time") == [
+        ("clicks", "u1", f"{bad}:2", "bad_time", "ts = never")
+    ]
+    assert {row["source"] for row in found} == {f"{bad}:2", f"{bad}:3"}
+    write_day(tmp_path, DAYS[0], [("u1", "2025-03-01", "x")])
+    ingest(ingest_config(tmp_path, store))
+    assert events(store) == [("u1", "2025-03-01 00:00:00", "x")]
+    assert held(store, "rejected").num_rows == 0
+
+
+def test_too_many_bad_records_change_nothing(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    write_day(tmp_path, DAYS[0], [("u1", "never", "x"), ("u2", "2025-03-01", "z")])
+    with pytest.raises(InputError, match=r"tables\.clicks: 1 of 2 records cannot be used, 1 of them for 'bad_time'"):
+        ingest(ingest_config(tmp_path, store, max_bad_share=0.1))
+    assert read_state(store).sequence == 0
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@pytest.mark.parametrize("step", ["before the commit", "after the commit", "before the manifest"])
+def test_what_a_killed_run_leaves_is_not_seen_and_does_not_stay(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    store = str(tmp_path / "store")
+    ingest(ingest_config(place, store, **day(DAYS[0])))
+    write_day(place, DAYS[0], a_day(DAYS[0], seed=1))
+    commit = seal.commit
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if step == "before the manifest":
+            patch.setattr(seal, "seal", killed)
+        else:
+            patch.setattr(
+                seal, "commit", lambda *rest: killed() if step.startswith("before") else killed(commit(*rest))
+            )
+        with pytest.raises(Killed):
+            ingest(ingest_config(place, store))
+    assert events(store) == a_day(DAYS[0]), "nothing of it is seen"
+    write_day(place, DAYS[0], a_day(DAYS[0]))
+    ingest(ingest_config(place, store))
+    assert events(store) == everything()
+    assert run_command(["vacuum", store, "--retention-hours", "0"]) == 0
+    assert events(store) == everything(), "vacuum removes nothing that the manifest needs"
+
+
+def test_of_two_runs_at_once_one_wins_and_nothing_is_lost_or_doubled(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run does all its work between the first one's commits and its manifest, as if there were no lock."""
+    store = str(tmp_path / "store")
+    monkeypatch.setattr(job, "held", lambda *_: nullcontext())
+    manifest_of, first = seal.seal, []
+
+    def slow(*arguments):
+        if not first:
+            first.append(True)
+            ingest(ingest_config(place, store))
+        return manifest_of(*arguments)
+
+    monkeypatch.setattr(seal, "seal", slow)
+    with pytest.raises(NotNow, match="another run has changed the store just now"):
+        ingest(ingest_config(place, store, **day(DAYS[0])))
+    assert events(store) == everything()
+    ingest(ingest_config(place, store, **day(DAYS[0])))
+    assert events(store) == everything()
+
+
+def test_a_lock_says_who_is_at_it(place: Path, tmp_path: Path, capsys) -> None:
+    config = tmp_path / "ingest.yaml"
+    values = ingest_config(place, str(tmp_path / "store")).model_dump(mode="json", exclude_defaults=True)
+    config.write_text(yaml.safe_dump(values))
+    assert run(JOBS["ingest"], ["--config", str(config)]) == 0
+    with job.held(job.lock_file(str(tmp_path / "store")), "a change of this store"):
+        assert run(JOBS["ingest"], ["--config", str(config), "--set", "day=2025-03-01"]) == 4
+    assert "not now: " in capsys.readouterr().err
+
+
+def test_a_day_that_is_not_complete_waits(place: Path, tmp_path: Path) -> None:
+    store, marker = str(tmp_path / "store"), tmp_path / "ready" / f"{DAYS[0]}.json"
+    config = ingest_config(place, store, **day(DAYS[0]), ready=f"{tmp_path}/ready/{{day}}.json")
+    marker.parent.mkdir()
+    with pytest.raises(NotNow, match="not there yet, so the day is not complete"):
+        ingest(config)
+    marker.write_text(json.dumps({"rows": {f"clicks/day={DAYS[0]}/b.csv": 1}}))
+    with pytest.raises(NotNow, match=r"it lists clicks/day=2025-03-01/b\.csv, which is not there yet"):
+        ingest(config)
+    marker.write_text(json.dumps({"rows": {f"day={DAYS[0]}/a.csv": 21}}))
+    with pytest.raises(NotNow, match="should have 21 rows, and has 20 so far"):
+        ingest(config)
+    assert read_state(store).sequence == 0
+    marker.write_text("")
+    ingest(config)
+    assert read_state(store).days == (DAYS[0],)
+
+
+def test_a_user_with_absurdly_many_events_is_cut_and_said(tmp_path: Path, capsys) -> None:
+    store = str(tmp_path / "store")
+    for part in range(3):
+        times = [f"{DAYS[0]} {hour:02}:0{part}:00" for hour in range(24)]
+        write_day(tmp_path, DAYS[0], [("unknown", time, "x") for time in times], part=str(part))
+    write_day(tmp_path, DAYS[0], [("u1", f"{DAYS[0]} 10:00:00", "y")], part="other")
+    ingest(ingest_config(tmp_path, store, max_events_per_user=30))
+    assert "clicks: 42 records beyond max_events_per_user were left out" in capsys.readouterr().out
+    kept = [time for user, time, _ in events(store) if user == "unknown"]
+    every = sorted(f"{DAYS[0]} {hour:02}:0{part}:00" for hour in range(24) for part in range(3))
+    assert kept == every[-30:], "the newest ones"
+    assert set(held(store, "rejected")["reason"].to_pylist()) == {"too_many_events"}
+
+
+def test_columns_are_those_of_the_first_run(place: Path, tmp_path: Path, capsys) -> None:
+    store = str(tmp_path / "store")
+    ingest(ingest_config(place, store, **day(DAYS[0])))
+    more = place / f"day={DAYS[1]}" / "a.csv"
+    more.write_text("uid,ts,item,new\nu1,2025-03-02,x,1\n")
+    ingest(ingest_config(place, store, **day(DAYS[1])))
+    assert "columns that the store's table does not have are left out: new" in capsys.readouterr().out
+    less = place / f"day={DAYS[2]}" / "a.csv"
+    less.write_text("uid,ts\nu1,2025-03-02\n")
+    with pytest.raises(InputError, match=r"the store's table has column 'item', but .* has no column 'item'"):
+        ingest(ingest_config(place, store, **day(DAYS[2])))
+
+
+def test_a_column_may_not_change_its_type(tmp_path: Path) -> None:
+    store, time = str(tmp_path / "store"), pa.array([dt.datetime(2025, 3, 1, tzinfo=dt.UTC)])
+    tables = {"clicks": {"files": f"{tmp_path}/day={{day}}/*.parquet", "user": "uid", "time": "ts"}}
+    for day_, n in ((DAYS[0], pa.array([1])), (DAYS[1], pa.array([0.5]))):
+        (tmp_path / f"day={day_}").mkdir()
+        pq.write_table(pa.table({"uid": ["u"], "ts": time, "n": n}), tmp_path / f"day={day_}" / "a.parquet")
+    ingest(ingest_config(tmp_path, store, tables=tables, **day(DAYS[0])))
+    with pytest.raises(InputError, match="column 'n' is BIGINT in the store and DOUBLE in"):
+        ingest(ingest_config(tmp_path, store, tables=tables, **day(DAYS[1])))
+
+
+def test_compact_expire_and_history_keep_every_event_that_is_needed(place: Path, tmp_path: Path, capsys) -> None:
+    store = str(tmp_path / "store")
+    ingest(ingest_config(place, store, **day(DAYS[0]), last_day=dt.date(2025, 3, 3)))
+    files = len(list(Path(store).glob("tables/clicks/*/*.parquet")))
+    assert changes.expire(store, dt.date(2025, 3, 2)) is not None
+    assert events(store) == sorted(a_day(DAYS[1]) + a_day(DAYS[2]))
+    assert changes.expire(store, dt.date(2025, 3, 2)) is None
+    ingest(ingest_config(place, store, **day(DAYS[0])))
+    assert events(store) == sorted(a_day(DAYS[1]) + a_day(DAYS[2])), "what expired does not come back"
+    assert changes.compact(store, 3660) is not None
+    assert events(store) == sorted(a_day(DAYS[1]) + a_day(DAYS[2]))
+    assert changes.compact(store, 3660) is None
+    assert run_command(["vacuum", store, "--retention-hours", "0"]) == 0
+    left = len(list(Path(store).glob("tables/clicks/*/*.parquet")))
+    assert left <= 4 < files
+    assert events(store) == sorted(a_day(DAYS[1]) + a_day(DAYS[2]))
+    assert run_command(["history", store]) == 0
+    assert capsys.readouterr().out.splitlines()[-3].split()[:3] == ["3", "ingest", DAYS[2]]
+
+
+def test_forgotten_users_stay_forgotten(place: Path, tmp_path: Path, capsys) -> None:
+    store, key, users = str(tmp_path / "store"), tmp_path / "key", tmp_path / "users.txt"
+    key.write_text(KEY)
+    users.write_text("u1\nu3\nnobody\n")
+    write_day(place, DAYS[0], [*a_day(DAYS[0]), ("u1", "never", "x")])
+    ingest(ingest_config(place, store, **day(DAYS[0])))
+    assert run_command(["forget", store, "--users-file", str(users), "--key-file", str(key)]) == 0
+    kept = [event for event in everything() if event[0] not in ("u1", "u3")]
+    assert events(store) == [event for event in kept if event[1].startswith(DAYS[0])]
+    assert held(store, "rejected").num_rows == 0
+    with pytest.raises(InputError, match="key_file: users of this store were forgotten with a key, found no key"):
+        ingest(ingest_config(place, store))
+    ingest(ingest_config(place, store, key_file=str(key)))
+    assert events(store) == kept
+    assert "records of forgotten users were not taken" in capsys.readouterr().out
+    written = "".join(file.read_text() for file in Path(store).glob("manifests/*.json"))
+    assert "u1" not in written.replace("u1 ", "")
+    assert len(read_manifests(store)[1].suppressed) == 3
+
+
+def test_the_store_on_s3(place: Path) -> None:
+    store = f"{BUCKET}/store"
+    ingest(ingest_config(place, store, **day(DAYS[0]), last_day=dt.date(2025, 3, 3)))
+    assert events(store) == everything()
+    assert not storage.write_new(f"{store}/manifests/00000003.json", b"{}"), "a manifest is written once"
+    assert changes.compact(store, 7) is not None
+    assert events(store) == everything()

@@ -1,0 +1,130 @@
+"""Rows from a store are those from the files themselves, whatever its buckets, days and formats."""
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ray_ggsm.config import build
+from ray_ggsm.data.prepare import fit, write_shard, write_summary
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.ingest import IngestConfig, ingest
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.stages import Pipeline
+from tests.helpers.clicks import changed
+from tests.helpers.data import data_config
+
+SPLITS = ("pretrain", "probe", "test")
+
+
+@pytest.fixture
+def source_values(values: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The shared config with a template that shows the time, a vocabulary, and a static table."""
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text("".join(f'{{"uid": "u{k}", "age": {20 + k}}}\n' for k in range(0, 60, 2)) + "no json\n")
+    tables = {**values["data"]["source"]["tables"], "facts": {"files": str(facts), "user": "uid"}}
+    modalities = {**values["data"]["modalities"]}
+    modalities["view"] = {**modalities["view"], "text": "{page} {item} {ts}"}
+    features = [
+        *values["data"]["features"],
+        {"name": "pages", "table": "clicks", "sql": "count(*)", "per": "page", "top": 3},
+        {"name": "age", "table": "facts", "sql": "max(age)", "empty": -1.0},
+    ]
+    return changed(
+        values, output=str(tmp_path / "out"), data__source__tables=tables, data__modalities=modalities,
+        data__features=features, data__max_bad_share=0.1,
+    )  # fmt: skip
+
+
+def prepared(location: str, kind: str, split: str = "") -> pa.Table:
+    files = sorted(Path(location, kind, split).glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    keys = ["user_id", "as_of"] if split else table.column_names
+    return table.sort_by([(name, "ascending") for name in keys]).combine_chunks()
+
+
+def directly(values: dict[str, Any], place: Path) -> str:
+    """Rows from the files themselves, without Ray and without a store."""
+    config = data_config(values["data"])
+    fitted = fit(config)
+    write_summary(config, fitted, [write_shard(config, fitted, 0, 1, str(place))], str(place))
+    return str(place)
+
+
+def same(first: str, second: str, dead_letters: bool = True) -> None:
+    for split in SPLITS:
+        for kind in ("rows", "labels"):
+            assert prepared(first, kind, split).equals(prepared(second, kind, split)), (kind, split)
+    if dead_letters:
+        assert prepared(first, "dead_letters").equals(prepared(second, "dead_letters"))
+
+
+def test_rows_do_not_depend_on_buckets(source_values: dict[str, Any], tmp_path: Path) -> None:
+    expected = directly(source_values, tmp_path / "direct")
+    for buckets in (2, 5):
+        experiment = build(Experiment, changed(source_values, data__shards=buckets), "test")
+        same(prepare(Pipeline.of(experiment)), expected)
+    assert len(list((tmp_path / "out").glob("events-*/manifests/*.json"))) == 2
+
+
+def test_rows_do_not_depend_on_days(source_values: dict[str, Any], tmp_path: Path) -> None:
+    """The click log as one file a day, ingested in two runs."""
+    tables = source_values["data"]["source"]["tables"]
+    log = Path(tables["clicks"]["files"]).read_text().splitlines()
+    header, *lines = log
+    days = sorted({line.split(",")[1][:10] for line in lines if line.split(",")[1].startswith("2024")})
+    (tmp_path / "days").mkdir()
+    for day in days:
+        mine = [line for line in lines if line.split(",")[1].startswith(day)]
+        (tmp_path / "days" / f"{day}.csv").write_text("\n".join([header, *mine]) + "\n")
+    store = str(tmp_path / "store")
+    values = {"store": store, "buckets": 3, "max_bad_share": 0.1}
+    ingest(build(IngestConfig, {**values, "tables": {"facts": tables["facts"]}}, "test"))
+    by_day = {**values, "tables": {"clicks": {**tables["clicks"], "files": f"{tmp_path}/days/{{day}}.csv"}}}
+    half = len(days) // 2
+    for first, last in ((days[0], days[half]), (days[half + 1], days[-1])):
+        period = {"day": dt.date.fromisoformat(first), "last_day": dt.date.fromisoformat(last)}
+        ingest(build(IngestConfig, {**by_day, **period}, "test"))
+    stored = changed(source_values, data__source={"kind": "store", "location": store})
+    place = Pipeline.of(build(Experiment, stored, "test"))
+    expected = directly(source_values, tmp_path / "direct")
+    same(prepare(place), expected, dead_letters=False)
+
+
+def test_a_newer_manifest_is_another_stage_and_an_old_one_stays(source_values: dict[str, Any], tmp_path: Path) -> None:
+    tables, store = source_values["data"]["source"]["tables"], str(tmp_path / "store")
+    values = {"store": store, "tables": {"clicks": tables["clicks"]}, "max_bad_share": 0.1, "buckets": 2}
+    ingest(build(IngestConfig, values, "test"))
+    stored = changed(source_values, data__source={"kind": "store", "location": store})
+    before = Pipeline.of(build(Experiment, stored, "test")).prepare.location
+    ingest(build(IngestConfig, {**values, "tables": {"facts": tables["facts"]}}, "test"))
+    assert Pipeline.of(build(Experiment, stored, "test")).prepare.location != before
+    pinned = changed(stored, data__source={"kind": "store", "location": store, "manifest": 1})
+    assert Pipeline.of(build(Experiment, pinned, "test")).prepare.location == before
+
+
+def test_facts_are_known_from_the_end_of_their_day(source_values: dict[str, Any], tmp_path: Path) -> None:
+    """A user's age is 1 from the end of 29 February on, and 2 from the end of 14 March on."""
+    tables, store = source_values["data"]["source"]["tables"], str(tmp_path / "store")
+    values = {"store": store, "max_bad_share": 0.1, "buckets": 2}
+    ingest(build(IngestConfig, {**values, "tables": {"clicks": tables["clicks"]}}, "test"))
+    for day, age in (("2024-02-29", 1), ("2024-03-14", 2)):
+        file = tmp_path / f"facts-{day}.csv"
+        file.write_text("uid,age\n" + "".join(f"u{k},{age}\n" for k in range(60)))
+        facts = {"facts": {"files": f"{tmp_path}/facts-{{day}}.csv", "user": "uid"}}
+        ingest(build(IngestConfig, {**values, "tables": facts, "day": dt.date.fromisoformat(day)}, "test"))
+    stored = changed(
+        source_values, data__source={"kind": "store", "location": store},
+        data__features=[{"name": "age", "table": "facts", "sql": "sum(age)", "empty": -1.0}],
+    )  # fmt: skip
+    location = prepare(Pipeline.of(build(Experiment, stored, "test")))
+    ages: dict[str, set[float]] = {}
+    for split in SPLITS:
+        for row in prepared(location, "rows", split).to_pylist():
+            ages.setdefault(f"{row['as_of']:%Y-%m-%d}", set()).update(row["tabular"])
+    assert ages == {
+        "2024-02-01": {-1.0}, "2024-02-15": {-1.0}, "2024-02-29": {-1.0}, "2024-03-14": {1.0}, "2024-03-28": {2.0}
+    }  # fmt: skip

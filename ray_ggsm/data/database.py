@@ -5,7 +5,7 @@ and `as_of + interval 3 day` in expressions follow its calendar, also across cha
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +55,7 @@ def opened(
     empty: bool = False,
     threads: int | None = None,
     source: Source | None = None,
+    only: Collection[str] | None = None,
 ) -> Iterator[Database]:
     """A database with the source's tables and no way out.
 
@@ -66,6 +67,7 @@ def opened(
         empty: only create the tables with their columns.
         threads: threads DuckDB may use; None: all cores.
         source: where the shard's events come from; None: what the config names.
+        only: tables that are needed; None: all.
 
     Raises:
         InputError: the source cannot be read, or a checked expression fails on the data (also inside the `with` block).
@@ -77,7 +79,7 @@ def opened(
         connection.execute(CREATE_REJECTED)
         if types is None:
             types = source.column_types(connection)
-        source.load(connection, types, shard, shards, empty)
+        source.load(connection, types, shard, shards, empty, only)
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:

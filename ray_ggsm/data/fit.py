@@ -10,9 +10,9 @@ import numpy as np
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, aggregate_per, check_aggregates, feature_windows, label_query
 from ray_ggsm.data.config import DataConfig, FeatureConfig
-from ray_ggsm.data.database import Database, TableRows, count_rows, enforce_table_shares, opened
+from ray_ggsm.data.database import Database, opened
 from ray_ggsm.data.definition import RowDefinition, define, given
-from ray_ggsm.data.events import check_modalities, create_events
+from ray_ggsm.data.events import check_modalities
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.column_types import Types
@@ -25,8 +25,6 @@ from ray_ggsm.data.zones import check_zone
 class Learned:
     """What one shard of users tells."""
 
-    rows: dict[str, TableRows]
-    """Table -> rows that can be used, and that cannot."""
     values: dict[str, np.ndarray]
     """Label with a quantile -> its numbers."""
     counts: dict[str, Counter[str]]
@@ -54,7 +52,7 @@ def _check_expressions(config: DataConfig, types: Types, source: Source | None =
 
 
 def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> Fitted:
-    """Learn thresholds and vocabularies from the train split's rows, and stop when too many raw events are unusable.
+    """Learn thresholds and vocabularies from the train split's rows.
 
     Args:
         config: what to prepare.
@@ -62,7 +60,7 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
         threads: threads DuckDB may use; None: all cores.
 
     Raises:
-        InputError: an expression is wrong, too many events are bad, or there is nothing to learn from.
+        InputError: an expression is wrong, or there is nothing to learn from.
     """
     types = types_of(config)
     return combine(config, types, [learn(config, types, shard, shards, threads=threads) for shard in range(shards)])
@@ -92,10 +90,9 @@ def combine(config: DataConfig, types: Types, learned: Sequence[Learned]) -> Fit
         learned: what `learn` found in each shard.
 
     Raises:
-        InputError: too many events are bad, or there is nothing to learn from.
+        InputError: there is nothing to learn from.
     """
     wanted = given(config)
-    enforce_table_shares([part.rows for part in learned], config.max_bad_share)
     vocabularies = {
         feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top)
         for feature in _learned_features(config)
@@ -149,18 +146,24 @@ def learn(
         threads: threads DuckDB may use; None: all cores.
         source: where the shard's events come from; None: what the config names.
     """
+    labels = {name: label for name, label in config.labels.items() if label.quantile is not None}
+    per = _learned_features(config)
+    if not labels and not per:
+        return Learned({}, {})
+    tables = {
+        config.snapshots.minimum_events.table,
+        *(label.table for label in labels.values()),
+        *(f.table for f in per),
+    }
     train = config.splits[config.train_split]
     learned_from = train.model_copy(
         update={"cutoffs": train.learn_from or train.cutoffs, "users": train.learn_from_users or train.users}
     )
-    with opened(config, shard, shards, types=types, threads=threads, source=source) as database:
-        create_events(database, config)
-        rows = count_rows(database, config.max_bad_share)
+    with opened(config, shard, shards, types=types, threads=threads, source=source, only=tables) as database:
         create_snapshots(database, config, {config.train_split: learned_from})
-        labels = [name for name, label in config.labels.items() if label.quantile is not None]
         values = {name: _label_values(database, config, name) for name in labels}
-        counts = {f.name: _value_counts(database, config, f, str(f.per)) for f in _learned_features(config)}
-    return Learned(rows, values, counts)
+        counts = {f.name: _value_counts(database, config, f, str(f.per)) for f in per}
+    return Learned(values, counts)
 
 
 def _learned_features(config: DataConfig) -> list[FeatureConfig]:

@@ -19,7 +19,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import Database, opened
+from ray_ggsm.data.database import Database, count_rows, opened
 from ray_ggsm.data.definition import future_of, key_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, combine, fit, learn, types_of
@@ -83,6 +83,7 @@ def write_shard(
         create_features(database, config, fitted)
         create_labels(database, config, fitted)
         events_cut = create_sequences(database, config)
+        tables = count_rows(database, config.max_bad_share)
         database.source.locate(database.connection)
         rejected = _fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)
         letters = [_named(rejected, key)]
@@ -96,7 +97,7 @@ def write_shard(
             labels[split] = _label_counts(answers, list(config.labels))
     dead_letters = pa.concat_tables(letters)
     _write(dead_letters, storage.join(location, "dead_letters", part))
-    return ShardCounts(rows, rejected_rows, labels, events_cut, _value_counts(dead_letters["reason"]))
+    return ShardCounts(tables, rows, rejected_rows, labels, events_cut, _value_counts(dead_letters["reason"]))
 
 
 def _schema(config: DataConfig, fitted: Fitted, split: str) -> pa.Schema:

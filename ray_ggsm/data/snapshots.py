@@ -22,7 +22,9 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
     keys = database.tables[least.table]
     user = quote(keys.user)
     window = Window(least.table, "history", config.snapshots.history_days)
-    users, cutoffs, wanted, active = (quote(own(name)) for name in ("users", "cutoffs", "wanted", "active"))
+    users, cutoffs, wanted, active, number = (
+        quote(own(name)) for name in ("users", "cutoffs", "wanted", "active", "number")
+    )
     rows = " UNION ALL ".join(_split(name, split, users, cutoffs) for name, split in splits.items())
     windows = [Window(least.table, side, days) for side, days in all_windows(config)]
     instants = ", ".join(["as_of", CALENDAR, *(window.bound for window in windows)])
@@ -32,16 +34,18 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
     database.connection.execute(
         f"""CREATE TABLE snapshots AS
         WITH {users} AS (
-            SELECT {user} AS user_id, ('0x' || md5({text(config.users.salt)} || {user}))::uhugeint % 100
+            SELECT user_id, ('0x' || md5({text(config.users.salt)} || user_id))::uhugeint % 100
                 >= {100 - config.users.test_percent} AS is_test
-            FROM {quote(least.table)} GROUP BY ALL
-        ), {cutoffs}(k, {instants}) AS (VALUES {dates}), {wanted} AS ({rows}),
+            FROM (SELECT DISTINCT {user} AS user_id FROM {quote(least.table)})
+        ), {cutoffs}(k, {instants}) AS (VALUES {dates}),
+        {wanted} AS (SELECT row_number() OVER () AS {number}, * FROM ({rows})),
         {active} AS (
-            SELECT {SNAPSHOT}.*
+            SELECT {SNAPSHOT}.{number}
             FROM {wanted} AS {SNAPSHOT}, LATERAL {window.relation(keys, SNAPSHOT)} AS {EVENTS}
             GROUP BY ALL HAVING count(*) >= {least.count}
         )
-        SELECT row_number() OVER (ORDER BY md5(user_id || '|' || epoch_us(as_of)), split) AS row, * FROM {active}"""
+        SELECT row_number() OVER (ORDER BY md5(user_id || '|' || epoch_us(as_of)), split) AS row, * EXCLUDE ({number})
+        FROM {wanted} SEMI JOIN {active} USING ({number})"""
     )
 
 

@@ -13,6 +13,7 @@ from ray_ggsm.config import InputError, Record
 from ray_ggsm.data import definition
 from ray_ggsm.data.aggregates import Fitted, features
 from ray_ggsm.data.config import DataConfig
+from ray_ggsm.data.database import TableRows, enforce_table_shares
 from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.source import State
 from ray_ggsm.data.texts import event_texts
@@ -30,6 +31,8 @@ class LabelCount(NamedTuple):
 class ShardCounts:
     """What one shard of users gave."""
 
+    tables: Mapping[str, TableRows]
+    """Table -> records that could be used, and that could not."""
     rows: Mapping[str, int]
     """Split -> rows written."""
     rejected_rows: Mapping[str, int]
@@ -75,8 +78,9 @@ def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCoun
     """Write data.json from the counts of all shards, and rows.json; returns the content of data.json.
 
     Raises:
-        InputError: a split has no rows, or too many user rows were rejected.
+        InputError: a split has no rows, or too many records of a table or user rows were rejected.
     """
+    enforce_table_shares([shard.tables for shard in shards], config.max_bad_share)
     rows = _add(shard.rows for shard in shards)
     bad = sum(_add(shard.rejected_rows for shard in shards).values())
     enforce_share(bad, bad + sum(rows.values()), config.max_bad_share, storage.join(location, "rows"))

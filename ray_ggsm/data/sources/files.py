@@ -6,7 +6,7 @@ as it is in the file. A bad value costs one row, never the run; every rejected r
 reason and what stood there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -48,13 +48,23 @@ class EventFiles:
             for name, table in self.configs.items()
         }
 
-    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
+    def load(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        types: Types,
+        shard: int,
+        shards: int,
+        empty: bool,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Create the tables with the rows of one shard.
 
         Raises:
             InputError: no file matches, or a column is missing or has no usable type.
         """
         for name, table in self.configs.items():
+            if only is not None and name not in only:
+                continue
             files = FileTable(connection, name, table, self.uses.get(name, Uses()))
             files.create(types[name], empty)
             if not empty:

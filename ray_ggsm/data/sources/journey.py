@@ -8,6 +8,7 @@ and redeemed) and campaigns (mailings, at their start). The package gives times 
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Collection
 
 import duckdb
 
@@ -126,7 +127,15 @@ class Journey:
         """None: the package's files have types."""
         return {}
 
-    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
+    def load(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        types: Types,
+        shard: int,
+        shards: int,
+        empty: bool,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Create the tables with the rows of one shard of households.
 
         Raises:

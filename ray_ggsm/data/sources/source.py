@@ -1,5 +1,6 @@
 """What prepare asks of the place that events come from."""
 
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 import duckdb
@@ -61,7 +62,15 @@ class Source(Protocol):
             InputError: the source is not there, or its tables are not as the config says.
         """
 
-    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
+    def load(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        types: Types,
+        shard: int,
+        shards: int,
+        empty: bool,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Create each table with the rows of one shard of users, and add unusable rows to the table `rejected`.
 
         Args:
@@ -70,6 +79,7 @@ class Source(Protocol):
             shard: position of the shard, of `shards`; shard 0 also reports lines that belong to no user.
             shards: number of shards.
             empty: only create the tables with their columns.
+            only: tables that are needed; None: all. More may be created.
 
         Raises:
             InputError: the source is not there, or its tables are not as the config says.

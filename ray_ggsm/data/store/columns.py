@@ -5,6 +5,7 @@ CSV and JSON lines stay texts. What a config makes of them is decided when rows 
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import duckdb
 import pyarrow as pa
@@ -72,8 +73,11 @@ def _stored(kind: str) -> str:
 
 def arrow_schema(columns: Mapping[str, str]) -> pa.Schema:
     """The Arrow schema of columns with DuckDB types."""
+    return pa.schema([pa.field(name, _arrow_type(kind)) for name, kind in columns.items()])
+
+
+@cache
+def _arrow_type(kind: str) -> pa.DataType:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        listed = ", ".join(f"NULL::{kind} AS c{i}" for i, kind in enumerate(columns.values()))
-        found = connection.sql(f"SELECT {listed}").to_arrow_table().schema
-    return pa.schema([pa.field(name, field.type) for name, field in zip(columns, found, strict=True)])
+        return connection.sql(f"SELECT NULL::{kind} AS x").to_arrow_table().schema.field(0).type

@@ -1,6 +1,6 @@
 """Events from a store, bucket by bucket: the source of nights and of large studies."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -88,13 +88,23 @@ class EventStore:
             if name in types:
                 self._table(connection, name).check_types(types[name], where)
 
-    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, shard: int, shards: int, empty: bool) -> None:
+    def load(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        types: Types,
+        shard: int,
+        shards: int,
+        empty: bool,
+        only: Collection[str] | None = None,
+    ) -> None:
         """Create the tables with the rows of the bucket.
 
         Raises:
             InputError: a column is missing or has no usable type.
         """
         for name, keys in self.tables().items():
+            if only is not None and name not in only:
+                continue
             table = self._table(connection, name)
             table.create(types[name], empty)
             if not empty:

@@ -187,9 +187,8 @@ def main() -> None:
         rounds.append(measured(work, library, options.memory))
     for name in ("cold", "again"):
         ratios = sorted(each["plain"] / each[name] for each in rounds)
-        print(
-            f"{name}: {median(ratios):.2f} times the speed of plain {library} (rounds: {ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
+        told = f"{median(ratios):.2f} times the speed of plain {library}"
+        print(f"{name}: {told} (rounds: {ratios[0]:.2f} to {ratios[-1]:.2f})")
     if not options.pandas:
         print(check_same_rows(work))
 

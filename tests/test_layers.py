@@ -107,7 +107,7 @@ def test_the_library_loads_without_ray() -> None:
 def test_tasks_load_no_torch() -> None:
     """Many worker processes import these; torch would add seconds to the start of each."""
     tasks = ("on_ray.building.tasks", "on_ray.building.fill", "on_ray.building.known", "data.texts", "data.prepare")
-    tasks += ("tables.nearest", "training.pairs", "evaluation.probe_task")
+    tasks += ("data.store.tasks", "data.store.maintenance", "tables.nearest", "training.pairs", "evaluation.probe_task")
     modules = ", ".join(f"ray_ggsm.{name}" for name in tasks)
     script = f"import sys, {modules}\nassert 'torch' not in sys.modules, 'torch was loaded'"
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)

@@ -16,7 +16,6 @@ from datetime import date, timedelta
 from itertools import chain
 from typing import Self
 
-import pyarrow as pa
 import ray
 from pydantic import Field, model_validator
 
@@ -28,7 +27,7 @@ from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.files import stamp
 from ray_ggsm.data.sources.table import matching_files
-from ray_ggsm.data.store import arrivals, bucket_files
+from ray_ggsm.data.store import arrivals, tasks
 from ray_ggsm.data.store.arrivals import Batch, Look
 from ray_ggsm.data.store.changes import TableChange, check_names, plan
 from ray_ggsm.data.store.columns import REJECTED
@@ -39,13 +38,12 @@ from ray_ggsm.data.store.manifest import (
     FileEntry,
     Manifest,
     State,
-    TableState,
     check_key,
     file_key,
     read_state,
 )
 from ray_ggsm.data.store.ready import check_ready
-from ray_ggsm.data.store.seal import apply, schema_of
+from ray_ggsm.data.store.seal import apply
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import check_place, started
 
@@ -180,13 +178,13 @@ def _files(name: str, table: TableConfig, day: date | None) -> list[str]:
 
 def _changes(config: IngestConfig, state: State, paths: Mapping[str, Sequence[str]]) -> list[TableChange]:
     look = ray.remote(num_cpus=1)(arrivals.look)
-    tasks = {}
+    looking = {}
     for name, some in paths.items():
         table = config.tables[name]
         unsure = [p for p in some if not _is_known(state, name, p)]
         starts = range(0, len(unsure), LOOKS)
-        tasks[name] = [look.remote(name, table, unsure[k : k + LOOKS]) for k in starts]
-    looks = {name: list(chain.from_iterable(ray.get(some))) for name, some in tasks.items()}
+        looking[name] = [look.remote(name, table, unsure[k : k + LOOKS]) for k in starts]
+    looks = {name: list(chain.from_iterable(ray.get(some))) for name, some in looking.items()}
     return [plan(state, n, config.tables[n], some, config.columns.get(n)) for n, some in looks.items()]
 
 
@@ -253,7 +251,7 @@ class _Shuffle:
                 capped[name] += lost
                 letters.append(late)
         sequence, run = self.manifest.sequence, self.manifest.run
-        write = ray.remote(num_cpus=1)(_write_rejected)
+        write = ray.remote(num_cpus=1)(tasks.write_rejected)
         if letters:
             place = table_place(self.location, REJECTED)
             added[REJECTED] += ray.get(write.remote(place, self.layout.buckets, sequence, run, *letters))
@@ -264,8 +262,8 @@ class _Shuffle:
         """Start the tasks of a table: what was read, rejected records, and files of buckets."""
         total = sum(each.size for each in change.arriving)
         parts = min(self.layout.buckets, 1 + 2 * total // (self.config.mb_per_task * 2**20))
-        read = ray.remote(num_cpus=1, num_returns=2 + parts)(_read)
-        write = ray.remote(num_cpus=1)(_write)
+        read = ray.remote(num_cpus=1, num_returns=2 + parts)(tasks.read)
+        write = ray.remote(num_cpus=1)(tasks.write)
         results = [read.remote(batch, parts) for batch in self._batches(change)]
         place, most = table_place(self.location, change.name), self.config.max_events_per_user
         sequence, run = self.manifest.sequence, self.manifest.run
@@ -306,9 +304,9 @@ class _Shuffle:
         self, changes: Sequence[TableChange], added: dict[str, list[StoreFile]]
     ) -> dict[str, list[StoreFile]]:
         """Write the files that hold rows of replaced ones again, without these; returns the files that go."""
-        without = ray.remote(num_cpus=1)(_without)
+        without = ray.remote(num_cpus=1)(tasks.without)
         removed: dict[str, list[StoreFile]] = {}
-        state, tasks = self.state, []
+        state, writing = self.state, []
         for change in changes:
             if not change.replaced:
                 continue
@@ -322,54 +320,10 @@ class _Shuffle:
                     if any(first <= s <= last for s in sequences) and file not in removed.setdefault(table, []):
                         removed[table].append(file)
                         paths = {c.name: c.replaced for c in changes}
-                        tasks.append((table, without.remote(place, table, found, file, paths, self.manifest.run)))
-        for table, task in tasks:
+                        writing.append((table, without.remote(place, table, found, file, paths, self.manifest.run)))
+        for table, task in writing:
             added[table] += ray.get(task)
         return removed
-
-
-def _read(batch: Batch, parts: int) -> list[object]:
-    """Task: what was read, rejected records, and the rows of each part of the buckets."""
-    arrived = arrivals.read(batch)
-    return [
-        (arrived.entries, arrived.capped, arrived.not_taken),
-        arrived.rejected,
-        *arrivals.split(arrived.rows, batch.buckets, parts),
-    ]
-
-
-def _write(
-    place: str, name: str, state: TableState, most: int | None, sequence: int, run: str, *tables: pa.Table
-) -> tuple[list[StoreFile], int, pa.Table]:
-    """Task: files of some buckets, records beyond the most of a user, and rejected records that tell of them."""
-    written, capped, letters = [], 0, []
-    for bucket, rows in bucket_files.by_bucket(tables).items():
-        kept, late, lost = arrivals.newest(rows, name, state, most)
-        capped += lost
-        letters.append(late)
-        written.append(bucket_files.write_bucket(kept, place, state.time, bucket, (sequence, sequence), run))
-    rejected = pa.concat_tables(letters) if letters else arrivals.no_rejected()
-    return written, capped, rejected
-
-
-def _write_rejected(place: str, buckets: int, sequence: int, run: str, *tables: pa.Table) -> list[StoreFile]:
-    """Task: files of records that cannot be used."""
-    rows = arrivals.split(arrivals.rejected_rows(tables, sequence, buckets), buckets, 1)
-    return [
-        bucket_files.write_bucket(some, place, None, bucket, (sequence, sequence), run)
-        for bucket, some in bucket_files.by_bucket(rows).items()
-    ]
-
-
-def _without(
-    place: str, table: str, state: TableState, file: StoreFile, paths: Mapping[str, Sequence[str]], run: str
-) -> list[StoreFile]:
-    """Task: a file again, without the rows of some source files (by table); none where nothing is left."""
-    rows = bucket_files.read_files(place, [file], schema_of(table, state))
-    kept = arrivals.rows_without(rows, table, paths)
-    if not len(kept):
-        return []
-    return [bucket_files.write_bucket(kept, place, state.time, file.bucket, file.sequences, run)]
 
 
 def _enforce_share(entries: Sequence[FileEntry], max_bad_share: float) -> None:

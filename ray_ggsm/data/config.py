@@ -180,6 +180,9 @@ class DataConfig(Config):
     shards: int = Field(1, ge=1)
     """Parts that users are prepared in, independently of each other; more need less memory each. With own event files
     and several shards, the events are first laid out by user below `output`; an event store has its own number."""
+    memory_gb: Runtime[float | None] = Field(None, gt=0)
+    """Memory that the tables and queries of a shard may take; what needs more goes to the system's temporary directory.
+    null: 80 % of the machine's."""
     max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)

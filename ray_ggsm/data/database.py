@@ -4,6 +4,7 @@ Times are instants (TIMESTAMPTZ) and the session's time zone is that of the snap
 and `as_of + interval 3 day` in expressions follow its calendar, also across changes of daylight saving.
 """
 
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,16 +75,23 @@ def opened(
     """
     source = source or source_of(config)
     options: dict[str, Any] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
-    with duckdb.connect(config=options) as connection:
+    if config.memory_gb is not None:
+        options["memory_limit"] = f"{config.memory_gb:.3f}GB"
+    with tempfile.TemporaryDirectory() as spilled, duckdb.connect(config=options) as connection:
+        connection.execute(f"SET temp_directory = {text(spilled)}")
         _set_up(connection, config.snapshots.timezone)
         connection.execute(CREATE_REJECTED)
-        if types is None:
-            types = source.column_types(connection)
-        source.load(connection, types, shard, shards, empty, only)
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
         try:
+            if types is None:
+                types = source.column_types(connection)
+            source.load(connection, types, shard, shards, empty, only)
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
             yield Database(connection, source, types)
+        except duckdb.OutOfMemoryException as error:
+            raise InputError(
+                f"data.memory_gb: a shard needs more memory ({reason(error)}); allow more, or use more shards"
+            ) from None
         except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as error:
             raise InputError(f"data: an expression cannot be computed for some row: {reason(error)}") from None
 
@@ -113,10 +121,10 @@ class TableRows:
     """Reason -> where one of them stands, and what stood there."""
 
 
-def count_rows(database: Database, max_bad_share: float) -> dict[str, TableRows]:
-    """Per table, how many rows of this shard can be used; examples only where too few can."""
+def count_rows(database: Database, max_bad_share: float, tables: Collection[str] | None = None) -> dict[str, TableRows]:
+    """Per table, how many rows of this shard can be used; examples only where too few can. `tables` None: all."""
     connection, counts = database.connection, {}
-    for table in database.tables:
+    for table in (name for name in database.tables if tables is None or name in tables):
         good = connection.execute(f"SELECT count(*) FROM {quote(table)}").fetchall()[0][0]
         found = f'FROM rejected WHERE "table" = {text(table)} GROUP BY reason'
         reasons = dict(connection.execute(f"SELECT reason, count(*) {found}").fetchall())
@@ -134,7 +142,7 @@ def enforce_table_shares(shards: Sequence[Mapping[str, TableRows]], max_bad_shar
     Raises:
         InputError: with the most frequent reason and an example.
     """
-    for table in shards[0]:
+    for table in shards[0] if shards else ():
         parts = [shard[table] for shard in shards]
         good, bad = sum(part.good for part in parts), sum(part.bad for part in parts)
         if bad <= max_bad_share * (good + bad):

@@ -10,7 +10,7 @@ import numpy as np
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, aggregate_per, check_aggregates, feature_windows, label_query
 from ray_ggsm.data.config import DataConfig, FeatureConfig
-from ray_ggsm.data.database import Database, opened
+from ray_ggsm.data.database import Database, TableRows, count_rows, enforce_table_shares, opened
 from ray_ggsm.data.definition import RowDefinition, define, given
 from ray_ggsm.data.events import check_modalities
 from ray_ggsm.data.snapshots import create_snapshots
@@ -25,6 +25,8 @@ from ray_ggsm.data.zones import check_zone
 class Learned:
     """What one shard of users tells."""
 
+    rows: dict[str, TableRows]
+    """Table that was read -> rows that can be used, and that cannot."""
     values: dict[str, np.ndarray]
     """Label with a quantile -> its numbers."""
     counts: dict[str, Counter[str]]
@@ -60,7 +62,7 @@ def fit(config: DataConfig, shards: int = 1, *, threads: int | None = None) -> F
         threads: threads DuckDB may use; None: all cores.
 
     Raises:
-        InputError: an expression is wrong, or there is nothing to learn from.
+        InputError: an expression is wrong, too many records are bad, or there is nothing to learn from.
     """
     types = types_of(config)
     return combine(config, types, [learn(config, types, shard, shards, threads=threads) for shard in range(shards)])
@@ -90,8 +92,9 @@ def combine(config: DataConfig, types: Types, learned: Sequence[Learned]) -> Fit
         learned: what `learn` found in each shard.
 
     Raises:
-        InputError: there is nothing to learn from.
+        InputError: too many records of a table are bad, or there is nothing to learn from.
     """
+    enforce_table_shares([part.rows for part in learned], config.max_bad_share)
     wanted = given(config)
     vocabularies = {
         feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top)
@@ -149,7 +152,7 @@ def learn(
     labels = {name: label for name, label in config.labels.items() if label.quantile is not None}
     per = _learned_features(config)
     if not labels and not per:
-        return Learned({}, {})
+        return Learned({}, {}, {})
     tables = {
         config.snapshots.minimum_events.table,
         *(label.table for label in labels.values()),
@@ -160,10 +163,11 @@ def learn(
         update={"cutoffs": train.learn_from or train.cutoffs, "users": train.learn_from_users or train.users}
     )
     with opened(config, shard, shards, types=types, threads=threads, source=source, only=tables) as database:
+        rows = count_rows(database, config.max_bad_share, tables)
         create_snapshots(database, config, {config.train_split: learned_from})
         values = {name: _label_values(database, config, name) for name in labels}
         counts = {f.name: _value_counts(database, config, f, str(f.per)) for f in per}
-    return Learned(values, counts)
+    return Learned(rows, values, counts)
 
 
 def _learned_features(config: DataConfig) -> list[FeatureConfig]:

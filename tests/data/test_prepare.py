@@ -303,3 +303,13 @@ def test_training_on_all_users_leaves_labels_and_features_of_other_splits_as_the
     values["splits"]["pretrain"] |= {"users": "train"}
     with pytest.raises(InputError, match=r"splits\.pretrain\.learn_from_users: only with"):
         data_config(values)
+
+
+def test_less_memory_changes_nothing_and_too_little_is_told(world, tmp_path):
+    config, _ = world
+    run(data_config(config), tmp_path / "much")
+    run(data_config(config | {"memory_gb": 0.2}), tmp_path / "less")
+    for split in config["splits"]:
+        assert rows_of(tmp_path / "much", split) == rows_of(tmp_path / "less", split)
+    with pytest.raises(InputError, match=r"data\.memory_gb: a shard needs more memory"):
+        run(data_config(config | {"memory_gb": 0.001}), tmp_path / "none")

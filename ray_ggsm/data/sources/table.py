@@ -264,6 +264,8 @@ class FileTable:
     def _sentences(self) -> Iterator[None]:
         try:
             yield
+        except duckdb.OutOfMemoryException:
+            raise
         except duckdb.Error as error:
             raise InputError(f"{self.where}: {self.config.files} cannot be read: {reason(error)}") from None
         except InputError as error:

@@ -80,7 +80,7 @@ class IngestConfig(Config):
     """The run stops when a larger share of a table's records is rejected."""
     key_file: Runtime[str | None] = None
     """Key of the list of forgotten users (jobs/store.py forget), once there is one."""
-    mb_per_task: Runtime[int] = Field(64, ge=1)
+    mb_per_task: Runtime[int] = Field(32, ge=1)
     """Megabytes of files that a task reads."""
     ray: Runtime[RayConfig] = Field(RayConfig())
     """Resources."""
@@ -266,9 +266,8 @@ class _Shuffle:
         write = ray.remote(num_cpus=1)(tasks.write)
         results = [read.remote(batch, parts) for batch in self._batches(change)]
         place, most = table_place(self.location, change.name), self.config.max_events_per_user
-        sequence, run = self.manifest.sequence, self.manifest.run
         writing = [
-            write.remote(place, change.name, change.state, most, sequence, run, *(r[2 + part] for r in results))
+            write.remote(place, change.name, change.state, most, self.manifest, *(r[2 + part] for r in results))
             for part in range(parts)
             if results
         ]

@@ -32,7 +32,7 @@ def write_bucket(
     first, last = sequences
     path = f"{BUCKET}={bucket}/s{first:08d}-{last:08d}-{run[:16]}.parquet"
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
+    pq.write_table(rows.unify_dictionaries(), sink, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
     data = sink.getvalue()
     storage.retried(lambda: storage.write_bytes(storage.join(location, path), data.to_pybytes()))
     times = None if time_column is None else pc.min_max(rows[time_column])

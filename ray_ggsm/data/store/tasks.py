@@ -7,7 +7,7 @@ import pyarrow as pa
 from ray_ggsm.data.store import arrivals, bucket_files
 from ray_ggsm.data.store.arrivals import Batch
 from ray_ggsm.data.store.log import StoreFile
-from ray_ggsm.data.store.manifest import TableState
+from ray_ggsm.data.store.manifest import Manifest, TableState
 from ray_ggsm.data.store.seal import schema_of
 
 
@@ -22,16 +22,22 @@ def read(batch: Batch, parts: int) -> list[object]:
 
 
 def write(
-    place: str, name: str, state: TableState, most: int | None, sequence: int, run: str, *tables: pa.Table
+    place: str,
+    name: str,
+    state: TableState,
+    most: int | None,
+    manifest: Manifest,
+    *tables: pa.Table,
 ) -> tuple[list[StoreFile], int, pa.Table]:
     """Write files of some buckets; returns them, the number of records beyond the most of a user, and rejected records
     that tell of these."""
-    written, capped, letters = [], 0, []
+    written, capped, letters, sequence = [], 0, [], manifest.sequence
     for bucket, rows in bucket_files.by_bucket(tables).items():
         kept, late, lost = arrivals.newest(rows, name, state, most)
         capped += lost
         letters.append(late)
-        written.append(bucket_files.write_bucket(kept, place, state.time, bucket, (sequence, sequence), run))
+        kept = arrivals.finished(kept, state, sequence, manifest.day)
+        written.append(bucket_files.write_bucket(kept, place, state.time, bucket, (sequence, sequence), manifest.run))
     rejected = pa.concat_tables(letters) if letters else arrivals.no_rejected()
     return written, capped, rejected
 

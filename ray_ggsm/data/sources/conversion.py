@@ -3,11 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from ray_ggsm.data.names import EARLIEST_YEAR, LATEST_YEAR
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import as_user, converted, is_unusable
 from ray_ggsm.data.sources.source import shown
-from ray_ggsm.data.sources.times import instant
+from ray_ggsm.data.sources.times import instant, is_plausible
 from ray_ggsm.data.sql import quote, text
 
 
@@ -77,8 +76,7 @@ def conversion(
             problems += [(sql, why, column) for sql, why in is_unusable(column, given, wanted, zone)]
     if config.time is not None:
         values[config.time] = instant(where, file, config, columns[config.time])
-        in_range = f"year({values[config.time]}) BETWEEN {EARLIEST_YEAR} AND {LATEST_YEAR}"
-        problems.append((f"({in_range}) IS NOT TRUE", "bad_time", config.time))
+        problems.append((f"{is_plausible(values[config.time])} IS NOT TRUE", "bad_time", config.time))
     needed = tuple(c for c in columns if c in values or c in templates)
     for column in needed:
         values.setdefault(column, f"{quote(column)}::VARCHAR")

@@ -1,7 +1,7 @@
 """Time columns -> instants. What is not understood as a whole is no time."""
 
 from ray_ggsm.config import InputError
-from ray_ggsm.data.names import time_zones
+from ray_ggsm.data.names import EARLIEST_YEAR, LATEST_YEAR, time_zones
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sql import own, quote, text
 
@@ -54,6 +54,15 @@ def instant(where: str, file: str, table: TableConfig, kind: str) -> str:
         f"{where}.time_format: '{table.time_format}' does not fit column '{table.time}' of {file}, which is "
         f"{kind}; {hint}"
     )
+
+
+def is_plausible(time: str) -> str:
+    """SQL: whether an instant lies in a year that events can have, in the session's time zone.
+
+    It compares with two instants: the year of an instant takes several times as long to compute.
+    """
+    first, end = (f"timestamptz '{year}-01-01 00:00:00'" for year in (EARLIEST_YEAR, LATEST_YEAR + 1))
+    return f"({time} >= {first} AND {time} < {end})"
 
 
 def iso(value: str, zone: str) -> str:

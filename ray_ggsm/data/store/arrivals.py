@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
-from ray_ggsm.data.names import EARLIEST_YEAR, LATEST_YEAR
 from ray_ggsm.data.pseudonyms import is_suppressed
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import INSTANT, as_user, converted, is_unusable
@@ -28,7 +27,7 @@ from ray_ggsm.data.sources.parquet_part import Parquet
 from ray_ggsm.data.sources.part import BadLine, Part
 from ray_ggsm.data.sources.source import CREATE_REJECTED
 from ray_ggsm.data.sources.table import FileTable, folder_value, literal
-from ray_ggsm.data.sources.times import instant
+from ray_ggsm.data.sources.times import instant, is_plausible
 from ray_ggsm.data.sql import own, quote, text
 from ray_ggsm.data.store.columns import (
     BUCKET,
@@ -242,8 +241,7 @@ def _values(
         elif column == config.time:
             assert given is not None, "checked when the files were looked at"
             values[column] = instant(table.where, part.file, config, given)
-            in_range = f"year({values[column]}) BETWEEN {EARLIEST_YEAR} AND {LATEST_YEAR}"
-            problems.append((f"({in_range}) IS NOT TRUE", "bad_time", column))
+            problems.append((f"{is_plausible(values[column])} IS NOT TRUE", "bad_time", column))
             shown = "NULL" if given == INSTANT else quote(column)
             values[TIME_TEXT] = f"({shown})::VARCHAR"
         elif given is None:

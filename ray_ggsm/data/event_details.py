@@ -88,9 +88,7 @@ def detail_problems(modality: ModalityConfig, max_text_length: int) -> Iterator[
 
 
 def with_parts(modality: ModalityConfig) -> str:
-    """SQL for the columns of an event after its details were checked."""
-    if modality.parts is None:
-        return "*"
+    """SQL for the columns of an event with parts, after its details were checked."""
     texts, weights = f"[{one_line('x')} FOR x IN {TEXTS}]", f"{WEIGHTS}::FLOAT[]"
     return f"* EXCLUDE ({TEXTS}, {WEIGHTS}), list_zip({texts}, {weights})::{PARTS_TYPE} AS parts"
 

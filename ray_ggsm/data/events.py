@@ -38,7 +38,7 @@ def create_events(database: Database, config: DataConfig) -> None:
         amount = f"({modality.amount or 'NULL'})"
         details = "".join(f", {column}" for column in detail_columns(database, modality))
         database.connection.execute(
-            f"CREATE TEMP TABLE {checked} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
+            f"CREATE TABLE {checked} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
             f"{_text(database, modality)} AS text, {as_float(amount)} AS amount{details}, "
             f"{place} FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
         )
@@ -55,6 +55,9 @@ def create_events(database: Database, config: DataConfig) -> None:
                 f"coalesce(left(text, 100), 'NULL') FROM {checked} WHERE {condition}"
             )
             database.connection.execute(f"DELETE FROM {checked} WHERE {condition}")
+        if modality.parts is None:
+            database.connection.execute(f"ALTER TABLE {checked} RENAME TO {events}")
+            continue
         database.connection.execute(f"CREATE TABLE {events} AS SELECT {with_parts(modality)} FROM {checked}")
         database.connection.execute(f"DROP TABLE {checked}")
 
@@ -69,14 +72,15 @@ def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:
         window = Window(f"event:{name}", "history", config.snapshots.history_days)
         values = _values(modality)
         newest = f"row_number() OVER (PARTITION BY row ORDER BY {', '.join(f'{value} DESC' for value in values)})"
-        connection.execute(f"CREATE TEMP TABLE __e AS SELECT *, {newest} AS age_rank FROM ({_joined(window, values)})")
-        lost = connection.execute(f"SELECT count(*) FROM __e WHERE age_rank > {modality.keep}").fetchall()
-        cut[name] = int(lost[0][0])
+        kept = f"age_rank <= {modality.keep}"
         connection.execute(
-            f"CREATE TEMP TABLE __s{position} AS SELECT row, list({_event(values)} ORDER BY age_rank DESC) AS events "
-            f"FROM __e WHERE age_rank <= {modality.keep} GROUP BY row"
+            f"CREATE TEMP TABLE __s{position} AS SELECT row, "
+            f"list({_event(values)} ORDER BY age_rank DESC) FILTER ({kept}) AS events, "
+            f"count(*) FILTER (NOT {kept}) AS lost "
+            f"FROM (SELECT *, {newest} AS age_rank FROM ({_joined(window, values)})) GROUP BY row"
         )
-        connection.execute("DROP TABLE __e")
+        lost = connection.execute(f"SELECT coalesce(sum(lost), 0) FROM __s{position}").fetchall()
+        cut[name] = int(lost[0][0])
         columns.append(f"coalesce(__s{position}.events, []) AS {quote(name)}")
         joins.append(f"LEFT JOIN __s{position} USING (row)")
     connection.execute(f"CREATE TEMP TABLE __future AS {_future(config)}")

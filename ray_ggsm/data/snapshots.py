@@ -17,6 +17,7 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
 
     A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window.
     Rows are numbered in a shuffled order that is the same on every machine (by the MD5 sum of user and cutoff).
+    Users are materialised first: or DuckDB takes the sum that tells who is a test user for every event.
     """
     least = config.snapshots.minimum_events
     keys = database.tables[least.table]
@@ -33,7 +34,7 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
     )
     database.connection.execute(
         f"""CREATE TABLE snapshots AS
-        WITH {users} AS (
+        WITH {users} AS MATERIALIZED (
             SELECT user_id, ('0x' || md5({text(config.users.salt)} || user_id))::uhugeint % 100
                 >= {100 - config.users.test_percent} AS is_test
             FROM (SELECT DISTINCT {user} AS user_id FROM {quote(least.table)})

@@ -231,10 +231,18 @@ class FileTable:
             f", {literal(folder_value(each.file, name, self.where))} AS {quote(name)}" for name in config.partitions
         )
         needed = [column for column in converted.needed if column not in config.partitions]
+        place = f"{each.place} AS {quote(FILE)}, {quote(RECORD)}{''.join(f', {quote(c)}' for c in each.extra)}"
+        keys = {config.user, config.time}
+        if each is self.stored and all(column in keys for _, _, column in converted.problems):
+            # records without a user or a time are not in a store: nothing is left that could be rejected
+            with each.rows(self.connection, needed, bad) as rows:
+                self.connection.execute(
+                    f"INSERT INTO {quote(self.name)} BY NAME SELECT {converted.selected}, {place} FROM {rows}"
+                )
+            return
         with each.rows(self.connection, needed, bad) as rows:
             self.connection.execute(
-                f"CREATE OR REPLACE TEMP TABLE {read} AS SELECT {converted.selected}, "
-                f"{each.place} AS {quote(FILE)}, {quote(RECORD)}, {''.join(f'{quote(c)}, ' for c in each.extra)}"
+                f"CREATE OR REPLACE TEMP TABLE {read} AS SELECT {converted.selected}, {place}, "
                 f"{converted.reason} AS {why}, {converted.detail} AS {detail} "
                 f"FROM (SELECT *{folders} FROM {rows}) WHERE {shard_condition(converted.user, *shard)}"
             )

@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("--buckets", type=int, default=2048)
     parser.add_argument("--tables", type=int, default=5)
     parser.add_argument("--events", type=float, default=5.9, help="per user and day; configs/simulate.yaml")
-    parser.add_argument("--bytes-per-event", type=float, default=10, help="in the store; benchmarks/ingest.py")
-    parser.add_argument("--bytes-per-action", type=float, default=420, help="of a file in a Delta log; measured")
+    parser.add_argument("--bytes-per-event", type=float, default=15.3, help="in the store; benchmarks/ingest.py")
+    parser.add_argument("--bytes-per-action", type=float, default=427, help="of a file in a Delta log; measured there")
     found = lines(parser.parse_args())
     width = max(len(name) for name, _ in found)
     for name, value in found:

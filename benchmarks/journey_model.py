@@ -101,7 +101,7 @@ def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, 
     modalities = experiment.modalities
     features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
     lookup = vectors_of(experiment, rows)
-    bundle = new_encoder(experiment.model, mask, modalities, features, lookup.vector_NH.shape[1], "none", 0)
+    bundle = new_encoder(experiment.model, mask, modalities, features, lookup.width, "none", 0)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
     changes = {"batch_size": len(rows), "graph_tokens": graph_tokens, "centre_rows": 64}
     config = experiment.training.model_copy(update=changes)

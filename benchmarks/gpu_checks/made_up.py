@@ -12,7 +12,7 @@ import torch
 from transformers import Qwen2Config, Qwen2Model
 
 from ray_ggsm.hashing import hash64
-from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.event_vectors import EventVectors, Segment
 from tests.helpers.models import write_tokenizer
 
 MODALITIES = ("bill", "app")
@@ -94,4 +94,4 @@ def lookup() -> EventVectors:
     """A random vector for every event text, found as in production."""
     vector_NH = np.random.default_rng(1).normal(size=(len(TEXTS), EVENT_WIDTH)).astype(np.float16)
     order = np.argsort(hash64(TEXTS))
-    return EventVectors(hash64(TEXTS)[order], vector_NH[order])
+    return EventVectors([Segment(hash64(TEXTS)[order], vector_NH[order])])

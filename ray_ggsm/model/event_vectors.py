@@ -1,15 +1,21 @@
 """The store of event vectors: each distinct event text is encoded once per event encoder, and found by its hash.
 
 A store is a directory of Parquet parts (key, vector), one directory per event encoder. Parts are only ever added, so
-training, embedding and other recipes share one store. Each machine keeps one merged copy on its disk, sorted by key and
-mapped into memory: its processes share the pages they touch, and a store may be larger than memory.
+training, embedding and other recipes share one store. Each machine keeps a copy on its disk, sorted by key and mapped
+into memory: its processes share the pages they touch, and a store may be larger than memory.
+
+The copy is made of a few segments, each a merge of some parts. New parts become a new segment, together with segments
+that are not much larger; so a day's new texts cost what they are, and a text is merged again a logarithmic number of
+times only.
 
 Legend: N stored texts, E texts to look up, P texts of one part, H width of the event encoder.
 """
 
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,6 +27,11 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.hashing import hash64
 
+PARTS, BUILDING = "parts.json", "building-"
+"""File of a segment with the locations of its parts; prefix of the directory of one that is being made."""
+MUCH_LARGER = 2
+"""A segment of up to so many times the new parts' vectors is merged with them."""
+ATTEMPTS = 5
 SCHEMA = pa.schema([("key", pa.uint64()), ("vector", pa.list_(pa.float16()))])
 
 
@@ -54,20 +65,43 @@ def find(location: str, cache: str) -> VectorStore:
     return VectorStore(tuple(storage.list_files(location, ".parquet")), cache)
 
 
-class EventVectors:
-    """All vectors of a store: sorted keys (N,) and a matrix (N, H), usually mapped from disk."""
+@dataclass(frozen=True)
+class Segment:
+    """Some vectors of a store: sorted keys (N,) and a matrix (N, H), usually mapped from disk."""
 
-    def __init__(self, key_N: np.ndarray, vector_NH: np.ndarray) -> None:
-        self.key_N, self.vector_NH = key_N, vector_NH
+    key_N: np.ndarray
+    vector_NH: np.ndarray
+
+    def find(self, key_E: np.ndarray) -> np.ndarray:
+        """Row of each key, -1 where it is missing."""
+        if not len(self.key_N):
+            return np.full(len(key_E), -1)
+        row_E = np.minimum(np.searchsorted(self.key_N, key_E), len(self.key_N) - 1)
+        return np.where(self.key_N[row_E] == key_E, row_E, -1)
+
+
+class EventVectors:
+    """All vectors of a store."""
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self.segments = tuple(segments)
+
+    def __len__(self) -> int:
+        """Number of vectors."""
+        return sum(len(segment.key_N) for segment in self.segments)
 
     @property
     def width(self) -> int:
-        """H."""
-        return int(self.vector_NH.shape[1])
+        """H; 0 for an empty store."""
+        return int(self.segments[0].vector_NH.shape[1]) if self.segments else 0
 
     def has(self, texts: pa.Array) -> np.ndarray:
         """Whether the store has each text, bool (E,)."""
-        return self._find(hash64(texts)) >= 0
+        key_E = hash64(texts)
+        found_E = np.zeros(len(key_E), dtype=bool)
+        for segment in self.segments:
+            found_E |= segment.find(key_E) >= 0
+        return found_E
 
     def __call__(self, texts: pa.Array) -> np.ndarray:
         """Vectors of texts, (E, H) float16.
@@ -76,44 +110,94 @@ class EventVectors:
             InputError: a text is not in the store.
         """
         encoded = texts.dictionary_encode()
-        found = self._find(hash64(encoded.dictionary))
-        if (found < 0).any():
-            text = encoded.dictionary[int(np.argmin(found))].as_py()
+        key_U = hash64(encoded.dictionary)
+        vector_UH = np.zeros((len(key_U), self.width), dtype=np.float16)
+        missing = np.arange(len(key_U))
+        for segment in self.segments:
+            row = segment.find(key_U[missing])
+            vector_UH[missing[row >= 0]] = segment.vector_NH[row[row >= 0]]
+            missing = missing[row < 0]
+        if len(missing):
+            text = encoded.dictionary[int(missing[0])].as_py()
             raise InputError(f"event text {text[:80]!r} has no vector in the store; encode the rows' events first")
-        return self.vector_NH[found[encoded.indices.to_numpy()]]
-
-    def _find(self, key_E: np.ndarray) -> np.ndarray:
-        """Row of each key, -1 where it is missing."""
-        if not len(self.key_N):
-            return np.full(len(key_E), -1)
-        row_E = np.minimum(np.searchsorted(self.key_N, key_E), len(self.key_N) - 1)
-        return np.where(self.key_N[row_E] == key_E, row_E, -1)
+        return vector_UH[encoded.indices.to_numpy()]
 
 
 @lru_cache(maxsize=2)
 def _opened(store: VectorStore) -> EventVectors:
     if not store.files:
-        return EventVectors(np.zeros(0, dtype=np.uint64), np.zeros((0, 0), dtype=np.float16))
+        return EventVectors(())
+    _make_private(store.cache)
     parent = os.path.join(store.cache, digest(os.path.dirname(store.files[0])))
-    directory = os.path.join(parent, digest(store.files))
-    if not os.path.exists(directory):
-        _make_private(store.cache)
-        os.makedirs(parent, mode=0o700, exist_ok=True)
-        older = [entry.path for entry in os.scandir(parent)]
-        building = tempfile.mkdtemp(dir=parent)
+    os.makedirs(parent, mode=0o700, exist_ok=True)
+    for _ in range(ATTEMPTS):
         try:
-            _merge(store.files, building)
-            os.rename(building, directory)
-        except OSError:
-            if not os.path.exists(directory):  # if it exists, another process was faster
-                raise
-            older = []
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        for path in older:  # a process that has mapped one can go on reading it
-            shutil.rmtree(path, ignore_errors=True)
-    load = [np.load(os.path.join(directory, name), mmap_mode="r") for name in ("keys.npy", "vectors.npy")]
-    return EventVectors(*load)
+            return EventVectors([_load(directory) for directory in _segments(store.files, parent)])
+        except FileNotFoundError:  # another process has merged a segment into a larger one just now
+            continue
+    raise InputError(f"ray.cache: {parent} changes faster than it can be read; remove it")
+
+
+def _load(directory: str) -> Segment:
+    return Segment(*(np.load(os.path.join(directory, name), mmap_mode="r") for name in ("keys.npy", "vectors.npy")))
+
+
+def _segments(files: Sequence[str], parent: str) -> list[str]:
+    """Directories of segments that have the parts `files` together, the largest first; makes one of those missing."""
+    wanted, covered = set(files), set[str]()
+    chosen: list[tuple[str, int, set[str]]] = []
+    there = sorted(_there(parent), key=lambda segment: (-segment[1], segment[0]))
+    for directory, size, parts in there:
+        if parts <= wanted and not parts & covered:
+            chosen.append((directory, size, parts))
+            covered |= parts
+    missing = wanted - covered
+    gone = [d for d, _, parts in there if (parts <= covered or not parts & wanted) and d not in {c[0] for c in chosen}]
+    if missing:
+        size = sum(_rows(file) for file in missing)
+        while chosen and chosen[-1][1] <= MUCH_LARGER * size:
+            directory, more, parts = chosen.pop()
+            missing, size = missing | parts, size + more
+            gone.append(directory)
+        chosen.append((_make([file for file in files if file in missing], parent), size, missing))
+    for directory in gone:  # a process that has mapped one can go on reading it
+        shutil.rmtree(directory, ignore_errors=True)
+    return [directory for directory, _, _ in chosen]
+
+
+def _there(parent: str) -> Iterator[tuple[str, int, set[str]]]:
+    """Directory, number of vectors and parts of every segment."""
+    for entry in os.scandir(parent):
+        try:
+            with open(os.path.join(entry.path, PARTS), encoding="utf-8") as file:
+                parts = set(json.load(file))
+            yield entry.path, len(np.load(os.path.join(entry.path, "keys.npy"), mmap_mode="r")), parts
+        except (FileNotFoundError, NotADirectoryError):
+            if not entry.name.startswith(BUILDING):  # a copy of an earlier version of this package
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _make(files: Sequence[str], parent: str) -> str:
+    """Make a segment of some parts; returns its directory."""
+    directory = os.path.join(parent, digest(list(files)))
+    building = tempfile.mkdtemp(dir=parent, prefix=BUILDING)
+    try:
+        _merge(tuple(files), building)
+        with open(os.path.join(building, PARTS), "w", encoding="utf-8") as file:
+            json.dump(list(files), file)
+        os.rename(building, directory)
+    except OSError:
+        if not os.path.exists(directory):  # if it exists, another process was faster
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return directory
+
+
+def _rows(file: str) -> int:
+    fs, path = storage.arrow_filesystem(file)
+    rows: int = storage.retried(lambda: pq.read_metadata(path, filesystem=fs)).num_rows
+    return rows
 
 
 def _make_private(cache: str) -> None:

@@ -62,11 +62,11 @@ def encode_events(config: EventEncoding, chunks: Sequence[Chunk], columns: Seque
     events = found = 0
     for batch in counted.select_columns(["events", "found"]).iter_batches(batch_size=None, batch_format="numpy"):
         events, found = events + int(batch["events"].sum()), found + int(batch["found"].sum())
-    before = len(known.open().key_N)
+    before = len(known.open())
     if found < events:
         _encode(counted, config, digest, location)
         known = event_vectors.find(location, config.ray.cache_directory)
-    encoded = len(known.open().key_N) - before
+    encoded = len(known.open()) - before
     share = found / events if events else 1.0
     found_share = f"{events:,}, {share:.1%} of them found in the store"
     print(f"texts of events: {found_share}; {encoded:,} texts encoded; {location}", flush=True)

@@ -33,7 +33,7 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
         experiment.resolved_mask(),
         experiment.modalities,
         prepared.require().summary.features,
-        vectors.vector_NH.shape[1],
+        vectors.width,
         store.rsplit("/", 1)[1],
         experiment.seed,
     )

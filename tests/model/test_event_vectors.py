@@ -37,7 +37,7 @@ def test_a_machine_keeps_one_copy_of_the_newest_state(tmp_path) -> None:
     pq.write_table(store.part(pa.array(["a", "b"]), vectors[:2]), tmp_path / "1.parquet")
     old = store.find(str(tmp_path), str(tmp_path / "cache"))
     opened = old.open()
-    assert isinstance(opened.vector_NH, np.memmap)
+    assert isinstance(opened.segments[0].vector_NH, np.memmap)
     pq.write_table(store.part(pa.array(["c"]), vectors[2:]), tmp_path / "2.parquet")
     new = store.find(str(tmp_path), str(tmp_path / "cache"))
     np.testing.assert_array_equal(new.open()(pa.array(["c", "a"])), vectors[[2, 0]])
@@ -47,6 +47,29 @@ def test_a_machine_keeps_one_copy_of_the_newest_state(tmp_path) -> None:
     np.testing.assert_array_equal(opened(pa.array(["b"])), vectors[[1]])
     store._opened.cache_clear()
     np.testing.assert_array_equal(old.open()(pa.array(["b"])), vectors[[1]])  # made anew from its parts
+
+
+def test_a_few_new_texts_do_not_merge_the_whole_store_again(tmp_path, monkeypatch) -> None:
+    vectors = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float16)
+    texts = pa.array([f"text {k}" for k in range(400)])
+    merged, merge = [], store._merge
+
+    def counted(files: tuple[str, ...], directory: str) -> None:
+        merged.append(len(files))
+        merge(files, directory)
+
+    monkeypatch.setattr(store, "_merge", counted)
+    directory = tmp_path / "cache"
+    for number, start in enumerate(range(0, 400, 10)):
+        rows = store.part(texts.slice(start, 10), vectors[start : start + 10])
+        pq.write_table(rows, tmp_path / f"{number:02}.parquet")
+        found = store.find(str(tmp_path), str(directory)).open()
+        assert len(found) == start + 10
+        np.testing.assert_array_equal(found(texts.slice(0, start + 10)), vectors[: start + 10])
+        assert not found.has(texts.slice(start + 10)).any()
+        assert len(found.segments) <= 6
+    assert sum(merged) <= 40 * np.log2(40), "each part a logarithmic number of times"
+    assert len(list(next(directory.iterdir()).iterdir())) == len(found.segments), "merged segments are gone"
 
 
 def test_a_cache_that_is_not_ones_own_is_refused(tmp_path) -> None:

@@ -11,6 +11,7 @@ from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
 from ray_ggsm.config import Config, digest, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
+from ray_ggsm.on_ray.ingest import IngestConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
@@ -19,7 +20,7 @@ from ray_ggsm.on_ray.study import StudyConfig
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
 LIFTERS = ROOT.parent / "shared" / "benchmarks" / "lifters" / "lifters.parquet"
-MADE = [ROOT / "configs" / file for file in ("refresh.yaml", "attach_definition.yaml", "simulated.yaml")]
+MADE = [ROOT / "configs" / file for file in ("refresh.yaml", "attach_definition.yaml", "simulated.yaml", "ingest.yaml")]
 """They read what another job has to make first (tests/on_ray/test_shipped_refresh.py and test_simulate.py do so)."""
 LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file not in MADE]
 """Files that name no location on s3://, which a dry run would ask."""
@@ -30,6 +31,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "lookalike": LookalikeConfig,
     "refresh": RefreshConfig,
     "simulate": SimulateConfig,
+    "ingest": IngestConfig,
 }
 """Config classes of the jobs that read no experiment."""
 

@@ -30,7 +30,8 @@ def exit_code(work: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 3
     except NotNow as error:
-        print(f"not now: {error}", file=sys.stderr)
+        cause = getattr(error, "cause", None)  # of an error in a task, which Ray wraps
+        print(f"not now: {cause if isinstance(cause, NotNow) else error}", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)

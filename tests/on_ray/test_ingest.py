@@ -194,6 +194,26 @@ def test_a_day_that_is_not_complete_waits(place: Path, tmp_path: Path) -> None:
     assert read_state(store).days == (DAYS[0],)
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_taken(place: Path, tmp_path: Path, capsys) -> None:
+    """The day's marker came too early: the producer writes a file again between the look at it and its rows."""
+    store, config = str(tmp_path / "store"), tmp_path / "ingest.yaml"
+    values = ingest_config(place, store, buckets=1).model_dump(mode="json", exclude_defaults=True)
+    config.write_text(yaml.safe_dump(values))
+    plan = job.plan
+
+    def late(*arguments):
+        write_day(place, DAYS[0], a_day(DAYS[0], seed=2))
+        return plan(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "plan", late)
+        assert run(JOBS["ingest"], ["--config", str(config)]) == 4
+    told = capsys.readouterr().err
+    assert told.startswith("not now: ")
+    assert told.endswith("a.csv changed while it was read; start again when it is whole\n")
+    assert read_state(store).sequence == 0
+
+
 def test_a_user_with_absurdly_many_events_is_cut_and_said(tmp_path: Path, capsys) -> None:
     store = str(tmp_path / "store")
     for part in range(3):

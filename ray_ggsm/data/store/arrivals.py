@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
+from ray_ggsm.config import NotNow
 from ray_ggsm.data.pseudonyms import is_suppressed
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import INSTANT, as_user, converted, is_unusable
@@ -152,7 +153,8 @@ def read(batch: Batch) -> Arrived:
     """The rows of some files.
 
     Raises:
-        InputError: a file cannot be read, or has changed since it was looked at.
+        InputError: a file cannot be read.
+        NotNow: a file has changed since it was looked at.
     """
     schema, tables, entries = _arrived_schema(batch.state), [], []
     with duckdb.connect(config={"threads": 1}) as connection:
@@ -165,6 +167,8 @@ def read(batch: Batch) -> Arrived:
             found, guessed = table.read(part, lambda each: _rows(table, each, columns, batch, bad))  # noqa: B023
             table.reject_lines(part, bad)
             tables.append(found)
+            if stamp(part.file) != looks[part.file].stamp:
+                raise NotNow(f"{part.file} changed while it was read; start again when it is whole")
             rejected_here = _reasons(connection, part.file)
             entries.append(_entry(batch, looks.pop(part.file), len(found), rejected_here, guessed))
         entries += [_entry(batch, empty, 0, {}, {}) for empty in looks.values()]

@@ -53,4 +53,4 @@ def test_the_shipped_experiment_reads_what_the_shipped_simulation_writes(
     assert run(JOBS["prepare"], ["--config", str(ROOT / "configs" / "simulated.yaml"), "--dry-run"]) == 0
     assert "prepare   to do" in capsys.readouterr().out
     assert run(JOBS["ingest"], ["--config", str(ROOT / "configs" / "ingest.yaml"), "--dry-run"]) == 0
-    assert "all days: bill 2 files" in capsys.readouterr().out
+    assert "all days: bill 4 files" in capsys.readouterr().out

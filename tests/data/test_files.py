@@ -99,6 +99,12 @@ def test_bad_lines_are_set_aside_with_file_and_reason(tmp_path, monkeypatch, cli
 def test_too_many_bad_rows_stop_the_run(tmp_path, monkeypatch, clicks):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "clicks.csv").write_text("uid,ts,item,price\n" + "7,1708430400,a,1\n" * 5)
+    config = data_config(clicks)
+    fitted = prepare.fit(config)  # it has nothing to learn, so it reads no events
+    counts = [prepare.write_shard(config, fitted, 0, 1, str(tmp_path / "out"))]
+    with pytest.raises(InputError, match=r"5 of 5 rows.*bad_time.*1708430400.*time_format"):
+        prepare.write_summary(config, fitted, counts, str(tmp_path / "out"))
+    clicks["labels"]["much"] = {"group": "g", "table": "clicks", "sql": "count(*)", "above_quantile": 0.5}
     with pytest.raises(InputError, match=r"5 of 5 rows.*bad_time.*1708430400.*time_format"):
         prepare.fit(data_config(clicks))
 

@@ -43,8 +43,11 @@ def prepare(pipeline: Pipeline) -> str:
 
 
 def _source(pipeline: Pipeline, config: DataConfig) -> Source:
-    """Where the shards read: the source itself, or a store below `output` that its files are laid out in by user."""
-    if not isinstance(config.source, FilesSource) or config.shards == 1:
+    """Where the shards read: the source itself, or a store below `output` that its files are laid out in by user.
+
+    Such a store names users as the source does, so there is none where `output` must not name them (`key_file`).
+    """
+    if not isinstance(config.source, FilesSource) or config.shards == 1 or config.users.key_file is not None:
         return source_of(config)
     state = source_of(config).state()
     output = storage.absolute(pipeline.experiment.output)

@@ -94,6 +94,14 @@ def test_rows_do_not_depend_on_days(source_values: dict[str, Any], tmp_path: Pat
     same(prepare(place), expected, dead_letters=False)
 
 
+def test_where_users_have_pseudonyms_no_store_names_them(source_values: dict[str, Any], tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    place = Pipeline.of(build(Experiment, changed(source_values, data__users__key_file=str(key)), "test"))
+    prepare(place)
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == [place.prepare.directory]
+
+
 def test_a_newer_manifest_is_another_stage_and_an_old_one_stays(source_values: dict[str, Any], tmp_path: Path) -> None:
     tables, store = source_values["data"]["source"]["tables"], str(tmp_path / "store")
     values = {"store": store, "tables": {"clicks": tables["clicks"]}, "max_bad_share": 0.1, "buckets": 2}

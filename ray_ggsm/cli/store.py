@@ -4,6 +4,7 @@ import argparse
 import datetime as dt
 from collections.abc import Sequence
 
+from ray_ggsm.cli.commands import Commands, at_least
 from ray_ggsm.cli.exit_codes import exit_code
 from ray_ggsm.data.store import maintenance
 from ray_ggsm.data.store.layout import require_layout
@@ -27,29 +28,21 @@ def run_command(arguments: Sequence[str], program: str | None = None) -> int:
 
 
 def _parser(program: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("store", help="the store's location, local or s3://")
-        sub.set_defaults(command=command)
-        return sub
-
+    commands = Commands(program, DESCRIPTION, "store", "the store's location, local or s3://")
+    add = commands.add
     add("history", _history, "list the manifests, newest first")
     compact = add("compact", _compact, "merge the files of each bucket that hold events of the same days")
-    compact.add_argument("--days", type=int, default=7, help="length of a span whose files become one (default 7)")
+    compact.add_argument("--days", type=at_least(1), default=7, help="days whose files become one (default 7)")
     expire = add("expire", _expire, "drop files whose events all lie before a day")
     expire.add_argument("--before", type=dt.date.fromisoformat, required=True, help="the day (UTC), 2025-01-31")
     forget = add("forget", _forget, "take users out, and never in again")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
     forget.add_argument("--key-file", required=True, help="secret key of the list of forgotten users")
     vacuum = add("vacuum", _vacuum, "remove files that the newest manifest does not need")
-    vacuum.add_argument("--retention-hours", type=int, required=True, help="longer than the longest run; 168: a week")
+    longer = "longer than the longest run; 168: a week"
+    vacuum.add_argument("--retention-hours", type=at_least(0), required=True, help=longer)
     vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
-    return parser
+    return commands.parser
 
 
 def _history(options: argparse.Namespace) -> int:

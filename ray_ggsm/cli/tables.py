@@ -6,6 +6,7 @@
 import argparse
 from collections.abc import Sequence
 
+from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.data.pseudonyms import pseudonym, read_key
 from ray_ggsm.tables import maintenance
@@ -29,17 +30,8 @@ def run_command(arguments: Sequence[str], program: str | None = None) -> int:
 
 
 def _parser(program: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("table", help="the table's location, local or s3://")
-        sub.set_defaults(command=command)
-        return sub
-
+    commands = Commands(program, DESCRIPTION, "table", "the table's location, local or s3://")
+    add = commands.add
     add("history", _history, "list the versions, newest first")
     verify = add("verify", _verify, "check the files of the newest version against the log")
     verify.add_argument("--deep", action="store_true", help="read everything and compare page checksums")
@@ -52,7 +44,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     forget = add("forget", _forget, "commit a version without some users")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
     forget.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
-    return parser
+    return commands.parser
 
 
 def _history(options: argparse.Namespace) -> int:

@@ -179,7 +179,8 @@ class DataConfig(Config):
     labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
     """Parts that users are prepared in, independently of each other; more need less memory each. With own event files
-    and several shards, the events are first laid out by user below `output`; an event store has its own number."""
+    and several shards, the events are first laid out by user below `output` (not with `users.key_file`: they would name
+    users there); an event store has its own number."""
     memory_gb: Runtime[float | None] = Field(None, gt=0)
     """Memory that the tables and queries of a shard may take; what needs more goes to the system's temporary directory.
     null: 80 % of the machine's."""

@@ -17,7 +17,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.column_types import Types
-from ray_ggsm.data.sources.source import CREATE_REJECTED, Keys, Source
+from ray_ggsm.data.sources.source import CREATE_REJECTED, Extract, Keys, Source
 from ray_ggsm.data.sql import OWN, quote, reason, text
 
 
@@ -84,7 +84,7 @@ def opened(
         try:
             if types is None:
                 types = source.column_types(connection)
-            source.load(connection, types, shard, shards, empty, only)
+            source.load(connection, types, Extract(shard, shards, empty, only))
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield Database(connection, source, types)

@@ -1,5 +1,6 @@
 """Where events come from: the `data.source` section of a config."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -35,6 +36,16 @@ class TableConfig(Config):
     """CSV texts that mean no value, beside the empty one, for example [NA, NULL]."""
 
 
+def check_table_names(tables: Collection[str]) -> None:
+    """Refuse names of tables that the package makes itself.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if taken := [name for name in tables if name in OWN_TABLES or name.startswith("__")]:
+        raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
+
+
 class FilesSource(Config):
     """The user's own event files."""
 
@@ -44,9 +55,7 @@ class FilesSource(Config):
 
     @model_validator(mode="after")
     def _names_are_free(self) -> "FilesSource":
-        taken = [name for name in self.tables if name in OWN_TABLES or name.startswith("__")]
-        if taken:
-            raise ValueError(f"tables: '{taken[0]}' is a table of prepare itself; choose another name")
+        check_table_names(self.tables)
         return self
 
 

@@ -10,8 +10,7 @@ Whatever a run that was killed leaves behind, nobody sees; the same command does
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from itertools import chain
 from typing import Self
@@ -24,15 +23,13 @@ from ray_ggsm.building.lock import held
 from ray_ggsm.config import Config, InputError, Location, Runtime
 from ray_ggsm.data.names import Name
 from ray_ggsm.data.pseudonyms import read_key
-from ray_ggsm.data.source_config import TableConfig
+from ray_ggsm.data.source_config import TableConfig, check_table_names
 from ray_ggsm.data.sources.files import stamp
 from ray_ggsm.data.sources.table import matching_files
-from ray_ggsm.data.store import arrivals, tasks
-from ray_ggsm.data.store.arrivals import Batch, Look
-from ray_ggsm.data.store.changes import TableChange, check_names, plan
+from ray_ggsm.data.store import arrivals
+from ray_ggsm.data.store.changes import TableChange, plan
 from ray_ggsm.data.store.columns import REJECTED
-from ray_ggsm.data.store.layout import Layout, create, lock_file, table_place
-from ray_ggsm.data.store.log import StoreFile, files
+from ray_ggsm.data.store.layout import LOCKED_FOR, Layout, create, lock_file
 from ray_ggsm.data.store.manifest import (
     NO_REJECTED,
     FileEntry,
@@ -46,8 +43,9 @@ from ray_ggsm.data.store.ready import check_ready
 from ray_ggsm.data.store.seal import apply
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.ingesting.shuffle import Shuffle
 
-DAY = re.compile(r"\{day[^}]*\}")
+DAY = re.compile(r"\{day(:[^{}]*)?\}")
 """Stands for the day in patterns: {day} is 2025-01-31, {day:%Y%m%d} is 20250131."""
 
 LOOKS = 32
@@ -86,6 +84,13 @@ class IngestConfig(Config):
     """Resources."""
 
     @model_validator(mode="after")
+    def _tables_fit(self) -> Self:
+        check_table_names(self.tables)
+        if unknown := sorted(self.columns.keys() - self.tables.keys()):
+            raise ValueError(f"columns: there is no table '{unknown[0]}'; `tables` has {', '.join(self.tables)}")
+        return self
+
+    @model_validator(mode="after")
     def _days_fit(self) -> Self:
         if self.last_day is not None and (self.day is None or self.last_day < self.day):
             raise ValueError("last_day: give `day`, too, which must not be later")
@@ -103,7 +108,6 @@ class IngestConfig(Config):
 
 def preview(config: IngestConfig) -> str:
     """What the job would take in."""
-    check_names(config.tables)
     lines = []
     for day in config.days:
         found = {name: len(_files(name, table, day)) for name, table in config.tables.items()}
@@ -120,10 +124,9 @@ def ingest(config: IngestConfig) -> None:
     """
     with started(config.ray):
         check_place("store", config.store)
-        check_names(config.tables)
         location = storage.absolute(config.store)
         layout = create(location, config.buckets)
-        with held(lock_file(location), "a change of this store"):
+        with held(lock_file(location), LOCKED_FOR):
             for day in config.days:
                 _ingest_day(config, location, layout, day)
 
@@ -147,7 +150,8 @@ def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date |
         day=None if day is None else name,
         tables={REJECTED: NO_REJECTED, **{c.name: c.state for c in changes}, **state.tables},
     )
-    done = _Shuffle(config, location, layout, state, manifest, key).run(changes)
+    limits = config.mb_per_task, config.max_events_per_user
+    done = Shuffle(*limits, location, layout, state, manifest, key).run(changes)
     if promised is not None:
         promised.check(done.entries)
     _enforce_share(done.entries, config.max_bad_share)
@@ -165,7 +169,7 @@ def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date |
 
 
 def _of_day(pattern: str, day: date | None) -> str:
-    return DAY.sub("*", pattern) if day is None else pattern.format(day=day)
+    return DAY.sub(lambda place: "*" if day is None else place[0].format(day=day), pattern)
 
 
 def _files(name: str, table: TableConfig, day: date | None) -> list[str]:
@@ -202,127 +206,6 @@ def _say(change: TableChange) -> None:
     if change.not_stored:
         names = ", ".join(change.not_stored)
         print(f"ingest: {change.name}: columns that the store's table does not have are left out: {names}", flush=True)
-
-
-@dataclass(frozen=True)
-class _Done:
-    """What was written and read; nothing of it is visible yet."""
-
-    added: Mapping[str, Sequence[StoreFile]]
-    """Table -> its new files."""
-    removed: Mapping[str, Sequence[StoreFile]]
-    """Table -> files that they stand for."""
-    entries: Sequence[FileEntry]
-    capped: Mapping[str, int]
-    not_taken: int
-    """Records of forgotten users."""
-
-
-@dataclass(frozen=True)
-class _Shuffle:
-    """The tasks of one change."""
-
-    config: IngestConfig
-    location: str
-    layout: Layout
-    state: State
-    """What the store holds before."""
-    manifest: Manifest
-    key: bytes | None
-    """Of the list of forgotten users."""
-
-    def run(self, changes: Sequence[TableChange]) -> _Done:
-        """Read all files, and write all buckets."""
-        started_ = {change.name: self._start(change) for change in changes}
-        entries: list[FileEntry] = []
-        capped: Counter[str] = Counter()
-        not_taken = 0
-        added: dict[str, list[StoreFile]] = {REJECTED: []}
-        letters = []
-        for name, (summaries, rejected, writing) in started_.items():
-            for found, lost, forgotten in ray.get(summaries):
-                entries += found
-                capped[name] += lost
-                not_taken += forgotten
-            letters += rejected
-            added[name] = []
-            for some, lost, late in ray.get(writing):
-                added[name] += some
-                capped[name] += lost
-                letters.append(late)
-        sequence, run = self.manifest.sequence, self.manifest.run
-        write = ray.remote(num_cpus=1)(tasks.write_rejected)
-        if letters:
-            place = table_place(self.location, REJECTED)
-            added[REJECTED] += ray.get(write.remote(place, self.layout.buckets, sequence, run, *letters))
-        removed = self._remove_replaced(changes, added)
-        return _Done(added, removed, entries, +capped, not_taken)
-
-    def _start(self, change: TableChange) -> tuple[list[ray.ObjectRef], list[ray.ObjectRef], list[ray.ObjectRef]]:
-        """Start the tasks of a table: what was read, rejected records, and files of buckets."""
-        total = sum(each.size for each in change.arriving)
-        parts = min(self.layout.buckets, 1 + 2 * total // (self.config.mb_per_task * 2**20))
-        read = ray.remote(num_cpus=1, num_returns=2 + parts)(tasks.read)
-        write = ray.remote(num_cpus=1)(tasks.write)
-        results = [read.remote(batch, parts) for batch in self._batches(change)]
-        place, most = table_place(self.location, change.name), self.config.max_events_per_user
-        writing = [
-            write.remote(place, change.name, change.state, most, self.manifest, *(r[2 + part] for r in results))
-            for part in range(parts)
-            if results
-        ]
-        return [r[0] for r in results], [r[1] for r in results], writing
-
-    def _batches(self, change: TableChange) -> Iterator[Batch]:
-        """Files of about `mb_per_task` together."""
-        files_, size = [], 0
-        for each in change.arriving:
-            files_.append(each)
-            size += each.size
-            if size >= self.config.mb_per_task * 2**20:
-                yield self._batch(change, files_)
-                files_, size = [], 0
-        if files_:
-            yield self._batch(change, files_)
-
-    def _batch(self, change: TableChange, looks: Sequence[Look]) -> Batch:
-        return Batch(
-            name=change.name,
-            config=change.config,
-            state=change.state,
-            files=tuple(looks),
-            day=self.manifest.day,
-            sequence=self.manifest.sequence,
-            buckets=self.layout.buckets,
-            max_events_per_user=self.config.max_events_per_user,
-            suppressed=self.state.suppressed,
-            key=self.key,
-        )
-
-    def _remove_replaced(
-        self, changes: Sequence[TableChange], added: dict[str, list[StoreFile]]
-    ) -> dict[str, list[StoreFile]]:
-        """Write the files that hold rows of replaced ones again, without these; returns the files that go."""
-        without = ray.remote(num_cpus=1)(tasks.without)
-        removed: dict[str, list[StoreFile]] = {}
-        state, writing = self.state, []
-        for change in changes:
-            if not change.replaced:
-                continue
-            sequences = {state.sequences[file_key(change.name, path)] for path in change.replaced}
-            for table in (change.name, REJECTED):
-                if table not in state.tables:
-                    continue
-                found, place = state.tables[table], table_place(self.location, table)
-                for file in files(place, found.version, found.time):
-                    first, last = file.sequences
-                    if any(first <= s <= last for s in sequences) and file not in removed.setdefault(table, []):
-                        removed[table].append(file)
-                        paths = {c.name: c.replaced for c in changes}
-                        writing.append((table, without.remote(place, table, found, file, paths, self.manifest.run)))
-        for table, task in writing:
-            added[table] += ray.get(task)
-        return removed
 
 
 def _enforce_share(entries: Sequence[FileEntry], max_bad_share: float) -> None:

@@ -10,14 +10,12 @@ from ray_ggsm.building.lock import held
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import key_id, pseudonym, read_key
 from ray_ggsm.data.store import maintenance
-from ray_ggsm.data.store.layout import lock_file, require_layout
+from ray_ggsm.data.store.layout import LOCKED_FOR, lock_file, require_layout
 from ray_ggsm.data.store.log import StoreFile
 from ray_ggsm.data.store.manifest import Manifest, State, check_key, read_state
 from ray_ggsm.data.store.seal import apply
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import started
-
-LOCKED_FOR = "a change of this store"
 
 
 def compact(location: str, days: int) -> Manifest | None:

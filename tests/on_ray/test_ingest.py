@@ -299,3 +299,46 @@ def test_the_store_on_s3(place: Path) -> None:
     assert not storage.write_new(f"{store}/manifests/00000003.json", b"{}"), "a manifest is written once"
     assert changes.compact(store, 7) is not None
     assert events(store) == everything()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"columns": {"click": ["item"]}}, r"columns: there is no table 'click'; `tables` has clicks"),
+        ({"last_day": dt.date(2025, 3, 1)}, r"last_day: give `day`, too"),
+        ({"ready": "ready/{day}"}, r"ready: only with `day`"),
+        ({"tables": {"rejected": {"files": "x", "user": "u"}}}, r"'rejected' is a table of prepare itself"),
+    ],
+)
+def test_mistakes_in_the_config(tmp_path: Path, changes: dict, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        ingest_config(tmp_path, str(tmp_path / "store"), **changes)
+
+
+def test_only_the_day_is_filled_into_patterns() -> None:
+    first = dt.date(2025, 1, 2)
+    assert job._of_day("a{b}/{day}/{day:%Y%m%d}.csv", first) == "a{b}/2025-01-02/20250102.csv"
+    assert job._of_day("a{b}/{day}/{day:%Y%m%d}.csv", None) == "a{b}/*/*.csv"
+
+
+def test_a_marker_with_strange_rows(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "ready").write_text('{"rows": {"a.csv": "many"}}')
+    with pytest.raises(InputError, match="`rows` must say of each file how many rows it has"):
+        ingest(ingest_config(place, str(tmp_path / "store"), **day(DAYS[0]), ready=str(tmp_path / "ready")))
+
+
+def test_declared_types_bring_files_together(tmp_path: Path) -> None:
+    store, time = str(tmp_path / "store"), pa.array([dt.datetime(2025, 3, 1, tzinfo=dt.UTC)])
+    clicks = {"files": f"{tmp_path}/*.parquet", "user": "uid", "time": "ts", "types": {"n": "float8"}}
+    for name, n in (("a", pa.array([1])), ("b", pa.array(["2.5"]))):
+        pq.write_table(pa.table({"uid": [name], "ts": time, "n": n}), tmp_path / f"{name}.parquet")
+    ingest(ingest_config(tmp_path, store, tables={"clicks": clicks}))
+    assert sorted(held(store)["n"].to_pylist()) == [1.0, 2.5]
+
+
+@pytest.mark.parametrize("words", [["compact", "x", "--days", "0"], ["vacuum", "x", "--retention-hours", "-1"]])
+def test_commands_refuse_numbers_that_mean_nothing(words: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_command(words)
+    assert stop.value.code == 2
+    assert "or more, found" in capsys.readouterr().err

@@ -6,7 +6,7 @@ as it is in the file. A bad value costs one row, never the run; every rejected r
 reason and what stood there.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -15,7 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.formats import part
-from ray_ggsm.data.sources.source import Keys, State
+from ray_ggsm.data.sources.source import Extract, Keys, State
 from ray_ggsm.data.sources.table import FileTable, Uses, matching_files
 from ray_ggsm.data.sql import text
 
@@ -48,27 +48,19 @@ class EventFiles:
             for name, table in self.configs.items()
         }
 
-    def load(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        types: Types,
-        shard: int,
-        shards: int,
-        empty: bool,
-        only: Collection[str] | None = None,
-    ) -> None:
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, wanted: Extract) -> None:
         """Create the tables with the rows of one shard.
 
         Raises:
             InputError: no file matches, or a column is missing or has no usable type.
         """
         for name, table in self.configs.items():
-            if only is not None and name not in only:
+            if not wanted.has(name):
                 continue
             files = FileTable(connection, name, table, self.uses.get(name, Uses()))
-            files.create(types[name], empty)
-            if not empty:
-                files.fill(types[name], shard, shards)
+            files.create(types[name], wanted.empty)
+            if not wanted.empty:
+                files.fill(types[name], wanted.shard, wanted.shards)
 
     def check_types(self, connection: duckdb.DuckDBPyConnection, types: Types, where: str) -> None:
         """Refuse files that have lost a column, or have it with another type; raises like `Source.check_types`."""

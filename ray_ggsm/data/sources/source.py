@@ -1,6 +1,7 @@
 """What prepare asks of the place that events come from."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import duckdb
@@ -39,6 +40,23 @@ class Keys(NamedTuple):
     """With a static table: its rows belong to the snapshots between KNOWN_FROM and KNOWN_UNTIL alone."""
 
 
+@dataclass(frozen=True)
+class Extract:
+    """What is loaded of a source."""
+
+    shard: int = 0
+    """Position of the shard of users, of `shards`; shard 0 also reports lines that belong to no user."""
+    shards: int = 1
+    empty: bool = False
+    """Only create the tables with their columns."""
+    only: Collection[str] | None = None
+    """Tables that are needed; None: all. More may be created."""
+
+    def has(self, table: str) -> bool:
+        """Whether a table is needed."""
+        return self.only is None or table in self.only
+
+
 class Source(Protocol):
     """Where events come from; `ray_ggsm.data.source_choice.source_of` chooses one from the config."""
 
@@ -62,24 +80,13 @@ class Source(Protocol):
             InputError: the source is not there, or its tables are not as the config says.
         """
 
-    def load(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        types: Types,
-        shard: int,
-        shards: int,
-        empty: bool,
-        only: Collection[str] | None = None,
-    ) -> None:
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, wanted: "Extract") -> None:
         """Create each table with the rows of one shard of users, and add unusable rows to the table `rejected`.
 
         Args:
             connection: a database with the table `rejected`.
             types: those of `column_types`.
-            shard: position of the shard, of `shards`; shard 0 also reports lines that belong to no user.
-            shards: number of shards.
-            empty: only create the tables with their columns.
-            only: tables that are needed; None: all. More may be created.
+            wanted: which rows.
 
         Raises:
             InputError: the source is not there, or its tables are not as the config says.

@@ -161,13 +161,17 @@ class FileTable:
         types = {column: unified(self.where, column, kinds[column]) for column in unknown}
         # where a number is needed, a text that is none costs its row
         types |= {c: "DOUBLE" for c in self.uses.numbers if types.get(c) in ("VARCHAR", "BOOLEAN")}
-        return {c: self._canonical(declared[c]) if c in declared else types[c] for c in self.computed}
+        return {c: self.canonical(declared[c]) if c in declared else types[c] for c in self.computed}
 
     def _guesses(self, each: Part, columns: Sequence[str], whole: bool) -> dict[str, list[Guess]]:
         return each.guesses(self.connection, columns, whole) if columns else {}
 
-    def _canonical(self, kind: str) -> str:
-        """DuckDB's own name of a declared type: DOUBLE for float8."""
+    def canonical(self, kind: str) -> str:
+        """DuckDB's own name of a declared type: DOUBLE for float8.
+
+        Raises:
+            InputError: there is no such type.
+        """
         with self._sentences():
             return str(self.connection.execute(f"SELECT typeof(NULL::{kind})").fetchall()[0][0])
 

@@ -3,11 +3,14 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import duckdb
+
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_checks import no_column
+from ray_ggsm.data.sources.table import FileTable
 from ray_ggsm.data.store.arrivals import Look
-from ray_ggsm.data.store.columns import PREFIX, REJECTED, stored_type
+from ray_ggsm.data.store.columns import PREFIX, stored_type
 from ray_ggsm.data.store.manifest import State, TableState, by_digest, file_key
 
 
@@ -100,7 +103,9 @@ def _kind(where: str, config: TableConfig, column: str, looks: Sequence[Look]) -
     except InputError:
         if column not in config.types:
             raise
-        return config.types[column].upper()
+        with duckdb.connect() as connection:
+            declared = FileTable(connection, where.removeprefix("tables."), config).canonical(config.types[column])
+        return stored_type(where, column, {declared: config.files})
 
 
 def _check_keys(where: str, config: TableConfig, found: TableState) -> None:
@@ -127,13 +132,3 @@ def _check_columns(where: str, found: TableState, looks: Sequence[Look]) -> None
                     f"{where}: column '{column}' is {kind} in the store and {given} in {each.path}; write it as {kind} "
                     "again, or begin a new store with a type that holds both (`types`)"
                 )
-
-
-def check_names(tables: Collection[str]) -> None:
-    """Refuse a table with the name of the store's own.
-
-    Raises:
-        InputError: naming it.
-    """
-    if REJECTED in tables:
-        raise InputError(f"tables: '{REJECTED}' is a table of the store itself; choose another name")

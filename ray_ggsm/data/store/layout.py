@@ -13,6 +13,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
 
 FORMAT = 1
+LOCKED_FOR = "a change of this store"
+"""What the lock is held for, in sentences."""
 
 
 class Layout(Record):

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
-from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.store.columns import BUCKET
 from ray_ggsm.delta import one_line, retried, storage_options
@@ -85,16 +84,17 @@ def commit(
 
     Raises:
         NotNow: another run has changed the table just now.
+        InputError: Delta Lake refuses the change.
     """
     sealed = {} if version is None else {f.path: f for f in files(location, version, time_column)}
     gone = {f.path for f in removed}
     wanted = {path: f for path, f in sealed.items() if path not in gone} | {f.path: f for f in added}
     try:
         return retried(lambda: _commit(location, version, schema, time_column, wanted, run))
-    except (DeltaError, OSError) as error:
-        if storage.refused(error):
-            raise
-        raise NotNow(f"{location}: another run has changed the table just now ({one_line(error)})") from error
+    except DeltaError as error:
+        if isinstance(error, CommitFailedError) or "already exists" in str(error):
+            raise NotNow(f"{location}: another run has changed the table just now ({one_line(error)})") from error
+        raise InputError(f"{location}: the table cannot be changed ({one_line(error)})") from error
 
 
 def _commit(
@@ -184,7 +184,5 @@ def clean(
         return retried(
             lambda: sorted(table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True))
         )
-    except (DeltaError, OSError) as error:
-        if storage.refused(error):
-            raise
-        raise NotNow(f"{location}: vacuum stopped ({one_line(error)}); start it again") from error
+    except DeltaError as error:
+        raise InputError(f"{location}: vacuum stopped ({one_line(error)})") from error

@@ -106,9 +106,6 @@ class State(Record):
     """Which key they have."""
 
 
-EMPTY = State(sequence=0, run="", tables={}, files={}, sequences={}, days=(), suppressed=(), key_id=None)
-
-
 def file_key(table: str, path: str) -> str:
     """The key of a file; two tables may read the same one."""
     return f"{table} {path}"
@@ -160,15 +157,18 @@ def read_state(location: str, sequence: int | None = None) -> State:
 
 def _read(file: str) -> Manifest:
     try:
-        return Manifest.model_validate_json(storage.read_bytes(file))
+        found = Manifest.model_validate_json(storage.read_bytes(file))
     except ValueError as error:
         raise InputError(f"{file}: this manifest cannot be read ({' '.join(str(error).split())[:200]})") from None
+    if found.format != FORMAT:
+        raise InputError(f"{file}: expected a manifest of format {FORMAT}, found {found.format}")
+    return found
 
 
 def seal(location: str, manifest: Manifest) -> bool:
     """Write a manifest; false: another change has this number."""
     file = storage.join(location, "manifests", f"{manifest.sequence:08d}.json")
-    return storage.write_new(file, manifest.model_dump_json(indent=1, exclude_defaults=False).encode())
+    return storage.write_new(file, manifest.model_dump_json(indent=1).encode())
 
 
 def by_digest(state: State) -> Mapping[tuple[str, str], str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_ggsm import storage
-from ray_ggsm.config import NotNow
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.store.manifest import FileEntry
 
 
@@ -40,6 +40,7 @@ def check_ready(marker: str, paths: Mapping[str, Sequence[str]]) -> Promised:
 
     Raises:
         NotNow: there is no marker, or a file that it lists is missing.
+        InputError: its `rows` are no numbers of rows.
     """
     if not storage.exists(marker):
         raise NotNow(f"{marker}: not there yet, so the day is not complete")
@@ -48,7 +49,9 @@ def check_ready(marker: str, paths: Mapping[str, Sequence[str]]) -> Promised:
     except ValueError:
         found = None
     rows = found.get("rows") if isinstance(found, dict) else None
-    promised = Promised(marker, rows if isinstance(rows, dict) else {})
+    if rows is not None and not (isinstance(rows, dict) and all(type(n) is int for n in rows.values())):
+        raise InputError(f"{marker}: `rows` must say of each file how many rows it has, as a whole number")
+    promised = Promised(marker, rows or {})
     here = [path for some in paths.values() for path in some]
     tables = tuple(paths)
     for file in promised.rows:

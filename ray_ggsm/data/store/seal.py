@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 
 from ray_ggsm.config import NotNow
-from ray_ggsm.data.store import arrivals
+from ray_ggsm.data.store import arrivals, rejected
 from ray_ggsm.data.store.columns import REJECTED
 from ray_ggsm.data.store.layout import table_place
 from ray_ggsm.data.store.log import StoreFile, commit
@@ -17,7 +17,7 @@ Files = Mapping[str, Collection[StoreFile]]
 
 def schema_of(name: str, table: TableState) -> pa.Schema:
     """The columns of a table's files."""
-    return arrivals.rejected_schema() if name == REJECTED else arrivals.row_schema(table)
+    return rejected.rejected_schema() if name == REJECTED else arrivals.row_schema(table)
 
 
 def apply(location: str, manifest: Manifest, added: Files, removed: Files) -> Manifest:

@@ -1,6 +1,6 @@
 """Events from a store, bucket by bucket: the source of nights and of large studies."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +11,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.files import EventFiles
-from ray_ggsm.data.sources.source import KNOWN_FROM, KNOWN_UNTIL, Keys, State
+from ray_ggsm.data.sources.source import KNOWN_FROM, KNOWN_UNTIL, Extract, Keys, State
 from ray_ggsm.data.sources.table import FileTable, Uses
 from ray_ggsm.data.sql import quote
 from ray_ggsm.data.store import manifest
@@ -88,30 +88,22 @@ class EventStore:
             if name in types:
                 self._table(connection, name).check_types(types[name], where)
 
-    def load(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        types: Types,
-        shard: int,
-        shards: int,
-        empty: bool,
-        only: Collection[str] | None = None,
-    ) -> None:
+    def load(self, connection: duckdb.DuckDBPyConnection, types: Types, wanted: Extract) -> None:
         """Create the tables with the rows of the bucket.
 
         Raises:
             InputError: a column is missing or has no usable type.
         """
         for name, keys in self.tables().items():
-            if only is not None and name not in only:
+            if not wanted.has(name):
                 continue
             table = self._table(connection, name)
-            table.create(types[name], empty)
-            if not empty:
+            table.create(types[name], wanted.empty)
+            if not wanted.empty:
                 table.fill(types[name], 0, 1)
             if keys.time is None:
                 _add_validity(connection, name, keys.user)
-        if not empty:
+        if not wanted.empty:
             self._load_rejected(connection)
 
     def _load_rejected(self, connection: duckdb.DuckDBPyConnection) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from ray_ggsm.data.store import arrivals, bucket_files
+from ray_ggsm.data.store import arrivals, bucket_files, rejected
 from ray_ggsm.data.store.arrivals import Batch
 from ray_ggsm.data.store.log import StoreFile
 from ray_ggsm.data.store.manifest import Manifest, TableState
@@ -33,18 +33,18 @@ def write(
     that tell of these."""
     written, capped, letters, sequence = [], 0, [], manifest.sequence
     for bucket, rows in bucket_files.by_bucket(tables).items():
-        kept, late, lost = arrivals.newest(rows, name, state, most)
+        kept, late, lost = rejected.newest(rows, name, state, most)
         capped += lost
         letters.append(late)
         kept = arrivals.finished(kept, state, sequence, manifest.day)
         written.append(bucket_files.write_bucket(kept, place, state.time, bucket, (sequence, sequence), manifest.run))
-    rejected = pa.concat_tables(letters) if letters else arrivals.no_rejected()
-    return written, capped, rejected
+    told = pa.concat_tables(letters) if letters else rejected.no_rejected()
+    return written, capped, told
 
 
 def write_rejected(place: str, buckets: int, sequence: int, run: str, *tables: pa.Table) -> list[StoreFile]:
     """Write files of records that cannot be used."""
-    rows = arrivals.split(arrivals.rejected_rows(tables, sequence, buckets), buckets, 1)
+    rows = arrivals.split(rejected.rejected_rows(tables, sequence, buckets), buckets, 1)
     return [
         bucket_files.write_bucket(some, place, None, bucket, (sequence, sequence), run)
         for bucket, some in bucket_files.by_bucket(rows).items()
@@ -56,7 +56,7 @@ def without(
 ) -> list[StoreFile]:
     """Write a file again, without the rows of some source files (by table); none where nothing is left."""
     rows = bucket_files.read_files(place, [file], schema_of(table, state))
-    kept = arrivals.rows_without(rows, table, paths)
+    kept = rejected.rows_without(rows, table, paths)
     if not len(kept):
         return []
     return [bucket_files.write_bucket(kept, place, state.time, file.bucket, file.sequences, run)]

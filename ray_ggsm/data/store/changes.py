@@ -68,7 +68,7 @@ def plan(
         found = _new_table(where, config, filled, wanted)
     else:
         _check_keys(where, config, found)
-    _check_columns(where, found, filled)
+    _check_columns(where, config, found, filled)
     more = {c for each in filled for c in each.columns or ()} - found.columns.keys()
     return TableChange(name, config, found, tuple(arriving), tuple(replaced), tuple(twice), tuple(sorted(more)))
 
@@ -114,7 +114,7 @@ def _check_keys(where: str, config: TableConfig, found: TableState) -> None:
             raise InputError(f"{where}.{key}: the store's table has '{wanted}', found '{now}'; make it the same")
 
 
-def _check_columns(where: str, found: TableState, looks: Sequence[Look]) -> None:
+def _check_columns(where: str, config: TableConfig, found: TableState, looks: Sequence[Look]) -> None:
     for each in looks:
         columns: Mapping[str, str] = each.columns or {}
         needed = {found.user, found.time or found.user} if each.is_json else found.columns.keys()
@@ -125,7 +125,8 @@ def _check_columns(where: str, found: TableState, looks: Sequence[Look]) -> None
                 )
         for column, kind in found.columns.items():
             given = columns.get(column, "NULL")
-            if column in (found.user, found.time) or given in (kind, "NULL") or each.is_text:
+            is_converted = each.is_text or column in config.types  # value by value, as it is read
+            if column in (found.user, found.time) or given in (kind, "NULL") or is_converted:
                 continue
             if stored_type(where, column, {kind: "the store", given: each.path}) != kind:
                 raise InputError(

@@ -4,6 +4,7 @@ Times are instants (TIMESTAMPTZ) and the session's time zone is that of the snap
 and `as_of + interval 3 day` in expressions follow its calendar, also across changes of daylight saving.
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def opened(
     threads: int | None = None,
     source: Source | None = None,
     only: Collection[str] | None = None,
+    texts: bool = True,
 ) -> Iterator[Database]:
     """A database with the source's tables and no way out.
 
@@ -69,6 +71,7 @@ def opened(
         threads: threads DuckDB may use; None: all cores.
         source: where the shard's events come from; None: what the config names.
         only: tables that are needed; None: all.
+        texts: whether columns that only templates show are needed.
 
     Raises:
         InputError: the source cannot be read, or a checked expression fails on the data (also inside the `with` block).
@@ -77,6 +80,8 @@ def opened(
     options: dict[str, Any] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
     if config.memory_gb is not None:
         options["memory_limit"] = f"{config.memory_gb:.3f}GB"
+    elif threads is not None:
+        options["memory_limit"] = f"{80 * min(1, threads / (os.cpu_count() or 1)):.3f}%"
     with tempfile.TemporaryDirectory() as spilled, duckdb.connect(config=options) as connection:
         connection.execute(f"SET temp_directory = {text(spilled)}")
         _set_up(connection, config.snapshots.timezone)
@@ -84,7 +89,7 @@ def opened(
         try:
             if types is None:
                 types = source.column_types(connection)
-            source.load(connection, types, Extract(shard, shards, empty, only))
+            source.load(connection, types, Extract(shard, shards, empty, only, texts))
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield Database(connection, source, types)

@@ -38,7 +38,10 @@ def rendered(database: Database, table: str, template: str) -> str:
         if column is not None:
             place = shown(column) if database.has(table, shown(column)) else column
             found.append(f"coalesce({quote(place)}::varchar, '')")
-    return one_line(" || ".join(found))
+    whole = " || ".join(found)
+    # to see that there is nothing to replace is four times as fast as to replace it
+    untidy = f"SELECT 1 FROM {quote(table)} WHERE regexp_matches({whole}, '[^\\S ]|  |^ | $') LIMIT 1"
+    return one_line(whole) if database.connection.execute(untidy).fetchall() else whole
 
 
 def detail_columns(database: Database, modality: ModalityConfig) -> list[str]:

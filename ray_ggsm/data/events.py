@@ -25,41 +25,37 @@ from ray_ggsm.data.text_template import template_parts
 
 
 def create_events(database: Database, config: DataConfig) -> None:
-    """Create per modality the table `event:NAME` (user_id, time, text, amount, and fields and parts where it has them).
+    """Create per modality `event:NAME` (user_id, time, text, amount, and fields and parts where it has them).
 
-    Unusable events are rejected.
+    Unusable events are rejected, each for the first reason that applies.
     """
     for name, modality in config.modalities.items():
         user, time, _ = database.tables[modality.table]
-        events, checked = quote(f"event:{name}"), quote("checked event")
-        place = f"{quote(FILE)} AS file, {quote(RECORD)} AS record"
-        if not database.has(modality.table, FILE):
-            place = f"{text(f'modality {name}')} AS file, NULL::BIGINT AS record"
-        amount = f"({modality.amount or 'NULL'})"
-        details = "".join(f", {column}" for column in detail_columns(database, modality))
-        database.connection.execute(
-            f"CREATE TABLE {checked} AS SELECT {quote(user)} AS user_id, {quote(str(time))} AS time, "
-            f"{_text(database, modality)} AS text, {as_float(amount)} AS amount{details}, "
-            f"{place} FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
-        )
-        unusable = [
+        why = quote("why")
+        columns = [f"{quote(user)} AS user_id", f"{quote(str(time))} AS time", f"{_text(database, modality)} AS text"]
+        amount = as_float(f"({modality.amount or 'NULL'})")
+        columns += [f"{amount} AS amount", *detail_columns(database, modality)]
+        problems = [
             says_nothing(modality),
             ("text_too_long", f"length(text) > {config.max_text_length}"),
             ("non_finite_number", "NOT isfinite(amount)"),
             *detail_problems(modality, config.max_text_length),
         ]
-        for why, condition in unusable:
-            database.connection.execute(
-                f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, file, record, {text(why)}, "
-                f"{text(f'modality {name}, ')} || 'event at ' || time::varchar || ': ' || "
-                f"coalesce(left(text, 100), 'NULL') FROM {checked} WHERE {condition}"
-            )
-            database.connection.execute(f"DELETE FROM {checked} WHERE {condition}")
-        if modality.parts is None:
-            database.connection.execute(f"ALTER TABLE {checked} RENAME TO {events}")
-            continue
-        database.connection.execute(f"CREATE TABLE {events} AS SELECT {with_parts(modality)} FROM {checked}")
-        database.connection.execute(f"DROP TABLE {checked}")
+        reasons = " ".join(f"WHEN {condition} THEN {text(reason)}" for reason, condition in problems)
+        place = f"{quote(FILE)} AS file, {quote(RECORD)} AS record"
+        if not database.has(modality.table, FILE):
+            place = f"{text(f'modality {name}')} AS file, NULL::BIGINT AS record"
+        events = f"FROM {quote(modality.table)} WHERE {modality.where or 'true'}"
+        detail = f"{text(f'modality {name}, event at ')} || time::varchar || ': ' || coalesce(left(text, 100), 'NULL')"
+        database.connection.execute(
+            f"INSERT INTO rejected SELECT {text(modality.table)}, NULL, user_id, NULL, file, record, {why}, {detail} "
+            f"FROM (SELECT *, CASE {reasons} END AS {why} FROM (SELECT {', '.join(columns)}, {place} {events})) "
+            f"WHERE {why} IS NOT NULL"
+        )
+        good = f"FROM (SELECT {', '.join(columns)} {events}) WHERE (CASE {reasons} END) IS NULL"
+        # texts cost less to make again than to keep; parts do not
+        kind, chosen = ("VIEW", "*") if modality.parts is None else ("TABLE", with_parts(modality))
+        database.connection.execute(f"CREATE {kind} {quote(f'event:{name}')} AS SELECT {chosen} {good}")
 
 
 def create_sequences(database: Database, config: DataConfig) -> dict[str, int]:

@@ -162,7 +162,9 @@ def learn(
     learned_from = train.model_copy(
         update={"cutoffs": train.learn_from or train.cutoffs, "users": train.learn_from_users or train.users}
     )
-    with opened(config, shard, shards, types=types, threads=threads, source=source, only=tables) as database:
+    with opened(
+        config, shard, shards, types=types, threads=threads, source=source, only=tables, texts=False
+    ) as database:
         rows = count_rows(database, config.max_bad_share, tables)
         create_snapshots(database, config, {config.train_split: learned_from})
         values = {name: _label_values(database, config, name) for name in labels}

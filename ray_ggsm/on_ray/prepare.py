@@ -28,14 +28,18 @@ def prepare(pipeline: Pipeline) -> str:
         n = source.shards(config.shards)
         # functions of `data`, because a task loads the module of its function, and this one loads torch
         types_of, learn, write = (
-            ray.remote(num_cpus=2)(step) for step in (shards.types_of, shards.learn, shards.write_shard)
+            ray.remote(num_cpus=1, memory=_memory(config))(step)
+            for step in (shards.types_of, shards.learn, shards.write_shard)
         )
         types = ray.get(types_of.remote(config, source))
-        parts = [source.of_shard(k) for k in range(n)]
-        fitted = shards.combine(
-            config, types, ray.get([learn.remote(config, types, k, n, source=part) for k, part in enumerate(parts)])
-        )
-        tasks = [write.remote(config, fitted, k, n, stage.location, source=part) for k, part in enumerate(parts)]
+        # one shard may take the whole machine; of many, as many as there are cores run side by side
+        parts, threads = [source.of_shard(k) for k in range(n)], None if n == 1 else 1
+        learning = [learn.remote(config, types, k, n, source=part, threads=threads) for k, part in enumerate(parts)]
+        fitted = shards.combine(config, types, ray.get(learning))
+        tasks = [
+            write.remote(config, fitted, k, n, stage.location, source=part, threads=threads)
+            for k, part in enumerate(parts)
+        ]
         summary = shards.write_summary(config, fitted, ray.get(tasks), stage.location)
         print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
         running.result = PrepareResult(summary=summary)
@@ -63,6 +67,14 @@ def _source(pipeline: Pipeline, config: DataConfig) -> Source:
         )
     )
     return store_of(config, location)
+
+
+def _memory(config: DataConfig) -> int | None:
+    """Bytes that a task reserves: `memory_gb`, or all that the largest node has."""
+    if config.memory_gb is None:
+        return None
+    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    return int(min(config.memory_gb * 1e9, largest))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -57,7 +57,7 @@ class EventFiles:
         for name, table in self.configs.items():
             if not wanted.has(name):
                 continue
-            files = FileTable(connection, name, table, self.uses.get(name, Uses()))
+            files = FileTable(connection, name, table, self.uses.get(name, Uses()).of(wanted))
             files.create(types[name], wanted.empty)
             if not wanted.empty:
                 files.fill(types[name], wanted.shard, wanted.shards)

@@ -51,6 +51,8 @@ class Extract:
     """Only create the tables with their columns."""
     only: Collection[str] | None = None
     """Tables that are needed; None: all. More may be created."""
+    texts: bool = True
+    """Whether columns that only templates show are needed."""
 
     def has(self, table: str) -> bool:
         """Whether a table is needed."""

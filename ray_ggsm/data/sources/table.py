@@ -5,7 +5,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from ray_ggsm.data.sources.formats import part
 from ray_ggsm.data.sources.guesses import Guess, common
 from ray_ggsm.data.sources.json_part import JsonLines
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part
-from ray_ggsm.data.sources.source import FILE, shown
+from ray_ggsm.data.sources.source import FILE, Extract, shown
 from ray_ggsm.data.sql import OWN, columns_in, own, quote, reason, shard_condition, text
 
 T = TypeVar("T")
@@ -41,6 +41,10 @@ class Uses:
     """SQL over the columns."""
     numbers: frozenset[str] = frozenset()
     """Columns that must be numbers."""
+
+    def of(self, wanted: Extract) -> "Uses":
+        """Those that what is loaded serves."""
+        return self if wanted.texts or wanted.empty else replace(self, templates=frozenset())
 
 
 def matching_files(name: str, table: TableConfig) -> list[str]:

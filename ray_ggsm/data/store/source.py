@@ -97,7 +97,7 @@ class EventStore:
         for name, keys in self.tables().items():
             if not wanted.has(name):
                 continue
-            table = self._table(connection, name)
+            table = self._table(connection, name, wanted)
             table.create(types[name], wanted.empty)
             if not wanted.empty:
                 table.fill(types[name], 0, 1)
@@ -129,7 +129,7 @@ class EventStore:
         """The manifest."""
         return {"store": {"manifest": str(self.held.sequence), "run": self.held.run}}
 
-    def _table(self, connection: duckdb.DuckDBPyConnection, name: str) -> FileTable:
+    def _table(self, connection: duckdb.DuckDBPyConnection, name: str, wanted: Extract | None = None) -> FileTable:
         state = self.held.tables[name]
         config = TableConfig(
             files=table_place(self.location, name),
@@ -143,7 +143,8 @@ class EventStore:
                 for column, guess in entry.guesses.items():
                     guesses.setdefault(column, []).append(guess)
         part = StoredPart(config.files, self._paths(name), config, state, guesses)
-        return FileTable(connection, name, config, self.uses.get(name, Uses()), stored=part)
+        uses = self.uses.get(name, Uses())
+        return FileTable(connection, name, config, uses.of(wanted) if wanted else uses, stored=part)
 
     def _paths(self, table: str) -> tuple[str, ...]:
         if self.paths is not None:

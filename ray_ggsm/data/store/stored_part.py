@@ -13,7 +13,7 @@ from ray_ggsm.data.sources.guesses import Guess
 from ray_ggsm.data.sources.part import RECORD as PART_RECORD
 from ray_ggsm.data.sources.part import BadLine, Part
 from ray_ggsm.data.sources.source import FILE as PART_FILE
-from ray_ggsm.data.sql import own, quote
+from ray_ggsm.data.sql import own, quote, text
 from ray_ggsm.data.store.columns import DAY, FILE, OWN, RECORD, REJECTED_COLUMNS, TIME_TEXT, arrow_schema
 from ray_ggsm.data.store.manifest import TableState, TextGuess
 
@@ -40,7 +40,7 @@ class StoredPart(Part):
     def rejected(cls, files: Sequence[str]) -> "StoredPart":
         """The table of records that cannot be used, which has columns of its own only."""
         state = TableState(version=0, user="user_id", time=None, columns=REJECTED_COLUMNS, texts=(), rows=0)
-        return cls("", files, TableConfig(files="", user="user_id"), state, {})
+        return cls(files[0], files, TableConfig(files="", user="user_id"), state, {})
 
     @property
     def _own(self) -> Mapping[str, str]:
@@ -84,10 +84,17 @@ class StoredPart(Part):
     def rows(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
     ) -> Iterator[str]:
-        """A table of Arrow batches, with the place of each row and the text of its time."""
+        """These columns, with the place of each row and the text of its time."""
         wanted = {**{c: c for c in columns}, **self._own}
         kinds = {**self.state.columns, **OWN}
-        schema = arrow_schema({name: kinds[column] for name, column in wanted.items()})
+        types = {name: kinds[column] for name, column in wanted.items()}
+        if self.files and "://" not in self.file:
+            # twice as fast as a stream of batches
+            values = ", ".join(f"{quote(c)}::{types[name]} AS {quote(name)}" for name, c in wanted.items())
+            files = ", ".join(map(text, self.files))
+            yield f"(SELECT {values} FROM read_parquet([{files}], hive_partitioning = false))"
+            return
+        schema = arrow_schema(types)
 
         def batches() -> Iterator[pa.RecordBatch]:
             if not self.files:

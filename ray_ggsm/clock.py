@@ -23,6 +23,11 @@ def start_of_day(day: dt.date, zone: str) -> dt.datetime:
     return dt.datetime.combine(day, dt.time(), ZoneInfo(zone)).astimezone(dt.UTC)
 
 
+def today(zone: str) -> dt.date:
+    """The day that the calendar shows now in a time zone."""
+    return dt.datetime.now(ZoneInfo(zone)).date()
+
+
 def wall_clock(times: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """What clocks in the zone of `times` showed at these instants, in microseconds since 1970, int64 (N,)."""
     shown: np.ndarray = pc.local_timestamp(times).cast(pa.int64()).to_numpy()

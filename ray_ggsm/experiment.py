@@ -85,6 +85,12 @@ class Experiment(Config):
     """Resources."""
 
     @model_validator(mode="after")
+    def _can_train(self) -> Self:
+        if all(split.role != "train" for split in self.data.splits.values()):
+            raise ValueError("data.splits: one split needs `role: train`; encoders are trained on its rows")
+        return self
+
+    @model_validator(mode="after")
     def _splits_exist(self) -> Self:
         splits, attended = self.data.splits, self.attention.split
         named = [("embedding.splits", name) for name in self.embedding.splits or ()]

@@ -29,6 +29,8 @@ class Job:
     """Function that imports its code."""
     publishes: bool = False
     """Whether it has publish gates."""
+    day: str | None = None
+    """Config key of the day that --as-of sets; None: it has no such option."""
 
 
 def _experiment_job(run: Callable[..., object]) -> Steps:
@@ -193,7 +195,8 @@ Writes  what the four jobs write, below the config's `output`, and prints the su
     "refresh": Job(
         """Refresh a long-lived table: encode the users who changed, carry the others forward, publish one version.
 
-Reads   the user rows, the encoder and the newest version of the table that the config names (configs/refresh.yaml)
+Reads   the user rows (configs/refresh.yaml), or the events that tonight's rows are made of (configs/night.yaml), the
+        encoder and the newest version of the table that the config names
 Writes  a new version of the table (none when nothing changed), and below it staging/<run>/dead_letters/ (rejected
         rows, with reasons) and runs/<run>/report.json|html (what the run did).
 Start it again after any failure: it continues where it stopped.
@@ -201,6 +204,7 @@ Exit code 3: a publish gate failed and nothing was published.
 """,
         _refresh,
         publishes=True,
+        day="events.as_of",
     ),
     "study": Job(
         """Compare recipes (or any settings) over seeds: train, embed and score every run, then test all differences.

@@ -35,7 +35,8 @@ def run(job: Job, arguments: Sequence[str], default_config: str | None = None, p
 
     def work() -> None:
         steps = job.load()
-        config = load(steps.config, options.config, options.set)
+        settings = [*options.set, *([f"{job.day}={options.as_of}"] if job.day and options.as_of else [])]
+        config = load(steps.config, options.config, settings)
         if options.dry_run:
             print(steps.preview(config))
         elif job.publishes:
@@ -77,6 +78,8 @@ def _parser(job: Job, default_config: str | None, program: str | None) -> argpar
         action="store_true",
         help="check config, files, columns and SQL; print the resolved config and the plan; change nothing",
     )
+    if job.day:
+        parser.add_argument("--as-of", metavar="DAY", help=f"the day whose rows are made (2025-01-31): {job.day}")
     if job.publishes:
         parser.add_argument(
             "--publish-anyway", metavar="REASON", help="publish even if gates fail; the reason stands in the version"

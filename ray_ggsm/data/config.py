@@ -175,7 +175,7 @@ class DataConfig(Config):
     snapshots: SnapshotsConfig
     users: UsersConfig = UsersConfig()
     splits: dict[Name, SplitConfig]
-    """By name; exactly one has `role: train`, and at most one each of the other roles."""
+    """By name; at most one of each role, and for training exactly one with `role: train`."""
     labels: dict[Name, LabelConfig] = Field({})
     shards: int = Field(1, ge=1)
     """Parts that users are prepared in, independently of each other; more need less memory each. With own event files
@@ -250,7 +250,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _splits_fit(self) -> "DataConfig":
         roles = [split.role for split in self.splits.values() if split.role is not None]
-        if "train" not in roles:
+        if "train" not in roles and self.definition is None:
             raise ValueError("splits: one split needs `role: train`; encoders are trained on its rows")
         if repeated := [role for role in roles if roles.count(role) > 1]:
             raise ValueError(f"splits: the role '{repeated[0]}' is given to two splits; give it to one")

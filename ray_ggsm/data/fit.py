@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import duckdb
 import numpy as np
@@ -10,27 +9,16 @@ import numpy as np
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, aggregate_per, check_aggregates, feature_windows, label_query
 from ray_ggsm.data.config import DataConfig, FeatureConfig
-from ray_ggsm.data.database import Database, TableRows, count_rows, enforce_table_shares, opened
+from ray_ggsm.data.database import Database, count_rows, enforce_table_shares, opened
 from ray_ggsm.data.definition import RowDefinition, define, given
 from ray_ggsm.data.events import check_modalities
-from ray_ggsm.data.snapshots import create_snapshots
+from ray_ggsm.data.learned import MOST_NUMBERS, MOST_VALUES, Learned, Numbers, ValueCounts, most_frequent
+from ray_ggsm.data.snapshots import SHUFFLED, create_snapshots
 from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.source import Keys, Source
 from ray_ggsm.data.sql import as_float
 from ray_ggsm.data.zones import check_zone
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What one shard of users tells."""
-
-    rows: dict[str, TableRows]
-    """Table that was read -> rows that can be used, and that cannot."""
-    values: dict[str, np.ndarray]
-    """Label with a quantile -> its numbers."""
-    counts: dict[str, Counter[str]]
-    """Feature with `per` -> in how many snapshots each of its values occurs."""
 
 
 def check(config: DataConfig) -> None:
@@ -97,11 +85,11 @@ def combine(config: DataConfig, types: Types, learned: Sequence[Learned]) -> Fit
     enforce_table_shares([part.rows for part in learned], config.max_bad_share)
     wanted = given(config)
     vocabularies = {
-        feature.name: _most_frequent([part.counts[feature.name] for part in learned], feature.top)
+        feature.name: most_frequent(feature, [part.counts[feature.name] for part in learned])
         for feature in _learned_features(config)
     }
     thresholds = {
-        name: _quantile(config, name, np.concatenate([part.values[name] for part in learned]))
+        name: _quantile(config, name, Numbers.of([part.values[name] for part in learned]).values)
         for name, label in config.labels.items()
         if label.quantile is not None
     }
@@ -198,24 +186,25 @@ def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:
             )
 
 
-def _label_values(database: Database, config: DataConfig, name: str) -> np.ndarray:
+def _label_values(database: Database, config: DataConfig, name: str) -> Numbers:
     query = label_query(database, config, config.labels[name])
-    numbers = f"SELECT {as_float('c0')} AS value FROM ({query}) WHERE c1"
-    found = database.connection.sql(f"SELECT value::DOUBLE AS value FROM ({numbers}) WHERE isfinite(value)")
-    return np.asarray(found.to_arrow_table()["value"].to_numpy())
+    numbers = f"SELECT row, ({as_float('c0')})::DOUBLE AS value FROM ({query}) WHERE c1"
+    order = f"('0x' || left({SHUFFLED}, 16))::UBIGINT"
+    found = database.connection.sql(
+        f"SELECT {order} AS n, value FROM ({numbers}) JOIN snapshots USING (row) WHERE isfinite(value) "
+        f"ORDER BY n LIMIT {MOST_NUMBERS}"
+    ).to_arrow_table()
+    return Numbers(*(found[column].to_numpy() for column in ("n", "value")))
 
 
-def _value_counts(database: Database, config: DataConfig, feature: FeatureConfig, per: str) -> Counter[str]:
+def _value_counts(database: Database, config: DataConfig, feature: FeatureConfig, per: str) -> ValueCounts:
     window = max(feature_windows(config, feature), key=lambda w: w.days)
     query = aggregate_per(window, database.tables[feature.table], "count(*)", per)
-    return Counter(
-        dict(database.connection.execute(f"SELECT value, count(*) FROM ({query}) GROUP BY value").fetchall())
-    )
-
-
-def _most_frequent(counts: Sequence[Counter[str]], top: int | None) -> tuple[str, ...]:
-    total: Counter[str] = sum(counts, Counter())
-    return tuple(sorted(total, key=lambda value: (-total[value], value))[:top])
+    found = database.connection.execute(
+        f"SELECT value, count(*) AS n FROM ({query}) GROUP BY value ORDER BY n DESC, value LIMIT {MOST_VALUES + 1}"
+    ).fetchall()
+    others = found.pop()[1] if len(found) > MOST_VALUES else 0
+    return ValueCounts(Counter(dict(found)), others)
 
 
 def _quantile(config: DataConfig, name: str, values: np.ndarray) -> float:

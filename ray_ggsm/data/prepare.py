@@ -11,6 +11,10 @@ at the end. The output below one location:
     data.json                       counts, label rates, names, thresholds, vocabularies
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -30,7 +34,9 @@ from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.source import Source, State
 from ray_ggsm.data.sql import quote, text
 from ray_ggsm.data.summary import LabelCount, ShardCounts, write_summary
+from ray_ggsm.data.texts import event_texts
 from ray_ggsm.data.validate import validate
+from ray_ggsm.hashing import hash64
 
 __all__ = ["ROWS_FORMAT", "check", "combine", "fit", "input_state", "learn", "types_of", "write_shard", "write_summary"]
 
@@ -38,6 +44,8 @@ ROWS_FORMAT = "ages follow the calendar"
 """What prepare makes of the same input; another text means other rows."""
 ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
+PIECE = 16 * ROW_GROUP
+"""Rows that are in memory at a time."""
 
 
 def input_state(config: DataConfig) -> State:
@@ -73,9 +81,7 @@ def write_shard(
         What `write_summary` adds up.
     """
     part = f"part-{shard:05d}-of-{shards:05d}.parquet"
-    rows: dict[str, int] = {}
-    rejected_rows: dict[str, int] = {}
-    labels: dict[str, dict[str, LabelCount]] = {}
+    splits: dict[str, _SplitCounts] = {}
     key = _key(config, fitted)
     with opened(config, shard, shards, types=fitted.types, threads=threads, source=source) as database:
         create_events(database, config)
@@ -88,16 +94,52 @@ def write_shard(
         rejected = _fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)
         letters = [_named(rejected, key)]
         for split in config.splits:
-            checked = _checked(database, config, split, _schema(config, fitted, split))
-            good, bad, answers = (_named(table, key) for table in checked)
-            _write(good, storage.join(location, "rows", split, part))
-            _write(answers, storage.join(location, "labels", split, part))
-            letters.append(bad)
-            rows[split], rejected_rows[split] = len(good), len(bad)
-            labels[split] = _label_counts(answers, list(config.labels))
+            names = storage.join(location, "rows", split, part), storage.join(location, "labels", split, part)
+            found = _SplitCounts(list(config.modalities), list(config.labels))
+            with _writing(names[0]) as rows_file, _writing(names[1]) as labels_file:
+                for checked in _checked(database, config, split, _schema(config, fitted, split), key is not None):
+                    good, bad, answers = (_named(table, key) for table in checked)
+                    rows_file(good)
+                    labels_file(answers)
+                    letters.append(bad)
+                    found.add(good, bad, answers)
+            splits[split] = found
     dead_letters = pa.concat_tables(letters)
-    _write(dead_letters, storage.join(location, "dead_letters", part))
-    return ShardCounts(tables, rows, rejected_rows, labels, events_cut, _value_counts(dead_letters["reason"]))
+    with _writing(storage.join(location, "dead_letters", part)) as letters_file:
+        letters_file(dead_letters)
+    return ShardCounts(
+        tables=tables,
+        rows={split: found.rows for split, found in splits.items()},
+        rejected_rows={split: found.rejected for split, found in splits.items()},
+        labels={split: found.labels for split, found in splits.items()},
+        events_cut=events_cut,
+        dead_letters=_value_counts(dead_letters["reason"]),
+        texts={
+            name: np.unique(np.concatenate([found.texts[name] for found in splits.values()]))
+            for name in config.modalities
+        },
+    )
+
+
+class _SplitCounts:
+    """What the pieces of a split add up to."""
+
+    def __init__(self, modalities: Sequence[str], labels: Sequence[str]) -> None:
+        self.rows = self.rejected = 0
+        self.labels = dict.fromkeys(labels, LabelCount(0, 0))
+        self.texts = dict.fromkeys(modalities, np.zeros(0, np.uint64))
+
+    def add(self, good: pa.Table, bad: pa.Table, answers: pa.Table) -> None:
+        """Count a piece: its good rows, the others, and the labels of the good ones."""
+        self.rows += len(good)
+        self.rejected += len(bad)
+        for name, (positives, defined) in self.labels.items():
+            column = answers[name]
+            counted = (positives + (pc.sum(column).as_py() or 0), defined + len(column) - column.null_count)
+            self.labels[name] = LabelCount(*counted)
+        for name, hashes in self.texts.items():
+            texts = pa.concat_arrays(event_texts(good[name].combine_chunks().flatten()))
+            self.texts[name] = np.union1d(hashes, hash64(pc.unique(texts).drop_null()))
 
 
 def _schema(config: DataConfig, fitted: Fitted, split: str) -> pa.Schema:
@@ -113,14 +155,18 @@ def _schema(config: DataConfig, fitted: Fitted, split: str) -> pa.Schema:
 
 
 def _checked(
-    database: Database, config: DataConfig, split: str, schema: pa.Schema
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Good user rows of a split, dead letters, and the labels of the good ones."""
-    found, answers = _split_tables(database, config, split, schema)
+    database: Database, config: DataConfig, split: str, schema: pa.Schema, at_once: bool
+) -> Iterator[tuple[pa.Table, pa.Table, pa.Table]]:
+    """Good user rows of a split, dead letters, and the labels of the good ones, piece by piece or all `at_once`."""
     zone, size = schema.field("as_of").type.tz, len(feature_names(schema))
-    good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split, zone=zone)
-    answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
-    return good.drop_columns("row").replace_schema_metadata(schema.metadata), bad, answers
+    query = f"SELECT row FROM snapshots WHERE split = {text(split)} ORDER BY row"
+    row_N = _fetch(database, query)["row"].to_numpy()
+    for start in range(0, len(row_N), len(row_N) if at_once else PIECE):
+        first, last = row_N[start], row_N[start : start + (len(row_N) if at_once else PIECE)][-1]
+        found, answers = _split_tables(database, config, split, schema, f"row BETWEEN {first} AND {last}")
+        good, bad = validate(found, list(config.modalities), size, config.max_text_length, split=split, zone=zone)
+        answers = answers.filter(pc.is_in(found["row"], value_set=good["row"].combine_chunks()))
+        yield good.drop_columns("row").replace_schema_metadata(schema.metadata), bad, answers
 
 
 def _key(config: DataConfig, fitted: Fitted) -> bytes | None:
@@ -143,12 +189,14 @@ def _named(table: pa.Table, key: bytes | None) -> pa.Table:
     return named.sort_by([("user_id", "ascending"), ("as_of", "ascending")])
 
 
-def _split_tables(database: Database, config: DataConfig, split: str, schema: pa.Schema) -> tuple[pa.Table, pa.Table]:
-    """User rows (with the column `row`) and labels of a split, in the same order."""
+def _split_tables(
+    database: Database, config: DataConfig, split: str, schema: pa.Schema, which: str
+) -> tuple[pa.Table, pa.Table]:
+    """User rows (with the column `row`) and labels of some rows of a split, in the same order."""
     places = {"user_id": "snapshots", "as_of": "snapshots", "tabular": "features"}
     columns = ", ".join(f"{places.get(name, 'sequences')}.{quote(name)}" for name in schema.names)
     labels = "".join(", labels." + quote(name) for name in config.labels)
-    here = f"WHERE snapshots.split = {text(split)} ORDER BY row"
+    here = f"WHERE snapshots.split = {text(split)} AND {which} ORDER BY row"
     rows = _fetch(
         database, f"SELECT row, {columns} FROM snapshots JOIN sequences USING (row) JOIN features USING (row) {here}"
     )
@@ -161,22 +209,28 @@ def _fetch(database: Database, query: str) -> pa.Table:
     return database.connection.sql(query).to_arrow_table()
 
 
-def _label_counts(labels: pa.Table, names: list[str]) -> dict[str, LabelCount]:
-    return {
-        name: LabelCount(pc.sum(labels[name]).as_py() or 0, len(labels) - labels[name].null_count) for name in names
-    }
-
-
 def _value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}
 
 
-def _write(table: pa.Table, location: str) -> None:
-    """Write a Parquet file; a table without rows leaves no file."""
+@contextmanager
+def _writing(location: str) -> Iterator[Callable[[pa.Table], None]]:
+    """Write tables into a Parquet file; without any row there is no file."""
     storage.remove(location)
-    if not len(table):
-        return
     fs, path = storage.arrow_filesystem(location)
-    if "://" not in location:
-        fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    pq.write_table(table, path, filesystem=fs, row_group_size=ROW_GROUP, compression="zstd")
+    with ExitStack() as opened_file:
+        writer: pq.ParquetWriter | None = None
+
+        def write(table: pa.Table) -> None:
+            nonlocal writer
+            if not len(table):
+                return
+            if writer is None:
+                if "://" not in location:
+                    fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+                writer = opened_file.enter_context(
+                    pq.ParquetWriter(path, table.schema, filesystem=fs, compression="zstd")
+                )
+            writer.write_table(table, row_group_size=ROW_GROUP)
+
+        yield write

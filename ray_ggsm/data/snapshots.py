@@ -9,6 +9,8 @@ from ray_ggsm.data.config import DataConfig, SplitConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.sql import own, quote, text
 
+SHUFFLED = "md5(user_id || '|' || epoch_us(as_of))"
+"""SQL: the order of the rows, which is the same on every machine."""
 USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 
 
@@ -45,7 +47,7 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
             FROM {wanted} AS {SNAPSHOT}, LATERAL {window.relation(keys, SNAPSHOT)} AS {EVENTS}
             GROUP BY ALL HAVING count(*) >= {least.count}
         )
-        SELECT row_number() OVER (ORDER BY md5(user_id || '|' || epoch_us(as_of)), split) AS row, * EXCLUDE ({number})
+        SELECT row_number() OVER (ORDER BY {SHUFFLED}, split) AS row, * EXCLUDE ({number})
         FROM {wanted} SEMI JOIN {active} USING ({number})"""
     )
 

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import numpy as np
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
@@ -16,8 +14,9 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import TableRows, enforce_table_shares
 from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.source import State
-from ray_ggsm.data.texts import event_texts
 from ray_ggsm.data.validate import enforce_share
+
+FILE = "data.json"
 
 
 class LabelCount(NamedTuple):
@@ -43,6 +42,8 @@ class ShardCounts:
     """Modality -> events of the history beyond its `keep`."""
     dead_letters: Mapping[str, int]
     """Reason -> rejected events and user rows."""
+    texts: Mapping[str, np.ndarray]
+    """Modality -> hashes of its different texts, uint64."""
 
 
 class KeptEvents(Record):
@@ -100,14 +101,16 @@ def write_summary(config: DataConfig, fitted: Fitted, shards: Sequence[ShardCoun
         features=tuple(feature.name for feature in features(config, fitted)),
         modalities={name: KeptEvents(keep=modality.keep) for name, modality in config.modalities.items()},
         events_cut=_add(shard.events_cut for shard in shards),
-        distinct_texts=_distinct_texts(config, location),
+        distinct_texts={
+            name: len(np.unique(np.concatenate([shard.texts[name] for shard in shards]))) for name in config.modalities
+        },
         dead_letters=_add(shard.dead_letters for shard in shards),
         source=source_of(config).state(),
         thresholds=fitted.thresholds,
         vocabularies=fitted.definition.vocabularies,
     )
     definition.write(fitted.definition, location)
-    storage.write_json(storage.join(location, "data.json"), summary.model_dump(mode="json"))
+    storage.write_json(storage.join(location, FILE), summary.model_dump(mode="json"))
     return summary
 
 
@@ -118,14 +121,3 @@ def _add(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 def _total(counts: Iterable[LabelCount]) -> LabelCount:
     return LabelCount(*map(sum, zip(*counts, strict=True)))
-
-
-def _distinct_texts(config: DataConfig, location: str) -> dict[str, int]:
-    """How many different texts each modality has over all splits and shards."""
-    texts: dict[str, pa.Array] = {name: pa.array([], pa.string()) for name in config.modalities}
-    for file in storage.list_files(storage.join(location, "rows"), ".parquet"):
-        fs, path = storage.arrow_filesystem(file)
-        for name in config.modalities:
-            column = pq.read_table(path, columns=[name], filesystem=fs)[name].combine_chunks()
-            texts[name] = pc.unique(pa.concat_arrays([texts[name], *event_texts(column.flatten())]).drop_null())
-    return {name: len(values) for name, values in texts.items()}

@@ -11,6 +11,8 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.source_choice import source_of, store_of
 from ray_ggsm.data.source_config import FilesSource
 from ray_ggsm.data.sources.source import Source
+from ray_ggsm.data.summary import DataSummary
+from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.stage_results import PrepareResult
@@ -24,49 +26,58 @@ def prepare(pipeline: Pipeline) -> str:
         return stage.location
     shards.check(config)
     with connected(pipeline.experiment), timed(stage) as running:
-        source = _source(pipeline, config)
-        n = source.shards(config.shards)
-        # functions of `data`, because a task loads the module of its function, and this one loads torch
-        types_of, learn, write = (
-            ray.remote(num_cpus=1, memory=_memory(config))(step)
-            for step in (shards.types_of, shards.learn, shards.write_shard)
-        )
-        types = ray.get(types_of.remote(config, source))
-        # one shard may take the whole machine; of many, as many as there are cores run side by side
-        parts, threads = [source.of_shard(k) for k in range(n)], None if n == 1 else 1
-        learning = [learn.remote(config, types, k, n, source=part, threads=threads) for k, part in enumerate(parts)]
-        fitted = shards.combine(config, types, ray.get(learning))
-        tasks = [
-            write.remote(config, fitted, k, n, stage.location, source=part, threads=threads)
-            for k, part in enumerate(parts)
-        ]
-        summary = shards.write_summary(config, fitted, ray.get(tasks), stage.location)
+        experiment = pipeline.experiment
+        store = f"events-{digest(config.source, source_of(config).state(), config.shards)}"
+        store = storage.join(storage.absolute(experiment.output), store)
+        summary = rows_of(config, stage.location, store, experiment.ray)
         print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
         running.result = PrepareResult(summary=summary)
     return stage.location
 
 
-def _source(pipeline: Pipeline, config: DataConfig) -> Source:
-    """Where the shards read: the source itself, or a store below `output` that its files are laid out in by user.
+def rows_of(config: DataConfig, location: str, store: str, resources: RayConfig) -> DataSummary:
+    """Write the user rows and labels of a config, one task per shard of users, and at the end its summary.
 
-    Such a store names users as the source does, so there is none where `output` must not name them (`key_file`).
+    Args:
+        config: what to prepare, checked.
+        location: where the rows go.
+        store: where own event files are laid out by user, if there are several shards; nothing else lies there.
+        resources: for the tasks that do this.
+    """
+    source = _source(config, store, resources)
+    n = source.shards(config.shards)
+    # functions of `data`, because a task loads the module of its function, and this one loads torch
+    types_of, learn, write = (
+        ray.remote(num_cpus=1, memory=_memory(config))(step)
+        for step in (shards.types_of, shards.learn, shards.write_shard)
+    )
+    types = ray.get(types_of.remote(config, source))
+    # one shard may take the whole machine; of many, as many as there are cores run side by side
+    parts, threads = [source.of_shard(k) for k in range(n)], None if n == 1 else 1
+    learning = [learn.remote(config, types, k, n, source=part, threads=threads) for k, part in enumerate(parts)]
+    fitted = shards.combine(config, types, ray.get(learning))
+    tasks = [write.remote(config, fitted, k, n, location, source=part, threads=threads) for k, part in enumerate(parts)]
+    return shards.write_summary(config, fitted, ray.get(tasks), location)
+
+
+def _source(config: DataConfig, store: str, resources: RayConfig) -> Source:
+    """Where the shards read: the source itself, or a store that its files are laid out in by user.
+
+    Such a store names users as the source does, so there is none where outputs must not name them (`key_file`).
     """
     if not isinstance(config.source, FilesSource) or config.shards == 1 or config.users.key_file is not None:
         return source_of(config)
-    state = source_of(config).state()
-    output = storage.absolute(pipeline.experiment.output)
-    location = storage.join(output, f"events-{digest(config.source, state, config.shards)}")
     ingest(
         IngestConfig(
-            store=location,
+            store=store,
             tables=config.source.tables,
             buckets=config.shards,
             max_events_per_user=None,
             max_bad_share=1.0,
-            ray=pipeline.experiment.ray,
+            ray=resources,
         )
     )
-    return store_of(config, location)
+    return store_of(config, store)
 
 
 def _memory(config: DataConfig) -> int | None:

@@ -6,8 +6,9 @@ users are encoded again.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_ggsm import storage
 from ray_ggsm.building.lock import held
@@ -15,6 +16,7 @@ from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.config import Config, InputError, Location, Runtime, digest
 from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.data.definition import RowDefinition, read
+from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.config import EventEncoderConfig
@@ -29,6 +31,7 @@ from ray_ggsm.on_ray.building.version import (
 )
 from ray_ggsm.on_ray.cluster.connection import check_place, started
 from ray_ggsm.on_ray.event_texts import EventEncoding
+from ray_ggsm.on_ray.night import Night
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.metadata import RecordedInput
@@ -42,8 +45,11 @@ FileState = tuple[str, int, str]
 class RefreshConfig(Config):
     """One refresh."""
 
-    rows: str
-    """Parquet files of user rows, local or s3://, one row per user; a pattern (`*` within a name) may name several."""
+    rows: str | None = None
+    """Parquet files of user rows, local or s3://, one row per user; a pattern (`*` within a name) may name several.
+    null: they are made of `events`."""
+    events: EventsConfig | None = None
+    """Instead of `rows`: the events that tonight's rows are made of, as the encoder's rows.json says."""
     encoder: str
     """Directory of a saved encoder (`encoder` of a train stage), or a pattern that matches exactly one."""
     table: Runtime[Location]
@@ -61,6 +67,12 @@ class RefreshConfig(Config):
     ray: Runtime[RayConfig] = RayConfig()
     """Resources."""
 
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if (self.rows is None) == (self.events is None):
+            raise ValueError("rows, events: give one of them")
+        return self
+
     @property
     def vectors(self) -> str:
         """Location of the vectors of event texts, absolute."""
@@ -72,6 +84,8 @@ class RefreshConfig(Config):
 class _Input:
     """What a refresh reads."""
 
+    name: str
+    """As the table's history tells it."""
     files: list[str]
     state: list[FileState]
     """State of the files before anything was read from them."""
@@ -93,31 +107,48 @@ def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
         InputError: there is no input, or another refresh of this table is running.
         GateError: a gate failed, and there is no reason to publish anyway.
     """
-    rows = _input(config)
-    table = storage.absolute(config.table)
+    encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
+    night = Night.of(config.events, encoder, config.max_text_length, table) if config.events else None
+    rows = None if night else _named_rows(config, encoder)
     with started(config.ray):
         check_place("table", config.table)
         check_place("event_vectors", config.event_vectors or table)
         with held(storage.join(table, "refresh.lock")):
-            return _refresh(config, rows, table, publish_anyway)
+            if night is not None:
+                rows = _input(config, encoder, night.name, night.make(config.ray))
+            assert rows is not None, "rows are given or made"
+            version = _refresh(config, rows, table, publish_anyway)
+            if night is not None:
+                night.clean()
+            return version
 
 
 def preview(config: RefreshConfig) -> str:
     """What a refresh would read and where it would write; raises like `refresh`, before anything is done."""
-    rows, table = _input(config), storage.absolute(config.table)
+    encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
     at = f"at version {open_table(table).version}" if delta.exists(table) else "not there yet"
-    return f"refresh: {rows.rows:,} rows in {len(rows.files):,} files and {len(rows.chunks):,} chunks; {table} is {at}"
+    if config.events is not None:
+        found = Night.of(config.events, encoder, config.max_text_length, table).name
+    else:
+        rows = _named_rows(config, encoder)
+        found = f"{rows.rows:,} rows in {len(rows.files):,} files and {len(rows.chunks):,} chunks"
+    return f"refresh: {found}; {table} is {at}"
 
 
-def _input(config: RefreshConfig) -> _Input:
-    files = storage.glob(config.rows)
+def _named_rows(config: RefreshConfig, encoder: SavedEncoder) -> _Input:
+    """The rows that the config names."""
+    pattern = config.rows or ""
+    files = storage.glob(pattern)
     if not files:
-        raise InputError(f"rows: no file matches '{config.rows}'")
+        raise InputError(f"rows: no file matches '{pattern}'")
+    return _input(config, encoder, pattern, files)
+
+
+def _input(config: RefreshConfig, encoder: SavedEncoder, name: str, files: list[str]) -> _Input:
     state = _state(files)
-    encoder = SavedEncoder.find(config.encoder)
     print_half_open_mask("refresh", encoder, config.embedding)
     definition = read(encoder.location)
-    return _Input(files, state, encoder, definition, plan_rows(files, encoder, definition, config.embedding))
+    return _Input(name, files, state, encoder, definition, plan_rows(files, encoder, definition, config.embedding))
 
 
 def _refresh(config: RefreshConfig, rows: _Input, table: str, publish_anyway: str | None) -> int:
@@ -130,7 +161,7 @@ def _refresh(config: RefreshConfig, rows: _Input, table: str, publish_anyway: st
 
     def check_input() -> None:
         if _state(rows.files) != rows.state:
-            raise InputError(f"rows: {config.rows} changed while it was read; nothing was published; start again")
+            raise InputError(f"rows: {rows.name} changed while it was read; nothing was published; start again")
 
     with reported(RunReport("refresh", table, request.run), storage.join(table, "runs", request.run)) as report:
         built = build_version(request, report, check_input)
@@ -163,7 +194,7 @@ def _request(
         incremental=True,
         previous=previous,
         publish_anyway=publish_anyway,
-        input=RecordedInput(rows=config.rows, digest=digest(rows.state)),
+        input=RecordedInput(rows=rows.name, digest=digest(rows.state)),
     )
 
 

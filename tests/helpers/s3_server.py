@@ -19,7 +19,7 @@ from tests.helpers import ROOT
 
 SECONDS = 0.3
 """How long a slow answer takes to begin."""
-FAULTS = "/-faults"
+FAULTS, REQUESTS = "/-faults", "/-requests"
 BUCKET = "s3://bucket"
 """Of the tests on Ray."""
 REFUSALS = {"error": "500 Internal Server Error", "expired": "403 Forbidden", "readonly": "403 Forbidden"}
@@ -56,6 +56,12 @@ def _tell(server: str, shares: dict[str, float]) -> dict[str, int]:
     return counts
 
 
+def requests(server: str) -> int:
+    """How many requests the server has had since this was asked last."""
+    with urllib.request.urlopen(server + REQUESTS) as answer:
+        return int(json.load(answer))
+
+
 def environment(endpoint: str) -> dict[str, str]:
     """What an S3 client finds in its environment to use the server at `endpoint` (http://host:port)."""
     return {
@@ -71,7 +77,7 @@ class _Faulty:
 
     def __init__(self, application: Any) -> None:
         self.application, self.shares, self.counts = application, {}, {}
-        self.draw = random.Random(0)
+        self.draw, self.requests = random.Random(0), 0
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Any:
         if environ["PATH_INFO"] == FAULTS:
@@ -79,6 +85,11 @@ class _Faulty:
             self.shares = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
             start("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(counts).encode()]
+        if environ["PATH_INFO"] == REQUESTS:
+            found, self.requests = self.requests, 0
+            start("200 OK", [("Content-Type", "application/json")])
+            return [str(found).encode()]
+        self.requests += 1
         fault = self._drawn()
         if fault in REFUSALS and not (fault == "readonly" and environ["REQUEST_METHOD"] in ("GET", "HEAD")):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -103,8 +103,9 @@ class FileTable:
         """`parts`; nothing where all files are empty."""
         if self.stored is not None:
             return [(self.stored, self.stored.columns(self.connection))]
-        if "://" in self.config.files:
-            self.connection.register_filesystem(fsspec.filesystem(self.config.files.split("://")[0]))
+        protocol, remote, _ = self.config.files.partition("://")
+        if remote and protocol not in self.connection.list_filesystems():
+            self.connection.register_filesystem(fsspec.filesystem(protocol))
         found = []
         with self._sentences():
             for file in matching_files(self.name, self.config) if self.files is None else self.files:

@@ -1,6 +1,6 @@
 """Ingest and rows against plain scripts that go from the same files to the same rows; one after the other, cold.
 
-    python benchmarks/ingest.py --work DIRECTORY [--users 56500] [--rounds 3] [--pandas] [--memory]
+    python benchmarks/ingest.py --work DIRECTORY [--users 56500] [--rounds 3] [--pandas] [--memory] [--growth]
 
 A simulated population (150 days, 5.9 events a day) is written once. Each round runs, in turn:
 
@@ -11,6 +11,8 @@ A simulated population (150 days, 5.9 events a day) is written once. Each round 
 
 and prints seconds and ratios. At the end the rows of `plain` and `cold` are compared: users, times, texts, features,
 labels. `--memory` watches the memory of all processes of a round (proportional set size, shared pages counted once).
+`--growth` runs `cold` alone, with a tenth of the users, half of them and all, and prints what each further million of
+events costs.
 """
 
 import argparse
@@ -132,6 +134,27 @@ def measured(work: Path, library: str, watch: bool) -> dict[str, float]:
     return seconds
 
 
+def growth(work: Path, users: int, buckets: int) -> None:
+    """Print how long `cold` takes at three sizes, and the seconds for each further million of events."""
+    before: tuple[int, float] | None = None
+    for size in (users // 10, users // 2, users):
+        place = work / str(size)
+        place.mkdir(exist_ok=True)
+        simulate(place, size)
+        write_configs(place, buckets)
+        for name in ("store", "out"):
+            shutil.rmtree(place / name, ignore_errors=True)
+        start = time.perf_counter()
+        round_of(place, "duckdb")["cold"]()
+        seconds = time.perf_counter() - start
+        events = sum(pq.read_metadata(f).num_rows for t in TABLES for f in (place / "events" / t).glob("*/*.parquet"))
+        print(f"{events:,} events: {seconds:.1f} s", flush=True)
+        if before is not None:
+            more = (seconds - before[1]) / (events - before[0]) * 1e6
+            print(f"  {more:.2f} s for each further million", flush=True)
+        before = events, seconds
+
+
 def check_same_rows(work: Path) -> str:
     """Compare the rows of the last round.
 
@@ -175,9 +198,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pandas", action="store_true", help="compare with pandas instead of DuckDB")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--growth", action="store_true", help="what further events cost, instead of the rounds")
     options = parser.parse_args()
     work = options.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
+    if options.growth:
+        growth(work, options.users, options.buckets)
+        return
     simulate(work, options.users)
     write_configs(work, options.buckets)
     library = "pandas" if options.pandas else "duckdb"

@@ -9,6 +9,7 @@ import os
 import posixpath
 import re
 import tempfile
+import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -183,7 +184,7 @@ def write_bytes(location: str, data: bytes) -> None:
         fs.pipe_file(path, data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
     with open(temporary, "wb") as file:
         file.write(data)
         file.flush()
@@ -203,7 +204,10 @@ def write_new(location: str, data: bytes) -> bool:
         else:
             fs.pipe_file(path, data, mode="create")
     except FileExistsError:
-        return read_bytes(location) == data  # ours, if only the answer to an earlier attempt was lost
+        try:
+            return read_bytes(location) == data  # ours, if only the answer to an earlier attempt was lost
+        except FileNotFoundError:
+            return False  # the other one has gone
     return True
 
 

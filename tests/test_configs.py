@@ -20,7 +20,10 @@ from ray_ggsm.on_ray.study import StudyConfig
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
 LIFTERS = ROOT.parent / "shared" / "benchmarks" / "lifters" / "lifters.parquet"
-MADE = [ROOT / "configs" / file for file in ("refresh.yaml", "attach_definition.yaml", "simulated.yaml", "ingest.yaml")]
+MADE = [
+    ROOT / "configs" / file
+    for file in ("refresh.yaml", "night.yaml", "attach_definition.yaml", "simulated.yaml", "ingest.yaml")
+]
 """They read what another job has to make first (tests/on_ray/test_shipped_refresh.py and test_simulate.py do so)."""
 LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file not in MADE]
 """Files that name no location on s3://, which a dry run would ask."""
@@ -38,6 +41,8 @@ SCHEMAS: dict[str, type[Config]] = {
 
 def job_of(file: Path) -> str:
     """The job of the file's name; an experiment can have any name, and quickstart reads it."""
+    if file.stem == "night":
+        return "refresh"
     return file.stem if (ROOT / "jobs" / f"{file.stem}.py").exists() else "quickstart"
 
 

@@ -118,6 +118,12 @@ EXAMPLES: list[Config] = [
     *(build(Experiment, changed(EXPERIMENT, "mask", {"recipe": recipe}), "example") for recipe in RECIPES),
     build(RefreshConfig, {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"}}, "example"),
     build(
+        RefreshConfig,
+        {"events": {"source": {"kind": "store", "location": "x"}, "minimum_events": {"table": "clicks", "count": 1}},
+         "encoder": "e", "table": "t", "event_encoder": {"name": "b"}},
+        "example",
+    ),
+    build(
         StudyConfig,
         {"name": "s", "experiment": "e.yaml", "output": "out", "variants": {"a": {"mask.recipe": "causal"}},
          "reference": "a"},
@@ -148,6 +154,11 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "LabelConfig.above_quantile": [{"above_quantile": 0.5, "at_least_quantile": None}],
     "LookalikeConfig.text": [{"text": "buys baby food", "users_file": None}],
     "ModalityConfig.fields": [{"fields": {}}],
+    "RefreshConfig.events": [
+        {"events": {"source": {"kind": "journey"}, "minimum_events": {"table": "lines", "count": 2}}, "rows": None}
+    ],
+    "RefreshConfig.rows": [{"rows": "other", "events": None}],
+    "EventsConfig.as_of": [{"as_of": "2024-03-01"}],
     "RollingCutoffs.first": [{"first": "2024-03-01"}],
     "SnapshotsConfig.cutoffs": [{"cutoffs": ["2024-02-01"]}],
     "SnapshotsConfig.timezone": [{"timezone": "Europe/Berlin"}],

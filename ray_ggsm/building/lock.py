@@ -1,10 +1,11 @@
 """One refresh of a table at a time: a small file beside the table names the process that is at work.
 
 The holder writes the file again every few seconds, so another process that finds it waits and sees whether it changes:
-no clocks are compared, and the file of a run that was killed blocks others only for seconds. The lock only saves work:
-should two runs meet in spite of it, the table's own commit lets one of them through.
+no clocks are compared, and the file of a run that was killed blocks others only for seconds. Of several processes that
+write it at once one gets through, also of those that find a file left behind; a holder whose file was taken over stops.
 """
 
+import _thread
 import logging
 import os
 import socket
@@ -84,21 +85,20 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
     """Hold the lock file until the block ends; `work` names what it is held for.
 
     Raises:
-        NotNow: another process holds it; the sentence says which one, since when and where.
+        NotNow: another process holds it, or took it over because this one did not renew it for too long; the sentence
+            says which one, since when and where.
     """
-    this, other = Holder.this_process(), Holder.read(location)
-    if other and not other.has_ended():
-        print(f"{other} left {location}; looking whether it is still at work", flush=True)
-        time.sleep(WAIT_SECONDS)
-        again = Holder.read(location)
-        if again and again != other:
-            raise NotNow(f"{location}: {work} is running: {again}; wait for it, or end it")
-    this.write(location)
-    stop = threading.Event()
-    thread = threading.Thread(target=_renew, args=(location, this, stop), daemon=True)
+    this = Holder.this_process()
+    _take(location, this, work)
+    stop, lost = threading.Event(), threading.Event()
+    thread = threading.Thread(target=_renew, args=(location, this, stop, lost), daemon=True)
     thread.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise NotNow(f"{location}: this run was not heard of for too long, and another one has taken over") from None
     finally:
         stop.set()
         thread.join()
@@ -107,11 +107,40 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
             storage.remove(location)
 
 
-def _renew(location: str, holder: Holder, stop: threading.Event) -> None:
+def _take(location: str, this: Holder, work: str) -> None:
+    """Write the lock file, which only one of several processes at once can do."""
+    while not storage.write_new(location, this.model_dump_json().encode()):
+        other = Holder.read(location)
+        if other and not other.has_ended():
+            print(f"{other} left {location}; looking whether it is still at work", flush=True)
+            time.sleep(WAIT_SECONDS)
+            before, other = other, Holder.read(location)
+            if other and other != before:
+                raise NotNow(f"{location}: {work} is running: {other}; wait for it, or end it")
+        if other is None:
+            continue
+        # of those who find the same file left behind, one takes it over
+        successor = f"{location}-{other.token}"
+        _take(successor, this, work)
+        try:
+            if Holder.read(location) == other:
+                this.write(location)
+                return
+        finally:
+            storage.remove(successor)
+
+
+def _renew(location: str, holder: Holder, stop: threading.Event, lost: threading.Event) -> None:
+    """Renew the lock file until the end; if another holder has it, interrupt the main thread."""
     count = 0
     while not stop.wait(RENEW_SECONDS):
         count += 1
         try:
+            now = Holder.read(location)
+            if now is not None and now.token != holder.token:
+                lost.set()
+                _thread.interrupt_main()
+                return
             holder.model_copy(update={"renewed": count}).write(location)
         except Exception as error:  # the next renewal may succeed
             logging.getLogger(__name__).warning("%s: not renewed (%s)", location, error)

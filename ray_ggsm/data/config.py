@@ -184,6 +184,8 @@ class DataConfig(Config):
     memory_gb: Runtime[float | None] = Field(None, gt=0)
     """Memory that the tables and queries of a shard may take; what needs more goes to the system's temporary directory.
     null: 80 % of the machine's, in equal parts for shards that are prepared side by side."""
+    spill_gb: Runtime[float | None] = Field(None, gt=0)
+    """Disk that a shard may take in the system's temporary directory; null: 90 % of what is free there."""
     max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)

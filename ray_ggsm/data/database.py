@@ -84,6 +84,8 @@ def opened(
         options["memory_limit"] = f"{80 * min(1, threads / (os.cpu_count() or 1)):.3f}%"
     with tempfile.TemporaryDirectory() as spilled, duckdb.connect(config=options) as connection:
         connection.execute(f"SET temp_directory = {text(spilled)}")
+        if config.spill_gb is not None:
+            connection.execute(f"SET max_temp_directory_size = '{config.spill_gb:.3f}GB'")
         _set_up(connection, config.snapshots.timezone)
         connection.execute(CREATE_REJECTED)
         try:
@@ -95,7 +97,7 @@ def opened(
             yield Database(connection, source, types)
         except duckdb.OutOfMemoryException as error:
             raise InputError(
-                f"data.memory_gb: a shard needs more memory ({reason(error)}); allow more, or use more shards"
+                f"data.memory_gb, data.spill_gb: a shard needs more ({reason(error)}); allow more, or use more shards"
             ) from None
         except (duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.InvalidInputException) as error:
             raise InputError(f"data: an expression cannot be computed for some row: {reason(error)}") from None

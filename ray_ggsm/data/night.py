@@ -30,6 +30,8 @@ class EventsConfig(Config):
     """As in `data.shards`."""
     memory_gb: Runtime[float | None] = Field(None, gt=0)
     """As in `data.memory_gb`."""
+    spill_gb: Runtime[float | None] = Field(None, gt=0)
+    """As in `data.spill_gb`."""
     max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
     """As in `data.max_bad_share`."""
 
@@ -58,6 +60,7 @@ def night_config(events: EventsConfig, definition: RowDefinition, file: str, max
         splits={SPLIT: SplitConfig(users="all", cutoffs=(0,))},
         shards=events.shards,
         memory_gb=events.memory_gb,
+        spill_gb=events.spill_gb,
         max_bad_share=events.max_bad_share,
         max_text_length=max_text_length,
     )

@@ -1,7 +1,10 @@
 """Which source a config names, and what it does with the columns of its tables."""
 
+import datetime as dt
+
 import duckdb
 
+from ray_ggsm.clock import start_of_day
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.source_config import FilesSource, StoreSource
 from ray_ggsm.data.sources.files import EventFiles
@@ -19,8 +22,19 @@ def source_of(config: DataConfig) -> Source:
     if isinstance(source, FilesSource):
         return EventFiles(source.tables, {name: _uses(config, name) for name in source.tables})
     if isinstance(source, StoreSource):
-        return EventStore(source.location, source.manifest, source.types, _all_uses(config))
+        uses = _all_uses(config)
+        return EventStore(source.location, source.manifest, source.types, uses, period=_period(config))
     return Journey()
+
+
+def _period(config: DataConfig) -> tuple[dt.datetime, dt.datetime]:
+    """From the beginning of the first history to the end of the last future, a day more on both sides."""
+    days = config.snapshots
+    longest = max([days.history_days, *(n for feature in config.features for n in feature.windows or ())])
+    first, last = min(days.dates).toordinal() - longest - 1, max(days.dates).toordinal() + days.future_days + 1
+    ends = (min(max(n, dt.date.min.toordinal() + 1), dt.date.max.toordinal() - 1) for n in (first, last))
+    first_day, last_day = (start_of_day(dt.date.fromordinal(n), days.timezone) for n in ends)
+    return first_day, last_day
 
 
 def store_of(config: DataConfig, location: str) -> EventStore:

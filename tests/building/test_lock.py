@@ -1,8 +1,10 @@
 """One refresh of a table at a time, without clocks that must agree."""
 
+import contextlib
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,62 @@ def test_a_process_of_this_machine_that_ended_is_not_waited_for(file: Path, monk
     passing_time(monkeypatch, lambda: pytest.fail("nobody to wait for"))
     with held(str(file)):
         assert json.loads(file.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("left_behind", [False, True])
+def test_of_many_starters_at_once_one_enters(file: Path, left_behind: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def content() -> dict[str, str]:
+        found = {}
+        for each in file.parent.glob("refresh.lock*"):
+            with contextlib.suppress(FileNotFoundError):
+                found[each.name] = each.read_text()
+        return found
+
+    def until_all_have_changed() -> None:
+        before = content()
+        while any(now == before.get(name) for name, now in content().items()):
+            pass
+
+    passing_time(monkeypatch, until_all_have_changed)
+    ended = {**HOLDER, "host": socket.gethostname(), "pid": 2**22 - 1}
+    for attempt in range(10):
+        if left_behind:
+            file.write_text(json.dumps({**ended, "token": str(attempt)}))
+        inside, most, refused = [], [], []
+        everybody, first_done = threading.Barrier(4), threading.Event()
+
+        def start() -> None:
+            everybody.wait()  # noqa: B023
+            try:
+                with held(str(file)):
+                    inside.append(1)  # noqa: B023
+                    most.append(len(inside))  # noqa: B023
+                    first_done.wait()  # noqa: B023
+                    inside.pop()  # noqa: B023
+            except NotNow:
+                refused.append(1)  # noqa: B023
+            if len(refused) == 3:  # noqa: B023
+                first_done.set()  # noqa: B023
+
+        threads = [threading.Thread(target=start) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (most, len(refused)) == ([1], 3)
+        assert [f.name for f in file.parent.iterdir()] == []
+
+
+def test_a_holder_whose_lock_was_taken_over_stops(file: Path) -> None:
+    def work() -> None:
+        with held(str(file)):
+            file.write_text(json.dumps(HOLDER))
+            while True:
+                pass
+
+    with pytest.raises(NotNow, match="another one has taken over"):
+        work()
+    assert json.loads(file.read_text())["pid"] == 17
 
 
 def test_who_took_the_lock_meanwhile_keeps_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -311,5 +311,5 @@ def test_less_memory_changes_nothing_and_too_little_is_told(world, tmp_path):
     run(data_config(config | {"memory_gb": 0.2}), tmp_path / "less")
     for split in config["splits"]:
         assert rows_of(tmp_path / "much", split) == rows_of(tmp_path / "less", split)
-    with pytest.raises(InputError, match=r"data\.memory_gb: a shard needs more memory"):
+    with pytest.raises(InputError, match=r"data\.memory_gb, data\.spill_gb: a shard needs more"):
         run(data_config(config | {"memory_gb": 0.001}), tmp_path / "none")

@@ -1,4 +1,4 @@
-"""configs/refresh.yaml and configs/attach_definition.yaml, on what configs/own_events/quickstart.yaml makes."""
+"""configs/refresh.yaml, night.yaml and attach_definition.yaml, on what configs/own_events/quickstart.yaml makes."""
 
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ray_ggsm.tables import open_table
 
 ROOT = Path(__file__).parents[2]
 REFRESH = ROOT / "configs" / "refresh.yaml"
+NIGHT = ROOT / "configs" / "night.yaml"
 ATTACH = ROOT / "configs" / "attach_definition.yaml"
 
 
@@ -40,6 +41,15 @@ def test_the_shipped_refresh(
     assert (table.version, len(table.read())) == (0, 1)
     assert run(JOBS["refresh"], refresh) == 0
     assert "nothing changed; no new version" in capsys.readouterr().out
+
+    shipped = yaml.safe_load(NIGHT.read_text())
+    places = [f"{key}={shipped[key].replace('outputs/own_events', str(tmp_path))}" for key in ("encoder", "table")]
+    night = ["--config", str(NIGHT), "--as-of", "2024-03-16", *(part for place in places for part in ("--set", place))]
+    assert run(JOBS["refresh"], [*night, "--dry-run"]) == 0
+    assert "events as of 2024-03-16; " in capsys.readouterr().out
+    assert run(JOBS["refresh"], night) == 0
+    users = open_table(str(tmp_path / "nights")).read()["user_id"].to_pylist()
+    assert users == ["ann", "bob", "dan"], "those with an event from 2 to 15 March in Berlin"
 
     [encoder] = tmp_path.glob("train-*/encoder")
     [prepared] = tmp_path.glob("prepare-*")

@@ -94,6 +94,30 @@ def test_rows_do_not_depend_on_days(source_values: dict[str, Any], tmp_path: Pat
     same(prepare(place), expected, dead_letters=False)
 
 
+def test_files_outside_all_windows_are_not_opened(source_values: dict[str, Any], tmp_path: Path) -> None:
+    """Events up to and after the last future in two days of a store; the second one's files are then damaged."""
+    log = Path(source_values["data"]["source"]["tables"]["clicks"]["files"]).read_text().splitlines()
+    lines = {
+        "2024-04-12": [line for line in log[1:] if line.split(",")[1] < "2024-04-13"],
+        "2024-06-01": [f"u{k},2024-05-0{1 + k % 9}T10:00:00,view,home,item 1," for k in range(60)],
+    }
+    for day, some in lines.items():
+        (tmp_path / f"{day}.csv").write_text("\n".join([log[0], *some]) + "\n")
+    clicks = {**source_values["data"]["source"]["tables"]["clicks"], "files": f"{tmp_path}/{{day}}.csv"}
+    values = {"store": str(tmp_path / "store"), "buckets": 2, "max_bad_share": 0.1, "tables": {"clicks": clicks}}
+    for day in lines:
+        ingest(build(IngestConfig, {**values, "day": dt.date.fromisoformat(day)}, "test"))
+    [late, *more] = sorted((tmp_path / "store" / "tables" / "clicks").glob("*/s00000002-*.parquet"))
+    for file in (late, *more):
+        file.write_bytes(b"")
+    features = [f for f in source_values["data"]["features"] if f["table"] == "clicks"]
+    stored = changed(
+        source_values, data__source={"kind": "store", "location": values["store"]}, data__features=features
+    )  # fmt: skip
+    expected = directly(changed(source_values, data__features=features), tmp_path / "direct")
+    same(prepare(Pipeline.of(build(Experiment, stored, "test"))), expected, dead_letters=False)
+
+
 def test_where_users_have_pseudonyms_no_store_names_them(source_values: dict[str, Any], tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("k" * 32)

@@ -1,5 +1,6 @@
 """Events from a store, bucket by bucket: the source of nights and of large studies."""
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ from ray_ggsm.data.sql import quote
 from ray_ggsm.data.store import manifest
 from ray_ggsm.data.store.columns import REJECTED
 from ray_ggsm.data.store.layout import require_layout, table_place
-from ray_ggsm.data.store.log import StoreFile, files
+from ray_ggsm.data.store.log import StoreFile, files, iso
 from ray_ggsm.data.store.stored_part import DAY_OF_FACTS, StoredPart
 
 
@@ -38,6 +39,8 @@ class EventStore:
     """The only bucket that is read; None: all."""
     paths: Mapping[str, tuple[str, ...]] | None = None
     """Table -> locations of the files that are read, for tasks, which read no log; None: the log tells."""
+    period: tuple[dt.datetime, dt.datetime] | None = None
+    """Instants between which events count: files whose events all lie before or after are not read; None: all count."""
 
     @cached_property
     def held(self) -> manifest.State:
@@ -52,9 +55,15 @@ class EventStore:
     def all_files(self) -> dict[str, list[StoreFile]]:
         """Table -> its files."""
         return {
-            name: files(table_place(self.location, name), table.version, table.time)
+            name: [f for f in files(table_place(self.location, name), table.version, table.time) if self._counts(f)]
             for name, table in self.held.tables.items()
         }
+
+    def _counts(self, file: StoreFile) -> bool:
+        if self.period is None or file.first_time is None or file.last_time is None:
+            return True
+        first, end = map(iso, self.period)
+        return first <= file.last_time and file.first_time < end
 
     def shards(self, wanted: int) -> int:
         """The store's buckets."""

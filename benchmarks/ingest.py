@@ -135,13 +135,16 @@ def measured(work: Path, library: str, watch: bool) -> dict[str, float]:
 
 
 def growth(work: Path, users: int, buckets: int) -> None:
-    """Print how long `cold` takes at three sizes, and the seconds for each further million of events."""
+    """Print how long `cold` takes at three sizes, and the seconds for each further million of events.
+
+    Buckets grow with the users, as they are meant to.
+    """
     before: tuple[int, float] | None = None
     for size in (users // 10, users // 2, users):
         place = work / str(size)
         place.mkdir(exist_ok=True)
         simulate(place, size)
-        write_configs(place, buckets)
+        write_configs(place, max(1, buckets * size // users))
         for name in ("store", "out"):
             shutil.rmtree(place / name, ignore_errors=True)
         start = time.perf_counter()

@@ -4,6 +4,7 @@
 environment (AWS_*, AWS_ENDPOINT_URL), never from a config file.
 """
 
+import errno
 import json
 import os
 import posixpath
@@ -31,9 +32,17 @@ _S3 = re.compile(r"[A-Za-z0-9_.\-/=@,:~!'()&;$]+")
 """S3 locations that all libraries read alike."""
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
 """Errors of botocore, by name: code that reads local files needs no botocore."""
+_EXPIRED = re.compile(r"ExpiredToken|RequestExpired|TokenRefreshRequired")
 _REFUSED = re.compile(
     r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b403\b"
 )
+_OUTAGE = re.compile(
+    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|InternalError|ServiceUnavailable|SlowDown"
+    r"|\b50[0234]\b|[Cc]ould not connect|[Cc]ouldn't connect|[Cc]onnection (was )?(closed|refused|reset|aborted)"
+    r"|[Tt]imed? ?out|[Tt]imeout|error sending request"
+)
+_OF_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "urllib3", "deltalake")
+"""Packages that talk to object stores; their errors are no OSErrors."""
 
 
 class LocationError(ValueError):
@@ -64,6 +73,24 @@ def refused(error: BaseException) -> bool:
     if not isinstance(error, OSError) or error.errno is not None:
         return False
     return isinstance(error, PermissionError) or _REFUSED.search(str(error)) is not None
+
+
+def passing(error: BaseException) -> str | None:
+    """Why an error may not come again: the storage cannot be reached, it is full, or a token has expired; None: it is
+    another error."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"the storage is full ({error})"
+        unreachable = isinstance(error, ConnectionError | TimeoutError)
+        return f"the storage cannot be reached ({error})" if unreachable else None
+    if not isinstance(error, OSError) and not type(error).__module__.startswith(_OF_CLIENTS):
+        return None
+    answer = " ".join(str(error).split())[:300]
+    if _EXPIRED.search(answer):
+        return f"the token for the storage has expired ({answer}); renew it (AWS_SESSION_TOKEN)"
+    if refused(error) or not _OUTAGE.search(answer):
+        return None
+    return f"the storage cannot be reached ({answer})"
 
 
 def _is_transient(error: BaseException) -> bool:

@@ -1,13 +1,14 @@
 """The exit codes of jobs.
 
-0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 4 not now (input is not complete, or another
-process is at it: try again), 5 done as far as possible (what was left out is listed), 1 anything else.
+0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 4 not now (input is not complete, another
+process is at it, or the storage cannot be reached or is full: try again), 5 done as far as possible (what was left out
+is listed), 1 anything else.
 """
 
 import errno
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
@@ -15,8 +16,8 @@ from ray_ggsm.tables.gates import GateError
 
 INCOMPLETE = 5
 """Done as far as possible; what was left out is listed."""
-STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-"""Errors that the user has to fix: missing rights, read-only or full storage."""
+STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors that the user has to fix: missing rights, read-only storage."""
 
 MISTAKES = (InputError, storage.LocationError)
 """Errors whose message is the sentence about the user's mistake."""
@@ -29,14 +30,13 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except GateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 3
-    except NotNow as error:
-        cause = getattr(error, "cause", None)  # of an error in a task, which Ray wraps
-        print(f"not now: {cause if isinstance(cause, NotNow) else error}", file=sys.stderr)
-        return 4
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
         return 1
     except Exception as error:
+        if sentence := passing_error(error):
+            print(f"not now: {sentence}", file=sys.stderr)
+            return 4
         if sentence := user_error(error):
             print(f"error: {sentence}", file=sys.stderr)
             return 2
@@ -46,6 +46,34 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 def user_error(error: BaseException) -> str | None:
     """The sentence about the user's mistake behind an exception, however deep Ray wrapped it; None: there is none."""
+    for each in _behind(error):
+        if isinstance(each, MISTAKES):
+            cause = getattr(each, "cause", None)
+            return str(cause if isinstance(cause, MISTAKES) else each)
+        if isinstance(each, OSError) and each.errno in STORAGE_ERRORS:
+            return str(each)
+        if storage.refused(each):
+            answer = " ".join(str(each).split())[:300]
+            return f"the storage refuses access ({answer}); check the credentials (AWS_*) and their rights"
+    return None
+
+
+def passing_error(error: BaseException) -> str | None:
+    """The sentence about what is not as it must be yet, if that is behind an exception; None: something else is.
+
+    An outage counts although a sentence about the user's input was made of it.
+    """
+    for each in _behind(error):
+        if isinstance(each, NotNow):
+            cause = getattr(each, "cause", None)  # of an error in a task, which Ray wraps
+            return str(cause if isinstance(cause, NotNow) else each)
+        if sentence := storage.passing(each):
+            return sentence
+    return None
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """An exception and all those behind it, the nearest first."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
@@ -53,15 +81,7 @@ def user_error(error: BaseException) -> str | None:
         if current is None or any(current is s for s in seen):
             continue
         seen.append(current)
-        if isinstance(current, MISTAKES):
-            cause = getattr(current, "cause", None)
-            return str(cause if isinstance(cause, MISTAKES) else current)
-        if isinstance(current, OSError) and current.errno in STORAGE_ERRORS:
-            return str(current)
-        if storage.refused(current):
-            answer = " ".join(str(current).split())[:300]
-            return f"the storage refuses access ({answer}); check the credentials (AWS_*), their rights and expiry"
+        yield current
         queue += [current.__cause__, current.__context__, getattr(current, "cause", None)]
         failures = getattr(current, "worker_failures", None)
         queue += list(failures.values()) if isinstance(failures, dict) else []
-    return None

@@ -3,10 +3,10 @@
 import errno
 
 import pytest
-from botocore.exceptions import NoCredentialsError, PartialCredentialsError
+from botocore.exceptions import EndpointConnectionError, NoCredentialsError, PartialCredentialsError
 
 from ray_ggsm import storage
-from ray_ggsm.cli.exit_codes import exit_code, user_error
+from ray_ggsm.cli.exit_codes import exit_code, passing_error, user_error
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.tables.gates import GateError
 
@@ -32,7 +32,15 @@ class WorkerError(Exception):
         (InputError("rows: no file"), 2, "error: rows: no file\n"),
         (GateError("nothing was published"), 3, "error: nothing was published\n"),
         (NotNow("the day is not complete"), 4, "not now: the day is not complete\n"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left on device\n"),
+        (OSError(errno.ENOSPC, "No space left"), 4, "not now: the storage is full ([Errno 28] No space left)\n"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), 4, "not now: the storage cannot be reached ([Errno"),
+        (EndpointConnectionError(endpoint_url="http://s3"), 4, "not now: the storage cannot be reached (Could not co"),
+        (OSError("AWS Error NETWORK_CONNECTION during GetObject"), 4, "not now: the storage cannot be reached (AWS"),
+        (OSError("Generic S3 error: error sending request for url"), 4, "not now: the storage cannot be reached (Gen"),
+        (OSError("An error occurred (ExpiredToken)"), 4, "not now: the token for the storage has expired (An error"),
+        (WorkerError(NotNow("the day is not complete")), 4, "not now: the day is not complete\n"),
+        (ConnectionError("no Ray at this address"), 1, "Traceback (most recent call last)"),
+        (OSError("Couldn't deserialize thrift: No more data to read"), 1, "Traceback (most recent call last)"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/out"),
             2,
@@ -66,6 +74,12 @@ def test_a_mistake_below_other_errors() -> None:
     failure = RuntimeError("a task failed")
     failure.__cause__ = InputError("rows: no file")
     assert user_error(WorkerError(failure)) == "rows: no file"
+
+
+def test_an_outage_below_a_sentence_about_the_input() -> None:
+    sentence = InputError("users: the table cannot be opened")
+    sentence.__cause__ = OSError("Generic S3 error: timed out")
+    assert passing_error(WorkerError(sentence)) == "the storage cannot be reached (Generic S3 error: timed out)"
 
 
 def test_an_error_that_is_its_own_cause_ends() -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.cli.exit_codes import user_error
+from ray_ggsm.cli.exit_codes import passing_error, user_error
 from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.hashing import bucket_of
@@ -285,5 +285,6 @@ def test_everything_on_an_s3_that_fails_now_and_then(finished: Experiment, rows:
     for refusal in ("expired", "readonly"):
         with faults(s3_server, **{refusal: 1.0}), pytest.raises(Exception) as failure:  # noqa: PT011
             refresh(config)
-        assert "the storage refuses access" in str(user_error(failure.value))
+        told = passing_error(failure.value) if refusal == "expired" else user_error(failure.value)
+        assert ("the token for the storage has expired" if refusal == "expired" else "refuses access") in str(told)
     assert open_table(f"{place}/users").version == 1

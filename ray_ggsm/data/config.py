@@ -182,8 +182,9 @@ class DataConfig(Config):
     and several shards, the events are first laid out by user below `output` (not with `users.key_file`: they would name
     users there); an event store has its own number."""
     memory_gb: Runtime[float | None] = Field(None, gt=0)
-    """Memory that the tables and queries of a shard may take; what needs more goes to the system's temporary directory.
-    null: 80 % of the machine's, in equal parts for shards that are prepared side by side."""
+    """Memory that the tables and queries of a shard may take, beside some 0.7 GB of its process; what needs more goes
+    to the system's temporary directory. null: 80 % of the machine's, in equal parts for shards that are prepared side
+    by side."""
     spill_gb: Runtime[float | None] = Field(None, gt=0)
     """Disk that a shard may take in the system's temporary directory; null: 90 % of what is free there."""
     max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)

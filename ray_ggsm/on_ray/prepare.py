@@ -18,6 +18,9 @@ from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.stage_results import PrepareResult
 from ray_ggsm.stages import Pipeline, timed
 
+PROCESS_GB = 0.7
+"""Memory of a task's process beside DuckDB's."""
+
 
 def prepare(pipeline: Pipeline) -> str:
     """Write user rows and labels; returns the stage's location. A finished stage is reused."""
@@ -81,11 +84,11 @@ def _source(config: DataConfig, store: str, resources: RayConfig) -> Source:
 
 
 def _memory(config: DataConfig) -> int | None:
-    """Bytes that a task reserves: `memory_gb`, or all that the largest node has."""
+    """Bytes that a task reserves: `memory_gb` and what its process needs beside, or all that the largest node has."""
     if config.memory_gb is None:
         return None
     largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
-    return int(min(config.memory_gb * 1e9, largest))
+    return int(min((config.memory_gb + PROCESS_GB) * 1e9, largest))
 
 
 def _listed(counts: Mapping[str, int]) -> str:

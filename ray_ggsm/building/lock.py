@@ -5,9 +5,9 @@ no clocks are compared, and the file of a run that was killed blocks others only
 write it at once one gets through, also of those that find a file left behind; a holder whose file was taken over stops.
 """
 
-import _thread
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -22,6 +22,9 @@ RENEW_SECONDS = 4.0
 """Time between two renewals of the lock file."""
 WAIT_SECONDS = 3 * RENEW_SECONDS
 """Time after which a lock file that was not renewed is taken over."""
+
+LOST = signal.SIGUSR1
+"""Signal to the main thread that the lock was lost; SIGINT is ignored by what shells start in the background."""
 
 
 class Holder(Record):
@@ -88,20 +91,26 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
         NotNow: another process holds it, or took it over because this one did not renew it for too long; the sentence
             says which one, since when and where.
     """
-    this = Holder.this_process()
+    this, stop = Holder.this_process(), threading.Event()
+
+    def end_work(*_: object) -> None:
+        if not stop.is_set():
+            raise _LostError
+
     _take(location, this, work)
-    stop, lost = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_renew, args=(location, this, stop, lost), daemon=True)
+    thread = threading.Thread(target=_renew, args=(location, this, stop), daemon=True)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(LOST, end_work) if is_main else None
     thread.start()
     try:
         yield
-    except KeyboardInterrupt:
-        if not lost.is_set():
-            raise
+    except _LostError:
         raise NotNow(f"{location}: this run was not heard of for too long, and another one has taken over") from None
     finally:
         stop.set()
         thread.join()
+        if is_main:
+            signal.signal(LOST, before)
         last = Holder.read(location)
         if last and last.token == this.token:
             storage.remove(location)
@@ -130,16 +139,20 @@ def _take(location: str, this: Holder, work: str) -> None:
             storage.remove(successor)
 
 
-def _renew(location: str, holder: Holder, stop: threading.Event, lost: threading.Event) -> None:
-    """Renew the lock file until the end; if another holder has it, interrupt the main thread."""
+class _LostError(BaseException):
+    """Another process has taken over the lock."""
+
+
+def _renew(location: str, holder: Holder, stop: threading.Event) -> None:
+    """Renew the lock file until the end; if another holder has it, end the work of the main thread."""
     count = 0
     while not stop.wait(RENEW_SECONDS):
         count += 1
         try:
             now = Holder.read(location)
             if now is not None and now.token != holder.token:
-                lost.set()
-                _thread.interrupt_main()
+                if signal.getsignal(LOST) not in (signal.SIG_DFL, signal.SIG_IGN, None):
+                    signal.pthread_kill(threading.main_thread().ident or 0, LOST)
                 return
             holder.model_copy(update={"renewed": count}).write(location)
         except Exception as error:  # the next renewal may succeed

@@ -2,7 +2,7 @@
 
 0 done, 2 wrong input (one sentence says what), 3 a publish gate failed, 4 not now (input is not complete, another
 process is at it, or the storage cannot be reached or is full: try again), 5 done as far as possible (what was left out
-is listed), 1 anything else.
+is listed), 143 ended by SIGTERM, 1 anything else.
 """
 
 import errno
@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from ray_ggsm import storage
+from ray_ggsm.cli.main import TERMINATED
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.tables.gates import GateError
 
@@ -33,6 +34,11 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
         return 1
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        print("\nTerminated. Finished work is kept; run the same command to go on.", file=sys.stderr)
+        return TERMINATED
     except Exception as error:
         if sentence := passing_error(error):
             print(f"not now: {sentence}", file=sys.stderr)

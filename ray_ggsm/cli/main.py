@@ -3,11 +3,15 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from ray_ggsm.cli.jobs import COMMANDS, JOBS, Job
 from ray_ggsm.config import load
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit code of a job that SIGTERM has ended."""
 
 
 def main(job: str | None = None, default_config: str | None = None) -> None:
@@ -19,6 +23,8 @@ def main(job: str | None = None, default_config: str | None = None) -> None:
     if job is None:
         job, arguments = _choose(arguments, program), arguments[1:]
         program = f"{program} {job}"
+    # SIGTERM, with which schedulers end a job, unwinds it: locks are released, reports are written
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if job in COMMANDS:
         code = importlib.import_module(f"ray_ggsm.cli.{job}").run_command(arguments, program)
     else:

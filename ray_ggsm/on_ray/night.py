@@ -23,8 +23,8 @@ class Night:
     """What is made, and where."""
 
     config: DataConfig
-    table: str
-    """Location of the table."""
+    location: str
+    """Where its rows and its dead letters go."""
     name: str
     """For people, and for the table's history."""
 
@@ -36,7 +36,7 @@ class Night:
             InputError: the encoder says nothing of its rows, or the events do not fit what it says.
         """
         found = definition.read(encoder.location)
-        file = storage.join(encoder.location, definition.FILE)
+        file = storage.join(storage.absolute(encoder.location), definition.FILE)
         if found is None:
             raise InputError(
                 f"events: {encoder.location} has no {definition.FILE}, which says how rows are made; attach-definition "
@@ -50,12 +50,8 @@ class Night:
         source, name = config.source, f"events as of {config.snapshots.dates[0]}"
         if isinstance(source, StoreSource):
             name += f", manifest {source.manifest} of {source.location}"
-        return cls(config, table, name)
-
-    @property
-    def location(self) -> str:
-        """Where its rows and its dead letters go."""
-        return storage.join(self.table, "staging", f"rows-{digest(self.config, shards.input_state(self.config))}")
+        rows = f"rows-{digest(config, shards.input_state(config))}"
+        return cls(config, storage.join(table, "staging", rows), name)
 
     def make(self, resources: RayConfig) -> list[str]:
         """The files of its rows; an interrupted run's are made again, a finished one's are used."""

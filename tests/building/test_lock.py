@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import socket
 import threading
 from pathlib import Path
@@ -112,14 +113,20 @@ def test_of_many_starters_at_once_one_enters(file: Path, left_behind: bool, monk
 
 
 def test_a_holder_whose_lock_was_taken_over_stops(file: Path) -> None:
+    """Also where Ctrl-C is ignored, as in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def work() -> None:
         with held(str(file)):
             file.write_text(json.dumps(HOLDER))
             while True:
                 pass
 
-    with pytest.raises(NotNow, match="another one has taken over"):
-        work()
+    try:
+        with pytest.raises(NotNow, match="another one has taken over"):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert json.loads(file.read_text())["pid"] == 17
 
 

@@ -1,4 +1,4 @@
-"""A training job that is stopped, by Ctrl-C and then by SIGKILL of its driver, goes on where it was. In this order."""
+"""A training job that is stopped, by Ctrl-C, SIGTERM and SIGKILL of its driver, goes on where it was. In this order."""
 
 import json
 import os
@@ -60,6 +60,17 @@ def test_ctrl_c(training: Process, place: Path) -> None:
     os.killpg(training.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     assert training.finish() == 1
     assert training.errors.splitlines()[-1] == "Interrupted. Finished stages are kept; run the same command to go on."
+    assert "Traceback" not in training.errors
+    assert not list(place.glob("out/train-*/stage.json")), "it trained to its end first"
+    wait_until(lambda: not in_session(training.pid))
+
+
+def test_sigterm(training: Process, place: Path) -> None:
+    """As a scheduler ends a job: its driver is told, and takes the rest with it."""
+    training.popen.terminate()
+    assert training.finish() == 143
+    last = training.errors.splitlines()[-1]
+    assert last == "Terminated. Finished work is kept; run the same command to go on."
     assert "Traceback" not in training.errors
     assert not list(place.glob("out/train-*/stage.json")), "it trained to its end first"
     wait_until(lambda: not in_session(training.pid))

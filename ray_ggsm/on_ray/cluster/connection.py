@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +41,13 @@ def started(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # a relative path in the config means the same in a training worker as everywhere else
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     else:
         start_here(config.local_cpus, int(config.local_object_store_gb * 1e9))
+    if on_terminate is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has set one of its own
     _quieten()
     try:
         yield

@@ -91,11 +91,12 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
         NotNow: another process holds it, or took it over because this one did not renew it for too long; the sentence
             says which one, since when and where.
     """
-    this, stop = Holder.this_process(), threading.Event()
+    this, stop, lost = Holder.this_process(), threading.Event(), threading.Event()
 
     def end_work(*_: object) -> None:
         if not stop.is_set():
-            raise _LostError
+            lost.set()
+            raise KeyboardInterrupt  # any other exception in `ray.get` would end the process at once
 
     _take(location, this, work)
     thread = threading.Thread(target=_renew, args=(location, this, stop), daemon=True)
@@ -104,7 +105,9 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
     thread.start()
     try:
         yield
-    except _LostError:
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
         raise NotNow(f"{location}: this run was not heard of for too long, and another one has taken over") from None
     finally:
         stop.set()
@@ -137,10 +140,6 @@ def _take(location: str, this: Holder, work: str) -> None:
                 return
         finally:
             storage.remove(successor)
-
-
-class _LostError(BaseException):
-    """Another process has taken over the lock."""
 
 
 def _renew(location: str, holder: Holder, stop: threading.Event) -> None:

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from ray_ggsm import storage
-from ray_ggsm.cli.main import TERMINATED
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.tables.gates import GateError
 
@@ -19,6 +18,9 @@ INCOMPLETE = 5
 """Done as far as possible; what was left out is listed."""
 STORAGE_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Errors that the user has to fix: missing rights, read-only storage."""
+
+ended_by: int | None = None
+"""Signal other than Ctrl-C that has ended the job."""
 
 MISTAKES = (InputError, storage.LocationError)
 """Errors whose message is the sentence about the user's mistake."""
@@ -32,13 +34,11 @@ def exit_code(work: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 3
     except KeyboardInterrupt:
+        if ended_by is not None:
+            print("\nTerminated. Finished work is kept; run the same command to go on.", file=sys.stderr)
+            return 128 + ended_by
         print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
         return 1
-    except SystemExit as stop:
-        if stop.code != TERMINATED:
-            raise
-        print("\nTerminated. Finished work is kept; run the same command to go on.", file=sys.stderr)
-        return TERMINATED
     except Exception as error:
         if sentence := passing_error(error):
             print(f"not now: {sentence}", file=sys.stderr)

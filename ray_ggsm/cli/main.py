@@ -6,12 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from ray_ggsm.cli.jobs import COMMANDS, JOBS, Job
 from ray_ggsm.config import load
-
-TERMINATED = 128 + signal.SIGTERM
-"""Exit code of a job that SIGTERM has ended."""
 
 
 def main(job: str | None = None, default_config: str | None = None) -> None:
@@ -23,8 +21,7 @@ def main(job: str | None = None, default_config: str | None = None) -> None:
     if job is None:
         job, arguments = _choose(arguments, program), arguments[1:]
         program = f"{program} {job}"
-    # SIGTERM, with which schedulers end a job, unwinds it: locks are released, reports are written
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, _unwind)
     if job in COMMANDS:
         code = importlib.import_module(f"ray_ggsm.cli.{job}").run_command(arguments, program)
     else:
@@ -32,6 +29,14 @@ def main(job: str | None = None, default_config: str | None = None) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _unwind(number: int, _: FrameType | None) -> None:
+    """End the job on SIGTERM, as schedulers do it, so that locks are released and reports are written."""
+    from ray_ggsm.cli import exit_codes
+
+    exit_codes.ended_by = number
+    raise KeyboardInterrupt  # any other exception in `ray.get` would end the process at once
 
 
 def run(job: Job, arguments: Sequence[str], default_config: str | None = None, program: str | None = None) -> int:

@@ -85,12 +85,12 @@ def passing(error: BaseException) -> str | None:
         return f"the storage cannot be reached ({error})" if unreachable else None
     if not isinstance(error, OSError) and not type(error).__module__.startswith(_OF_CLIENTS):
         return None
-    answer = " ".join(str(error).split())[:300]
-    if _EXPIRED.search(answer):
-        return f"the token for the storage has expired ({answer}); renew it (AWS_SESSION_TOKEN)"
-    if refused(error) or not _OUTAGE.search(answer):
+    whole = " ".join(str(error).split())
+    if _EXPIRED.search(whole):
+        return f"the token for the storage has expired ({whole[:300]}); renew it (AWS_SESSION_TOKEN)"
+    if refused(error) or not _OUTAGE.search(whole):
         return None
-    return f"the storage cannot be reached ({answer})"
+    return f"the storage cannot be reached ({whole[:300]})"
 
 
 def _is_transient(error: BaseException) -> bool:

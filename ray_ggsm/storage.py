@@ -38,8 +38,8 @@ _REFUSED = re.compile(
 )
 _OUTAGE = re.compile(
     r"NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|InternalError|ServiceUnavailable|SlowDown"
-    r"|\b50[0234]\b|[Cc]ould not connect|[Cc]ouldn't connect|[Cc]onnection (was )?(closed|refused|reset|aborted)"
-    r"|[Tt]imed? ?out|[Tt]imeout|error sending request"
+    r"|\b50[0234] (Internal|Bad|Service|Gateway)|[Cc]ould(n't| not) connect|error sending request"
+    r"|[Cc]onnection (was )?(closed|refused|reset|aborted)|[Tt]imed out|([Cc]onnect|[Cc]onnection|[Rr]ead) timeout"
 )
 _OF_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "urllib3", "deltalake")
 """Packages that talk to object stores; their errors are no OSErrors."""

@@ -71,6 +71,7 @@ def most_frequent(feature: FeatureConfig, parts: Sequence[ValueCounts]) -> tuple
     unnamed = sum(part.others for part in parts)
     certain = len(chosen) == feature.top and all(unsure[v] == total[v] for v in chosen) and unnamed < least
     certain = certain and all(unsure[v] == total[v] or unsure[v] < least for v in rest)
+    certain = certain or (len(parts) == 1 and len(chosen) == feature.top)
     if unnamed and not certain:
         raise InputError(
             f"data.features ({feature.name}).per: `{feature.per}` has more than {MOST_VALUES:,} different values, and "

@@ -10,7 +10,7 @@ from ray_ggsm.data.source_config import FilesSource, StoreSource
 from ray_ggsm.data.sources.files import EventFiles
 from ray_ggsm.data.sources.journey import Journey
 from ray_ggsm.data.sources.source import Source
-from ray_ggsm.data.sources.table import Uses
+from ray_ggsm.data.sources.uses import Uses
 from ray_ggsm.data.sql import columns_in
 from ray_ggsm.data.store.source import EventStore
 from ray_ggsm.data.text_template import template_columns

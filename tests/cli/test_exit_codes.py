@@ -40,6 +40,7 @@ class WorkerError(Exception):
         (OSError("An error occurred (ExpiredToken)"), 4, "not now: the token for the storage has expired (An error"),
         (WorkerError(NotNow("the day is not complete")), 4, "not now: the day is not complete\n"),
         (ConnectionError("no Ray at this address"), 1, "Traceback (most recent call last)"),
+        (OSError("Page was smaller (500) than expected in timeouts.parquet"), 1, "Traceback (most recent call last)"),
         (OSError("Couldn't deserialize thrift: No more data to read"), 1, "Traceback (most recent call last)"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/out"),

@@ -16,7 +16,8 @@ from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.formats import part
 from ray_ggsm.data.sources.source import Extract, Keys, State
-from ray_ggsm.data.sources.table import FileTable, Uses, matching_files
+from ray_ggsm.data.sources.table import FileTable, matching_files
+from ray_ggsm.data.sources.uses import NO_USES, Uses
 from ray_ggsm.data.sql import text
 
 
@@ -44,7 +45,7 @@ class EventFiles:
     def column_types(self, connection: duckdb.DuckDBPyConnection, whole: bool = True) -> Types:
         """The types of the columns that expressions use; reads their texts, or with `whole: false` the first ones."""
         return {
-            name: FileTable(connection, name, table, self.uses.get(name, Uses())).types(whole)
+            name: FileTable(connection, name, table, self.uses.get(name, NO_USES)).types(whole)
             for name, table in self.configs.items()
         }
 
@@ -57,7 +58,7 @@ class EventFiles:
         for name, table in self.configs.items():
             if not wanted.has(name):
                 continue
-            files = FileTable(connection, name, table, self.uses.get(name, Uses()).of(wanted))
+            files = FileTable(connection, name, table, self.uses.get(name, NO_USES).of(wanted))
             files.create(types[name], wanted.empty)
             if not wanted.empty:
                 files.fill(types[name], wanted.shard, wanted.shards)
@@ -66,13 +67,13 @@ class EventFiles:
         """Refuse files that have lost a column, or have it with another type; raises like `Source.check_types`."""
         for name, table in self.configs.items():
             if name in types:
-                FileTable(connection, name, table, self.uses.get(name, Uses())).check_types(types[name], where)
+                FileTable(connection, name, table, self.uses.get(name, NO_USES)).check_types(types[name], where)
 
     def hint(self, types: Types, sentence: str) -> str:
         """What to say, after a sentence, of the texts in it that are columns without a number type."""
         with duckdb.connect() as connection:
             for name, table in self.configs.items():
-                files = FileTable(connection, name, table, self.uses.get(name, Uses()))
+                files = FileTable(connection, name, table, self.uses.get(name, NO_USES))
                 for column, example in files.texts(types[name], sentence):
                     return (
                         f"; '{column}' is text because of values such as {example!r}. To set such rows aside, "

@@ -5,7 +5,7 @@ import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -23,28 +23,13 @@ from ray_ggsm.data.sources.formats import part
 from ray_ggsm.data.sources.guesses import Guess, common
 from ray_ggsm.data.sources.json_part import JsonLines
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part
-from ray_ggsm.data.sources.source import FILE, Extract, shown
+from ray_ggsm.data.sources.source import FILE, shown
+from ray_ggsm.data.sources.uses import NO_USES, Uses
 from ray_ggsm.data.sql import OWN, columns_in, own, quote, reason, shard_condition, text
 
 T = TypeVar("T")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 """Folder value that stands for no value."""
-
-
-@dataclass(frozen=True)
-class Uses:
-    """What the config does with a table's columns."""
-
-    templates: frozenset[str] = frozenset()
-    """Columns that are shown as text."""
-    expressions: tuple[str, ...] = ()
-    """SQL over the columns."""
-    numbers: frozenset[str] = frozenset()
-    """Columns that must be numbers."""
-
-    def of(self, wanted: Extract) -> "Uses":
-        """Those that what is loaded serves."""
-        return self if wanted.texts or wanted.empty else replace(self, templates=frozenset())
 
 
 def matching_files(name: str, table: TableConfig) -> list[str]:
@@ -76,7 +61,7 @@ class FileTable:
     connection: duckdb.DuckDBPyConnection
     name: str
     config: TableConfig
-    uses: Uses = Uses()
+    uses: Uses = NO_USES
     files: Sequence[str] | None = None
     """Its files; None: those that match the config."""
     stored: Part | None = None

@@ -13,7 +13,8 @@ from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.files import EventFiles
 from ray_ggsm.data.sources.source import KNOWN_FROM, KNOWN_UNTIL, Extract, Keys, State
-from ray_ggsm.data.sources.table import FileTable, Uses
+from ray_ggsm.data.sources.table import FileTable
+from ray_ggsm.data.sources.uses import NO_USES, Uses
 from ray_ggsm.data.sql import quote
 from ray_ggsm.data.store import manifest
 from ray_ggsm.data.store.columns import REJECTED
@@ -152,7 +153,7 @@ class EventStore:
                 for column, guess in entry.guesses.items():
                     guesses.setdefault(column, []).append(guess)
         part = StoredPart(config.files, self._paths(name), config, state, guesses)
-        uses = self.uses.get(name, Uses())
+        uses = self.uses.get(name, NO_USES)
         return FileTable(connection, name, config, uses.of(wanted) if wanted else uses, stored=part)
 
     def _paths(self, table: str) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def test_the_library_loads_without_ray() -> None:
 
 def test_tasks_load_no_torch() -> None:
     """Many worker processes import these; torch would add seconds to the start of each."""
-    tasks = ("on_ray.building.tasks", "on_ray.building.fill", "on_ray.building.known", "data.texts", "data.prepare")
+    tasks = ("on_ray.building.tasks", "building.shuffle", "building.night_rows", "data.texts", "data.prepare")
     tasks += ("data.store.tasks", "data.store.maintenance", "tables.nearest", "training.pairs", "evaluation.probe_task")
     modules = ", ".join(f"ray_ggsm.{name}" for name in tasks)
     script = f"import sys, {modules}\nassert 'torch' not in sys.modules, 'torch was loaded'"

@@ -1,162 +1,209 @@
-"""The data files of a new version: filled bucket by bucket from staged files and the version before.
+"""One bucket of a new version: its rows are read, encoded elsewhere, and written as one file of the table.
 
-A bucket's file holds its staged rows, sorted by user; rows that were not encoded again come from the version before. A
-bucket in which nothing changed keeps its file. Data files get their final names at once, so an interrupted run does not
-write them again.
+The file holds the vectors of this run and, of the users who keep theirs, the rows of the version before, sorted by
+user. Data files get their final names at once, so an interrupted run does not write them again; where the table has got
+another version meanwhile, the vectors in files that this run wrote for the one before are used.
 """
 
-from collections import defaultdict
+import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from ray_ggsm import storage
 from ray_ggsm.building.build import Build
-from ray_ggsm.building.fingerprints import user_keys
-from ray_ggsm.config import InputError
-from ray_ggsm.data.chunks import THREADS, read_footer
+from ray_ggsm.building.layout import CARRIED, CONTENT, LaidOut
+from ray_ggsm.data.chunks import Chunk, read_chunk
+from ray_ggsm.data.schema import DEAD_LETTER
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.checks import FileCheck, carried, check_file
-from ray_ggsm.tables.files import DataFile, DataFileConfig, bucket_path, describe, spacing_of, write_bucket
+from ray_ggsm.tables.files import DataFile, bucket_path, describe, notes_of, spacing_of, write_bucket
 from ray_ggsm.tables.schema import SCHEMA
 
-Part = tuple[str, int]
-"""A staged file and one of its row groups."""
+OUT_OF_MEMORY = "out_of_memory"
+"""Reason of a dead letter whose row did not fit into memory."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """One bucket of a new version, and the places of its rows."""
+    """One bucket of a new version, and the places of what it is made of."""
 
     number: int
-    """Number of the bucket."""
-    parts: Sequence[Part]
-    """Its staged rows."""
-    previous: Sequence[DataFile] | None
-    """Its files in the version before; None: there is no such version."""
+    rows: tuple[LaidOut, ...]
+    """Tonight's users."""
+    previous: tuple[DataFile, ...]
+    """Its files in the version before."""
+    part: str
+    """Name of its new file among those of this run and bucket."""
+    earlier: tuple[str, ...]
+    """Files that this run wrote for another version before, below the table."""
+
+    @classmethod
+    def from_json(cls, text: str) -> "Bucket":
+        """The bucket that `to_json` described."""
+        values = json.loads(text)
+        rows = tuple(LaidOut(Chunk(**part["rows"]), part["fresh"], part["ages"]) for part in values["rows"])
+        previous = tuple(DataFile(**file) for file in values["previous"])
+        return cls(values["number"], rows, previous, values["part"], tuple(values["earlier"]))
+
+    def to_json(self) -> str:
+        """The form in which Ray Data carries it."""
+        return json.dumps(asdict(self))
+
+    @property
+    def fresh(self) -> int:
+        """Rows that need a vector."""
+        return sum(part.fresh for part in self.rows)
+
+    @property
+    def carried(self) -> int:
+        """Users who keep theirs."""
+        return sum(sum(part.ages.values()) for part in self.rows)
 
 
 @dataclass(frozen=True)
-class Filled:
+class Counts:
+    """What became of a bucket's rows."""
+
+    encoded: int = 0
+    """Rows whose vectors this run computed."""
+    departed: int = 0
+    """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
+    dead_letters: int = 0
+    """Rows that did not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Built:
     """One bucket of the new version, written."""
 
     bucket: int
-    """Number of the bucket."""
     file: DataFile | None
     """Its new file; None: it has no rows now, or it keeps its file."""
     kept: bool
     """Whether nothing changed, and the file of the version before stays."""
-    encoded: int
-    """Rows whose vectors this run computed."""
-    departed: int
-    """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
-
-
-@dataclass(frozen=True)
-class StagedVersion:
-    """A version that is written and not published."""
-
-    buckets: tuple[Filled, ...]
-    """All buckets that have rows now or had some in the version before."""
+    rows_before: int
+    """Rows in the version before."""
+    counts: Counts
     check: FileCheck
-    """Merged checks of their files."""
+
+
+def unchanged(bucket: Bucket, instructions: int) -> Built | None:
+    """The bucket if it keeps its file; None: it does not."""
+    rows = sum(file.rows for file in bucket.previous)
+    if bucket.fresh or rows != bucket.carried * instructions:
+        return None
+    ages: dict[str, int] = {}
+    for part in bucket.rows:
+        for moment, users in part.ages.items():
+            ages[moment] = ages.get(moment, 0) + users * instructions
+    return Built(bucket.number, None, True, rows, Counts(), carried(rows, ages))
+
+
+class BucketFiles:
+    """What a task reads and writes of a bucket."""
+
+    def __init__(self, bucket: Bucket, build: Build) -> None:
+        self.bucket, self.build = bucket, build
+
+    def fresh(self) -> pa.Table:
+        """The rows to encode, once per instruction, with the columns `row.instruction` and `row.content`."""
+        build = self.build
+        columns = ["user_id", "as_of", *build.modalities, "tabular", "query", CONTENT, CARRIED]
+        parts = [read_chunk(part.rows, columns) for part in self.bucket.rows if part.fresh]
+        rows = pa.concat_tables([part.filter(pc.invert(part[CARRIED])) for part in parts])
+        rows = rows.drop_columns([CARRIED])
+        done = self._done["user_id"].combine_chunks()
+        rows = rows.filter(pc.invert(pc.is_in(rows["user_id"], value_set=done))) if len(done) else rows
+        return pa.concat_tables([_instructed(rows, *each, build) for each in build.embedding.instructions.items()])
+
+    def finished(self) -> Built | None:
+        """The bucket as an earlier attempt of the run wrote it; None: it has not."""
+        build, bucket = self.build, self.bucket
+        path = bucket_path(build.run, bucket.number, bucket.part)
+        place = storage.join(build.table, path)
+        if not storage.exists(place):
+            return None
+        counts, check = (
+            Counts(**json.loads(notes_of(place) or "{}")),
+            check_file(scan.read_files([place], SCHEMA.names)),
+        )
+        return Built(bucket.number, describe(build.table, path), False, self._rows_before, counts, check)
+
+    def write(self, encoded: pa.Table, fits_N: np.ndarray) -> Built:
+        """Write the bucket's file.
+
+        Args:
+            encoded: rows of SCHEMA that were encoded now.
+            fits_N: bool, whether there was memory for each; the others become dead letters.
+        """
+        build, bucket = self.build, self.bucket
+        self._write_dead_letters(encoded.filter(pa.array(~fits_N)))
+        new = pa.concat_tables([encoded.filter(pa.array(fits_N)), self._done])
+        rows = pa.concat_tables([new, self._carried()])
+        departed = pc.sum(pc.invert(pc.is_in(self._old["user_id"], value_set=rows["user_id"].combine_chunks())))
+        counts = Counts(len(new), departed.as_py() or 0, int((~fits_N).sum()))
+        if not len(rows):
+            return Built(bucket.number, None, False, self._rows_before, counts, FileCheck())
+        spacing = spacing_of(self._places(bucket.previous)) if len(new) < len(rows) else None
+        place, notes = (build.table, build.run, bucket.number), json.dumps(asdict(counts))
+        file = write_bucket(rows, *place, build.files, spacing, part=bucket.part, notes=notes)
+        return Built(bucket.number, file, False, self._rows_before, counts, check_file(rows))
 
     @property
-    def unchanged(self) -> bool:
-        """Whether it equals the version before."""
-        return all(bucket.kept for bucket in self.buckets)
+    def _rows_before(self) -> int:
+        return sum(file.rows for file in self.bucket.previous)
+
+    @cached_property
+    def _old(self) -> pa.Table:
+        """The bucket's rows in the version before."""
+        return scan.read_files(self._places(self.bucket.previous), SCHEMA.names)
+
+    @cached_property
+    def _done(self) -> pa.Table:
+        """Rows that this run has encoded for another version before."""
+        found = scan.read_files([storage.join(self.build.table, path) for path in self.bucket.earlier], SCHEMA.names)
+        found = found.filter(pc.equal(found["run"], self.build.run))
+        keys = ["user_id", "as_of", "instruction"]
+        first = found.append_column("n", pa.array(np.arange(len(found)))).group_by(keys).aggregate([("n", "min")])
+        return found.take(first["n_min"].combine_chunks())
+
+    def _carried(self) -> pa.Table:
+        """The table's rows of the users who keep their vector."""
+        parts = [read_chunk(part.rows, ["user_id", CARRIED]) for part in self.bucket.rows if part.ages]
+        if not parts:
+            return SCHEMA.empty_table()
+        users = pa.concat_tables([part.filter(part[CARRIED]) for part in parts])["user_id"].combine_chunks()
+        return self._old.filter(pc.is_in(self._old["user_id"], value_set=users))
+
+    def _places(self, files: Sequence[DataFile]) -> list[str]:
+        return [storage.join(self.build.table, file.path) for file in files]
+
+    def _write_dead_letters(self, lost: pa.Table) -> None:
+        file = storage.join(self.build.dead_letters, f"memory-{self.bucket.number:08d}.parquet")
+        if not len(lost):
+            storage.remove(file)  # of an earlier attempt
+            return
+        columns = {
+            "user_id": lost["user_id"],
+            "as_of": lost["as_of"],
+            "reason": pa.repeat(OUT_OF_MEMORY, len(lost)),
+            "detail": pa.repeat("too large for the memory, alone in its batch", len(lost)),
+        }
+        dead = {name: columns.get(name, pa.nulls(len(lost), pa.string())) for name in DEAD_LETTER.names}
+        storage.write_parquet(file, pa.table(dead).cast(DEAD_LETTER), "zstd")
 
 
-def parts_of_buckets(files: Sequence[str]) -> dict[int, list[Part]]:
-    """The staged rows of each bucket, by its number."""
-
-    def read(file: str) -> list[tuple[int, Part]]:
-        footer = read_footer(file)
-        column = footer.schema.names.index("bucket")
-        groups = range(footer.num_row_groups)
-        return [(int(footer.row_group(g).column(column).statistics.min), (file, g)) for g in groups]
-
-    parts: dict[int, list[Part]] = defaultdict(list)
-    with ThreadPoolExecutor(THREADS) as pool:
-        for found in pool.map(read, files):
-            for bucket, part in found:
-                parts[bucket].append(part)
-    return parts
-
-
-def fill_bucket(
-    build: Build, bucket: Bucket, table: str, config: DataFileConfig, *, one_row_each: bool
-) -> tuple[Filled, FileCheck]:
-    """Write a bucket's file below the location `table`, or find that the bucket stays as it is.
-
-    `one_row_each` refuses a user with several rows of one instruction.
-
-    Raises:
-        InputError: a user is refused.
-    """
-    rows, departed, spacing = _staged(bucket.parts), 0, None
-    if one_row_each:
-        _check_one_row_each(rows)
-    encoded = len(rows) - rows["embedding"].null_count
-    if bucket.previous is not None:
-        rows_before = sum(file.rows for file in bucket.previous)
-        if not encoded and len(rows) == rows_before:
-            return Filled(bucket.number, None, True, 0, 0), carried(rows_before)
-        files = [storage.join(table, file.path) for file in bucket.previous]
-        carries = encoded < len(rows)
-        rows, departed = _carry(rows, scan.read_files(files, SCHEMA.names))
-        spacing = spacing_of(files) if carries else None
-    if not len(rows):
-        return Filled(bucket.number, None, False, 0, departed), FileCheck()
-    file = _written(table, bucket_path(build.run, bucket.number), len(rows))
-    if file is None:
-        file = write_bucket(rows, table, build.run, bucket.number, config, spacing)
-    else:
-        rows = scan.read_files([storage.join(table, file.path)], SCHEMA.names)
-    return Filled(bucket.number, file, False, encoded, departed), check_file(rows)
-
-
-def _written(table: str, path: str, rows: int) -> DataFile | None:
-    """The data file that an earlier attempt of the run has written; None: there is none with so many rows."""
-    if not storage.exists(storage.join(table, path)):
-        return None
-    file = describe(table, path)
-    return file if file.rows == rows else None
-
-
-def _staged(parts: Sequence[Part]) -> pa.Table:
-    tables = [storage.retried(partial(_row_group, *part)) for part in parts]
-    return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-
-
-def _row_group(file: str, group: int) -> pa.Table:
-    fs, path = storage.arrow_filesystem(file)
-    with pq.ParquetFile(path, filesystem=fs) as parquet:
-        return parquet.read_row_group(group, columns=SCHEMA.names)
-
-
-def _check_one_row_each(rows: pa.Table) -> None:
-    names = ["user_id", "instruction"]
-    counts = rows.group_by(names).aggregate([("as_of", "count"), ("as_of", "min"), ("as_of", "max")])
-    repeated = counts.filter(pc.greater(counts["as_of_count"], 1))
-    if len(repeated):
-        first = repeated.slice(0, 1).to_pylist()[0]
-        raise InputError(
-            f"user '{first['user_id']}' stands in the input {first['as_of_count']} times (as_of {first['as_of_min']} "
-            f"to {first['as_of_max']}); a refreshed table has one row per user and instruction: give the newest"
-        )
-
-
-def _carry(rows: pa.Table, old: pa.Table) -> tuple[pa.Table, int]:
-    """Encoded rows, with the table's row for each of the others, and the number of table rows that are left out."""
-    key_N, key_K = user_keys(rows["user_id"], rows["instruction"]), user_keys(old["user_id"], old["instruction"])
-    carried_N = pc.is_null(rows["embedding"]).to_numpy()
-    wanted_K = np.isin(key_K, key_N[carried_N])
-    kept = pa.concat_tables([rows.filter(pa.array(~carried_N)), old.filter(pa.array(wanted_K))])
-    return kept, int((~np.isin(key_K, key_N)).sum())
+def _instructed(rows: pa.Table, name: str, text: str, build: Build) -> pa.Table:
+    """The rows with the text of an instruction as their query; an empty text leaves the queries that they have."""
+    if any(build.embedding.instructions.values()):
+        query = pa.repeat(text, len(rows)) if text else pa.nulls(len(rows), pa.string())
+        if "query" not in rows.column_names:
+            rows = rows.append_column("query", query)
+        elif text:
+            rows = rows.set_column(rows.column_names.index("query"), "query", query)
+    return rows.append_column("row.instruction", pa.repeat(name, len(rows)))

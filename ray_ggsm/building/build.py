@@ -1,18 +1,21 @@
 """The description of one build of a table version; every task of the build gets it.
 
-Vectors are staged chunk by chunk, sorted into one file per bucket, checked by the gates, and published by one commit. A
-staged file gets its name when it is complete, and the name depends on the chunk only. So whatever is killed, the next
-run does the chunks that have no file yet: nothing is lost, nothing is done twice, and there is no list of ids to keep.
+Everything is laid out by user: a bucket of the table is one file, and the unit that is done, or done again after a
+failure. A bucket's file gets its name when it is complete, and the name follows from what it is made of. So whatever is
+killed, the next run does the buckets that have no file yet: nothing is lost, and there is no list of ids to keep.
 
 Tasks that only read and write import this folder, and it must not import torch, which would add seconds to the start of
 each (tests/test_layers.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_ggsm import storage
+from ray_ggsm.config import digest
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.tables.files import DataFile, DataFileConfig
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Build:
 
     embedding: EncodingConfig
     """How user rows become vectors."""
+    files: DataFileConfig
+    """How vectors are stored."""
     max_text_length: int
     """Longest event text, in characters; rows with a longer one are rejected."""
     encoder: str
@@ -37,36 +42,36 @@ class Build:
     """Vectors of event texts."""
     run: str
     """Name of the run, and of its files."""
+    table: str
+    """Location of the table."""
     staging: str
-    """Directory of staged files and dead letters."""
+    """Directory of rows by bucket, and of dead letters."""
     buckets: int
     """Number of buckets of the table."""
+    one_row_each: bool
+    """Whether a user has one row; false: one per moment (`as_of`)."""
+    max_age_days: int | None = None
+    """Users without new or expired events keep a vector up to this age; None: only one of the same moment."""
 
     @property
-    def chunks(self) -> str:
-        """Directory of staged files; it names the cut of the rows, because files of another cut would not fit."""
-        return storage.join(self.staging, "chunks", self._cut)
-
-    def staged(self, chunk: int) -> str:
-        """Staged file of the chunk with this number."""
-        return storage.join(self.chunks, f"{chunk:08d}.parquet")
+    def rows(self) -> str:
+        """Directory of user rows by bucket."""
+        return storage.join(self.staging, "rows")
 
     @property
-    def dead_letters_directory(self) -> str:
-        """Directory of rejected rows, also for this cut of the rows alone."""
-        return storage.join(self.staging, "dead_letters", self._cut)
+    def dead_letters(self) -> str:
+        """Directory of rejected rows."""
+        return storage.join(self.staging, "dead_letters")
 
-    def dead_letters(self, chunk: int, why: str) -> str:
-        """File of the rejected rows of the chunk with this number."""
-        return storage.join(self.dead_letters_directory, f"{chunk:08d}-{why}.parquet")
+    @property
+    def data(self) -> str:
+        """Directory of the run's data files."""
+        return storage.join(self.table, "data", self.run)
+
+    def part(self, previous: Sequence[DataFile]) -> str:
+        """Name of a bucket's new file; other files in the version before give another name."""
+        return digest([file.path for file in previous])
 
     def clean(self) -> None:
-        """Remove what is not needed once a version is published: staged files, and dead letters of other cuts."""
-        storage.remove(storage.join(self.staging, "chunks"))
-        for file in storage.list_files(storage.join(self.staging, "dead_letters")):
-            if file.split("/")[-2] != self._cut:
-                storage.remove(file)
-
-    @property
-    def _cut(self) -> str:
-        return f"of-{self.embedding.rows_per_chunk}"
+        """Remove what is not needed once a version is published: rows, which name users; dead letters stay."""
+        storage.remove(self.rows)

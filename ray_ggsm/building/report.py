@@ -35,6 +35,8 @@ class RunReport:
     """Numbers of rows, chunks, users encoded, tokens, event texts found in the store, ..."""
     rates: dict[str, float] = field(default_factory=dict)
     """Users and tokens per second of the step `encode`."""
+    ages: dict[str, int] = field(default_factory=dict)
+    """Moment -> vectors of it."""
     gates: dict[str, str] = field(default_factory=dict)
     """Gate -> its sentence."""
 

@@ -8,8 +8,12 @@ from pydantic import Field
 from ray_ggsm.clock import today
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.data.config import DataConfig, MinimumEvents, SnapshotsConfig, SplitConfig, UsersConfig
+from ray_ggsm.data.database import opened
 from ray_ggsm.data.definition import RowDefinition
+from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.source_config import FilesSource, JourneySource, StoreSource
+from ray_ggsm.data.sources.column_types import Types
+from ray_ggsm.data.sources.source import Source
 
 SPLIT = "night"
 """Name of the only split."""
@@ -64,3 +68,13 @@ def night_config(events: EventsConfig, definition: RowDefinition, file: str, max
         max_bad_share=events.max_bad_share,
         max_text_length=max_text_length,
     )
+
+
+def count_users(
+    config: DataConfig, types: Types, shard: int, shards: int, *, source: Source, threads: int | None
+) -> int:
+    """Users of a shard who get a row."""
+    only = {config.snapshots.minimum_events.table}
+    with opened(config, shard, shards, types=types, threads=threads, source=source, only=only, texts=False) as database:
+        create_snapshots(database, config, config.splits)
+        return int(database.connection.execute("SELECT count(*) FROM snapshots").fetchall()[0][0])

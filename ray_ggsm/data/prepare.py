@@ -12,7 +12,7 @@ at the end. The output below one location:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from ray_ggsm.data.database import Database, count_rows, opened
 from ray_ggsm.data.definition import future_of, key_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, combine, fit, learn, types_of
+from ray_ggsm.data.keep import KEPT, Vectors, create_kept
 from ray_ggsm.data.pseudonyms import key_id, pseudonyms
 from ray_ggsm.data.schema import DEAD_LETTER, feature_names, label_schema, user_row_schema
 from ray_ggsm.data.snapshots import create_snapshots
@@ -46,6 +47,8 @@ ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
 PIECE = 16 * ROW_GROUP
 """Rows that are in memory at a time."""
+Writing = Callable[[str], AbstractContextManager[Callable[[pa.Table], None]]]
+"""Location -> what takes the tables that go there, one after the other."""
 
 
 def input_state(config: DataConfig) -> State:
@@ -66,6 +69,8 @@ def write_shard(
     *,
     threads: int | None = None,
     source: Source | None = None,
+    vectors: Vectors | None = None,
+    writing: Writing | None = None,
 ) -> ShardCounts:
     """Write the rows, labels and dead letters of one shard of users; the same input gives the same files.
 
@@ -76,16 +81,22 @@ def write_shard(
         location: where the output goes, local or s3://; files of the same shard are replaced.
         threads: threads DuckDB may use; None: all cores.
         source: where the shard's events come from; None: what the config names.
+        vectors: vectors that users may keep, who then have no row and are named in `kept/`; None: all users have one.
+        writing: how tables are written to a location; None: as a Parquet file.
 
     Returns:
         What `write_summary` adds up.
     """
     part = f"part-{shard:05d}-of-{shards:05d}.parquet"
     splits: dict[str, _SplitCounts] = {}
-    key = _key(config, fitted)
+    key, writing = _key(config, fitted), writing or _writing
     with opened(config, shard, shards, types=fitted.types, threads=threads, source=source) as database:
         create_events(database, config)
-        create_snapshots(database, config, config.splits)
+        if vectors is not None:
+            create_kept(database, config, vectors, key)
+            with writing(storage.join(location, "kept", part)) as kept_file:
+                kept_file(_fetch(database, f"SELECT name AS user_id, as_of FROM {quote(KEPT)} ORDER BY ALL"))
+        create_snapshots(database, config, config.splits, KEPT if vectors is not None else None)
         create_features(database, config, fitted)
         create_labels(database, config, fitted)
         events_cut = create_sequences(database, config)
@@ -96,7 +107,7 @@ def write_shard(
         for split in config.splits:
             names = storage.join(location, "rows", split, part), storage.join(location, "labels", split, part)
             found = _SplitCounts(list(config.modalities), list(config.labels))
-            with _writing(names[0]) as rows_file, _writing(names[1]) as labels_file:
+            with writing(names[0]) as rows_file, writing(names[1]) as labels_file:
                 for checked in _checked(database, config, split, _schema(config, fitted, split), key is not None):
                     good, bad, answers = (_named(table, key) for table in checked)
                     rows_file(good)

@@ -14,8 +14,12 @@ SHUFFLED = "md5(user_id || '|' || epoch_us(as_of))"
 USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 
 
-def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str, SplitConfig]) -> None:
+def create_snapshots(
+    database: Database, config: DataConfig, splits: Mapping[str, SplitConfig], without: str | None = None
+) -> None:
     """Create the table `snapshots` (row, split, user_id, as_of, and what `Window.relation` needs) of these splits.
+
+    `without` names a table of users (user_id) who get no row; None: there is none.
 
     A user has a row at a cutoff when the table of `minimum_events` has enough rows of theirs in the history window.
     Rows are numbered in a shuffled order that is the same on every machine (by the MD5 sum of user and cutoff).
@@ -34,12 +38,13 @@ def create_snapshots(database: Database, config: DataConfig, splits: Mapping[str
     dates = ", ".join(
         _cutoff(k, day, windows, config.snapshots.timezone) for k, day in enumerate(config.snapshots.dates)
     )
+    others = "" if without is None else f"ANTI JOIN {quote(without)} USING (user_id)"
     database.connection.execute(
         f"""CREATE TABLE snapshots AS
         WITH {users} AS MATERIALIZED (
             SELECT user_id, ('0x' || md5({text(config.users.salt)} || user_id))::uhugeint % 100
                 >= {100 - config.users.test_percent} AS is_test
-            FROM (SELECT DISTINCT {user} AS user_id FROM {quote(least.table)})
+            FROM (SELECT DISTINCT {user} AS user_id FROM {quote(least.table)}) {others}
         ), {cutoffs}(k, {instants}) AS (VALUES {dates}),
         {wanted} AS (SELECT row_number() OVER () AS {number}, * FROM ({rows})),
         {active} AS (

@@ -16,8 +16,7 @@ class EncodingConfig(Config):
     """trained: the mask at the end of training, even if training stopped half-way (alpha < 1). inference: the recipe's
     inference mask in both cases."""
     rows_per_chunk: Runtime[int] = Field(16_384, ge=1)
-    """Largest number of rows that are done, or done again after a failure, as one. Smaller row groups of the input are
-    joined."""
+    """Largest number of rows of the input that are read as one. Smaller row groups of the input are joined."""
     rows_per_batch: Runtime[int] = Field(4096, ge=1)
     """Number of rows that are ordered by length together."""
     tokens_per_batch: Runtime[int] = Field(16_384, ge=1)

@@ -1,7 +1,7 @@
 """The embed job: user rows of an experiment's splits -> one version of the stage's embedding table.
 
-The stage directory gets `table/` (a Delta table), `staging/` (files of finished chunks until they are published, and
-dead letters with their reasons) and `report.json|html` (what the run did).
+The stage directory gets `table/` (a Delta table), `staging/` (rows by bucket until they are published, and dead letters
+with their reasons) and `report.json|html` (what the run did).
 """
 
 from ray_ggsm import storage
@@ -9,13 +9,8 @@ from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.config import InputError
 from ray_ggsm.data.definition import read
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.on_ray.building.version import (
-    VersionRequest,
-    buckets_for,
-    build_version,
-    plan_rows,
-    print_half_open_mask,
-)
+from ray_ggsm.on_ray.building.given_rows import GivenRows
+from ray_ggsm.on_ray.building.version import VersionRequest, buckets_for, build_version, print_half_open_mask
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.stage_results import EmbedResult
@@ -54,14 +49,14 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
 def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publish_anyway: str | None) -> VersionRequest:
     e, stage = pipeline.experiment, pipeline.embed
     definition = read(encoder.location)
-    chunks = plan_rows(files, encoder, definition, e.embedding)
+    rows = GivenRows.of("prepared rows", files, encoder, definition, e.embedding)
     event_digest = encoder.description.event_encoder_digest
     return VersionRequest(
         job="embed",
         table=stage.table,
         run=stage.directory,
         staging=stage.staging,
-        rows=chunks,
+        rows=rows,
         encoder=encoder,
         definition=definition,
         events=EventEncoding(e.model.event_encoder, event_digest, pipeline.event_vectors, e.ray),
@@ -69,7 +64,7 @@ def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publis
         publishing=e.publishing,
         max_text_length=e.data.max_text_length,
         ray=e.ray,
-        buckets=buckets_for(sum(chunk.rows for chunk in chunks), e.embedding, e.publishing),
+        buckets=buckets_for(rows.rows * len(e.embedding.instructions), e.publishing),
         publish_anyway=publish_anyway,
     )
 

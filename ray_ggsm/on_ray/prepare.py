@@ -1,12 +1,15 @@
 """The prepare job: event tables -> user rows, features and labels, one Ray task per shard of users."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import digest
 from ray_ggsm.data import prepare as shards
+from ray_ggsm.data.aggregates import Fitted
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.source_choice import source_of, store_of
 from ray_ggsm.data.source_config import FilesSource
@@ -38,29 +41,64 @@ def prepare(pipeline: Pipeline) -> str:
     return stage.location
 
 
+@dataclass(frozen=True)
+class Shards:
+    """The shards of users of a config, and what their rows are."""
+
+    config: DataConfig
+    source: Source
+    fitted: Fitted
+    count: int
+
+    @classmethod
+    def of(cls, config: DataConfig, store: str, resources: RayConfig) -> "Shards":
+        """Learn what rows are, one task per shard of users.
+
+        Args:
+            config: what to prepare, checked.
+            store: where own event files are laid out by user, if there are several shards; nothing else lies there.
+            resources: for the tasks that do this.
+        """
+        source = _source(config, store, resources)
+        n = source.shards(config.shards)
+        # functions of `data`, because a task loads the module of its function, and this one loads torch
+        types_of, learn = (task(config, step) for step in (shards.types_of, shards.learn))
+        types = ray.get(types_of.remote(config, source))
+        threads = _threads(n)
+        learning = [learn.remote(config, types, k, n, source=source.of_shard(k), threads=threads) for k in range(n)]
+        return cls(config, source, shards.combine(config, types, ray.get(learning)), n)
+
+    @property
+    def threads(self) -> int | None:
+        """Threads of a task: one shard may take the whole machine; of many, as many as there are cores run side by
+        side."""
+        return _threads(self.count)
+
+
+def _threads(shards_: int) -> int | None:
+    return None if shards_ == 1 else 1
+
+
+def task(config: DataConfig, step: Callable[..., Any], **options: Any) -> Any:
+    """A step of a shard as a Ray task that reserves the memory that it may need."""
+    return ray.remote(num_cpus=1, memory=_memory(config), **options)(step)
+
+
 def rows_of(config: DataConfig, location: str, store: str, resources: RayConfig) -> DataSummary:
     """Write the user rows and labels of a config, one task per shard of users, and at the end its summary.
 
     Args:
         config: what to prepare, checked.
         location: where the rows go.
-        store: where own event files are laid out by user, if there are several shards; nothing else lies there.
-        resources: for the tasks that do this.
+        store, resources: as for `Shards.of`.
     """
-    source = _source(config, store, resources)
-    n = source.shards(config.shards)
-    # functions of `data`, because a task loads the module of its function, and this one loads torch
-    types_of, learn, write = (
-        ray.remote(num_cpus=1, memory=_memory(config))(step)
-        for step in (shards.types_of, shards.learn, shards.write_shard)
-    )
-    types = ray.get(types_of.remote(config, source))
-    # one shard may take the whole machine; of many, as many as there are cores run side by side
-    parts, threads = [source.of_shard(k) for k in range(n)], None if n == 1 else 1
-    learning = [learn.remote(config, types, k, n, source=part, threads=threads) for k, part in enumerate(parts)]
-    fitted = shards.combine(config, types, ray.get(learning))
-    tasks = [write.remote(config, fitted, k, n, location, source=part, threads=threads) for k, part in enumerate(parts)]
-    return shards.write_summary(config, fitted, ray.get(tasks), location)
+    all_ = Shards.of(config, store, resources)
+    write, n = task(config, shards.write_shard), all_.count
+    tasks = [
+        write.remote(config, all_.fitted, k, n, location, source=all_.source.of_shard(k), threads=all_.threads)
+        for k in range(n)
+    ]
+    return shards.write_summary(config, all_.fitted, ray.get(tasks), location)
 
 
 def _source(config: DataConfig, store: str, resources: RayConfig) -> Source:

@@ -1,32 +1,32 @@
-"""The refresh job: bring a long-lived embedding table up to date with today's user rows, in one new version.
+"""The refresh job: bring a long-lived embedding table up to a moment, in one new version.
 
-Only users whose rows have new content (by its hash) are encoded; the others keep their vector and its `as_of`, and
-buckets without a change keep their file. Users who are no longer in the input leave the table. With another encoder all
-users are encoded again.
+Tonight's users come from events (`Night`) or from user rows (`GivenRows`). Who keeps the vector that the table has is
+decided first (`carry`), the others are encoded, buckets without a change keep their file. Users who are no longer in
+the input leave the table. With another encoder all users are encoded again.
 """
 
-from dataclasses import dataclass
-from typing import Self
+import datetime as dt
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from ray_ggsm import storage
 from ray_ggsm.building.lock import held
 from ray_ggsm.building.report import RunReport, reported
+from ray_ggsm.clock import today
 from ray_ggsm.config import Config, InputError, Location, Runtime, digest
-from ray_ggsm.data.chunks import Chunk
-from ray_ggsm.data.definition import RowDefinition, read
+from ray_ggsm.data.definition import read
 from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.on_ray.building.given_rows import GivenRows
 from ray_ggsm.on_ray.building.version import (
     BuiltVersion,
     VersionRequest,
     buckets_for,
     build_version,
-    plan_rows,
     print_half_open_mask,
 )
 from ray_ggsm.on_ray.cluster.connection import check_place, started
@@ -35,11 +35,15 @@ from ray_ggsm.on_ray.night import Night
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.metadata import RecordedInput
-from ray_ggsm.tables.publish import NO_TABLE
-from ray_ggsm.tables.reader import EmbeddingTable
 
-FileState = tuple[str, int, str]
-"""A file, its size in bytes, and its entity tag or modification time."""
+
+class CarryConfig(Config):
+    """Who keeps the vector of an earlier night."""
+
+    when: Literal["events"]
+    """Users without new or expired events. Their features and the ages of their events are then those of that night."""
+    max_age_days: int = Field(ge=1)
+    """Age that no vector exceeds; each user's turn comes once in so many days, spread over the nights by a hash."""
 
 
 class RefreshConfig(Config):
@@ -50,6 +54,8 @@ class RefreshConfig(Config):
     null: they are made of `events`."""
     events: EventsConfig | None = None
     """Instead of `rows`: the events that tonight's rows are made of, as the encoder's rows.json says."""
+    carry: Literal["none"] | CarryConfig = "none"
+    """none: every vector is of tonight. Otherwise: who keeps one of an earlier night."""
     encoder: str
     """Directory of a saved encoder (`encoder` of a train stage), or a pattern that matches exactly one."""
     table: Runtime[Location]
@@ -79,23 +85,10 @@ class RefreshConfig(Config):
         table = storage.absolute(self.table).rstrip("/")
         return storage.absolute(self.event_vectors or storage.join(table.rsplit("/", 1)[0], "event_vectors"))
 
-
-@dataclass(frozen=True)
-class _Input:
-    """What a refresh reads."""
-
-    name: str
-    """As the table's history tells it."""
-    files: list[str]
-    state: list[FileState]
-    """State of the files before anything was read from them."""
-    encoder: SavedEncoder
-    definition: RowDefinition | None
-    chunks: list[Chunk]
-
     @property
-    def rows(self) -> int:
-        return sum(chunk.rows for chunk in self.chunks)
+    def max_age_days(self) -> int | None:
+        """As in `Build`."""
+        return self.carry.max_age_days if isinstance(self.carry, CarryConfig) else None
 
 
 def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
@@ -104,87 +97,98 @@ def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
     `publish_anyway` is the reason for publishing although gates fail; None: publish only if all pass.
 
     Raises:
-        InputError: there is no input, or another refresh of this table is running.
+        InputError: there is no input.
+        NotNow: another refresh of this table is running.
         GateError: a gate failed, and there is no reason to publish anyway.
     """
     encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
-    night = Night.of(config.events, encoder, config.max_text_length, table) if config.events else None
-    rows = None if night else _named_rows(config, encoder)
+    users = _users(config, encoder, table)
     with started(config.ray):
         check_place("table", config.table)
         check_place("event_vectors", config.event_vectors or table)
         with held(storage.join(table, "refresh.lock")):
-            if night is not None:
-                rows = _input(config, encoder, night.name, night.make(config.ray))
-            assert rows is not None, "rows are given or made"
-            version = _refresh(config, rows, table, publish_anyway)
-            if night is not None:
-                night.clean()
-            return version
+            return _refresh(config, users, encoder, table, publish_anyway)
+
+
+def refresh_since(config: RefreshConfig, first: dt.date, publish_anyway: str | None = None) -> int:
+    """Publish a version of every night from a day to that of the config; returns the newest version.
+
+    Raises:
+        InputError: the config reads no events, or its day is before the first.
+    """
+    if config.events is None:
+        raise InputError("--from: nights are made up from `events`; this config gives `rows`")
+    zone = _zone(config)
+    last = config.events.as_of or today(zone)
+    if first > last:
+        raise InputError(f"--from: {first} is after the last night, {last}")
+    version = -1
+    with started(config.ray):
+        for n in range(first.toordinal(), last.toordinal() + 1):
+            events = config.events.model_copy(update={"as_of": dt.date.fromordinal(n)})
+            version = refresh(config.model_copy(update={"events": events}), publish_anyway)
+    return version
+
+
+def _zone(config: RefreshConfig) -> str:
+    found = read(SavedEncoder.find(config.encoder).location)
+    return found.timezone if found else "UTC"
 
 
 def preview(config: RefreshConfig) -> str:
     """What a refresh would read and where it would write; raises like `refresh`, before anything is done."""
     encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
     at = f"at version {open_table(table).version}" if delta.exists(table) else "not there yet"
-    if config.events is not None:
-        found = Night.of(config.events, encoder, config.max_text_length, table).name
-    else:
-        rows = _named_rows(config, encoder)
-        found = f"{rows.rows:,} rows in {len(rows.files):,} files and {len(rows.chunks):,} chunks"
+    users = _users(config, encoder, table)
+    found = users.name
+    if isinstance(users, GivenRows):
+        found = f"{users.rows:,} rows in {len(users.state):,} files"
     return f"refresh: {found}; {table} is {at}"
 
 
-def _named_rows(config: RefreshConfig, encoder: SavedEncoder) -> _Input:
-    """The rows that the config names."""
+def _users(config: RefreshConfig, encoder: SavedEncoder, table: str) -> Night | GivenRows:
+    """Where tonight's users come from."""
+    print_half_open_mask("refresh", encoder, config.embedding)
+    if config.events is not None:
+        return Night.of(config.events, encoder, config.max_text_length, table, config.ray, config.max_age_days)
     pattern = config.rows or ""
     files = storage.glob(pattern)
     if not files:
         raise InputError(f"rows: no file matches '{pattern}'")
-    return _input(config, encoder, pattern, files)
+    return GivenRows.of(pattern, files, encoder, read(encoder.location), config.embedding)
 
 
-def _input(config: RefreshConfig, encoder: SavedEncoder, name: str, files: list[str]) -> _Input:
-    state = _state(files)
-    print_half_open_mask("refresh", encoder, config.embedding)
-    definition = read(encoder.location)
-    return _Input(name, files, state, encoder, definition, plan_rows(files, encoder, definition, config.embedding))
-
-
-def _refresh(config: RefreshConfig, rows: _Input, table: str, publish_anyway: str | None) -> int:
-    previous = open_table(table) if delta.exists(table) else None
-    request = _request(config, rows, table, previous, publish_anyway)
-    at = f"version {previous.version}" if previous else "no version yet"
-    print(
-        f"refresh: {rows.rows:,} rows in {len(rows.chunks)} chunks; {table} is at {at}; run {request.run}", flush=True
-    )
-
-    def check_input() -> None:
-        if _state(rows.files) != rows.state:
-            raise InputError(f"rows: {rows.name} changed while it was read; nothing was published; start again")
-
+def _refresh(
+    config: RefreshConfig, users: Night | GivenRows, encoder: SavedEncoder, table: str, publish_anyway: str | None
+) -> int:
+    request = _request(config, users, encoder, table, publish_anyway)
+    at = f"version {open_table(table).version}" if delta.exists(table) else "no version yet"
+    print(f"refresh: {users.name}; {table} is at {at}; run {request.run}", flush=True)
     with reported(RunReport("refresh", table, request.run), storage.join(table, "runs", request.run)) as report:
-        built = build_version(request, report, check_input)
+        built = build_version(request, report)
         report.outcome = _outcome(built)
         print(f"refresh: {report.outcome}; {sum(report.seconds.values()):.0f} s", flush=True)
+    if isinstance(users, Night):
+        users.clean()
     return built.version
 
 
 def _request(
-    config: RefreshConfig, rows: _Input, table: str, previous: EmbeddingTable | None, publish_anyway: str | None
+    config: RefreshConfig, users: Night | GivenRows, encoder: SavedEncoder, table: str, publish_anyway: str | None
 ) -> VersionRequest:
-    encoder = rows.encoder
     events = config.event_encoder or encoder.description.model.event_encoder
-    buckets = previous.buckets if previous else buckets_for(rows.rows, config.embedding, config.publishing)
-    run = _run(config, rows, buckets, previous)
+    seen = users.seen if isinstance(users, Night) else RecordedInput(rows=users.name, digest=digest(users.state))
+    buckets = open_table(table).buckets if delta.exists(table) else _new_buckets(config, users)
+    settings = (config.embedding, config.publishing.files, config.max_text_length, config.max_age_days)
+    run = "refresh-" + digest(encoder.digest, *settings, buckets, seen.digest)
     return VersionRequest(
         job="refresh",
         table=table,
         run=run,
         staging=storage.join(table, "staging", run),
-        rows=rows.chunks,
+        rows=users,
         encoder=encoder,
-        definition=rows.definition,
+        definition=read(encoder.location),
         events=EventEncoding(events, encoder.description.event_encoder_digest, config.vectors, config.ray),
         embedding=config.embedding,
         publishing=config.publishing,
@@ -192,17 +196,19 @@ def _request(
         ray=config.ray,
         buckets=buckets,
         incremental=True,
-        previous=previous,
+        max_age_days=config.max_age_days,
         publish_anyway=publish_anyway,
-        input=RecordedInput(rows=rows.name, digest=digest(rows.state)),
+        input=seen,
     )
 
 
-def _run(config: RefreshConfig, rows: _Input, buckets: int, previous: EmbeddingTable | None) -> str:
-    """The name of a run: a digest of everything that its staged files and data files depend on."""
-    version = previous.version if previous else NO_TABLE
-    settings = (config.embedding, config.publishing.files, config.max_text_length)
-    return "refresh-" + digest(rows.encoder.digest, *settings, buckets, rows.state, version)
+def _new_buckets(config: RefreshConfig, users: Night | GivenRows) -> int:
+    """The number of buckets of a table that is new; a multiple of the store's, so that a shard has whole buckets."""
+    instructions = len(config.embedding.instructions)
+    if isinstance(users, GivenRows):
+        return buckets_for(users.rows * instructions, config.publishing)
+    wanted = buckets_for(users.count_users() * instructions, config.publishing)
+    return users.shards * -(-wanted // users.shards)
 
 
 def _outcome(built: BuiltVersion) -> str:
@@ -213,16 +219,3 @@ def _outcome(built: BuiltVersion) -> str:
         f"version {built.version}: {counts.written:,} rows, {counts.encoded:,} of them encoded now, "
         f"{counts.departed:,} departed, {counts.dead_letters:,} dead letters, {built.kept} of {built.files} files kept"
     )
-
-
-def _state(files: list[str]) -> list[FileState]:
-    states = []
-    for file in files:
-        fs, path = storage.filesystem(file)
-        fs.invalidate_cache()
-        try:
-            info = fs.info(path)
-        except FileNotFoundError:
-            raise InputError(f"rows: {file} was removed while it was read; nothing was published") from None
-        states.append((file, info["size"], str(info.get("ETag") or info.get("mtime"))))
-    return states

@@ -4,7 +4,8 @@ Anchors are the rows of the users with the smallest hashes: the same people in e
 split into files. Drift is measured on them. Legend: N rows, D width.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -44,6 +45,8 @@ class FileCheck:
     """Largest length."""
     norm_sum: float = 0.0
     """Sum of the lengths."""
+    ages: Mapping[str, int] = field(default_factory=dict)
+    """Moment (ISO, UTC) -> rows with this `as_of`."""
     anchors: pa.Table = field(default_factory=_ANCHOR.empty_table)
     """Rows of the anchor users: user_id, as_of, instruction, content, embedding."""
 
@@ -55,6 +58,7 @@ def check_file(table: pa.Table) -> FileCheck:
         rows=table.num_rows,
         keys=table.select(KEY).group_by(KEY).aggregate([]).num_rows,
         widths=tuple(sorted(lengths.unique().to_pylist())),
+        ages=ages_of(table["as_of"]),
     )
     if len(found.widths) != 1:
         return found
@@ -78,9 +82,15 @@ def check_file(table: pa.Table) -> FileCheck:
     )
 
 
-def carried(rows: int) -> FileCheck:
+def ages_of(as_of: pa.ChunkedArray) -> dict[str, int]:
+    """Moment (ISO, UTC) -> rows with this `as_of`."""
+    counts = pc.value_counts(as_of.cast(pa.timestamp("us", "UTC")))
+    return {entry["values"].isoformat(): entry["counts"] for entry in counts.to_pylist()}
+
+
+def carried(rows: int, ages: Mapping[str, int] | None = None) -> FileCheck:
     """The check of files that an earlier version has published and this one keeps: counted, not read again."""
-    return FileCheck(rows=rows, keys=rows)
+    return FileCheck(rows=rows, keys=rows, ages=ages or {})
 
 
 def published(table: EmbeddingTable, found: FileCheck) -> FileCheck:
@@ -106,6 +116,7 @@ def merge(checks: Iterable[FileCheck]) -> FileCheck:
             norm_min=min(total.norm_min, check.norm_min),
             norm_max=max(total.norm_max, check.norm_max),
             norm_sum=total.norm_sum + check.norm_sum,
+            ages=Counter(total.ages) + Counter(check.ages),
             anchors=_anchors(pa.concat_tables([total.anchors, check.anchors])),
         )
     return total

@@ -10,8 +10,9 @@ from ray_ggsm.tables.gates import GatesConfig
 class PublishingConfig(Config):
     """The embedding table, and what must hold before a version is published."""
 
-    rows_per_bucket: int = Field(250_000, ge=1)
-    """Rows per bucket (a bucket is one file) that the number of buckets is chosen for, with the first version."""
+    rows_per_bucket: Runtime[int] = Field(16_384, ge=1)
+    """Rows per bucket that the number of buckets is chosen for, with the first version. A bucket is one file, and what
+    is done, or done again after a failure, as one."""
     files: DataFileConfig = DataFileConfig()
     """How vectors are stored."""
     gates: Runtime[GatesConfig] = GatesConfig()

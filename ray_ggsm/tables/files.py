@@ -7,7 +7,7 @@ forgotten.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -25,6 +25,8 @@ from ray_ggsm.tables.schema import KEY, SCHEMA
 ELEMENT = "embedding.list.element"
 SPACING = "ray_ggsm.spacing"
 """Key of a file's metadata: spacing of its int8 levels."""
+NOTES = "ray_ggsm.notes"
+"""Key of a file's metadata: what its writer has to say about it."""
 LEVELS = 127
 """Levels on each side of zero."""
 
@@ -60,30 +62,47 @@ def check_run(run: str) -> None:
         raise InputError(f"run '{run}': expected letters, digits, '.', '_' and '-', starting with a letter or digit")
 
 
-def bucket_path(run: str, bucket: int) -> str:
+def bucket_path(run: str, bucket: int, part: str = "00000") -> str:
     """Path of a run's file for a bucket, below the table's location."""
-    return f"data/{run}/bucket={bucket}/part-00000.parquet"
+    return f"data/{run}/bucket={bucket}/part-{part}.parquet"
 
 
 def write_bucket(
-    table: pa.Table, location: str, run: str, bucket: int, config: DataFileConfig, spacing: float | None = None
+    table: pa.Table,
+    location: str,
+    run: str,
+    bucket: int,
+    config: DataFileConfig,
+    spacing: float | None = None,
+    *,
+    part: str = "00000",
+    notes: str | None = None,
 ) -> DataFile:
-    """Write one bucket's rows, sorted, over what an earlier attempt of the run left; held in memory until complete.
+    """Write one bucket's rows, sorted; held in memory until complete.
 
-    `spacing` is the spacing of the int8 levels that carried vectors lie on (`spacing_of`); None: it is calibrated.
-
-    Never call it for a run that has been published (`publish.published_version`): its files belong to a version.
+    Args:
+        table: columns of SCHEMA, in any order.
+        location: the table's place.
+        run: the run whose file it is.
+        bucket: number of the bucket.
+        config: how vectors are stored.
+        spacing: of the int8 levels that carried vectors lie on (`spacing_of`); None: it is calibrated.
+        part: name of the file. Never write one again that a version may have: its files belong to it.
+        notes: a text that `notes_of` reads again.
 
     Raises:
         InputError: a value is null, or a vector does not fit the precision.
     """
     check_run(run)
-    path = bucket_path(run, bucket)
+    path = bucket_path(run, bucket, part)
     table = table.select(SCHEMA.names).cast(SCHEMA)
     for name in SCHEMA.names:
         if table[name].null_count:
             raise InputError(f"{path}: {table[name].null_count} rows without {name}; every row needs a value")
-    data = _parquet(_rounded(table, config, spacing, path), config)
+    rounded = _rounded(table, config, spacing, path)
+    if notes is not None:
+        rounded = rounded.replace_schema_metadata({**(rounded.schema.metadata or {}), NOTES: notes})
+    data = _parquet(rounded, config)
     storage.write_bytes(storage.join(location, path), data)
     return DataFile(path, bucket, len(data), table.num_rows)
 
@@ -150,13 +169,21 @@ def describe(location: str, path: str) -> DataFile:
 
 def spacing_of(files: Sequence[str]) -> float | None:
     """Spacing of the int8 levels of some data files (full locations); None: they have none, or several."""
-    found = set()
-    for file in files:
-        fs, path = storage.arrow_filesystem(file)
-        metadata = storage.retried(partial(pq.read_metadata, path, filesystem=fs)).metadata or {}
-        found.add(metadata.get(SPACING.encode()))
+    found = {_footer(file).get(SPACING.encode()) for file in files}
     value = found.pop() if len(found) == 1 else None
     return None if value is None else float(value)
+
+
+def notes_of(file: str) -> str | None:
+    """The notes of a data file (full location); None: it has none."""
+    found = _footer(file).get(NOTES.encode())
+    return None if found is None else found.decode()
+
+
+def _footer(file: str) -> Mapping[bytes, bytes]:
+    fs, path = storage.arrow_filesystem(file)
+    found: Mapping[bytes, bytes] = storage.retried(partial(pq.read_metadata, path, filesystem=fs)).metadata or {}
+    return found
 
 
 def _mapped(vectors: pa.ChunkedArray, rounded: Callable[[np.ndarray], np.ndarray]) -> pa.ChunkedArray:

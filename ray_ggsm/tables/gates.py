@@ -1,10 +1,11 @@
 """Publish gates: checks that must pass before a version is committed. Each gives a verdict that a person can read.
 
-With the same encoder, users whose rows did not change must keep their vectors, and the anchors as a whole must not
-move far. When the encoder changed, both are reported and neither fails.
+With the same encoder, anchor users of the same moment whose rows did not change must keep their vectors, and those of
+the same moment as a whole must not move far. When the encoder changed, both are reported and neither fails.
 """
 
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -25,6 +26,11 @@ class GatesConfig(Config):
     """Smallest share of the expected rows that have a vector or are counted as dead letters."""
     min_previous_share: float = 0.9
     """Smallest number of rows, as a share of the previous version's rows."""
+    max_departed_share: float = 0.05
+    """Largest share of the previous version's rows whose users have no vector now; more look like input that is not
+    complete."""
+    max_bucket_departed_share: float = 0.25
+    """The same for each bucket of BUCKET_ROWS rows or more: an incomplete store shows in a few buckets."""
     max_dead_letter_share: float = 0.01
     """Largest share of the expected rows that could not be embedded."""
     max_zero: int = 0
@@ -38,9 +44,14 @@ class GatesConfig(Config):
     max_similarity: float = 0.9999
     """Largest mean cosine between different anchor users; 1 means that the encoder tells nobody apart."""
     min_cosine_unchanged: float = 0.999
-    """Smallest cosine between the old and new vector of an anchor user with the same content and encoder."""
+    """Smallest cosine between the old and new vector of an anchor user with the same content, moment and encoder."""
     max_mean_distance: float = 0.2
-    """Largest mean cosine distance (1 - cosine) over all anchor users when the encoder is the same."""
+    """Largest mean cosine distance (1 - cosine) over all anchor users of the same moment when the encoder is the
+    same."""
+
+
+BUCKET_ROWS = 100
+"""Rows of a bucket whose departures are judged on their own."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,8 @@ def judge(
     encoder: str,
     previous: FileCheck | None,
     previous_encoder: str | None,
+    departed: Mapping[int, tuple[int, int]] | None = None,
+    max_age_days: int | None = None,
 ) -> list[Verdict]:
     """Judge a version that is about to be published.
 
@@ -79,12 +92,17 @@ def judge(
         encoder: digest of the encoder.
         previous: `published(table, found)` of the version before; None: there is none.
         previous_encoder: digest of the encoder of that version.
+        departed: bucket -> its rows in that version, and how many of them have no vector now.
+        max_age_days: largest age of a vector, by the newest one; None: any.
     """
     verdicts = _counts(config, found, expected_rows, dead_letters) + _vectors(config, found)
+    if found.ages:
+        verdicts.append(_age(found.ages, max_age_days))
     if previous is not None:
         least = config.min_previous_share * previous.rows
         sentence = f"{found.rows:,} rows after {previous.rows:,} in the previous version; at least {least:,.0f} needed"
         verdicts.append(Verdict("previous", found.rows >= least, sentence))
+        verdicts.append(_departed(config, departed or {}))
         verdicts += _drift(config, found, previous, encoder == previous_encoder)
     return verdicts
 
@@ -154,6 +172,32 @@ def _vectors(config: GatesConfig, found: FileCheck) -> list[Verdict]:
     ]
 
 
+def _departed(config: GatesConfig, departed: Mapping[int, tuple[int, int]]) -> Verdict:
+    rows, gone = (sum(counts[i] for counts in departed.values()) for i in (0, 1))
+    share = gone / max(rows, 1)
+    shares = {k: lost / before for k, (before, lost) in departed.items() if before >= BUCKET_ROWS}
+    worst = max(shares, key=lambda k: shares[k], default=None)
+    sentence = f"{gone:,} of {rows:,} rows are gone ({share:.2%}); at most {config.max_departed_share:.2%} allowed"
+    passed = share <= config.max_departed_share
+    if worst is not None:
+        passed = passed and shares[worst] <= config.max_bucket_departed_share
+        sentence += (
+            f"; most in bucket {worst} ({shares[worst]:.2%}), at most {config.max_bucket_departed_share:.2%} allowed"
+        )
+    return Verdict("departed", passed, f"{sentence}; more look like input that is not complete")
+
+
+def _age(ages: Mapping[str, int], max_age_days: int | None) -> Verdict:
+    oldest, newest = (dt.datetime.fromisoformat(end(ages)) for end in (min, max))
+    days = (newest - oldest).total_seconds() / 86_400
+    sentence = f"vectors of {len(ages):,} moments, the oldest {days:.1f} days before the newest"
+    if max_age_days is None:
+        return Verdict("age", True, f"{sentence}; any age allowed")
+    # a day of the calendar may have an hour more
+    passed = days <= max_age_days + 1 / 24
+    return Verdict("age", passed, f"{sentence}; at most {max_age_days} days allowed")
+
+
 def _similarity(anchors: pa.Table) -> float:
     """Mean cosine between different users, within the instruction where it is largest."""
     parts = [anchors.filter(pc.equal(anchors["instruction"], i)) for i in anchors["instruction"].unique()]
@@ -178,21 +222,28 @@ def _drift(config: GatesConfig, found: FileCheck, previous: FileCheck, same_enco
     )
     if not same_encoder:
         return [Verdict("drift", True, f"the encoder changed; {old.num_rows} anchor rows compared: {shape}")]
+    same_N = pc.equal(old["as_of"], new["as_of"]).to_numpy()
     cosine_N = drift.cosines(old_NA, new_NB)
-    unchanged_N = pc.equal(old["content"], new["content"]).to_numpy()
+    distance = float(1 - cosine_N.mean())
+    if not same_N.any():
+        moved = f"mean cosine distance {distance:.4f} between vectors of different moments, which may move; {shape}"
+        return [Verdict("drift", True, f"no anchor row has a vector of the same moment; {moved}")]
+    cosine_N = cosine_N[same_N]
+    unchanged_N = pc.equal(old["content"], new["content"]).to_numpy()[same_N]
     least = float(cosine_N[unchanged_N].min(initial=1.0))
     distance = float(1 - cosine_N.mean())
     return [
         Verdict(
             "unchanged",
             least >= config.min_cosine_unchanged,
-            f"smallest cosine {least:.5f} among {int(unchanged_N.sum())} anchor rows of equal content and encoder; "
-            f"at least {config.min_cosine_unchanged:g} needed; else the encoder's files or the input changed unseen",
+            f"smallest cosine {least:.5f} among {int(unchanged_N.sum())} anchor rows of equal content, moment and "
+            f"encoder; at least {config.min_cosine_unchanged:g} needed; else the encoder's files or the input changed "
+            "unseen",
         ),
         Verdict(
             "drift",
             distance <= config.max_mean_distance,
-            f"mean cosine distance {distance:.4f} over {old.num_rows} anchor rows; at most "
+            f"mean cosine distance {distance:.4f} over {len(cosine_N)} anchor rows of equal moment; at most "
             f"{config.max_mean_distance:g} allowed; {shape}",
         ),
     ]

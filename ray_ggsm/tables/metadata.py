@@ -57,12 +57,16 @@ class RecordedEncoder(_Recorded):
 
 
 class RecordedInput(_Recorded):
-    """The user rows that a refresh read."""
+    """What a refresh read."""
 
     rows: str | None = None
-    """Files, as the config names them."""
+    """Files of user rows as the config names them, or the events that rows were made of."""
     digest: str | None = None
-    """Digest of the files' names, sizes and times."""
+    """Digest of the files' names, sizes and times, or of what else the rows depend on."""
+    events: str | None = None
+    """Digest that two nights share when later events tell all that is new to the second; None: rows were given."""
+    manifest: int | None = None
+    """Newest change of the event store that the night knew; None: the events are in no store."""
 
 
 class ForgottenRows(_Recorded):
@@ -91,6 +95,10 @@ class VersionMetadata(_Recorded):
     """Whether vectors have length 1."""
     counts: VersionCounts | None = None
     """Rows by what became of them."""
+    events: dict[str, int] = Field({})
+    """Texts of events in the rows, by what became of them (`EventCounts`)."""
+    ages: dict[str, int] = Field({})
+    """Moment (ISO, UTC) -> rows whose vectors are of it."""
     gates: dict[str, str] = Field({})
     """Gate -> its sentence."""
     failed_gates: tuple[str, ...] = ()

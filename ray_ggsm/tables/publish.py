@@ -16,7 +16,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.delta import one_line, retried, storage_options
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, check_run
@@ -24,6 +24,10 @@ from ray_ggsm.tables.metadata import VersionMetadata
 
 NO_TABLE = -1
 """`expected_version` of a run that found no table when it started."""
+
+
+class MovedOn(NotNow):
+    """Another publisher was faster: build on the newest version and publish again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +55,9 @@ def publish(location: str, new: NewVersion) -> int:
     When the run has published before, nothing happens and the number of its version is returned.
 
     Raises:
-        InputError: a file is missing or has another size, the number of buckets differs, buckets of a table that does
-            not exist are replaced, or the table has moved on.
+        InputError: a file is missing or has another size, the number of buckets differs, or buckets of a table that
+            does not exist are replaced.
+        MovedOn: the table has a newer version than the one that this is built on.
     """
     location = storage.absolute(location)
     check_run(new.run)
@@ -78,10 +83,10 @@ def publish(location: str, new: NewVersion) -> int:
     try:
         return retried(commit)
     except (DeltaError, OSError) as error:
-        raise InputError(
-            f"{location}: run {new.run} could not commit; if another publisher was faster, start the run again on the "
-            f"new version ({one_line(error)})"
-        ) from error
+        newest = delta.find(location)
+        if (newest.version() if newest else NO_TABLE) != (table.version() if table else NO_TABLE):
+            raise MovedOn(f"{location}: another publisher was faster than run {new.run}; start it again") from error
+        raise InputError(f"{location}: run {new.run} could not commit ({one_line(error)})") from error
 
 
 def published_version(location: str, run: str) -> int | None:
@@ -157,7 +162,7 @@ def _check_base(location: str, table: DeltaTable | None, new: NewVersion) -> Non
     since = delta.history(location, expected + 1, table.version())
     if expected > table.version() or any(not commit.operation.startswith("vacuum") for commit in since):
         base = "no table" if expected == NO_TABLE else f"version {expected}"
-        raise InputError(
+        raise MovedOn(
             f"{location}: the run was built on {base}, but the table is at version {table.version()} now; start the "
             "run again, so that it takes that version into account"
         )

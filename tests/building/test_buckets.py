@@ -1,4 +1,4 @@
-"""A version out of staged files and the version before: what is carried, what is kept, what departs."""
+"""A version out of rows by bucket and the version before: what is carried, what is kept, what departs."""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -11,15 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.building.rows import OUT_OF_MEMORY, read_rows, write_staged
+from ray_ggsm.building.buckets import OUT_OF_MEMORY, Counts
+from ray_ggsm.building.layout import is_due
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.gates import GateError, GatesConfig
+from ray_ggsm.tables.maintenance import forget
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
-from tests.helpers.building import BUCKETS, World, encode
+from tests.helpers.building import BUCKETS, LOOSE, World
 
 
 def vectors(table: EmbeddingTable, version: int | None = None) -> dict[str, list[float]]:
@@ -84,10 +86,10 @@ def test_dead_letters_alone_make_a_new_version(world: World, users: pa.Table) ->
     world.refresh("r0")
     world.give(with_values(users.slice(0, 10), "as_of", [*users["as_of"].to_pylist()[:9], None]))
     candidate = world.candidate("r1")
-    assert candidate.staged.unchanged
-    assert candidate.dead_letters == 1
+    assert all(bucket.kept for bucket in candidate.buckets)
+    assert candidate.counts.dead_letters == 1
     assert not candidate.unchanged
-    table = world.refresh("r1", GatesConfig(max_dead_letter_share=0.2))
+    table = world.refresh("r1", LOOSE.model_copy(update={"max_dead_letter_share": 0.2}))
     assert table.metadata().counts == VersionCounts(expected=10, written=9, dead_letters=1)
     assert table.metadata().width == 5, "no file is new, so the width is that of the version before"
     assert all("/r0/" in file for file in table.files())
@@ -106,44 +108,112 @@ def test_a_user_with_two_rows_is_refused(world: World, users: pa.Table) -> None:
     as_of = users["as_of"].to_pylist()
     earlier = with_values(users, "as_of", [moment - dt.timedelta(days=1) for moment in as_of]).slice(4, 1)
     world.give(pa.concat_tables([users, earlier]))
-    with pytest.raises(InputError, match=r"user 'u0-4' stands in the input 2 times \(as_of 2024-02-29"):
+    with pytest.raises(InputError, match=r"1 users stand in the input several times.*repeated\.parquet lists them"):
         world.refresh("r0")
+    (file,) = storage.list_files(world.build("r0").dead_letters)
+    assert pq.read_table(file)["user_id"].to_pylist() == ["u0-4"]
     assert len(replace(world, one_row_each=False).refresh("r0").read()) == 12
 
 
 def test_an_interrupted_run_writes_nothing_twice(world: World, users: pa.Table) -> None:
     world.give(users)
-    build, chunks = world.build("r0"), world.chunks()
-    world.stage(build, chunks)
-    world.fill(build, chunks)
+    first = world.candidate("r0")
     written = {file: Path(file).stat().st_mtime_ns for file in storage.list_files(f"{world.table}/data")}
-    world.fill(build, chunks)
+    again = world.candidate("r0")
+    assert world.encoded == 11
     assert {file: Path(file).stat().st_mtime_ns for file in storage.list_files(f"{world.table}/data")} == written
+    assert again.counts == first.counts
+    assert again.check.ages == first.check.ages
 
 
-def test_a_file_of_an_attempt_with_fewer_rows_is_written_again(world: World, users: pa.Table) -> None:
-    """The first attempt had no memory for a row; the second, with another cut of the rows, has."""
+def test_a_row_that_finds_no_memory_becomes_a_dead_letter(world: World, users: pa.Table) -> None:
     world.give(users)
-    build, chunks = world.build("r0"), world.chunks()
-    world.stage(build, chunks[1:])
-    fits = np.array([False, *[True] * (chunks[0].rows - 1)])
-    rows = read_rows(chunks[0], build, lambda user, _: np.zeros(len(user), bool)).rows
-    write_staged(encode(rows, build), fits, 0, build)
-    world.fill(build, chunks)
-    (letter,) = pq.read_table(build.dead_letters_directory).to_pylist()
-    assert (letter["user_id"], letter["reason"]) == ("u0-0", OUT_OF_MEMORY)
-
-    world.embedding = EncodingConfig(rows_per_chunk=6)
+    world.no_memory_for = ("u0-2",)
     candidate = world.candidate("r0")
-    assert candidate.counts == VersionCounts(expected=11, written=11, encoded=11)
+    assert candidate.counts == VersionCounts(expected=11, written=10, dead_letters=1, encoded=10)
+    (letter,) = pq.read_table(candidate.build.dead_letters).to_pylist()
+    assert (letter["user_id"], letter["reason"]) == ("u0-2", OUT_OF_MEMORY)
+    assert world.candidate("r0").counts == candidate.counts, "also when it is only looked at again"
     candidate.build.clean()
-    assert storage.list_files(candidate.build.staging) == []
+    assert storage.list_files(candidate.build.rows) == []
+
+
+def test_vectors_of_this_night_are_used_again_after_another_commit(world: World, users: pa.Table) -> None:
+    world.give(users.slice(0, 8))
+    world.refresh("r0")
+    world.give(with_another_row(with_another_row(users, 2), 5))
+    build, previous = world.build("r1"), open_table(world.table)
+    layout = world.lay_out(build, previous)
+    for bucket in world.buckets(build, layout, previous):
+        world.write(bucket, build)
+    encoded = world.encoded
+    forget(world.table, ["u0-0"])
+    now, gone = open_table(world.table), int(bucket_of(pa.array(["u0-0"]), BUCKETS)[0])
+    counts = {}
+    for bucket in world.buckets(build, layout, now):
+        earlier = [f for f in storage.list_files(f"{build.data}/bucket={bucket.number}") if bucket.part not in f]
+        paths = tuple(file.removeprefix(f"{world.table}/") for file in earlier)
+        assert bool(paths) == (bucket.number == gone)
+        counts[bucket.number] = world.write(replace(bucket, earlier=paths), build).counts
+    assert world.encoded == encoded, "nobody is encoded twice"
+    rows = open_table(world.table).read(version=1)
+    assert "u0-0" not in rows["user_id"].to_pylist()
+    (file,) = [f for f in storage.list_files(f"{build.data}/bucket={gone}") if build.part(_files(now, gone)) in f]
+    written = pq.read_table(file)
+    assert "u0-0" not in written["user_id"].to_pylist()
+    in_bucket = {f"u0-{i}" for i in range(1, 11) if bucket_of(pa.array([f"u0-{i}"]), BUCKETS)[0] == gone}
+    assert set(written["user_id"].to_pylist()) == in_bucket
+    assert counts[gone] == Counts(encoded=len(in_bucket & {"u0-2", "u0-5", "u0-8", "u0-9", "u0-10"}))
+
+
+def _files(table: EmbeddingTable, bucket: int) -> list:
+    return [file for file in table.data_files() if file.bucket == bucket]
+
+
+def test_a_later_moment_is_another_content_unless_vectors_may_be_carried(world: World, users: pa.Table) -> None:
+    world.give(users)
+    world.refresh("r0")
+    later = [moment + dt.timedelta(days=1) for moment in users["as_of"].to_pylist()]
+    world.give(with_values(users, "as_of", later))
+    assert world.candidate("r1").counts.encoded == 11
+    # numbers of users change every day; with `when: events` they do not matter
+    moved = with_values(users, "as_of", later)
+    world.give(with_values(moved, "tabular", [[value + 1 for value in row] for row in moved["tabular"].to_pylist()]))
+    world.max_age_days = 4
+    first = world.refresh("r2")
+    assert first.metadata().counts.encoded == 11, "the content of the version before counted the numbers, too"
+    for days in (2, 3, 4, 5, 6):
+        world.give(with_values(moved, "as_of", [moment + dt.timedelta(days=days) for moment in later]))
+        table = world.refresh(f"night-{days}", LOOSE)
+        ages = [(max(table.read()["as_of"].to_pylist()) - moment).days for moment in table.read()["as_of"].to_pylist()]
+        assert 0 < table.metadata().counts.encoded < 11
+        assert max(ages) < 4
+        assert sum(table.metadata().ages.values()) == 11
+
+
+def test_the_turns_of_users_are_spread_over_the_nights() -> None:
+    users = pa.chunked_array([pa.array([f"u{i}" for i in range(4000)])])
+    start = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
+
+    def due(vector_day: int, night: int) -> np.ndarray:
+        moments = [
+            pa.chunked_array([pa.array([start + dt.timedelta(days=day)] * len(users), pa.timestamp("us", "UTC"))])
+            for day in (vector_day, night)
+        ]
+        return is_due(users, *moments, "UTC", 10)
+
+    for night in range(1, 10):
+        assert abs(due(0, night).mean() - night / 10) < 0.05
+        assert np.all(due(0, night) <= due(0, night + 1)), "a turn that was missed is made up"
+    assert due(0, 10).all()
+    assert not due(3, 3).any()
+    assert due(3, 2).all(), "a vector of the future is not kept"
 
 
 def test_every_instruction_has_its_rows_and_its_dead_letters(world: World, users: pa.Table) -> None:
-    world.embedding = EncodingConfig(instructions={"plain": "", "spend": "how much?"}, rows_per_chunk=4)
+    world.embedding = EncodingConfig(instructions={"plain": "", "spend": "how much?"})
     world.give(with_values(users, "as_of", [None, *users["as_of"].to_pylist()[1:]]))
-    table = world.refresh("r0", GatesConfig(max_dead_letter_share=0.2))
+    table = world.refresh("r0", LOOSE.model_copy(update={"max_dead_letter_share": 0.2}))
     assert table.metadata().counts == VersionCounts(expected=22, written=20, dead_letters=2, encoded=20)
     plain, spend = (table.matrix(instruction=name)[1] for name in ("plain", "spend"))
     assert np.abs(plain - spend).max() > 0.1
@@ -155,7 +225,6 @@ def test_a_gate_that_fails_keeps_everything_written(world: World, users: pa.Tabl
     verdicts = candidate.judge(GatesConfig())
     with pytest.raises(GateError, match="dead_letters: 1 of 11 rows got no vector"):
         candidate.publish(verdicts, None, VersionMetadata())
-    assert storage.list_files(candidate.build.chunks)
     assert storage.list_files(f"{world.table}/data")
     assert candidate.publish(verdicts, "one is known", VersionMetadata()) == 0
     metadata = open_table(world.table).metadata()
@@ -164,5 +233,5 @@ def test_a_gate_that_fails_keeps_everything_written(world: World, users: pa.Tabl
 
 def test_a_chunk_without_good_rows(world: World, users: pa.Table) -> None:
     world.give(with_values(users, "as_of", [*[None] * 4, *users["as_of"].to_pylist()[4:]]))
-    table = world.refresh("r0", GatesConfig(max_dead_letter_share=0.5))
+    table = world.refresh("r0", LOOSE.model_copy(update={"max_dead_letter_share": 0.5}))
     assert table.metadata().counts == VersionCounts(expected=11, written=7, dead_letters=4, encoded=7)

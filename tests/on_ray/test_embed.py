@@ -49,15 +49,15 @@ def test_a_run_that_ends_between_its_commit_and_its_result(experiment: Callable,
     stage = Pipeline.of(again).embed
     before, result = open_table(stage.table), stage.result()
     storage.remove(storage.join(stage.location, "stage.json"))
-    storage.write_text(storage.join(stage.staging, "chunks", "of-32", "00000000.parquet"), "left over")
+    storage.write_text(storage.join(stage.staging, "rows", "on--1", "part-00000.parquet"), "left over")
     embed(Pipeline.of(again))
     assert open_table(stage.table).version == before.version == 0
     assert stage.result().rows == result.rows == len(before.read())
     assert stage.result().events == result.events
-    assert not storage.list_files(storage.join(stage.staging, "chunks"))
+    assert not storage.list_files(storage.join(stage.staging, "rows"))
     report = storage.read_json(storage.join(stage.location, "report.json"))
     assert report["version"] == 0
-    assert list(report["seconds"]) == ["events", "all"]
+    assert list(report["seconds"]) == ["all"]
 
 
 def test_too_many_bad_rows_fail_a_gate_unless_there_is_a_reason(
@@ -72,11 +72,11 @@ def test_too_many_bad_rows_fail_a_gate_unless_there_is_a_reason(
     assert re.search(r"error: nothing was published.*\n  dead_letters: 5 of \d+ rows got no vector", sentence), sentence
     stage = Pipeline.of(changed).embed
     assert stage.result() is None
-    assert storage.list_files(storage.join(stage.staging, "chunks")), "what was embedded is kept"
+    assert storage.list_files(storage.join(stage.table, "data")), "what was embedded is kept"
     assert not storage.exists(storage.join(stage.table, "_delta_log"))
     assert run(JOBS["embed"], ["--config", str(file), "--publish-anyway", "five are known"]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"embed: 0 of \d+ chunks are to do", output), output
+    assert re.search(r"embed: 0 of \d+ buckets are to do", output), output
     metadata = open_table(stage.table).metadata()
     assert metadata.published_anyway == "five are known"
     assert metadata.failed_gates == ("dead_letters",)

@@ -10,16 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
+from ray_ggsm.building.build import Build
+from ray_ggsm.building.layout import CARRIED, CONTENT
 from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.on_ray.night import Night
 from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.publish import NO_TABLE
 
 DAY = dt.date(2024, 3, 14)
+GATES = {"max_similarity": 1.0, "min_previous_share": 0.5, "max_mean_distance": 2.0, "max_departed_share": 1.0}
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def night(finished: Experiment, beside: Callable, tmp_path: Path, store: str) ->
     place = Pipeline.of(finished)
     copied = beside(place.train.directory, "event_vectors")
 
-    def config(day: dt.date | None = DAY, **events: object) -> RefreshConfig:
+    def config(day: dt.date | None = DAY, carry: object = "none", **events: object) -> RefreshConfig:
         found = {
             "source": {"kind": "store", "location": store},
             "minimum_events": {"table": "clicks", "count": 1},
@@ -50,7 +55,8 @@ def night(finished: Experiment, beside: Callable, tmp_path: Path, store: str) ->
             "encoder": f"{copied}/{place.train.directory}/encoder",
             "event_vectors": f"{copied}/event_vectors",
             "table": str(tmp_path / "users"),
-            "publishing": {"gates": {"max_similarity": 1.0, "min_previous_share": 0.5, "max_mean_distance": 2.0}},
+            "publishing": {"gates": GATES},
+            "carry": carry,
         }
         return build(RefreshConfig, values, "test")
 
@@ -59,7 +65,22 @@ def night(finished: Experiment, beside: Callable, tmp_path: Path, store: str) ->
 
 def rows_of(config: RefreshConfig) -> Night:
     assert config.events is not None
-    return Night.of(config.events, SavedEncoder.find(config.encoder), config.max_text_length, config.table)
+    return Night.of(config.events, SavedEncoder.find(config.encoder), config.max_text_length, config.table, config.ray)
+
+
+def made_rows(config: RefreshConfig) -> pa.Table:
+    """All rows of a night in which nobody keeps a vector."""
+    encoder, night = SavedEncoder.find(config.encoder), rows_of(config)
+    description = encoder.description
+    build_ = Build(
+        config.embedding, config.publishing.files, config.max_text_length, encoder.location, encoder.digest,
+        description.modality_names, len(description.feature_names), "UTC", VectorStore((), ""), "run", config.table,
+        f"{config.table}/staging", 6, True,
+    )  # fmt: skip
+    layout = night.lay_out(build_, {}, NO_TABLE)
+    files = sorted({part.rows.file for part in layout.parts})
+    assert [part.fresh for part in layout.parts] == [part.rows.rows for part in layout.parts]
+    return pa.concat_tables([pq.read_table(file) for file in files])
 
 
 def expected_rows(finished: Experiment) -> pa.Table:
@@ -73,8 +94,7 @@ def expected_rows(finished: Experiment) -> pa.Table:
 
 
 def test_rows_are_those_of_training_at_this_cutoff(finished: Experiment, night: Callable) -> None:
-    place = rows_of(night())
-    made = pa.concat_tables([pq.read_table(file) for file in place.make(night().ray)]).sort_by("user_id")
+    made = made_rows(night()).sort_by("user_id").drop_columns([CONTENT, CARRIED])
     expected = expected_rows(finished)
     assert len(expected) > 10
     of_these = made.filter(pc.is_in(made["user_id"], expected["user_id"])).combine_chunks()
@@ -90,6 +110,7 @@ def test_nights_follow_each_other(finished: Experiment, night: Callable, tmp_pat
     assert refresh(night()) == 0, "nothing changed"
     assert refresh(night(dt.date(2024, 3, 15))) == 1
     assert not [file for file in storage.list_files(f"{tmp_path}/users/staging") if "/rows/" in file]
+    assert open_table(night().table).buckets % 3 == 0, "the buckets of a shard are its own"
     assert "manifest 1" in (open_table(night().table).metadata().input or pytest.fail("no input")).rows
     told = capsys.readouterr().out
     assert f"made {len(first)} rows as of 2024-03-14" in told.replace(",", "")
@@ -115,3 +136,36 @@ def test_what_does_not_fit_is_told_before_anything_starts(night: Callable) -> No
     storage.remove(f"{SavedEncoder.find(night().encoder).location}/rows.json")
     with pytest.raises(InputError, match=r"has no rows\.json, which says how rows are made"):
         rows_of(night())
+
+
+def by_user(table: str, version: int | None = None) -> dict[str, tuple[dt.datetime, list[float]]]:
+    rows = open_table(table).read(version=version).to_pylist()
+    return {row["user_id"]: (row["as_of"], row["embedding"]) for row in rows}
+
+
+def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_path: Path, capsys) -> None:
+    """Every vector is the one that its own moment gives, none is too old, and nobody is lost."""
+    carry = {"when": "events", "max_age_days": 3}
+    exact = {}
+    for days in range(5):
+        day = DAY + dt.timedelta(days=days)
+        alone = night(day).model_copy(update={"table": str(tmp_path / f"exact-{days}")})
+        refresh(alone)
+        exact[dt.datetime.combine(day, dt.time(), dt.UTC)] = by_user(alone.table)
+        # a user of whom nothing is new, and of whom the store learns something old
+        if days == 3:
+            (user, moment) = next((u, m) for u, (m, _) in by_user(night().table).items() if m.date() < day)
+            late = tmp_path / "late.csv"
+            late.write_text(f"uid,ts,page,item,price\n{user},2024-03-02 10:00:00,page 1,item 2,3.5\n")
+        refresh(night(day, carry=carry))
+        found, metadata = by_user(night().table), open_table(night().table).metadata()
+        assert found.keys() == exact[dt.datetime.combine(day, dt.time(), dt.UTC)].keys()
+        for name, (as_of, vector) in found.items():
+            assert (day - as_of.date()).days < 3
+            assert vector == pytest.approx(exact[as_of][name][1], abs=1e-5)
+        assert metadata.counts is not None
+        encoded = sum(as_of.date() == day for as_of, _ in found.values())
+        assert metadata.counts.encoded == encoded
+        assert sum(metadata.ages.values()) == len(found)
+        if days:
+            assert 0 < encoded < len(found)

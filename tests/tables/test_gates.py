@@ -166,7 +166,7 @@ def test_enforce_says_what_to_do():
     with pytest.raises(GateError) as error:
         enforce(verdicts)
     text = str(error.value)
-    assert text.startswith("nothing was published, 2 of 9 gates failed")
+    assert text.startswith("nothing was published, 2 of 10 gates failed")
     assert "coverage: 5 rows and 1 dead letters for 9 expected rows" in text
     assert "dead_letters: 1 of 9 rows got no vector (11.11%)" in text
     assert "--publish-anyway REASON" in text

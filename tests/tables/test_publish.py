@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
@@ -89,9 +89,9 @@ def test_nothing_replaced_is_still_a_version(tmp_path):
 def test_the_table_has_moved_on(location):
     put(location, rows(20), "r0")
     put(location, rows(21), "r1", expected_version=0)
-    with pytest.raises(InputError, match="built on version 0, but the table is at version 1"):
+    with pytest.raises(NotNow, match="built on version 0, but the table is at version 1"):
         put(location, rows(22), "r2", expected_version=0)
-    with pytest.raises(InputError, match="built on no table, but the table is at version 1"):
+    with pytest.raises(NotNow, match="built on no table, but the table is at version 1"):
         put(location, rows(22), "r2", expected_version=NO_TABLE)
     assert len(users(location)) == 21
     assert put(location, rows(22), "r2", expected_version=1) == 2
@@ -120,7 +120,7 @@ def test_publishers_at_once_get_a_version_each_or_a_clear_error(location):
         start.wait()
         try:
             done[run] = publish_files(location, staged[run], run)
-        except InputError as error:
+        except NotNow as error:
             refused.append(str(error))
 
     threads = [threading.Thread(target=go, args=(run,)) for run in staged]
@@ -153,7 +153,7 @@ def _create(location: str, run: str) -> int | None:
     start.wait()
     try:
         return publish_files(location, files, run, expected_version=NO_TABLE)
-    except InputError:
+    except NotNow:
         return None
 
 

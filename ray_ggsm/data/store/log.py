@@ -41,9 +41,14 @@ class StoreFile:
     @property
     def sequences(self) -> tuple[int, int]:
         """First and last change that it has rows of."""
-        match = re.search(r"/s(\d+)-(\d+)-", self.path)
-        assert match is not None, self.path
-        return int(match[1]), int(match[2])
+        return sequences_of(self.path)
+
+
+def sequences_of(path: str) -> tuple[int, int]:
+    """First and last change that a file has rows of, from its path."""
+    match = re.search(r"/s(\d+)-(\d+)-", path)
+    assert match is not None, path
+    return int(match[1]), int(match[2])
 
 
 def files(location: str, version: int, time_column: str | None) -> list[StoreFile]:

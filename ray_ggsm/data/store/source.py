@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
@@ -17,9 +19,9 @@ from ray_ggsm.data.sources.table import FileTable
 from ray_ggsm.data.sources.uses import NO_USES, Uses
 from ray_ggsm.data.sql import quote
 from ray_ggsm.data.store import manifest
-from ray_ggsm.data.store.columns import REJECTED
+from ray_ggsm.data.store.columns import REJECTED, SEQUENCE
 from ray_ggsm.data.store.layout import require_layout, table_place
-from ray_ggsm.data.store.log import StoreFile, files, iso
+from ray_ggsm.data.store.log import StoreFile, files, iso, sequences_of
 from ray_ggsm.data.store.stored_part import DAY_OF_FACTS, StoredPart
 
 
@@ -134,6 +136,23 @@ class EventStore:
         connection.execute(
             "UPDATE rejected SET source = source || ', record ' || record, record = NULL WHERE record IS NOT NULL"
         )
+
+    def users_since(self, sequence: int) -> pa.Array:
+        """Users of whom the store has got anything after a change."""
+        found = []
+        for name, keys in self.tables().items():
+            for file in self._paths(name):
+                if sequences_of(file)[1] > sequence:
+                    fs, path = storage.arrow_filesystem(file)
+                    rows = ds.dataset([path], filesystem=fs, format="parquet")
+                    new = rows.to_table(columns=[keys.user], filter=ds.field(SEQUENCE) > sequence)
+                    found.append(new[keys.user].combine_chunks().cast(pa.string()))
+        return pa.concat_arrays(found).unique() if found else pa.array([], pa.string())
+
+    def adds_only(self, since: int) -> bool:
+        """Whether the changes after one took no event away but those of forgotten users."""
+        later = [each for each in manifest.read_manifests(self.location, self.sequence) if each.sequence > since]
+        return since <= self.held.sequence and not any(each.removed or each.operation == "expire" for each in later)
 
     def state(self) -> State:
         """The manifest."""

@@ -1,33 +1,41 @@
 """The CPU tasks around the encoder actors. They must not import torch, which would add seconds to their start."""
 
-from functools import partial
-
 import numpy as np
 import pyarrow as pa
-from ray.util.metrics import Counter
+import pyarrow.compute as pc
 
+from ray_ggsm.building.buckets import Bucket, BucketFiles, Built
 from ray_ggsm.building.build import Build
-from ray_ggsm.building.rows import read_rows, write_staged
-from ray_ggsm.data.chunks import chunk_of
-from ray_ggsm.on_ray.building.known import Known, known_rows
+from ray_ggsm.tables.schema import SCHEMA
 
-DONE = pa.schema([("rows", pa.int64()), ("encoded", pa.int64()), ("tokens", pa.int64())])
-"""Columns that a task reports about a finished chunk: its rows, those that were encoded now, and their tokens."""
-
-
-def read(described: pa.Table, build: Build, known: Known | None) -> pa.Table:
-    """Read a chunk, described as for `chunk_of`; returns the good rows of `read_rows`."""
-    found = read_rows(chunk_of(described), build, partial(known_rows, known, build.buckets))
-    if found.dead_letters:
-        Counter("ray_ggsm_dead_letters", "Rows that were rejected").inc(found.dead_letters)
-    return found.rows
+BUCKET, FITS, TOKENS = "row.bucket", "row.fits", "row.tokens"
+"""Columns of the blocks. The last row of a block only names its bucket (`Bucket.to_json`) and its tokens; so a block
+has a row even if there is nothing to encode."""
 
 
-def write(rows: pa.Table, build: Build) -> pa.Table:
-    """Write the staged file of the rows of one chunk; returns DONE."""
-    encoded, tokens = len(rows) - rows["embedding"].null_count, 0
-    if len(rows):
-        tokens, chunk = rows["row.tokens"][0].as_py(), rows["row.chunk"][0].as_py()
-        fits_N = np.asarray(rows["row.fits"])
-        write_staged(rows.drop_columns(["row.fits", "row.chunk", "row.tokens"]), fits_N, chunk, build)
-    return pa.table([[len(rows)], [encoded], [tokens]], schema=DONE)
+def finished(bucket: Bucket, build: Build) -> Built | None:
+    """The bucket as an earlier attempt of the run wrote it; None: it has not."""
+    return BucketFiles(bucket, build).finished()
+
+
+def write_without_encoding(bucket: Bucket, build: Build) -> Built:
+    """Write a bucket in which nobody needs a new vector."""
+    return BucketFiles(bucket, build).write(SCHEMA.empty_table(), np.zeros(0, dtype=bool))
+
+
+def read(described: pa.Table, build: Build) -> pa.Table:
+    """The rows of a bucket that need a vector, and a row with its name."""
+    rows = BucketFiles(Bucket.from_json(described[BUCKET][0].as_py()), build).fresh()
+    return pa.concat_tables([rows, described.select([BUCKET])], promote_options="default")
+
+
+def write(rows: pa.Table, build: Build) -> dict[str, np.ndarray]:
+    """Write the file of a bucket; returns what became of it, its encoded rows and their tokens."""
+    is_name = pc.is_valid(rows[BUCKET])
+    (named,) = rows.filter(is_name).select([BUCKET, TOKENS]).to_pylist()
+    encoded = rows.filter(pc.invert(is_name))
+    files = BucketFiles(Bucket.from_json(named[BUCKET]), build)
+    built = files.write(encoded.select(SCHEMA.names).cast(SCHEMA), np.asarray(encoded[FITS], dtype=bool))
+    result = np.empty(1, dtype=object)
+    result[0] = built
+    return {"built": result, "rows": np.array([len(encoded)]), "tokens": np.array([named[TOKENS]])}

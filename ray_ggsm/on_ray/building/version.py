@@ -1,32 +1,56 @@
 """Builds one new version of an embedding table from user rows and a saved encoder: what embed and refresh share.
 
-Steps: encode event texts, find the rows that the table already has, encode the others, fill the buckets, ask the gates,
-publish. Each step does only what an interrupted run has left to do.
+Lay tonight's users out by bucket, encode event texts, put their rows through the encoder, write one file per bucket,
+ask the gates, publish by one commit. Each step does only what an interrupted run has left to do; where another commit
+comes in between, only the buckets that it touched are done again.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pydantic import TypeAdapter
 
 from ray_ggsm import storage
+from ray_ggsm.building.buckets import Bucket, Built, unchanged
 from ray_ggsm.building.build import Build
-from ray_ggsm.building.candidate import Candidate, count_dead_letters
-from ray_ggsm.building.report import RunReport
-from ray_ggsm.data.chunks import Chunk, plan_chunks
+from ray_ggsm.building.candidate import Candidate
+from ray_ggsm.building.layout import LaidOut, Layout
+from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.data.schema import UTC
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
-from ray_ggsm.on_ray.building.encode import encode_chunks
-from ray_ggsm.on_ray.building.fill import fill_buckets
-from ray_ggsm.on_ray.building.known import Known, fingerprints_of
+from ray_ggsm.on_ray.building.encode import build_buckets
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.stage_results import EventCounts
+from ray_ggsm.tables import checks, delta
+from ray_ggsm.tables.checks import FileCheck
 from ray_ggsm.tables.config import PublishingConfig
+from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.metadata import RecordedConfig, RecordedEncoder, RecordedInput, VersionCounts, VersionMetadata
-from ray_ggsm.tables.publish import published_version
+from ray_ggsm.tables.publish import NO_TABLE, MovedOn, published_version
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
+
+ATTEMPTS = 10
+"""Commits in between after which a run gives way."""
+
+
+class Rows(Protocol):
+    """Where tonight's users come from."""
+
+    @property
+    def name(self) -> str:
+        """As the table's history tells it."""
+
+    def lay_out(self, build: Build, previous: Mapping[int, Sequence[str]], version: int) -> Layout:
+        """Lay them out by bucket; `previous` has the files of each bucket whose vectors, of `version`, may be kept."""
+
+    def check_unchanged(self) -> None:
+        """Raise InputError where the input changed while it was read."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +62,11 @@ class VersionRequest:
     table: str
     """Location of the table."""
     run: str
-    """Name of the run; everything that staged files and data files depend on is in it."""
+    """Name of the run: everything that its vectors depend on, and not the version before."""
     staging: str
-    """Directory of staged files and dead letters."""
-    rows: Sequence[Chunk]
-    """Chunks of user rows."""
+    """Directory of rows by bucket, and of dead letters."""
+    rows: Rows
+    """Tonight's users."""
     encoder: SavedEncoder
     """The encoder of user rows."""
     definition: RowDefinition | None
@@ -58,20 +82,15 @@ class VersionRequest:
     ray: RayConfig
     """Resources."""
     buckets: int
-    """Number of buckets of the table."""
+    """Number of buckets of a new table."""
     incremental: bool = False
-    """Whether rows that the table already has keep their vectors; a user then has one row per instruction."""
-    previous: EmbeddingTable | None = None
-    """With `incremental`: the version to continue from; None: the table is new."""
+    """Whether the version continues from the one before; a user then has one row per instruction."""
+    max_age_days: int | None = None
+    """With `incremental`: as in `Build`."""
     publish_anyway: str | None = None
     """Reason for publishing whatever the gates say; None: publish only if all pass."""
     input: RecordedInput | None = None
-    """The files of user rows, recorded with the version."""
-
-    @property
-    def expected_rows(self) -> int:
-        """Rows that the table should have, dead letters included."""
-        return sum(chunk.rows for chunk in self.rows) * len(self.embedding.instructions)
+    """What was read, recorded with the version."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +111,6 @@ class BuiltVersion:
     """Whether the version is new."""
 
 
-def plan_rows(
-    files: Sequence[str], encoder: SavedEncoder, definition: RowDefinition | None, config: EncodingConfig
-) -> list[Chunk]:
-    """The chunks of user-row files, checked against what the encoder reads; raises like `plan_chunks`."""
-    description, wanted = encoder.description, definition.digest if definition else None
-    features = len(description.feature_names)
-    return plan_chunks(files, config.rows_per_chunk, description.modality_names, features, wanted)
-
-
 def print_half_open_mask(job: str, encoder: SavedEncoder, config: EncodingConfig) -> None:
     """Print how far the mask is open and what embedding makes of it, if training stopped before it was fully open."""
     description = encoder.description
@@ -114,111 +124,174 @@ def print_half_open_mask(job: str, encoder: SavedEncoder, config: EncodingConfig
     print(f"{job}: {text}", flush=True)
 
 
-def buckets_for(rows: int, embedding: EncodingConfig, publishing: PublishingConfig) -> int:
-    """The number of buckets of a new table for so many user rows."""
-    return max(1, -(-rows * len(embedding.instructions) // publishing.rows_per_bucket))
+SMALL_BUCKET, SMALL_TABLE = 256, 64
+"""Rows per bucket, and buckets, of a small table: so several encoders share its work."""
 
 
-def build_version(
-    request: VersionRequest, report: RunReport, check_input: Callable[[], None] = lambda: None
-) -> BuiltVersion:
+def buckets_for(rows: int, publishing: PublishingConfig) -> int:
+    """The number of buckets of a new table for so many rows."""
+    small = min(-(-rows // min(SMALL_BUCKET, publishing.rows_per_bucket)), SMALL_TABLE)
+    return max(1, small, -(-rows // publishing.rows_per_bucket))
+
+
+def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
     """Build and publish a version; when the run has published before, nothing is built again.
 
     Args:
         request: what to build.
         report: gets steps, counts, verdicts and the version.
-        check_input: called before publishing; raises when the input changed while it was read.
 
     Raises:
         InputError: the input is wrong.
         GateError: a gate failed, and there is no reason to publish anyway; everything written stays.
+        NotNow: other publishers were faster again and again.
     """
-    with report.step("events"):
-        events = encode_events(request.events, request.rows, request.encoder.description.modality_names)
-    report.counts |= {"chunks": len(request.rows), **events.counts.model_dump()}
-    build = _build(request, events.vectors)
-    report.version = published_version(request.table, request.run)
-    if report.version is None:
-        candidate = _candidate(request, build, report)
-        check_input()
-        if candidate.unchanged:
-            return _unchanged(candidate, events.counts)
-        return _publish(request, report, candidate, events.counts)
-    build.clean()
-    counts = open_table(request.table).metadata(report.version).counts or VersionCounts()
-    return BuiltVersion(report.version, counts, events.counts)
+    for attempt in range(1, ATTEMPTS + 1):
+        previous = open_table(request.table) if delta.exists(request.table) else None
+        if previous is not None and previous.metadata().run == request.run:
+            return _published(request, previous, report)
+        if published_version(request.table, request.run) is not None:  # and the table was rolled back since
+            request = replace(request, run=f"{request.run}-{previous.version if previous else NO_TABLE}")
+        try:
+            return _build_on(request, previous if request.incremental else None, report)
+        except MovedOn as error:
+            if attempt == ATTEMPTS:
+                raise
+            print(f"{request.job}: {error}: only what that commit touched is done again", flush=True)
+    raise AssertionError("unreachable")
 
 
-def _build(request: VersionRequest, vectors: VectorStore) -> Build:
-    description = request.encoder.description
-    return Build(
+def _published(request: VersionRequest, table: EmbeddingTable, report: RunReport) -> BuiltVersion:
+    report.version = table.version
+    storage.remove(storage.join(request.staging, "rows"))
+    recorded = table.metadata()
+    counts, events = recorded.counts or VersionCounts(), EventCounts.model_validate(recorded.events)
+    return BuiltVersion(table.version, counts, events, changed=False)
+
+
+def _build_on(request: VersionRequest, previous: EmbeddingTable | None, report: RunReport) -> BuiltVersion:
+    comparable, description = _is_comparable(request, previous), request.encoder.description
+    build = Build(
         embedding=request.embedding,
+        files=request.publishing.files,
         max_text_length=request.max_text_length,
         encoder=request.encoder.location,
         encoder_digest=request.encoder.digest,
         modalities=description.modality_names,
         features=len(description.feature_names),
         zone=request.definition.age_timezone if request.definition else UTC,
-        vectors=vectors,
+        vectors=VectorStore((), request.ray.cache_directory),
         run=request.run,
+        table=request.table,
         staging=request.staging,
-        buckets=request.buckets,
+        buckets=previous.buckets if previous else request.buckets,
+        one_row_each=request.incremental,
+        max_age_days=request.max_age_days,
     )
-
-
-def _candidate(request: VersionRequest, build: Build, report: RunReport) -> Candidate:
-    """Write all files of the version."""
-    previous, comparable, known = request.previous, _is_comparable(request), None
-    if request.incremental:
-        with report.step("compare"):
-            known = _known(request, comparable)
+    with report.step("rows"):
+        layout = _layout(request, build, previous if comparable else None)
+    with report.step("events"):
+        chunks = [part.rows for part in layout.parts if part.fresh]
+        events = encode_events(request.events, chunks, description.modality_names)
+    build, buckets = replace(build, vectors=events.vectors), _buckets(build, layout, previous)
+    report.counts |= {"buckets": len(buckets), **events.counts.model_dump()}
     with report.step("encode"):
-        report.encoded(encode_chunks(build, known, request.rows, request.ray, request.job))
-    with report.step("fill"):
-        files = request.publishing.files
-        staged = fill_buckets(build, request.rows, request.table, files, previous, one_row_each=request.incremental)
-    dead_letters = count_dead_letters(build)
-    return Candidate(request.table, build, staged, previous, comparable, request.expected_rows, dead_letters)
-
-
-def _is_comparable(request: VersionRequest) -> bool:
-    """Whether an unchanged row would get the vector that the table has."""
-    if request.previous is None:
-        return False
-    recorded = request.previous.metadata()
-    mask = recorded.config.mask if recorded.config else None
-    return recorded.encoder == request.encoder.digest and mask == request.embedding.mask
-
-
-def _known(request: VersionRequest, comparable: bool) -> Known | None:
-    return fingerprints_of(request.previous) if request.previous and comparable else None
-
-
-def _unchanged(candidate: Candidate, events: EventCounts) -> BuiltVersion:
-    assert candidate.previous is not None
-    storage.remove(candidate.build.staging)
-    files = len(candidate.staged.buckets)
-    return BuiltVersion(candidate.previous.version, candidate.counts, events, files, kept=files, changed=False)
-
-
-def _publish(request: VersionRequest, report: RunReport, candidate: Candidate, events: EventCounts) -> BuiltVersion:
+        built, check, progress = _built(request, build, buckets)
+        report.encoded(progress)
+    request.rows.check_unchanged()
+    expected = sum(part.fresh + sum(part.ages.values()) for part in layout.parts) + layout.rejected
+    expected, rejected = (n * len(request.embedding.instructions) for n in (expected, layout.rejected))
+    candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
+    report.counts |= candidate.counts.model_dump()
+    report.ages = dict(check.ages)
+    kept = sum(bucket.kept for bucket in built)
+    if candidate.unchanged and previous is not None:
+        build.clean()
+        return BuiltVersion(previous.version, candidate.counts, events.counts, len(built), kept, changed=False)
     with report.step("publish"):
         verdicts = candidate.judge(request.publishing.gates)
         report.gates = {v.gate: ("" if v.passed else "FAILED: ") + v.sentence for v in verdicts}
-        report.counts |= candidate.counts.model_dump()
-        report.version = candidate.publish(verdicts, request.publish_anyway, _metadata(request))
-    candidate.build.clean()
-    buckets = candidate.staged.buckets
-    return BuiltVersion(
-        report.version, candidate.counts, events, len(buckets), kept=sum(bucket.kept for bucket in buckets)
-    )
+        report.version = candidate.publish(verdicts, request.publish_anyway, _metadata(request, events.counts))
+    build.clean()
+    return BuiltVersion(report.version, candidate.counts, events.counts, len(built), kept)
 
 
-def _metadata(request: VersionRequest) -> VersionMetadata:
+def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None) -> bool:
+    """Whether an unchanged row would get the vector that the table has."""
+    if previous is None:
+        return False
+    recorded = previous.metadata()
+    config = recorded.config or RecordedConfig()
+    same = recorded.encoder == request.encoder.digest and config.mask == request.embedding.mask
+    return same and config.instructions in (None, request.embedding.instructions)
+
+
+def _layout(request: VersionRequest, build: Build, kept_from: EmbeddingTable | None) -> Layout:
+    """Tonight's users by bucket; an interrupted run's are used, unless the vectors that they keep are gone."""
+    file, adapter = storage.join(build.rows, "layout.json"), TypeAdapter(Layout)
+    if storage.exists(file):
+        found = adapter.validate_json(storage.read_bytes(file))
+        if found.based_on == NO_TABLE or _only_lost_users(kept_from, found.based_on):
+            return found
+    previous: dict[int, list[str]] = defaultdict(list)
+    for each in kept_from.data_files() if kept_from else ():
+        previous[each.bucket].append(storage.join(request.table, each.path))
+    layout = request.rows.lay_out(build, previous, kept_from.version if kept_from else NO_TABLE)
+    storage.write_bytes(file, adapter.dump_json(layout))
+    return layout
+
+
+def _only_lost_users(table: EmbeddingTable | None, version: int) -> bool:
+    """Whether all rows that a table has now were in an earlier version of it."""
+    since = delta.history(table.location, version + 1, table.version) if table else []
+    return table is not None and all(c.operation == "forget" or c.operation.startswith("vacuum") for c in since)
+
+
+def _buckets(build: Build, layout: Layout, previous: EmbeddingTable | None) -> list[Bucket]:
+    """All buckets that have users tonight or had some in the version before."""
+    rows: dict[int, list[LaidOut]] = defaultdict(list)
+    for part in layout.parts:
+        rows[part.rows.number].append(part)
+    files: dict[int, list[DataFile]] = defaultdict(list)
+    for file in previous.data_files() if previous else ():
+        files[file.bucket].append(file)
+    written: dict[int, list[str]] = defaultdict(list)
+    for place in storage.list_files(build.data, ".parquet"):
+        *_, bucket, name = place.split("/")
+        written[int(bucket.removeprefix("bucket="))].append(f"data/{build.run}/{bucket}/{name}")
+    found = []
+    for k in sorted({*rows, *files}):
+        name = build.part(files[k])
+        earlier = tuple(path for path in written[k] if not path.endswith(f"/part-{name}.parquet"))
+        found.append(Bucket(k, tuple(rows[k]), tuple(files[k]), name, earlier))
+    return found
+
+
+def _built(request: VersionRequest, build: Build, buckets: Sequence[Bucket]) -> tuple[list[Built], FileCheck, Progress]:
+    """Write the files of all buckets that do not keep theirs."""
+    instructions = len(build.embedding.instructions)
+    progress = Progress(request.job, instructions * sum(bucket.fresh for bucket in buckets))
+    total, built, changed = FileCheck(), [], []
+    for bucket in buckets:
+        same = unchanged(bucket, instructions)
+        if same is None:
+            changed.append(bucket)
+        else:
+            built.append(same)
+            total = checks.merge([total, same.check])
+    for each in build_buckets(build, changed, request.ray, progress):
+        # anchors are merged as they come, so that only the smallest stay in memory
+        total = checks.merge([total, each.check])
+        built.append(replace(each, check=FileCheck()))
+    return sorted(built, key=lambda b: b.bucket), total, progress
+
+
+def _metadata(request: VersionRequest, events: EventCounts) -> VersionMetadata:
     """How the version was made."""
     described = request.encoder.description.model_dump(mode="json")
     encoder = {key: described[key] for key in ("mask", "step", "alpha", "template_digest")}
     metadata = VersionMetadata(
+        events=events.model_dump(),
         config=RecordedConfig.model_validate(request.embedding.model_dump(mode="json")),
         encoder_description=RecordedEncoder.model_validate(encoder),
         timezone=request.definition.timezone if request.definition else None,

@@ -146,17 +146,20 @@ def by_user(table: str, version: int | None = None) -> dict[str, tuple[dt.dateti
 def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_path: Path, capsys) -> None:
     """Every vector is the one that its own moment gives, none is too old, and nobody is lost."""
     carry = {"when": "events", "max_age_days": 3}
-    exact = {}
+    exact, surprised = {}, None
     for days in range(5):
         day = DAY + dt.timedelta(days=days)
+        if days == 3:  # the store learns something old of a user who kept a vector last night
+            last = by_user(night().table)
+            surprised = next(user for user, (as_of, _) in last.items() if as_of.date() == DAY + dt.timedelta(days=1))
+            (tmp_path / "late.csv").write_text(
+                f"uid,ts,kind,page,item,price\n{surprised},2024-03-02,view,page 1,item 2,\n"
+            )
+            tables = {"clicks": {"files": f"{tmp_path}/late.csv", "user": "uid", "time": "ts"}}
+            ingest(build(IngestConfig, {"store": store, "tables": tables, "buckets": 3}, "test"))
         alone = night(day).model_copy(update={"table": str(tmp_path / f"exact-{days}")})
         refresh(alone)
         exact[dt.datetime.combine(day, dt.time(), dt.UTC)] = by_user(alone.table)
-        # a user of whom nothing is new, and of whom the store learns something old
-        if days == 3:
-            (user, moment) = next((u, m) for u, (m, _) in by_user(night().table).items() if m.date() < day)
-            late = tmp_path / "late.csv"
-            late.write_text(f"uid,ts,page,item,price\n{user},2024-03-02 10:00:00,page 1,item 2,3.5\n")
         refresh(night(day, carry=carry))
         found, metadata = by_user(night().table), open_table(night().table).metadata()
         assert found.keys() == exact[dt.datetime.combine(day, dt.time(), dt.UTC)].keys()
@@ -169,3 +172,5 @@ def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_p
         assert sum(metadata.ages.values()) == len(found)
         if days:
             assert 0 < encoded < len(found)
+        if days == 3:
+            assert found[surprised][0].date() == day

@@ -14,14 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
+from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.cli.exit_codes import passing_error, user_error
 from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.on_ray.building import version as steps
+from ray_ggsm.on_ray.building.given_rows import GivenRows
 from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.maintenance import forget, rollback
 from ray_ggsm.tables.metadata import VersionCounts
 from tests.helpers.s3_server import BUCKET, faults
 
@@ -45,7 +48,7 @@ def config(finished: Experiment, beside: Callable, tmp_path: Path) -> RefreshCon
         "encoder": Pipeline.of(finished).train.encoder,
         "table": f"{tmp_path}/users",
         "embedding": {"rows_per_chunk": 7, "rows_per_batch": 32, "tokens_per_batch": 512},  # two row groups a chunk
-        "publishing": {"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5}},
+        "publishing": {"rows_per_bucket": 4, "gates": {"min_previous_share": 0.5, "max_departed_share": 0.5}},
     }
     return build(RefreshConfig, values, "test")
 
@@ -98,27 +101,28 @@ def test_the_life_of_a_table(
     give(rows.slice(0, len(rows) - 1))
 
     # a run that ends in the middle, twice: what is there is not written again
-    crash(monkeypatch, "fill_buckets", config)
-    chunks = storage.list_files(f"{table}/staging", ".parquet")
-    assert len(chunks) > 2
-    for file in chunks[::2]:
-        os.remove(file)
-    before = written(f"{table}/staging")
-    crash(monkeypatch, "_publish", config)
-    after = written(f"{table}/staging")
-    assert sorted(after) == chunks
-    assert {file: after[file] for file in before} == before
+    crash(monkeypatch, "build_buckets", config)
+    rows_by_bucket = written(f"{table}/staging")
+    assert rows_by_bucket
+    crash(monkeypatch, "_metadata", config)
+    assert written(f"{table}/staging") == rows_by_bucket
     assert not Path(table, "_delta_log").exists()
     staged = written(f"{table}/data")
+    assert len(staged) > 1
+    lost = sorted(staged)[::2]
+    for file in lost:
+        os.remove(file)
     assert refresh(config) == 0
-    assert written(f"{table}/data") == staged
+    after = written(f"{table}/data")
+    assert after.keys() == staged.keys()
+    assert {file for file in after if after[file] != staged[file]} == set(lost)
     first = vectors(table, 0)
     assert sorted(first) == sorted(users[:-1])
     assert not storage.list_files(f"{table}/staging"), "staged files are removed once they are published"
     (report,) = [json.loads(Path(file).read_text()) for file in storage.list_files(f"{table}/runs", "report.json")]
     assert report["version"] == 0
     assert report["counts"]["written"] == len(users) - 1
-    assert list(report["seconds"]) == ["events", "compare", "encode", "fill", "publish", "all"]
+    assert list(report["seconds"]) == ["rows", "events", "encode", "publish", "all"]
     assert report["gates"].keys() >= {"coverage", "finite"}
     (page,) = storage.list_files(f"{table}/runs", "report.html")
     assert "Version 0 was published" in Path(page).read_text()
@@ -149,42 +153,56 @@ def test_the_life_of_a_table(
 
     # a user twice
     give(pa.concat_tables([rows, rows.slice(2, 1)]))
-    with pytest.raises(Exception, match=f"user '{users[2]}' stands in the input 2 times"):
+    with pytest.raises(Exception, match="1 users stand in the input several times"):
         refresh(config)
     assert open_table(table).version == 1
 
+    # rolled back, and started again: the same input is published anew
+    rollback(table, 0)
+    give(with_another_text(rows.slice(1), same))
+    assert refresh(config) == 3
+    assert vectors(table, 3).keys() == second.keys()
 
-def test_a_chunk_size_that_changes_between_two_attempts(
-    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch
+
+def test_a_commit_in_between_costs_only_its_buckets(
+    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """The second attempt cuts the rows anew, publishes them once, and leaves nothing of the first cut."""
-    damaged = rows.to_pylist()
-    damaged[3]["tabular"] = [float("inf")] * len(damaged[3]["tabular"])
-    give(pa.Table.from_pylist(damaged, rows.schema))
-    gates = config.publishing.gates.model_copy(update={"max_dead_letter_share": 0.5})
-    config = config.model_copy(update={"publishing": config.publishing.model_copy(update={"gates": gates})})
-    crash(monkeypatch, "fill_buckets", config)
-    embedding = config.embedding.model_copy(update={"rows_per_chunk": 16})
-    assert refresh(config.model_copy(update={"embedding": embedding})) == 0
+    """Somebody is forgotten while a night is encoded: nothing is encoded twice, and the night is published."""
+    give(rows)
+    refresh(config)
+    user = rows["user_id"][4].as_py()
+    moved = pc.add(rows["as_of"], pa.scalar(dt.timedelta(days=1)))
+    give(rows.set_column(rows.column_names.index("as_of"), rows.schema.field("as_of"), moved))
+    judge, forgotten = Candidate.judge, []
+
+    def forget_first(candidate, limits):
+        if not forgotten:
+            forgotten.append(forget(config.table, [user]))
+        return judge(candidate, limits)
+
+    monkeypatch.setattr(Candidate, "judge", forget_first)
+    assert refresh(config) == 2
+    output = capsys.readouterr().out
+    buckets = len(open_table(config.table).data_files(0))
+    assert "only what that commit touched is done again" in output
+    assert f"{buckets} of {buckets} buckets are to do" in output
+    assert f"1 of {buckets} buckets are to do" in output
     table = open_table(config.table)
-    assert table.metadata().counts == VersionCounts(
-        expected=len(rows), written=len(rows) - 1, dead_letters=1, encoded=len(rows) - 1
-    )
-    (file,) = storage.list_files(f"{config.table}/staging")
-    assert Path(file).parent.name == "of-16"
-    assert pq.read_table(file)["user_id"].to_pylist() == [rows["user_id"][3].as_py()]
+    counts = table.metadata().counts
+    assert counts is not None
+    assert counts.encoded == len(rows), "the vectors that were encoded before the forget are used"
 
 
 def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch):
     """Rows that arrive between planning and publishing would be missed: nothing is published."""
     give(rows.slice(0, 9))
-    count = steps.count_dead_letters
+    encode = steps.build_buckets
 
-    def change_first(build) -> int:
+    def change_first(*arguments):
         give(rows.slice(0, 10))
-        return count(build)
+        return encode(*arguments)
 
-    monkeypatch.setattr(steps, "count_dead_letters", change_first)
+    monkeypatch.setattr(steps, "build_buckets", change_first)
     with pytest.raises(InputError, match="changed while it was read; nothing was published; start again"):
         refresh(config)
     assert not Path(config.table, "_delta_log").exists()
@@ -194,8 +212,7 @@ def test_a_user_twice_in_the_first_input(config: RefreshConfig, rows: pa.Table, 
     at = rows.column_names.index("as_of")
     earlier = pc.subtract(rows["as_of"], pa.scalar(dt.timedelta(days=0, hours=1)))
     give(pa.concat_tables([rows, rows.set_column(at, rows.schema.field("as_of"), earlier).slice(2, 1)]))
-    user = rows["user_id"][2].as_py()
-    with pytest.raises(Exception, match=f"user '{user}' stands in the input 2 times"):
+    with pytest.raises(Exception, match="1 users stand in the input several times"):
         refresh(config)
     assert not Path(config.table, "_delta_log").exists()
 
@@ -213,13 +230,13 @@ def test_a_file_that_is_removed_while_it_is_read(
     config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(rows)
-    encode = steps.encode_chunks
+    lay_out = GivenRows.lay_out
 
     def remove_first(*arguments):
         (tmp_path / "rows" / "b.parquet").unlink()
-        return encode(*arguments)
+        return lay_out(*arguments)
 
-    monkeypatch.setattr(steps, "encode_chunks", remove_first)
+    monkeypatch.setattr(GivenRows, "lay_out", remove_first)
     with pytest.raises(Exception) as failure:  # noqa: PT011
         refresh(config)
     assert "b.parquet was removed while it was read; nothing was published" in str(user_error(failure.value))
@@ -229,7 +246,7 @@ def test_a_file_that_is_removed_while_it_is_read(
 def test_preview(config: RefreshConfig, rows: pa.Table, give: Callable) -> None:
     give(rows)
     sentence = preview(config)
-    assert sentence.startswith(f"refresh: {len(rows)} rows in 2 files and ")
+    assert sentence.startswith(f"refresh: {len(rows)} rows in 2 files; ")
     assert sentence.endswith(f"{config.table} is not there yet")
     assert not Path(config.table).exists()
 
@@ -266,7 +283,7 @@ def test_everything_on_an_s3_that_fails_now_and_then(finished: Experiment, rows:
         "rows": f"{place}/rows/*.parquet",
         "encoder": f"{place}/enc*",
         "table": f"{place}/users",
-        "publishing": {"gates": {"min_previous_share": 0.5}},
+        "publishing": {"gates": {"min_previous_share": 0.5, "max_departed_share": 0.5}},
     }
     config = build(RefreshConfig, values, "test")
     for version, given in enumerate([rows.slice(0, 9), rows.slice(2, 9)]):

@@ -96,6 +96,12 @@ def _refresh() -> Steps:
     return Steps(RefreshConfig, refresh, _resolved(preview))
 
 
+def _replay() -> Steps:
+    from ray_ggsm.on_ray.replay import ReplayConfig, preview, replay
+
+    return Steps(ReplayConfig, replay, _resolved(preview))
+
+
 def _study() -> Steps:
     from ray_ggsm.on_ray.study import StudyConfig, preview, study
 
@@ -205,6 +211,16 @@ Exit code 3: a publish gate failed and nothing was published.
         _refresh,
         publishes=True,
         day="events.as_of",
+    ),
+    "replay": Job(
+        """Play the nights of an experiment's events, one version each: what do vectors of earlier nights save and cost?
+
+Reads   a config (configs/journey/replay.yaml) and the finished experiment that it names
+Writes  below its `output` a table with a version per night, and replay.md|json|svg: share encoded, seconds, AUC of
+        probes on carried against exact vectors, overall and by days since the last event
+Start it again after any interruption: nights that were played are not played again.
+""",
+        _replay,
     ),
     "study": Job(
         """Compare recipes (or any settings) over seeds: train, embed and score every run, then test all differences.

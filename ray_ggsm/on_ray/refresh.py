@@ -130,6 +130,20 @@ def refresh_since(config: RefreshConfig, first: dt.date, publish_anyway: str | N
     return version
 
 
+def count_users(config: RefreshConfig) -> int:
+    """Users whom the events of a night give a row, whether or not they keep a vector.
+
+    Raises:
+        InputError: the config reads no events.
+    """
+    encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
+    users = _users(config, encoder, table)
+    if not isinstance(users, Night):
+        raise InputError("events: users are counted in events; this config gives `rows`")
+    with started(config.ray):
+        return users.count_users()
+
+
 def _zone(config: RefreshConfig) -> str:
     found = read(SavedEncoder.find(config.encoder).location)
     return found.timezone if found else "UTC"

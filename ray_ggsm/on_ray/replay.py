@@ -21,6 +21,7 @@ from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.evaluation.alignment import ProbeData, align
+from ray_ggsm.evaluation.keys import KEYS, with_keys
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.replay import CARRIED, EXACT, Loss, PlayedNight, Replay, headline, losses_of, markdown
@@ -183,9 +184,10 @@ def _score(pipeline: Pipeline, place: str, nights: list[PlayedNight]) -> tuple[l
 
 def _joined(labels: pa.Table, rows: pa.Table, column: str) -> np.ndarray:
     """A column of `rows` for each label row, in their order."""
-    order = labels.select(["user_id", "as_of"]).append_column("n", pa.array(range(len(labels))))
-    rows = rows.set_column(1, "as_of", rows["as_of"].cast(labels.schema.field("as_of").type))
-    found = order.join(rows.select(["user_id", "as_of", column]), ["user_id", "as_of"]).sort_by("n")
+    order = with_keys(labels, "labels").select(KEYS).append_column("n", pa.array(range(len(labels))))
+    keys = pa.schema([order.schema.field(name) for name in KEYS])
+    named = rows.select(KEYS).cast(keys).append_column(column, rows[column])
+    found = order.join(named, KEYS).sort_by("n")
     values: np.ndarray = found[column].to_numpy()
     return values
 

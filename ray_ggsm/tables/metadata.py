@@ -91,6 +91,8 @@ class VersionMetadata(_Recorded):
     """Whether vectors have length 1."""
     counts: VersionCounts | None = None
     """Rows by what became of them."""
+    ages: dict[str, int] = Field({})
+    """Moment (ISO, UTC) -> rows whose vectors are of it."""
     gates: dict[str, str] = Field({})
     """Gate -> its sentence."""
     failed_gates: tuple[str, ...] = ()

@@ -244,6 +244,23 @@ def test_a_forget_stands_in_for_the_file_before_it(tmp_path):
     assert [vector is None for vector in before[2]] == [user in ("u1", "u2", "u3") for user in USERS]
 
 
+def test_who_may_have_been_forgotten_is_refused(tmp_path):
+    """Version 0 still has both users, and the file that says which of them was forgotten is gone."""
+    history = History(str(tmp_path / "users"))
+    users = [user for user in (f"u{i}" for i in range(99)) if bucket_of(pa.array([user]), BUCKETS)[0] == 0][:3]
+    history.night(vectors([(user, 0) for user in users], 0))
+    history.night(vectors([(users[0], 1), (users[2], 1)], 1))
+    history.forget(users[:1])
+    table = open_table(history.location)
+    rows = asked([(user, 2) for user in users])
+    assert [row["version"] for row in table.join(rows).to_pylist()] == [None, 0, 2]
+    Path(table.files(1)[0]).unlink()
+    assert table.join(rows.slice(2))["version"].to_pylist() == [2]
+    for place in (0, 1):
+        with pytest.raises(InputError, match="may need vectors of version 1,"):
+            table.join(rows.slice(place, 1))
+
+
 def test_each_column_of_a_file_is_read_once(tmp_path, monkeypatch):
     history = History(str(tmp_path / "users"))
     for number in range(4):

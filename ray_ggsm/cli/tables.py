@@ -6,17 +6,19 @@
 import argparse
 from collections.abc import Sequence
 
+from ray_ggsm import storage
 from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.data.pseudonyms import pseudonym, read_key
 from ray_ggsm.tables import maintenance
+from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.user_lists import read_users
 
-DESCRIPTION = """Look after an embedding table: history, verify, rollback, vacuum, forget.
+DESCRIPTION = """Look after an embedding table: history, verify, rollback, vacuum, forget, metrics.
 
 Reads   the table's log and files; `forget` also a text file with one user_id per line
-Writes  new versions of the table; `vacuum` removes files
+Writes  new versions of the table; `vacuum` removes files; `metrics` a text
 
   python jobs/tables.py history s3://bucket/users
   python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
@@ -44,6 +46,8 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     forget = add("forget", _forget, "commit a version without some users")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
     forget.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
+    gauges = add("metrics", _metrics, "gauges of the newest version in Prometheus' text format, from the log alone")
+    gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     return commands.parser
 
 
@@ -99,3 +103,11 @@ def _forget(options: argparse.Namespace) -> int:
     if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
     return INCOMPLETE if forgotten.absent else 0
+
+
+def _metrics(options: argparse.Namespace) -> None:
+    text = metrics(open_table(options.table))
+    if options.output is None:
+        print(text, end="")
+    else:
+        storage.write_text(options.output, text)

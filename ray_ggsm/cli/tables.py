@@ -1,22 +1,26 @@
 """The job `tables`: commands that look after an embedding table.
 
-`verify` exits with 1 when it finds problems, and `forget` with 5 when some of the users were not there.
+`verify` exits with 1 when it finds problems, and `forget` and `user` with 5 when a user was not there.
 """
 
 import argparse
 from collections.abc import Sequence
 
+from ray_ggsm import storage
 from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
+from ray_ggsm.cli.user_export import export_user
+from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import pseudonym, read_key
 from ray_ggsm.tables import maintenance
+from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.user_lists import read_users
 
-DESCRIPTION = """Look after an embedding table: history, verify, rollback, vacuum, forget.
+DESCRIPTION = """Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, user.
 
 Reads   the table's log and files; `forget` also a text file with one user_id per line
-Writes  new versions of the table; `vacuum` removes files
+Writes  new versions of the table; `vacuum` removes files; `metrics` a text, `user` a file about one user
 
   python jobs/tables.py history s3://bucket/users
   python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
@@ -44,6 +48,14 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     forget = add("forget", _forget, "commit a version without some users")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
     forget.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
+    gauges = add("metrics", _metrics, "gauges of the newest version in Prometheus' text format, from the log alone")
+    gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
+    user = add("user", _user, "write all that is known of one user to a file")
+    user.add_argument("--user", required=True, help="the user_id, as the source has it")
+    user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
+    user.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
+    user.add_argument("--rows", help="also from these Parquet files of user rows, for example 'rows/*.parquet'")
+    user.add_argument("--store", help="also from the event store at this location")
     return commands.parser
 
 
@@ -99,3 +111,27 @@ def _forget(options: argparse.Namespace) -> int:
     if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
     return INCOMPLETE if forgotten.absent else 0
+
+
+def _metrics(options: argparse.Namespace) -> None:
+    text = metrics(open_table(options.table))
+    if options.output is None:
+        print(text, end="")
+    else:
+        storage.write_text(options.output, text)
+
+
+def _user(options: argparse.Namespace) -> int:
+    user = options.user.strip(" ")
+    if not user:
+        raise InputError("--user: expected a user_id, found nothing")
+    name = None if options.key_file is None else pseudonym(user, read_key(options.key_file))
+    found, records = export_user(open_table(options.table), user, name, options.output, options.rows, options.store)
+    print(
+        f"{options.output}: {records:,} rows and records, of {len(found.versions):,} versions of the table and others"
+    )
+    if found.unreadable:
+        print(f"{len(found.unreadable):,} versions can no longer be read; the file names them")
+    if not records:
+        print("not there: nothing is known of this user; is it the right id, and does the data have pseudonyms?")
+    return 0 if records else INCOMPLETE

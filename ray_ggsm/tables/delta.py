@@ -8,7 +8,10 @@ service, because commits are conditional puts.
 import datetime as dt
 import json
 import os
+import urllib.parse
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +30,16 @@ PREFIX = "ray_ggsm."
 """Prefix of the keys of a version's metadata in its commit."""
 BUCKETS = "ray_ggsm.buckets"
 """Key of the number of buckets in the metadata of the column `bucket`."""
+
+
+@dataclass(frozen=True)
+class FileChanges:
+    """What a commit did to the data files of the version before."""
+
+    removed: tuple[str, ...]
+    """Paths of files that the version no longer has."""
+    added: tuple[DataFile, ...]
+    """Files that it has from now on."""
 
 
 def find(location: str) -> DeltaTable | None:
@@ -136,6 +149,28 @@ def metadata(location: str, version: int) -> VersionMetadata:
     return VersionMetadata()
 
 
+def file_changes(location: str, last: int) -> list[FileChanges]:
+    """What the commits 0 to `last` did to the data files, in their order; files that are gone by now included.
+
+    Raises:
+        InputError: the log is incomplete or damaged.
+    """
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda version: _file_changes(location, version), range(last + 1)))
+
+
+def _file_changes(location: str, version: int) -> FileChanges:
+    removed, added = [], []
+    for action in _actions(location, version):
+        if (remove := action.get("remove")) is not None:
+            removed.append(urllib.parse.unquote(remove["path"]))
+        if (add := action.get("add")) is not None:
+            rows = json.loads(add.get("stats") or "{}").get("numRecords", 0)
+            path = urllib.parse.unquote(add["path"])
+            added.append(DataFile(path, int(add["partitionValues"]["bucket"]), add["size"], rows))
+    return FileChanges(tuple(removed), tuple(added))
+
+
 def _metadata(location: str, version: int, info: dict[str, Any]) -> VersionMetadata:
     texts = {key.removeprefix(PREFIX): value for key, value in info.items() if key.startswith(PREFIX)}
     try:
@@ -146,11 +181,26 @@ def _metadata(location: str, version: int, info: dict[str, Any]) -> VersionMetad
 
 def _commit_info(location: str, version: int) -> dict[str, Any]:
     """The commit's own JSON."""
-    file = storage.join(location, "_delta_log", f"{version:020}.json")
+    for action in _actions(location, version):
+        if "commitInfo" in action:
+            info: dict[str, Any] = action["commitInfo"]
+            return info
+    raise _incomplete(location, version)
+
+
+def _actions(location: str, version: int) -> Iterator[dict[str, Any]]:
+    """The lines of a commit; each is parsed when it is asked for."""
     try:
-        actions = (json.loads(line) for line in storage.read_text(file).splitlines())
-        return next(action["commitInfo"] for action in actions if "commitInfo" in action)
-    except (FileNotFoundError, StopIteration, ValueError) as error:
-        raise InputError(
-            f"{file}: the record of version {version} is gone or damaged; the log is incomplete"
-        ) from error
+        lines = filter(str.strip, storage.read_text(_log_file(location, version)).split("\n"))
+        yield from map(json.loads, lines)
+    except (FileNotFoundError, ValueError) as error:
+        raise _incomplete(location, version) from error
+
+
+def _incomplete(location: str, version: int) -> InputError:
+    file = _log_file(location, version)
+    return InputError(f"{file}: the record of version {version} is gone or damaged; the log is incomplete")
+
+
+def _log_file(location: str, version: int) -> str:
+    return storage.join(location, "_delta_log", f"{version:020}.json")

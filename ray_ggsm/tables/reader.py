@@ -4,8 +4,7 @@ Legend: N rows, D width.
 """
 
 import datetime as dt
-from collections.abc import Collection, Sequence
-from zoneinfo import ZoneInfo
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +16,12 @@ from ray_ggsm.config import InputError
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.files import DataFile, describe
+from ray_ggsm.tables.join import Join, prepared_join
+from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
+from ray_ggsm.tables.moments import Moment, instant, parsed
 from ray_ggsm.tables.schema import SCHEMA, matrix
-
-Moment = dt.datetime | dt.date | str
+from ray_ggsm.tables.timeline import read_timeline
 
 
 def open_table(uri: str) -> "EmbeddingTable":
@@ -105,6 +106,64 @@ class EmbeddingTable:
             rows = rows.filter(pc.equal(rows["instruction"], instruction))
         return rows["user_id"].to_numpy(), matrix(rows["embedding"])
 
+    def join(
+        self,
+        keys_with_times: Keys,
+        *,
+        known_at: Moment | None = None,
+        instruction: str | None = None,
+        encoder: str | None = None,
+        max_age: dt.timedelta | None = None,
+    ) -> pa.Table:
+        """The rows of `join_batches` as one table, in the order of `keys_with_times`; it raises like `join_batches`.
+
+        Its metadata has the number of rows without a vector: `ray_ggsm.rows_without_vector`.
+        """
+        return self._join(keys_with_times, known_at, instruction, encoder, max_age).table()
+
+    def join_batches(
+        self,
+        keys_with_times: Keys,
+        *,
+        known_at: Moment | None = None,
+        instruction: str | None = None,
+        encoder: str | None = None,
+        max_age: dt.timedelta | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Vectors of users at times, as they were known: `keys_with_times` with more columns, bucket by bucket.
+
+        These are `as_of`, `version` (the newest known one that has the vector), `encoder` and `embedding`: of the
+        newest vector with `as_of` at or before the row's time, in any version that counts (`ray_ggsm.tables.join`).
+        They are null where there is none.
+
+        Args:
+            keys_with_times: Arrow table, pandas frame or record batches with the columns `user_id` (text) and `time`
+                (timestamps or dates); other columns are carried through. Naive times, and dates (their midnight), are
+                in the time zone of the newest version's user rows.
+            known_at: only versions committed by then count; the name of a column with timestamps or dates: each row
+                has its own; None: all versions.
+            instruction: whose vectors count; None: the table has one.
+            encoder: digest of the encoder whose vectors count; None: all that are found are of one.
+            max_age: how much older than a row's time its vector may be; None: any age.
+
+        Raises:
+            InputError: an argument is wrong; vectors of several instructions or encoders would be mixed; or the vector
+                of a row may be in a file that vacuum has removed. The last two may come after some batches.
+        """
+        prepared = self._join(keys_with_times, known_at, instruction, encoder, max_age)
+        return (batch for _, batch in prepared.batches())
+
+    def _join(
+        self,
+        keys: Keys,
+        known_at: Moment | None,
+        instruction: str | None,
+        encoder: str | None,
+        max_age: dt.timedelta | None,
+    ) -> Join:
+        timeline = read_timeline(self.location, self.history()[::-1])
+        return prepared_join(timeline, self.buckets, keys, known_at, instruction, encoder, max_age)
+
     def history(self) -> list[Commit]:
         """All commits, newest first."""
         return delta.history(self.location, 0, self.version)
@@ -144,12 +203,8 @@ class EmbeddingTable:
 
     def _instant(self, moment: Moment, version: int | None) -> dt.datetime:
         """The instant that a moment means in the zone of a version's user rows."""
-        found = _parsed(moment) if isinstance(moment, str) else moment
-        if not isinstance(found, dt.datetime):
-            found = dt.datetime.combine(found, dt.time())
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=ZoneInfo(self.metadata(version).timezone or "UTC"))
-        return found.astimezone(dt.UTC)
+        found = parsed(moment)
+        return instant(found, None if found.tzinfo else self.metadata(version).timezone)
 
     def _at(self, version: int | None) -> DeltaTable:
         return self._table if version in (None, self.version) else delta.load(self.location, version)
@@ -173,10 +228,3 @@ def _by_bucket(users: pa.Array, buckets: int) -> dict[int, list[str]]:
     for user, bucket in sorted(zip(distinct.to_pylist(), bucket_of(distinct, buckets).tolist(), strict=True)):
         found.setdefault(bucket, []).append(user)
     return found
-
-
-def _parsed(moment: str) -> dt.datetime:
-    try:
-        return dt.datetime.fromisoformat(moment)
-    except ValueError as error:
-        raise InputError(f"as_of: expected an ISO date or time such as 2024-03-01, found '{moment}'") from error

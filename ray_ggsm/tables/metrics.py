@@ -1,0 +1,58 @@
+"""Gauges of a table for Prometheus, from its log alone: a gauge inside a job would die with the job's cluster."""
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from ray_ggsm.tables import delta
+from ray_ggsm.tables.metadata import Commit
+from ray_ggsm.tables.moments import instant, parsed
+from ray_ggsm.tables.reader import EmbeddingTable
+
+PREFIX = "ray_ggsm_table_"
+"""Prefix of the names of the gauges."""
+HELP = {
+    "last_publish_timestamp_seconds": "When a run last published a version (Unix time).",
+    "version": "Newest version.",
+    "rows": "Rows of the newest version.",
+    "oldest_as_of_timestamp_seconds": "Oldest as_of of the newest version (Unix time).",
+    "newest_as_of_timestamp_seconds": "Newest as_of of the newest version (Unix time).",
+    "failed_gates": "Gates that failed for the newest version, which was published all the same.",
+    "encoded_rows": "Rows whose vectors the last publishing run computed.",
+    "dead_letters": "Rows of that run that got no vector.",
+}
+
+
+def metrics(table: EmbeddingTable) -> str:
+    """The gauges of a table in Prometheus' text format, with the label `table`; what no version records is left out.
+
+    Raises:
+        InputError: the log is incomplete or damaged.
+    """
+    registry = CollectorRegistry()
+    for name, value in _gauges(table).items():
+        Gauge(PREFIX + name, HELP[name], ["table"], registry=registry).labels(table.location).set(value)
+    return generate_latest(registry).decode()
+
+
+def _gauges(table: EmbeddingTable) -> dict[str, float]:
+    """Gauge -> its value."""
+    newest = table.metadata()
+    found: dict[str, float | None] = {"version": table.version, "rows": newest.rows}
+    found["failed_gates"] = len(newest.failed_gates)
+    if newest.ages:
+        moments = [instant(parsed(text, "ages"), None).timestamp() for text in newest.ages]
+        found["oldest_as_of_timestamp_seconds"] = min(moments)
+        found["newest_as_of_timestamp_seconds"] = max(moments)
+    if publish := _last_publish(table):
+        found["last_publish_timestamp_seconds"] = publish.timestamp.timestamp()
+        if counts := publish.metadata.counts:
+            found["encoded_rows"], found["dead_letters"] = counts.encoded, counts.dead_letters
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _last_publish(table: EmbeddingTable) -> Commit | None:
+    """The newest commit of a run, found without reading the whole log."""
+    for version in range(table.version, -1, -1):
+        (commit,) = delta.history(table.location, version, version)
+        if commit.operation == "publish":
+            return commit
+    return None

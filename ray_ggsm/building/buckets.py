@@ -148,8 +148,9 @@ def _check_one_row_each(rows: pa.Table) -> None:
     if len(repeated):
         first = repeated.slice(0, 1).to_pylist()[0]
         raise InputError(
-            f"user '{first['user_id']}' stands in the input {first['as_of_count']} times (as_of {first['as_of_min']} "
-            f"to {first['as_of_max']}); a refreshed table has one row per user and instruction: give the newest"
+            f"a user stands in the input {first['as_of_count']} times (as_of {first['as_of_min']} to "
+            f"{first['as_of_max']}); a refreshed table has one row per user and instruction: give the newest. To see "
+            "who it is, count the input's rows by user_id (reports hold no ids)"
         )
 
 

@@ -149,7 +149,7 @@ def test_the_life_of_a_table(
 
     # a user twice
     give(pa.concat_tables([rows, rows.slice(2, 1)]))
-    with pytest.raises(Exception, match=f"user '{users[2]}' stands in the input 2 times"):
+    with pytest.raises(Exception, match="a user stands in the input 2 times"):
         refresh(config)
     assert open_table(table).version == 1
 
@@ -194,8 +194,7 @@ def test_a_user_twice_in_the_first_input(config: RefreshConfig, rows: pa.Table, 
     at = rows.column_names.index("as_of")
     earlier = pc.subtract(rows["as_of"], pa.scalar(dt.timedelta(days=0, hours=1)))
     give(pa.concat_tables([rows, rows.set_column(at, rows.schema.field("as_of"), earlier).slice(2, 1)]))
-    user = rows["user_id"][2].as_py()
-    with pytest.raises(Exception, match=f"user '{user}' stands in the input 2 times"):
+    with pytest.raises(Exception, match="a user stands in the input 2 times"):
         refresh(config)
     assert not Path(config.table, "_delta_log").exists()
 

@@ -8,6 +8,8 @@ service, because commits are conditional puts.
 import datetime as dt
 import json
 import os
+import urllib.parse
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -127,6 +129,20 @@ def history(location: str, first: int, last: int) -> list[Commit]:
     return commits[::-1]
 
 
+def removed_since(table: DeltaTable, location: str, moment: dt.datetime) -> set[str]:
+    """Paths of files that commits since a moment took out of the table, up to the loaded version.
+
+    A checkpoint forgets such files after a week (`delta.deletedFileRetentionDuration`); the commits do not.
+    """
+    found: set[str] = set()
+    for version in range(table.version(), -1, -1):
+        if _commit_info(location, version)["timestamp"] < moment.timestamp() * 1000:
+            break
+        removed = (action["remove"] for action in _actions(location, version) if "remove" in action)
+        found |= {urllib.parse.unquote(each["path"]) for each in removed}
+    return found
+
+
 def metadata(location: str, version: int) -> VersionMetadata:
     """What a version records about itself; after a vacuum, what the version before it does."""
     for earlier in range(version, -1, -1):
@@ -146,11 +162,25 @@ def _metadata(location: str, version: int, info: dict[str, Any]) -> VersionMetad
 
 def _commit_info(location: str, version: int) -> dict[str, Any]:
     """The commit's own JSON."""
-    file = storage.join(location, "_delta_log", f"{version:020}.json")
+    for action in _actions(location, version):
+        if "commitInfo" in action:
+            info: dict[str, Any] = action["commitInfo"]
+            return info
+    raise _incomplete(location, version)
+
+
+def _actions(location: str, version: int) -> Iterator[dict[str, Any]]:
+    """The lines of a commit; each is parsed when it is asked for."""
     try:
-        actions = (json.loads(line) for line in storage.read_text(file).splitlines())
-        return next(action["commitInfo"] for action in actions if "commitInfo" in action)
-    except (FileNotFoundError, StopIteration, ValueError) as error:
-        raise InputError(
-            f"{file}: the record of version {version} is gone or damaged; the log is incomplete"
-        ) from error
+        yield from map(json.loads, storage.read_text(_log_file(location, version)).splitlines())
+    except (FileNotFoundError, ValueError) as error:
+        raise _incomplete(location, version) from error
+
+
+def _incomplete(location: str, version: int) -> InputError:
+    file = _log_file(location, version)
+    return InputError(f"{file}: the record of version {version} is gone or damaged; the log is incomplete")
+
+
+def _log_file(location: str, version: int) -> str:
+    return storage.join(location, "_delta_log", f"{version:020}.json")

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import pyarrow.fs as pafs
 import tenacity
-from deltalake.exceptions import DeltaError
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.delta import one_line, retried
 from ray_ggsm.hashing import pseudonym
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, DataFileConfig
@@ -94,21 +93,25 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
     if retention_hours < 0:
         raise InputError(f"retention: expected a number of hours, 0 or more, found {retention_hours}")
     location = storage.absolute(location)
-    table = delta.load(location)
-    retention = dt.timedelta(hours=retention_hours)
-    try:
-        unused = retried(
-            lambda: table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True)
-        )
-    except (DeltaError, OSError) as error:
-        raise InputError(f"{location}: vacuum stopped ({one_line(error)}); start it again") from error
-    kept = delta.removed_since(table, location, dt.datetime.now(dt.UTC) - retention)
+    delta.load(location)
+    moment = dt.datetime.now(dt.UTC) - dt.timedelta(hours=retention_hours)
+    older = _older_files(location, moment)
+    table = delta.load(location)  # after the list was made, which takes a while
+    kept = {file.path for file in delta.files(table)} | delta.removed_since(table, location, moment)
     kept |= {file.path for tag in read_tags(location).values() for file in tag.files}
-    removed = sorted(set(unused) - kept)
+    removed = sorted(older - kept)
     if not dry_run:
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(storage.remove, [storage.join(location, path) for path in removed]))
     return removed
+
+
+def _older_files(location: str, moment: dt.datetime) -> set[str]:
+    """Paths below the table of its files from before a moment; what begins with `_`, such as the log, is left out."""
+    fs, root = storage.arrow_filesystem(location)
+    found = storage.retried(lambda: fs.get_file_info(pafs.FileSelector(root, recursive=True)))
+    files = {info.path.removeprefix(root).lstrip("/"): info for info in found if info.type == pafs.FileType.File}
+    return {path for path, info in files.items() if info.mtime < moment and path[0] not in "_."}
 
 
 def forget(location: str, user_ids: Collection[str], key: bytes, *, config: DataFileConfig | None = None) -> Forgotten:

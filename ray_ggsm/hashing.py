@@ -1,7 +1,8 @@
-"""The 64-bit hash of the whole package: blake2b, equal on every machine and in every process.
+"""The hashes of the whole package: blake2b, equal on every machine and in every process.
 
-It names event texts, chooses buckets, and tells whether a row changed. Among a billion different values the expected
-number of pairs with equal hashes is 0.03.
+The 64-bit hash names event texts, chooses buckets, and tells whether a row changed. Among a billion different values
+the expected number of pairs with equal hashes is 0.03. The keyed hash names users: nobody can compute or invert it
+without the key.
 """
 
 import hashlib
@@ -9,6 +10,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+PSEUDONYM_BYTES = 16
+"""Length of a pseudonym; among a billion users, two are equal with a chance of 1 in 10^21."""
 
 
 def hash64(texts: Iterable[str] | pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -35,6 +40,23 @@ def hash64_of_parts(parts: Iterable[list[bytes]], rows: int) -> np.ndarray:
         for running, piece in zip(hashes, pieces, strict=True):
             running.update(piece)
     return _numbers(running.digest() for running in hashes)
+
+
+def pseudonym(user: str, key: bytes) -> str:
+    """The pseudonym of one user, 32 hex digits: BLAKE2b with the key, of the id in UTF-8."""
+    return hashlib.blake2b(user.encode(), key=key, digest_size=PSEUDONYM_BYTES).hexdigest()
+
+
+def pseudonyms(users: pa.Array | pa.ChunkedArray, key: bytes) -> pa.Array:
+    """The pseudonym of each user, (N,) strings; null stays null."""
+    encoded = pc.dictionary_encode(users.combine_chunks() if isinstance(users, pa.ChunkedArray) else users)
+    names = pa.array([pseudonym(user, key) for user in encoded.dictionary.to_pylist()], pa.string())
+    return names.take(encoded.indices)
+
+
+def key_id(key: bytes) -> str:
+    """16 hex digits that tell keys apart and say nothing of them."""
+    return hashlib.blake2b(b"key of pseudonyms", key=key, digest_size=8).hexdigest()
 
 
 def scramble(value: np.ndarray) -> np.ndarray:

@@ -11,13 +11,14 @@ from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.cli.user_export import export_user
 from ray_ggsm.config import InputError
-from ray_ggsm.data.pseudonyms import pseudonym, read_key
-from ray_ggsm.tables import maintenance
+from ray_ggsm.data.pseudonyms import read_key
+from ray_ggsm.hashing import pseudonym
+from ray_ggsm.tables import maintenance, tagging
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.reader import open_table
-from ray_ggsm.tables.user_lists import read_users
+from ray_ggsm.tables.user_lists import read_lines
 
-DESCRIPTION = """Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, user.
+DESCRIPTION = """Look after an embedding table: its versions, tags, files, forgotten users, metrics, one user's data.
 
 Reads   the table's log and files; `forget` also a text file with one user_id per line
 Writes  new versions of the table; `vacuum` removes files; `metrics` a text, `user` a file about one user
@@ -25,6 +26,9 @@ Writes  new versions of the table; `vacuum` removes files; `metrics` a text, `us
   python jobs/tables.py history s3://bucket/users
   python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
 """
+
+
+_KEY_FILE = "key that users were forgotten with; needed if that was after the version"
 
 
 def run_command(arguments: Sequence[str], program: str | None = None) -> int:
@@ -39,15 +43,27 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     add("history", _history, "list the versions, newest first")
     verify = add("verify", _verify, "check the files of the newest version against the log")
     verify.add_argument("--deep", action="store_true", help="read everything and compare page checksums")
-    rollback = add("rollback", _rollback, "commit a new version that equals an earlier one")
-    rollback.add_argument("version", type=int)
-    rollback.add_argument("--bring-back-forgotten", action="store_true", help="even if users were forgotten since")
-    vacuum = add("vacuum", _vacuum, "remove files that no version of the retention needs, and old unpublished files")
+    rollback = add("rollback", _rollback, "commit a new version that equals an earlier one, less forgotten users")
+    rollback.add_argument("version", type=_version, help="number of the version, or name of a tag")
+    rollback.add_argument("--key-file", help=_KEY_FILE)
+    vacuum = add("vacuum", _vacuum, "remove files that no version of the retention and no tag needs, and old leftovers")
     vacuum.add_argument("--retention-hours", type=int, required=True, help="longer than the longest run; 168: a week")
     vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
-    forget = add("forget", _forget, "commit a version without some users")
+    forget = add("forget", _forget, "take users out of the newest version and of tags, and never in again")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
-    forget.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
+    forget.add_argument(
+        "--key-file",
+        required=True,
+        help="secret key of the list of forgotten users; that of data.users.key_file, if the table has pseudonyms",
+    )
+    tag = add("tag", _tag, "name a version, so that vacuum keeps it")
+    tag.add_argument("name", help="a letter, then letters, digits, '.', '_' and '-'")
+    tag.add_argument("--version", type=int, help="number of the version (default: the newest)")
+    tag.add_argument("--move", action="store_true", help="even if the tag names a version already")
+    tag.add_argument("--key-file", help=_KEY_FILE)
+    untag = add("untag", _untag, "take a tag away")
+    untag.add_argument("name")
+    add("tags", _tags, "list the tags")
     gauges = add("metrics", _metrics, "gauges of the newest version in Prometheus' text format, from the log alone")
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     user = add("user", _user, "write all that is known of one user to a file")
@@ -57,6 +73,15 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     user.add_argument("--rows", help="also from these Parquet files of user rows, for example 'rows/*.parquet'")
     user.add_argument("--store", help="also from the event store at this location")
     return commands.parser
+
+
+def _version(text: str) -> int | str:
+    """The number of a version, or the name of a tag."""
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def _key(options: argparse.Namespace) -> bytes | None:
+    return None if options.key_file is None else read_key(options.key_file)
 
 
 def _history(options: argparse.Namespace) -> int:
@@ -84,8 +109,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
-    version = maintenance.rollback(options.table, options.version, bring_back_forgotten=options.bring_back_forgotten)
-    print(f"version {version} has the rows of version {options.version}")
+    version = maintenance.rollback(options.table, options.version, key=_key(options))
+    name = f"version {options.version}" if isinstance(options.version, int) else f"tag '{options.version}'"
+    print(f"version {version} has the rows of {name}")
     return 0
 
 
@@ -98,19 +124,40 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    users = read_users(options.users_file)
-    key = None if options.key_file is None else read_key(options.key_file)
-    names = {user if key is None else pseudonym(user, key): user for user in users}
-    forgotten = maintenance.forget(options.table, list(names))
+    lines = read_lines(options.users_file)
+    forgotten = maintenance.forget(options.table, list(lines.values()), read_key(options.key_file))
     print(
         f"version {forgotten.version}: {forgotten.users:,} users with {forgotten.rows:,} rows forgotten, "
         f"{len(forgotten.absent):,} users were not there"
     )
-    for user in forgotten.absent:
-        print(f"not there: {names[user]!r}")
+    for name in forgotten.tags:
+        print(f"tag {name}: without them, too")
+    absent = set(forgotten.absent)
+    for number, user in lines.items():
+        if user in absent:
+            print(f"not there: line {number} of {options.users_file}")  # no ids in logs
+    print("All of them are on the list of the forgotten; a refresh needs its key (forgotten_key_file).")
     if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
-    return INCOMPLETE if forgotten.absent else 0
+    return INCOMPLETE if absent else 0
+
+
+def _tag(options: argparse.Namespace) -> None:
+    made = tagging.tag(options.table, options.name, options.version, move=options.move, key=_key(options))
+    print(f"tag {options.name}: version {made.version}, {made.rows:,} rows in {len(made.files):,} files")
+
+
+def _untag(options: argparse.Namespace) -> None:
+    found = tagging.untag(options.table, options.name)
+    print(
+        f"tag {options.name} named version {found.version}; its files go with the next vacuum unless others need them"
+    )
+
+
+def _tags(options: argparse.Namespace) -> None:
+    print(f"{'tag':24}  {'version':>7}  {'rows':>13}")
+    for name, found in open_table(options.table).tags().items():
+        print(f"{name:24}  {found.version:>7}  {found.rows:>13,}")
 
 
 def _metrics(options: argparse.Namespace) -> None:

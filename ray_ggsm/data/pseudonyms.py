@@ -4,7 +4,6 @@ The key is a file outside of everything that is published, for example a mounted
 pseudonym in rows, labels, dead letters and tables as long as the key stays the same.
 """
 
-import hashlib
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -12,9 +11,9 @@ import pyarrow.compute as pc
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.hashing import key_id, pseudonym, pseudonyms
 
-BYTES = 16
-"""Length of a pseudonym; among a billion users, two are equal with a chance of 1 in 10^21."""
+__all__ = ["is_suppressed", "key_id", "pseudonym", "pseudonyms", "read_key"]
 
 
 def read_key(file: str) -> bytes:
@@ -32,24 +31,7 @@ def read_key(file: str) -> bytes:
     return key
 
 
-def pseudonym(user: str, key: bytes) -> str:
-    """The pseudonym of one user, 32 hex digits: BLAKE2b with the key, of the id in UTF-8."""
-    return hashlib.blake2b(user.encode(), key=key, digest_size=BYTES).hexdigest()
-
-
-def pseudonyms(users: pa.ChunkedArray, key: bytes) -> pa.Array:
-    """The pseudonym of each user, (N,) strings; null stays null."""
-    encoded = pc.dictionary_encode(users.combine_chunks())
-    names = pa.array([pseudonym(user, key) for user in encoded.dictionary.to_pylist()], pa.string())
-    return names.take(encoded.indices)
-
-
 def is_suppressed(users: pa.ChunkedArray, suppressed: Collection[str], key: bytes) -> pa.Array:
     """Which users (N,) are on a list of pseudonyms; null is not."""
     names = pseudonyms(users, key)
     return pc.fill_null(pc.is_in(names, value_set=pa.array(sorted(suppressed), pa.string())), False)
-
-
-def key_id(key: bytes) -> str:
-    """16 hex digits that tell keys apart and say nothing of them."""
-    return hashlib.blake2b(b"key of pseudonyms", key=key, digest_size=8).hexdigest()

@@ -116,8 +116,8 @@ def check_disjoint(first: Aligned, second: Aligned, first_split: str, second_spl
     shared = np.intersect1d(first.users.astype(str), second.users.astype(str))
     if shared.size:
         raise InputError(
-            f"{shared.size} users are in both the {first_split} and the {second_split} split (first: '{shared[0]}'); "
-            "give every user to one of them"
+            f"{shared.size} users are in both the {first_split} and the {second_split} split; give every user to one "
+            "of them"
         )
 
 
@@ -138,9 +138,10 @@ def _missing_sentence(
     missing = labels.filter(pc.is_null(places))
     elsewhere = pc.sum(pc.is_in(missing["user_id"], value_set=features["user_id"].combine_chunks())).as_py()
     hint = f"{elsewhere} of them have a vector at another as_of; " if elsewhere else ""
+    first = row_name(labels, pc.index(pc.is_null(places), True).as_py())
     return (
         f"{label_origin}: {missing.num_rows} of {labels.num_rows} rows have no row in {vector_origin}, first "
-        f"{row_name(missing, 0)}; {hint}embed these rows, or set evaluation.allow_missing to leave them out and count "
+        f"{first}; {hint}embed these rows, or set evaluation.allow_missing to leave them out and count "
         "them"
     )
 

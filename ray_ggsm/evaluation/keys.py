@@ -54,5 +54,5 @@ def unique_keys(table: pa.Table, origin: str) -> pa.Array:
 
 
 def row_name(table: pa.Table, row: int) -> str:
-    """A row's keys as errors show them."""
-    return f"(user_id '{table['user_id'][row].as_py()}', as_of {table['as_of'][row].as_py().isoformat()})"
+    """A row as errors show it: by its position, from 0 on, and moment; errors stand in logs, which hold no ids."""
+    return f"row {row} (as_of {table['as_of'][row].as_py().isoformat()})"

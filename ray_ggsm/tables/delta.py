@@ -140,6 +140,20 @@ def history(location: str, first: int, last: int) -> list[Commit]:
     return commits[::-1]
 
 
+def removed_since(table: DeltaTable, location: str, moment: dt.datetime) -> set[str]:
+    """Paths of files that commits since a moment took out of the table, up to the loaded version.
+
+    A checkpoint forgets such files after a week (`delta.deletedFileRetentionDuration`); the commits do not.
+    """
+    found: set[str] = set()
+    for version in range(table.version(), -1, -1):
+        if _commit_info(location, version)["timestamp"] < moment.timestamp() * 1000:
+            break
+        removed = (action["remove"] for action in _actions(location, version) if "remove" in action)
+        found |= {urllib.parse.unquote(each["path"]) for each in removed}
+    return found
+
+
 def metadata(location: str, version: int) -> VersionMetadata:
     """What a version records about itself; after a vacuum, what the version before it does."""
     for earlier in range(version, -1, -1):

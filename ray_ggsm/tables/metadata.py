@@ -70,7 +70,7 @@ class RecordedInput(_Recorded):
 
 
 class ForgottenRows(_Recorded):
-    """What `forget` removed."""
+    """What `forget` removed, or `rollback` left out."""
 
     users: int = 0
     """Number of users."""
@@ -116,7 +116,10 @@ class VersionMetadata(_Recorded):
     input: RecordedInput | None = None
     """The user rows that a refresh read."""
     forgotten: ForgottenRows | None = None
-    """Users that a `forget` removed."""
+    """Users that a `forget` removed, or a `rollback` left out."""
+    suppressed: int | None = None
+    """Entries of the list of forgotten users that the version honours: none of these users is in it; None: nobody
+    looked."""
     rolled_back_to: int | None = None
     """Version whose rows a `rollback` brought back."""
 

@@ -26,8 +26,8 @@ NO_TABLE = -1
 """`expected_version` of a run that found no table when it started."""
 
 
-class MovedOn(NotNow):
-    """Another publisher was faster: build on the newest version and publish again."""
+class LostRace(InputError, NotNow):  # noqa: N818 (no fault)
+    """The table was changed by another publisher in the meantime: what was built on the version before is no use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ def publish(location: str, new: NewVersion) -> int:
     Raises:
         InputError: a file is missing or has another size, the number of buckets differs, or buckets of a table that
             does not exist are replaced.
-        MovedOn: the table has a newer version than the one that this is built on.
+        LostRace: the table has moved on.
     """
     location = storage.absolute(location)
     check_run(new.run)
@@ -84,9 +84,12 @@ def publish(location: str, new: NewVersion) -> int:
         return retried(commit)
     except (DeltaError, OSError) as error:
         newest = delta.find(location)
-        if (newest.version() if newest else NO_TABLE) != (table.version() if table else NO_TABLE):
-            raise MovedOn(f"{location}: another publisher was faster than run {new.run}; start it again") from error
-        raise InputError(f"{location}: run {new.run} could not commit ({one_line(error)})") from error
+        moved_on = newest is not None and (table is None or newest.version() != table.version())
+        kind = LostRace if moved_on else InputError
+        raise kind(
+            f"{location}: run {new.run} could not commit; if another publisher was faster, start the run again on the "
+            f"new version ({one_line(error)})"
+        ) from error
 
 
 def published_version(location: str, run: str) -> int | None:
@@ -162,7 +165,7 @@ def _check_base(location: str, table: DeltaTable | None, new: NewVersion) -> Non
     since = delta.history(location, expected + 1, table.version())
     if expected > table.version() or any(not commit.operation.startswith("vacuum") for commit in since):
         base = "no table" if expected == NO_TABLE else f"version {expected}"
-        raise MovedOn(
+        raise LostRace(
             f"{location}: the run was built on {base}, but the table is at version {table.version()} now; start the "
             "run again, so that it takes that version into account"
         )
@@ -171,14 +174,23 @@ def _check_base(location: str, table: DeltaTable | None, new: NewVersion) -> Non
 def _check_files(location: str, new: NewVersion) -> None:
     allowed = range(new.buckets) if new.replaced is None else new.replaced
     assert all(file.bucket in allowed for file in new.files), "a file belongs to a bucket that is not replaced"
-    if not new.files:
+    try:
+        check_files(location, new.files)
+    except InputError as error:
+        raise InputError(f"{error}; nothing was published; write the file again") from None
+
+
+def check_files(location: str, files: Sequence[DataFile]) -> None:
+    """Check that data files of the table at `location` exist with their sizes.
+
+    Raises:
+        InputError: one does not.
+    """
+    if not files:
         return
     fs = storage.arrow_filesystem(location)[0]
-    paths = [storage.arrow_filesystem(storage.join(location, file.path))[1] for file in new.files]
-    for file, found in zip(new.files, storage.retried(lambda: fs.get_file_info(paths)), strict=True):
+    paths = [storage.arrow_filesystem(storage.join(location, file.path))[1] for file in files]
+    for file, found in zip(files, storage.retried(lambda: fs.get_file_info(paths)), strict=True):
         state = f"has {found.size}" if found.type == pafs.FileType.File else "is missing"
         if state != f"has {file.size}":
-            raise InputError(
-                f"{storage.join(location, file.path)}: expected a file of {file.size} bytes, it {state}; nothing was "
-                "published; write the file again"
-            )
+            raise InputError(f"{storage.join(location, file.path)}: expected a file of {file.size} bytes, it {state}")

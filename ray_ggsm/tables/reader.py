@@ -21,7 +21,11 @@ from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
 from ray_ggsm.tables.schema import SCHEMA, matrix
+from ray_ggsm.tables.tags import Tag, read_tag, read_tags
 from ray_ggsm.tables.timeline import read_timeline
+
+Version = int | str | None
+"""Number of a version, or name of a tag; None: the newest version."""
 
 
 def open_table(uri: str) -> "EmbeddingTable":
@@ -38,6 +42,7 @@ class EmbeddingTable:
 
     def __init__(self, location: str, table: DeltaTable) -> None:
         self.location, self._table = location, table
+        self._tags: dict[str, Tag] = {}
 
     @property
     def version(self) -> int:
@@ -52,7 +57,7 @@ class EmbeddingTable:
     def read(
         self,
         *,
-        version: int | None = None,
+        version: Version = None,
         as_of: Moment | None = None,
         user_ids: Sequence[str] | pa.Array | None = None,
         columns: Sequence[str] | None = None,
@@ -61,7 +66,7 @@ class EmbeddingTable:
         """Rows, sorted by bucket, user, as_of and instruction.
 
         Args:
-            version: version to read; None: the newest.
+            version: version to read, by its number or the name of a tag; None: the newest.
             as_of: moment whose rows are wanted: a datetime, a date (its midnight) or an ISO string, in the time zone of
                 the version's user rows unless it says otherwise; None: all.
             user_ids: users whose rows are wanted, for little more than the cost of these rows; users without rows are
@@ -71,7 +76,7 @@ class EmbeddingTable:
                 part by part, with all rows of a user in one part; None: all.
 
         Raises:
-            InputError: no such version, column or bucket, or a file of the version is missing or damaged.
+            InputError: no such version, tag, column or bucket, or a file of the version is missing or damaged.
         """
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
@@ -81,16 +86,16 @@ class EmbeddingTable:
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
         users = None
         if user_ids is not None:
-            by_bucket = _by_bucket(_strings(user_ids), self.buckets)
-            files = [file for file in files if file.bucket in by_bucket]
-            users = [by_bucket[file.bucket] for file in files]
+            named = by_bucket(_strings(user_ids), self.buckets)
+            files = [file for file in files if file.bucket in named]
+            users = [named[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
         return scan.read_files(locations, names, users, None if as_of is None else self._instant(as_of, version))
 
     def matrix(
         self,
         *,
-        version: int | None = None,
+        version: Version = None,
         as_of: Moment | None = None,
         user_ids: Sequence[str] | pa.Array | None = None,
         instruction: str | None = None,
@@ -168,17 +173,24 @@ class EmbeddingTable:
         """All commits, newest first."""
         return delta.history(self.location, 0, self.version)
 
-    def metadata(self, version: int | None = None) -> VersionMetadata:
-        """What a version records about itself: encoder, counts, gates, ...; None: the newest."""
-        return delta.metadata(self.location, self._at(version).version())
+    def tags(self) -> dict[str, Tag]:
+        """Name -> tag, by name."""
+        return read_tags(self.location)
 
-    def files(self, version: int | None = None) -> list[str]:
+    def metadata(self, version: Version = None) -> VersionMetadata:
+        """What a version records about itself: encoder, counts, gates, ...; None: the newest."""
+        if not isinstance(version, str):
+            return delta.metadata(self.location, self._at(version).version())
+        tag = self._tag(version)
+        return self.metadata(tag.version).model_copy(update={"rows": tag.rows})
+
+    def files(self, version: Version = None) -> list[str]:
         """Full locations of a version's files, for any Parquet reader."""
         return [storage.join(self.location, file.path) for file in self.data_files(version)]
 
-    def data_files(self, version: int | None = None) -> list[DataFile]:
-        """A version's files as the log describes them, by bucket."""
-        return delta.files(self._at(version))
+    def data_files(self, version: Version = None) -> list[DataFile]:
+        """A version's files as the log, or the tag, describes them, by bucket."""
+        return list(self._tag(version).files) if isinstance(version, str) else delta.files(self._at(version))
 
     def verify(self, *, deep: bool = False) -> list[str]:
         """Problems of the newest version, one sentence each; an empty list: every file has its size and rows.
@@ -201,10 +213,16 @@ class EmbeddingTable:
                 problems.append(str(error))
         return problems
 
-    def _instant(self, moment: Moment, version: int | None) -> dt.datetime:
+    def _instant(self, moment: Moment, version: Version) -> dt.datetime:
         """The instant that a moment means in the zone of a version's user rows."""
         found = parsed(moment)
         return instant(found, None if found.tzinfo else self.metadata(version).timezone)
+
+    def _tag(self, name: str) -> Tag:
+        """A tag as it was when this object first looked, so that a version is read part by part."""
+        if name not in self._tags:
+            self._tags[name] = read_tag(self.location, name)
+        return self._tags[name]
 
     def _at(self, version: int | None) -> DeltaTable:
         return self._table if version in (None, self.version) else delta.load(self.location, version)
@@ -221,7 +239,7 @@ def _strings(user_ids: Sequence[str] | pa.Array) -> pa.Array:
     return users
 
 
-def _by_bucket(users: pa.Array, buckets: int) -> dict[int, list[str]]:
+def by_bucket(users: pa.Array, buckets: int) -> dict[int, list[str]]:
     """Distinct users of each bucket, sorted."""
     distinct = users.unique()
     found: dict[int, list[str]] = {}

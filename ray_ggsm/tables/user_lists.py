@@ -5,7 +5,12 @@ from ray_ggsm.config import InputError
 
 
 def read_users(file: str) -> list[str]:
-    """The user ids of a UTF-8 text file, one per line, in their order.
+    """The user ids of a UTF-8 text file, one per line, in their order; raises like `read_lines`."""
+    return list(read_lines(file).values())
+
+
+def read_lines(file: str) -> dict[int, str]:
+    """Number of a line, from 1 on -> user id, of a UTF-8 text file; empty lines are left out.
 
     Only a line feed, or a carriage return before it, ends a line: an id may hold any other character. As in event
     files, spaces around an id do not belong to it. A byte-order mark is no part of the first id.
@@ -17,7 +22,8 @@ def read_users(file: str) -> list[str]:
         text = storage.read_bytes(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: expected a text file with one user_id per line ({error})") from error
-    users = [user for line in text.split("\n") if (user := line.removesuffix("\r").strip(" "))]
+    lines = enumerate(text.split("\n"), 1)
+    users = {number: user for number, line in lines if (user := line.removesuffix("\r").strip(" "))}
     if not users:
         raise InputError(f"{file}: there is no user_id in this file")
     return users

@@ -40,7 +40,7 @@ def test_vectors_of_another_moment_are_refused():
     """The planted leak: the vector of 'c' was made a day later, and knows the first day of its own label."""
     table = label_table(["a", "b", "c"])
     features = vector_table(["a", "b", "c"], [[1.0], [2.0], [3.0]], [DAY, DAY, DAY + timedelta(days=1)])
-    with pytest.raises(InputError, match=r"1 of 3 rows .*'c'.*1 of them have a vector at another as_of"):
+    with pytest.raises(InputError, match=r"1 of 3 rows .*row 2 .*1 of them have a vector at another as_of"):
         alignment.align(table, features, "embedding", "probe")
 
 
@@ -50,7 +50,7 @@ def test_missing_vectors_are_refused_or_left_out_of_all_tables_and_counted():
         "first": (vector_table([*"edcba"], [[float(n)] for n in range(5)]), "embedding"),
         "second": (vector_table([*"abd"], [[7.0, 0.0], [8.0, 0.0], [9.0, 0.0]]), "embedding"),
     }
-    with pytest.raises(InputError, match=r"2 of 5 rows .*of second.*'c'.*set evaluation.allow_missing"):
+    with pytest.raises(InputError, match=r"2 of 5 rows .*of second.*row 2 .*set evaluation.allow_missing"):
         alignment.align_all(table, tables, "probe")
     aligned = alignment.align_all(table, tables, "probe", allow_missing=True)
     assert [list(a.users) for a in aligned.values()] == [["a", "b", "d"]] * 2
@@ -73,16 +73,16 @@ def test_no_sentence_where_nothing_is_left_out():
 @pytest.mark.parametrize(
     ("table", "features", "message"),
     [
-        (label_table(["a", "a", "b"]), VECTORS, r"probe labels: \(user_id 'a', as_of 2017-08-29.* is repeated"),
-        (label_table(["a", "b"]), vector_table(["a", "b", "b"], [[1.0]] * 3), r"probe vectors.*'b'.*is repeated"),
-        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [float("nan")]]), r"1 vectors hold NaN.*'b'"),
+        (label_table(["a", "a", "b"]), VECTORS, r"probe labels: row 0 \(as_of 2017-08-29.* is repeated"),
+        (label_table(["a", "b"]), vector_table(["a", "b", "b"], [[1.0]] * 3), r"probe vectors.*row 1 .*is repeated"),
+        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [float("nan")]]), r"1 vectors hold NaN.*row 1"),
         (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [float("inf")]]), r"infinite"),
         (
             label_table(["a", "b"]),
             vector_table(["a", "b"], [[1.0], [1.0, 2.0]], kind=pa.list_(pa.float32())),
-            r"found 1 and then 2 at \(user_id 'b'",
+            r"found 1 and then 2 at row 1 \(as_of",
         ),
-        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], None]), r"1 vectors are null, first .*'b'"),
+        (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], None]), r"1 vectors are null, first row 1"),
         (label_table(["a", "b"]), vector_table(["a", "b"], [[1.0], [None]]), r"hold NaN"),
         (label_table(["a", "b"]), VECTORS.rename_columns(["user_id", "as_of", "x"]), r"'embedding' is missing"),
         (
@@ -106,7 +106,7 @@ def test_dishonest_input_is_refused(table, features, message):
 def test_users_in_two_splits_are_refused():
     probe = alignment.align(label_table(["a", "b"]), VECTORS, "embedding", "probe")
     test = alignment.align(label_table(["c", "b"]), vector_table(["b", "c"], [[1.0], [1.0]]), "embedding", "test")
-    with pytest.raises(InputError, match=r"1 users are in both the probe and the test split \(first: 'b'\)"):
+    with pytest.raises(InputError, match=r"1 users are in both the probe and the test split; give"):
         alignment.check_disjoint(probe, test, "probe", "test")
     other = alignment.align(label_table(["c", "d"]), vector_table(["d", "c"], [[1.0], [1.0]]), "embedding", "test")
     alignment.check_disjoint(probe, other, "probe", "test")

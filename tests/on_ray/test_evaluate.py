@@ -24,7 +24,7 @@ def test_missing_vectors_are_an_error_or_left_out_everywhere_and_counted(
     moved = place.embed.require().model_copy(update={"table": table})
     storage.write_json(place.embed.path("stage.json"), moved.model_dump(mode="json"))
     rows = pq.read_table(place.prepare.labels("test"))["user_id"].to_pylist()
-    forget(table, rows[:1])  # the trained encoder's table only: the untrained one still has the user
+    forget(table, rows[:1], b"k" * 32)  # the trained encoder's table only: the untrained one still has the user
     with pytest.raises(InputError, match=rf"test labels: 1 of {len(rows)} rows have no row .*evaluation.allow_missing"):
         evaluate(Pipeline.of(experiment(output=output)))
     allowing = experiment(output=output, evaluation__allow_missing=True, evaluation__kinds=["linear"])

@@ -32,7 +32,7 @@ from ray_ggsm.tables.checks import FileCheck
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.metadata import RecordedConfig, RecordedEncoder, RecordedInput, VersionCounts, VersionMetadata
-from ray_ggsm.tables.publish import NO_TABLE, MovedOn, published_version
+from ray_ggsm.tables.publish import NO_TABLE, LostRace, published_version
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
 
 ATTEMPTS = 10
@@ -154,7 +154,7 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
             request = replace(request, run=f"{request.run}-{previous.version if previous else NO_TABLE}")
         try:
             return _build_on(request, previous if request.incremental else None, report)
-        except MovedOn as error:
+        except LostRace as error:
             if attempt == ATTEMPTS:
                 raise
             print(f"{request.job}: {error}: only what that commit touched is done again", flush=True)

@@ -17,6 +17,8 @@ from ray_ggsm.on_ray.building.version import (
     print_half_open_mask,
 )
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.cluster.devices import encoders
+from ray_ggsm.on_ray.cluster.resources import require
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.stage_results import EmbedResult
 from ray_ggsm.stages import Pipeline, timed
@@ -41,6 +43,7 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
     print_half_open_mask("embed", encoder, pipeline.experiment.embedding)
     report = RunReport("embed", stage.table, stage.directory)
     with connected(pipeline.experiment), timed(stage) as running, reported(report, stage.location):
+        require(encoders(pipeline.experiment.ray), pipeline.experiment.ray)
         built = build_version(_request(pipeline, encoder, files, publish_anyway), report)
         counts = built.counts
         report.outcome = f"{counts.written:,} rows published, {counts.dead_letters:,} dead letters"

@@ -66,7 +66,8 @@ class RayConfig(Config):
     max_failures: int = Field(3, ge=-1)
     """How often a training run is restarted from its last checkpoint before it is given up; -1: without limit."""
     max_restarts: int = Field(-1, ge=-1)
-    """How often an encoder actor that its node or process took along is started anew; -1: without limit."""
+    """How often an encoder actor is started anew that has gone with its node or process, before the job fails; -1:
+    without limit, as spot nodes need it (a chunk that ends every process that encodes it is tried for ever then)."""
     resources_within_minutes: float = Field(10.0, ge=0)
     """How long a job waits for nodes that what it asks for fits on, for clusters that have to grow first; then it ends
     with exit code 4. A cluster that the job started itself cannot grow: there it is refused at once."""

@@ -1,18 +1,24 @@
 """What is asked of the cluster: refused, awaited or granted, but never waited for in silence."""
 
 import itertools
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
+import ray.data
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import ActorDiedError
 from ray.util import placement_group_table
 
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.experiment import PoolSize, RayConfig
 from ray_ggsm.on_ray.cluster import resources
-from ray_ggsm.on_ray.cluster.devices import actor_pool, encoders, training
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, encoders, training
 from ray_ggsm.on_ray.cluster.resources import Need, Resources, fits, require
 
 
@@ -139,3 +145,20 @@ def test_what_others_use_counts_as_there() -> None:
     ray.get(busy.ready.remote())
     require(Need("key", "task", {"CPU": 6}), RayConfig())
     ray.kill(busy)
+
+
+class _Deadly:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with open(str(batch["file"][0]), "a") as calls:
+            calls.write("x")
+        os._exit(1)
+
+
+def test_a_chunk_that_ends_every_process(tmp_path: Path) -> None:
+    """With a limit, the job fails once an actor has been started anew that often."""
+    config, calls = RayConfig(embed_workers=1, max_restarts=2), tmp_path / "calls"
+    with started(config):  # as jobs do
+        actors = {"compute": actor_pool(config, 1), **actor_options(config)}
+        with pytest.raises(ActorDiedError):
+            ray.data.from_items([{"file": str(calls)}]).map_batches(_Deadly, **actors).materialize()
+    assert calls.read_text() == "xxx"

@@ -88,6 +88,9 @@ def _quieten() -> None:
     """Keep Ray Data from copying every plan and error to the terminal; the job itself says what went wrong."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    warnings.filterwarnings(
+        "ignore", "`ray_remote_args` is deprecated"
+    )  # max_restarts has no other way to Ray Data yet
     context = ray.data.DataContext.get_current()
     context.enable_operator_progress_bars = False
     context.raise_original_map_exception = True  # an InputError stays one

@@ -7,6 +7,8 @@ from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.on_ray.cluster.resources import Need, require
 
+WITHOUT_LIMIT = -1
+
 
 def actor_resources(config: RayConfig) -> dict[str, float]:
     """The resources of one encoder actor, as arguments of `map_batches` and of `options` of a task."""
@@ -17,6 +19,8 @@ def actor_resources(config: RayConfig) -> dict[str, float]:
 
 def actor_options(config: RayConfig) -> dict[str, float]:
     """The resources of one encoder actor, and how often it is started anew, as arguments of `map_batches`."""
+    if config.max_restarts == WITHOUT_LIMIT:  # as Ray Data does by itself
+        return actor_resources(config)
     return {**actor_resources(config), "max_restarts": config.max_restarts}
 
 

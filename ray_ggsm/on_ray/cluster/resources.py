@@ -116,13 +116,18 @@ def _nodes() -> list[Resources]:
 
 def _largest() -> str:
     """What the largest nodes have."""
-    kinds = Counter(tuple(node.get(name, 0) for name in UNITS) for node in _nodes())
+    kinds = Counter(tuple(_rounded(node.get(name, 0)) for name in UNITS) for node in _nodes())
     most = sorted(kinds, key=lambda kind: (kind[1], kind[0], kind[2]), reverse=True)
     largest = [kind for kind in most if not any(_is_larger(other, kind) for other in most)][:SHOWN]
     listed = "; ".join(
         f"{_count(kinds[kind])} with {_amounts(dict(zip(UNITS, kind, strict=True)))}" for kind in largest
     )
     return f"its largest nodes: {listed or 'none'}"
+
+
+def _rounded(amount: float) -> float:
+    """To three digits, in which nodes of one kind do not differ."""
+    return float(f"{amount:.3g}")
 
 
 def _is_larger(one: Sequence[float], other: Sequence[float]) -> bool:

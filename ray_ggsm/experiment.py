@@ -2,9 +2,9 @@
 
 import os
 import tempfile
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ray_ggsm import masks
 from ray_ggsm.config import Config, InputError, Location, Runtime
@@ -19,6 +19,30 @@ from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.training.config import TrainingConfig
 
 
+class PoolSize(Config):
+    """A number of actors that follows the cluster: it grows with nodes that come, and goes on without those that go."""
+
+    min: int = Field(ge=1)
+    """As many must fit into the cluster before work begins."""
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _grows(self) -> Self:
+        if self.max < self.min:
+            raise ValueError(f"expected max to be at least min, found {self.min} to {self.max}")
+        return self
+
+    def at_most(self, number: int) -> "PoolSize":
+        """With no more actors than `number`."""
+        return PoolSize(min=min(self.min, number), max=min(self.max, number))
+
+
+def _some(workers: int | PoolSize) -> int | PoolSize:
+    if isinstance(workers, int) and workers < 1:
+        raise ValueError("expected a number from 1 on, or {min: 1, max: 8}")
+    return workers
+
+
 class RayConfig(Config):
     """Resources; they change how fast results come, not what they are, beyond rounding and the draws of dropout."""
 
@@ -28,8 +52,8 @@ class RayConfig(Config):
     """Shared memory of such a cluster, GB."""
     train_workers: int = Field(1, ge=1)
     """Number of data-parallel training workers; with dropout, its draws depend on this number."""
-    embed_workers: int = Field(2, ge=1)
-    """Encoder actors, for events and for users."""
+    embed_workers: Annotated[int | PoolSize, AfterValidator(_some)] = 2
+    """Encoder actors, for events and for users: a number, or {min: 1, max: 8} for a cluster that grows and shrinks."""
     cpus_per_train_worker: int = Field(2, ge=1)
     """Also its number of threads on CPU."""
     cpus_per_embed_worker: int = Field(1, ge=1)
@@ -39,8 +63,18 @@ class RayConfig(Config):
     cache: str | None = None
     """Local directory of each machine for merged event vectors; null: one of this user's in the system's temporary
     directory. It can be deleted at any time between jobs."""
-    max_failures: int = Field(3, ge=0)
-    """How often a training run is restarted from its last checkpoint before it is given up."""
+    max_failures: int = Field(3, ge=-1)
+    """How often a training run is restarted from its last checkpoint before it is given up; -1: without limit."""
+    max_restarts: int = Field(-1, ge=-1)
+    """How often an encoder actor is started anew that has gone with its node or process, before the job fails; -1:
+    without limit, as spot nodes need it (a chunk that ends every process that encodes it is tried for ever then)."""
+    resources_within_minutes: float = Field(10.0, ge=0)
+    """How long a job waits for nodes that what it asks for fits on, for clusters that have to grow first; then it ends
+    with exit code 4. A cluster that the job started itself cannot grow: there it is refused at once."""
+    pass_environment: tuple[str, ...] | None = None
+    """Variables of the job's environment that workers of a cluster (RAY_ADDRESS) get, as names in which `*` stands for
+    anything; null: the AWS_* and HF_* that hold credentials, addresses and settings, RAY_GGSM_* and the proxies; []:
+    none, workers have their own."""
 
     @property
     def cache_directory(self) -> str:
@@ -48,10 +82,16 @@ class RayConfig(Config):
         return self.cache or os.path.join(tempfile.gettempdir(), f"ray_ggsm-{os.getuid()}")
 
     @property
+    def pool(self) -> PoolSize:
+        """`embed_workers` as a range."""
+        size = self.embed_workers
+        return PoolSize(min=size, max=size) if isinstance(size, int) else size
+
+    @property
     def busy_cpus(self) -> int:
         """Logical CPUs that training or embedding workers keep busy."""
         training = self.train_workers * self.cpus_per_train_worker
-        return max(training, self.embed_workers * self.cpus_per_embed_worker)
+        return max(training, self.pool.max * self.cpus_per_embed_worker)
 
 
 class Experiment(Config):

@@ -113,6 +113,7 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
+    build(Experiment, {**EXPERIMENT, "ray": {"embed_workers": {"min": 2, "max": 4}}}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),
     build(Experiment, changed(EXPERIMENT, "evaluation", {"few_labels": {}}), "example"),
     *(build(Experiment, changed(EXPERIMENT, "mask", {"recipe": recipe}), "example") for recipe in RECIPES),

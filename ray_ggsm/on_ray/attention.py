@@ -28,7 +28,8 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.description import EncoderDescription, SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.cluster.connection import connected
-from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
+from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of, encoders
+from ray_ggsm.on_ray.cluster.resources import require
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.stages import Pipeline
 
@@ -115,6 +116,7 @@ def _read(pipeline: Pipeline) -> Readings:
     encoder = SavedEncoder.read(pipeline.train.encoder).description
     chunks = _chunks(pipeline, encoder)
     with connected(e):
+        require(encoders(e.ray), e.ray)
         encoding = EventEncoding(e.model.event_encoder, encoder.event_encoder_digest, pipeline.event_vectors, e.ray)
         events = encode_events(encoding, chunks, encoder.modality_names)
         zone = read_file(pipeline.prepare.definition).age_timezone

@@ -19,7 +19,8 @@ from ray_ggsm.evaluation.metrics import MEAN, Estimate
 from ray_ggsm.evaluation.results import Results, results
 from ray_ggsm.evaluation.summary import title_of
 from ray_ggsm.experiment import RayConfig
-from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.places import check_kept
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.tables.compare import Shared, Side, SideConfig, UserCounts, opened, shared
 from ray_ggsm.tables.drift import Moved, moved
@@ -109,7 +110,7 @@ def drift(config: DriftConfig) -> DriftResult:
         InputError: a table, version, instruction or label is missing, or no user is on both sides.
     """
     with started(config.ray):
-        check_place("output", config.output)
+        check_kept("output", config.output)
         old, new = opened("old", config.old), opened("new", config.new)
         labels = _labels(config.labels) if config.labels else None
         found = shared(old, new, config.users)

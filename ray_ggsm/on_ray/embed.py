@@ -12,6 +12,8 @@ from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.given_rows import GivenRows
 from ray_ggsm.on_ray.building.version import VersionRequest, buckets_for, build_version, print_half_open_mask
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.cluster.devices import encoders
+from ray_ggsm.on_ray.cluster.resources import require
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.stage_results import EmbedResult
 from ray_ggsm.stages import Pipeline, timed
@@ -36,6 +38,7 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
     print_half_open_mask("embed", encoder, pipeline.experiment.embedding)
     report = RunReport("embed", stage.table, stage.directory)
     with connected(pipeline.experiment), timed(stage) as running, reported(report, stage.location):
+        require(encoders(pipeline.experiment.ray), pipeline.experiment.ray)
         built = build_version(_request(pipeline, encoder, files, publish_anyway), report)
         counts = built.counts
         report.outcome = f"{counts.written:,} rows published, {counts.dead_letters:,} dead letters"

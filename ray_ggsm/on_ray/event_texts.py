@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
@@ -18,7 +17,7 @@ from ray_ggsm.model import event_vectors
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import VectorStore
-from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
+from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, device_of
 from ray_ggsm.stage_results import EventCounts
 
 
@@ -78,13 +77,13 @@ def _encode(counted: ray.data.Dataset, config: EventEncoding, digest: str, locat
     """Encode the texts that the store does not know, into new parts of the store."""
     texts = counted.map_batches(unknown_texts, batch_format="pyarrow")
     # equal texts have equal keys, so after this shuffle each text is in one Ray block only
-    encoded = texts.repartition(config.ray.embed_workers * 2, keys=["key"]).map_batches(
+    encoded = texts.repartition(config.ray.pool.max * 2, keys=["key"]).map_batches(
         _Encode,
         fn_constructor_args=[config.encoder, config.ray, digest],
         batch_format="pyarrow",
         batch_size=None,
-        compute=ActorPoolStrategy(size=config.ray.embed_workers),
-        **actor_resources(config.ray),
+        compute=actor_pool(config.ray, config.ray.pool.max),
+        **actor_options(config.ray),
     )
     fs, path = storage.arrow_filesystem(location)
     encoded.write_parquet(path, filesystem=fs)

@@ -42,7 +42,8 @@ from ray_ggsm.data.store.manifest import (
 from ray_ggsm.data.store.ready import check_ready
 from ray_ggsm.data.store.seal import apply
 from ray_ggsm.experiment import RayConfig
-from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.on_ray.ingesting.shuffle import Shuffle
 
 DAY = re.compile(r"\{day(:[^{}]*)?\}")

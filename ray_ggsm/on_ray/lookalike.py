@@ -23,7 +23,8 @@ from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.numerics import unit
-from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.places import check_kept
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.nearest import AUDIENCE, best_of_files, best_rows
 from ray_ggsm.tables.reader import EmbeddingTable
@@ -66,7 +67,7 @@ def lookalike(config: LookalikeConfig) -> pa.Table:
     table = open_table(config.table)
     target = _target(config, table)
     with started(config.ray):
-        check_place("output", config.output)
+        check_kept("output", config.output)
         audience = nearest(table, target.direction_D, config.k, target.users, config.instruction)
     if not len(audience):
         raise InputError(

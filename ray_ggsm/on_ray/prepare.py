@@ -17,6 +17,7 @@ from ray_ggsm.data.sources.source import Source
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.cluster.resources import Need, require
 from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.stage_results import PrepareResult
 from ray_ggsm.stages import Pipeline, timed
@@ -59,6 +60,7 @@ class Shards:
             store: where own event files are laid out by user, if there are several shards; nothing else lies there.
             resources: for the tasks that do this.
         """
+        require(Need("memory_gb", "task that prepares a shard", {"CPU": 1, "memory": _memory(config) or 0}), resources)
         source = _source(config, store, resources)
         n = source.shards(config.shards)
         # functions of `data`, because a task loads the module of its function, and this one loads torch
@@ -122,11 +124,8 @@ def _source(config: DataConfig, store: str, resources: RayConfig) -> Source:
 
 
 def _memory(config: DataConfig) -> int | None:
-    """Bytes that a task reserves: `memory_gb` and what its process needs beside, or all that the largest node has."""
-    if config.memory_gb is None:
-        return None
-    largest = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
-    return int(min((config.memory_gb + PROCESS_GB) * 1e9, largest))
+    """Bytes that a task reserves: `memory_gb` and what its process needs beside; None: whatever there is."""
+    return None if config.memory_gb is None else int((config.memory_gb + PROCESS_GB) * 1e9)
 
 
 def _listed(counts: Mapping[str, int]) -> str:

@@ -29,7 +29,10 @@ from ray_ggsm.on_ray.building.version import (
     build_version,
     print_half_open_mask,
 )
-from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.devices import encoders
+from ray_ggsm.on_ray.cluster.places import check_place
+from ray_ggsm.on_ray.cluster.resources import require
 from ray_ggsm.on_ray.event_texts import EventEncoding
 from ray_ggsm.on_ray.night import Night
 from ray_ggsm.tables import delta, open_table
@@ -104,6 +107,7 @@ def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
     encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
     users = _users(config, encoder, table)
     with started(config.ray):
+        require(encoders(config.ray), config.ray)
         check_place("table", config.table)
         check_place("event_vectors", config.event_vectors or table)
         with held(storage.join(table, "refresh.lock")):

@@ -12,7 +12,8 @@ from pydantic import Field
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, Location, Runtime, identity
 from ray_ggsm.experiment import RayConfig
-from ray_ggsm.on_ray.cluster.connection import check_place, started
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.simulation import files
 from ray_ggsm.simulation.config import USERS, SimulationConfig
 from ray_ggsm.simulation.labels import best_aucs

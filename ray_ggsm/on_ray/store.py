@@ -16,6 +16,7 @@ from ray_ggsm.data.store.manifest import Manifest, State, check_key, read_state
 from ray_ggsm.data.store.seal import apply
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.places import check_place
 
 
 def compact(location: str, days: int) -> Manifest | None:
@@ -27,6 +28,7 @@ def compact(location: str, days: int) -> Manifest | None:
     """
     location = _place(location)
     with started(RayConfig()), held(lock_file(location), LOCKED_FOR):
+        check_place("store", location)
         state = read_state(location)
         manifest = _next(state, "compact")
         merge = ray.remote(num_cpus=1)(maintenance.merge)
@@ -73,6 +75,7 @@ def forget(location: str, users: Sequence[str], key_file: str) -> Manifest:
     """
     location, key = _place(location), read_key(key_file)
     with started(RayConfig()), held(lock_file(location), LOCKED_FOR):
+        check_place("store", location)
         state = read_state(location)
         check_key(state, key, "--key-file")
         names = sorted({pseudonym(user, key) for user in users} - set(state.suppressed))

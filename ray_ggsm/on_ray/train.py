@@ -22,6 +22,8 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.model import saved
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
+from ray_ggsm.on_ray.cluster.devices import training as training_workers
+from ray_ggsm.on_ray.cluster.resources import require
 from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_events
 from ray_ggsm.on_ray.training.worker import TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
@@ -44,6 +46,7 @@ def train(pipeline: Pipeline) -> str:
         print(sentence, flush=True)
     held_out = experiment.training.held_out
     with connected(experiment), timed(stage) as running, console() as lines:
+        require(training_workers(experiment.ray), experiment.ray)
         events = _encode_events(pipeline, tuple(summary.features))
         job = TrainingJob(
             experiment=experiment,
@@ -56,6 +59,7 @@ def train(pipeline: Pipeline) -> str:
             vectors=events.vectors,
             event_width=events.vectors.open().width,
         )
+        require(training_workers(experiment.ray), experiment.ray)  # nodes may have gone meanwhile
         result = _fit(_ray_trainer(job, stage, lines))
         if failure := ray.get(lines.failed.remote()):
             raise failure

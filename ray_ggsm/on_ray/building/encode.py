@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import DataContext
 from ray.util.metrics import Counter
 
 from ray_ggsm.building.buckets import Bucket, Built
@@ -23,7 +23,7 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building import tasks
 from ray_ggsm.on_ray.building.tasks import BUCKET, FITS, TOKENS
-from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of
+from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, device_of
 from ray_ggsm.tables.schema import SCHEMA, rows_to_table
 
 
@@ -58,8 +58,8 @@ def _encoded(build: Build, buckets: Sequence[Bucket], resources: RayConfig, prog
                 fn_constructor_args=[build, resources],
                 batch_format="pyarrow",
                 batch_size=None,
-                compute=ActorPoolStrategy(size=min(resources.embed_workers, len(buckets))),
-                **actor_resources(resources),
+                compute=actor_pool(resources, len(buckets)),
+                **actor_options(resources),
             )
             .map_batches(partial(tasks.write, build=build), batch_format="pyarrow", batch_size=None)
         )

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 import ray
 import ray.data
 
-from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment, RayConfig
+from ray_ggsm.on_ray.cluster.environment import runtime_environment
+from ray_ggsm.on_ray.cluster.nodes import STARTED_BY_JOB
+from ray_ggsm.on_ray.cluster.places import check_place
+from ray_ggsm.on_ray.cluster.resources import TASK, require
 
 STARTS = 3
 """Attempts to start Ray on this machine."""
@@ -23,7 +26,7 @@ def connected(experiment: Experiment) -> Iterator[None]:
     """A connection to Ray for a job, as `started` with the experiment's resources.
 
     Raises:
-        InputError: `output` would lie in the copy of the working directory that a submitted job runs in.
+        InputError: `output` is no place that all nodes share.
     """
     with started(experiment.ray):
         check_place("output", experiment.output)
@@ -32,7 +35,11 @@ def connected(experiment: Experiment) -> Iterator[None]:
 
 @contextmanager
 def started(config: RayConfig) -> Iterator[None]:
-    """A connection to Ray; a cluster that is started for it ends with it. Inside another connection it does nothing."""
+    """A connection to Ray; a cluster that is started for it ends with it. Inside another connection it does nothing.
+
+    Raises:
+        NotNow: the cluster has no node for tasks, and got none in time.
+    """
     if ray.is_initialized():
         _quieten()
         yield
@@ -43,13 +50,14 @@ def started(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     on_terminate = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment(config))
     else:
         start_here(config.local_cpus, int(config.local_object_store_gb * 1e9))
     if on_terminate is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has set one of its own
     _quieten()
     try:
+        require(TASK, config)
         yield
     finally:
         ray.shutdown()
@@ -62,6 +70,7 @@ def start_here(cpus: int | None, object_store_bytes: int) -> None:
             ray.init(
                 address="local",
                 num_cpus=cpus,
+                labels=STARTED_BY_JOB,
                 object_store_memory=object_store_bytes,
                 include_dashboard=False,
                 logging_level=logging.ERROR,
@@ -75,27 +84,13 @@ def start_here(cpus: int | None, object_store_bytes: int) -> None:
             ray.shutdown()
 
 
-def check_place(key: str, location: str) -> None:
-    """Refuse a location in the copy of the working directory that a submitted job runs in; `key` is its config key.
-
-    Raises:
-        InputError: the location is refused.
-    """
-    if (
-        ray.get_runtime_context().runtime_env.get("working_dir")
-        and "://" not in location
-        and not os.path.isabs(location)
-    ):
-        raise InputError(
-            f"{key}: '{location}' is relative, and this job runs in a copy of the working directory, which Ray deletes;"
-            " use an absolute path that all nodes share, or an s3:// location"
-        )
-
-
 def _quieten() -> None:
     """Keep Ray Data from copying every plan and error to the terminal; the job itself says what went wrong."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    warnings.filterwarnings(
+        "ignore", "`ray_remote_args` is deprecated"
+    )  # max_restarts has no other way to Ray Data yet
     context = ray.data.DataContext.get_current()
     context.enable_operator_progress_bars = False
     context.raise_original_map_exception = True  # an InputError stays one

@@ -14,6 +14,7 @@ Legend: N rows, D width.
 
 import datetime as dt
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -111,15 +112,17 @@ class Join:
 
     def _vectors(self, found: Answers) -> list[tuple[np.ndarray, np.ndarray]]:
         """The positions (sorted) that were found in each file, and their vectors (N, D)."""
-        vectors = []
-        for number, path in enumerate(found.files):
+
+        def read(number: int) -> tuple[np.ndarray, np.ndarray]:
             position_N = np.unique(found.position_N[found.file_N == number])
-            vector_ND = np.zeros((0, 0), dtype=np.float32)
-            if len(position_N):
-                file = storage.join(self.timeline.location, path)
-                vector_ND = matrix(scan.read_positions(file, "embedding", position_N))
-                self._widths.add(vector_ND.shape[1])
-            vectors.append((position_N, vector_ND))
+            if not len(position_N):
+                return position_N, np.zeros((0, 0), dtype=np.float32)
+            file = storage.join(self.timeline.location, found.files[number])
+            return position_N, matrix(scan.read_positions(file, "embedding", position_N))
+
+        with ThreadPoolExecutor(scan.THREADS) as pool:
+            vectors = list(pool.map(read, range(len(found.files))))
+        self._widths.update(vector_ND.shape[1] for _, vector_ND in vectors if len(vector_ND))
         if len(self._widths) > 1:
             raise InputError(
                 f"{self.timeline.location}: vectors of this encoder are of widths {sorted(self._widths)}, which do not "

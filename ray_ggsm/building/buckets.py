@@ -75,6 +75,8 @@ class Counts:
     """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
     dead_letters: int = 0
     """Rows that did not fit into memory."""
+    forgotten: int = 0
+    """Rows of tonight's users who were forgotten meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -116,23 +118,27 @@ class BucketFiles:
         columns = ["user_id", "as_of", *build.modalities, "tabular", "query", CONTENT, CARRIED]
         parts = [read_chunk(part.rows, columns) for part in self.bucket.rows if part.fresh]
         rows = pa.concat_tables([part.filter(pc.invert(part[CARRIED])) for part in parts])
-        rows = rows.drop_columns([CARRIED])
+        rows = build.without_gone(rows.drop_columns([CARRIED]))
         done = self._done["user_id"].combine_chunks()
         rows = rows.filter(pc.invert(pc.is_in(rows["user_id"], value_set=done))) if len(done) else rows
         return pa.concat_tables([_instructed(rows, *each, build) for each in build.embedding.instructions.items()])
 
     def finished(self) -> Built | None:
-        """The bucket as an earlier attempt of the run wrote it; None: it has not."""
+        """The bucket, if it keeps its file, or as an earlier attempt of the run wrote it; None: there is work to do."""
         build, bucket = self.build, self.bucket
-        path = bucket_path(build.run, bucket.number, bucket.part)
-        place = storage.join(build.table, path)
-        if not storage.exists(place):
-            return None
-        counts, check = (
-            Counts(**json.loads(notes_of(place) or "{}")),
-            check_file(scan.read_files([place], SCHEMA.names)),
-        )
-        return Built(bucket.number, describe(build.table, path), False, self._rows_before, counts, check)
+        same = unchanged(bucket, len(build.embedding.instructions))
+        if same is not None and not _any(build.gone(self._old["user_id"])):
+            return same
+        # also one that was written for the same version before, with a shorter list of forgotten users
+        own = bucket_path(build.run, bucket.number, bucket.part)
+        for path in (own, *(path for path in bucket.earlier if path.rsplit("-", 1)[0] == own.rsplit("-", 1)[0])):
+            place = storage.join(build.table, path)
+            if storage.exists(place):
+                rows = scan.read_files([place], SCHEMA.names)
+                if not _any(build.gone(rows["user_id"])):
+                    counts, file = Counts(**json.loads(notes_of(place) or "{}")), describe(build.table, path)
+                    return Built(bucket.number, file, False, self._rows_before, counts, check_file(rows))
+        return None
 
     def write(self, encoded: pa.Table, fits_N: np.ndarray) -> Built:
         """Write the bucket's file.
@@ -146,7 +152,7 @@ class BucketFiles:
         new = pa.concat_tables([encoded.filter(pa.array(fits_N)), self._done])
         rows = pa.concat_tables([new, self._carried()])
         departed = pc.sum(pc.invert(pc.is_in(self._old["user_id"], value_set=rows["user_id"].combine_chunks())))
-        counts = Counts(len(new), departed.as_py() or 0, int((~fits_N).sum()))
+        counts = Counts(len(new), departed.as_py() or 0, int((~fits_N).sum()), self._forgotten())
         if not len(rows):
             return Built(bucket.number, None, False, self._rows_before, counts, FileCheck())
         spacing = spacing_of(self._places(bucket.previous)) if len(new) < len(rows) else None
@@ -167,7 +173,7 @@ class BucketFiles:
     def _done(self) -> pa.Table:
         """Rows that this run has encoded for another version before."""
         found = scan.read_files([storage.join(self.build.table, path) for path in self.bucket.earlier], SCHEMA.names)
-        found = found.filter(pc.equal(found["run"], self.build.run))
+        found = self.build.without_gone(found.filter(pc.equal(found["run"], self.build.run)))
         keys = ["user_id", "as_of", "instruction"]
         first = found.append_column("n", pa.array(np.arange(len(found)))).group_by(keys).aggregate([("n", "min")])
         return found.take(first["n_min"].combine_chunks())
@@ -178,7 +184,14 @@ class BucketFiles:
         if not parts:
             return SCHEMA.empty_table()
         users = pa.concat_tables([part.filter(part[CARRIED]) for part in parts])["user_id"].combine_chunks()
-        return self._old.filter(pc.is_in(self._old["user_id"], value_set=users))
+        return self.build.without_gone(self._old.filter(pc.is_in(self._old["user_id"], value_set=users)))
+
+    def _forgotten(self) -> int:
+        """Rows of tonight's users who are on the list."""
+        if not self.build.forgotten.version:
+            return 0
+        gone = [self.build.gone(read_chunk(part.rows, ["user_id"])["user_id"]) for part in self.bucket.rows]
+        return len(self.build.embedding.instructions) * sum(pc.sum(each).as_py() or 0 for each in gone)
 
     def _places(self, files: Sequence[DataFile]) -> list[str]:
         return [storage.join(self.build.table, file.path) for file in files]
@@ -196,6 +209,10 @@ class BucketFiles:
         }
         dead = {name: columns.get(name, pa.nulls(len(lost), pa.string())) for name in DEAD_LETTER.names}
         storage.write_parquet(file, pa.table(dead).cast(DEAD_LETTER), "zstd")
+
+
+def _any(which_N: pa.Array) -> bool:
+    return bool(pc.any(which_N).as_py())
 
 
 def _instructed(rows: pa.Table, name: str, text: str, build: Build) -> pa.Table:

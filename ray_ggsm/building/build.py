@@ -11,11 +11,15 @@ each (tests/test_layers.py).
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ray_ggsm import storage
 from ray_ggsm.config import digest
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.tables.files import DataFile, DataFileConfig
+from ray_ggsm.tables.suppression import NOBODY, Suppressed
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,10 @@ class Build:
     """Number of buckets of the table."""
     one_row_each: bool
     """Whether a user has one row; false: one per moment (`as_of`)."""
+    forgotten: Suppressed = NOBODY
+    """Users who have no row, whatever the input says."""
+    key: bytes | None = None
+    """Key of this list."""
     max_age_days: int | None = None
     """Users without new or expired events keep a vector up to this age; None: only one of the same moment."""
 
@@ -69,8 +77,16 @@ class Build:
         return storage.join(self.table, "data", self.run)
 
     def part(self, previous: Sequence[DataFile]) -> str:
-        """Name of a bucket's new file; other files in the version before give another name."""
-        return digest([file.path for file in previous])
+        """Name of a bucket's new file, from its files in the version before and the list of forgotten users."""
+        return f"{digest([file.path for file in previous])}-{self.forgotten.version}"
+
+    def gone(self, users: pa.ChunkedArray) -> pa.BooleanArray:
+        """Which users, (N,) bool, are on the list of the forgotten."""
+        return self.forgotten.gone(users, self.key)
+
+    def without_gone(self, rows: pa.Table) -> pa.Table:
+        """The rows, with the column `user_id`, of users who are not on the list."""
+        return rows.filter(pc.invert(self.gone(rows["user_id"]))) if self.forgotten.version else rows
 
     def clean(self) -> None:
         """Remove what is not needed once a version is published: rows, which name users; dead letters stay."""

@@ -46,6 +46,8 @@ class Layout:
     """Rows that are dead letters instead."""
     based_on: int
     """Version whose vectors are kept."""
+    suppressed: int = 0
+    """Entries of the list of forgotten users that it knows."""
 
 
 def lay_out(
@@ -63,6 +65,7 @@ def lay_out(
     Raises:
         InputError: a user has several rows.
     """
+    rows = build.without_gone(rows)
     if build.one_row_each:
         _refuse_repeated(rows["user_id"], build)
     read = [*build.modalities, "query", *(["tabular"] if build.max_age_days is None else [])]
@@ -70,7 +73,10 @@ def lay_out(
     rows = rows.append_column(CONTENT, pa.array(content_N))
     known_N, moment_N = _known(rows, build, previous)
     same = rows.filter(pa.array(known_N)).select(["user_id"])
-    carried = [same.append_column("as_of", moment_N.filter(pa.array(known_N))), *([kept] if kept is not None else [])]
+    carried = [
+        same.append_column("as_of", moment_N.filter(pa.array(known_N))),
+        *([build.without_gone(kept)] if kept is not None else []),
+    ]
     names = pa.concat_tables([table.cast(_key_schema(rows)) for table in carried])
     fresh = rows.filter(pa.array(~known_N))
     fresh = fresh.append_column(CARRIED, pa.repeat(False, len(fresh)))

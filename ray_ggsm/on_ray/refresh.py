@@ -17,6 +17,7 @@ from ray_ggsm.clock import today
 from ray_ggsm.config import Config, InputError, Location, Runtime, digest
 from ray_ggsm.data.definition import read
 from ray_ggsm.data.night import EventsConfig
+from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.config import EventEncoderConfig
@@ -63,6 +64,8 @@ class RefreshConfig(Config):
     """Directory of a saved encoder (`encoder` of a train stage), or a pattern that matches exactly one."""
     table: Runtime[Location]
     """Location of the table; its first refresh creates it."""
+    forgotten_key_file: Runtime[str | None] = None
+    """Key of the table's list of forgotten users, who get no vector; needed once `tables.py forget` has made one."""
     event_vectors: Runtime[Location | None] = None
     """Location of the vectors of event texts; null: `event_vectors` beside the table."""
     event_encoder: EventEncoderConfig | None = None
@@ -214,6 +217,7 @@ def _request(
         ray=config.ray,
         buckets=buckets,
         incremental=True,
+        key=None if config.forgotten_key_file is None else read_key(config.forgotten_key_file),
         max_age_days=config.max_age_days,
         publish_anyway=publish_anyway,
         input=seen,

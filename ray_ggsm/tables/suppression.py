@@ -79,6 +79,10 @@ class Suppressed:
         return pa.array(sorted(self.hashes), pa.string())
 
 
+NOBODY = Suppressed(0, None, frozenset())
+"""The list before anybody was forgotten."""
+
+
 def read_suppressed(location: str) -> Suppressed:
     """The list of forgotten users of the table at a location; empty where there is none.
 

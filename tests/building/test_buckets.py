@@ -147,7 +147,7 @@ def test_vectors_of_this_night_are_used_again_after_another_commit(world: World,
     for bucket in world.buckets(build, layout, previous):
         world.write(bucket, build)
     encoded = world.encoded
-    forget(world.table, ["u0-0"])
+    forget(world.table, ["u0-0"], b"0123456789abcdef")
     now, gone = open_table(world.table), int(bucket_of(pa.array(["u0-0"]), BUCKETS)[0])
     counts = {}
     for bucket in world.buckets(build, layout, now):

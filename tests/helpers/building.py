@@ -54,8 +54,8 @@ class World:
         staging = str(self.directory / "staging" / run)
         store = VectorStore((), str(self.directory / "cache"))
         encoder = ("encoder", "enc1", MODALITIES, FEATURES, "UTC", store)
-        place = (run, self.table, staging, BUCKETS, self.one_row_each, self.max_age_days)
-        return Build(self.embedding, DataFileConfig(), 2000, *encoder, *place)
+        place = (run, self.table, staging, BUCKETS, self.one_row_each)
+        return Build(self.embedding, DataFileConfig(), 2000, *encoder, *place, max_age_days=self.max_age_days)
 
     def lay_out(self, build: Build, previous: EmbeddingTable | None = None, parts: int = 2) -> Layout:
         """The input by bucket; rows that `previous` has keep their vectors."""

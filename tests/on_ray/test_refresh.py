@@ -28,6 +28,7 @@ from ray_ggsm.tables.maintenance import forget, rollback
 from ray_ggsm.tables.metadata import VersionCounts
 from tests.helpers.s3_server import BUCKET, faults
 
+KEY = b"0123456789abcdef"
 HOLDER = {"host": "elsewhere", "pid": 17, "since": "2024-03-01 02:00:00 UTC", "token": "0", "renewed": 3}
 
 
@@ -165,19 +166,21 @@ def test_the_life_of_a_table(
 
 
 def test_a_commit_in_between_costs_only_its_buckets(
-    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys
+    config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     """Somebody is forgotten while a night is encoded: nothing is encoded twice, and the night is published."""
-    give(rows)
+    give(rows.slice(0, len(rows) - 1))
     refresh(config)
-    user = rows["user_id"][4].as_py()
+    user, new = (rows["user_id"][n].as_py() for n in (4, len(rows) - 1))
+    (tmp_path / "key").write_bytes(KEY)
+    config = config.model_copy(update={"forgotten_key_file": str(tmp_path / "key")})
     moved = pc.add(rows["as_of"], pa.scalar(dt.timedelta(days=1)))
     give(rows.set_column(rows.column_names.index("as_of"), rows.schema.field("as_of"), moved))
     judge, forgotten = Candidate.judge, []
 
     def forget_first(candidate, limits):
         if not forgotten:
-            forgotten.append(forget(config.table, [user]))
+            forgotten.append(forget(config.table, [user, new], KEY))
         return judge(candidate, limits)
 
     monkeypatch.setattr(Candidate, "judge", forget_first)
@@ -186,11 +189,20 @@ def test_a_commit_in_between_costs_only_its_buckets(
     buckets = len(open_table(config.table).data_files(0))
     assert "only what that commit touched is done again" in output
     assert f"{buckets} of {buckets} buckets are to do" in output
-    assert f"1 of {buckets} buckets are to do" in output
-    table = open_table(config.table)
-    counts = table.metadata().counts
-    assert counts is not None
-    assert counts.encoded == len(rows), "the vectors that were encoded before the forget are used"
+    touched = len(set(bucket_of(pa.array([user, new]), open_table(config.table).buckets).tolist()))
+    assert f"{touched} of {buckets} buckets are to do" in output
+    users, metadata = open_table(config.table).read()["user_id"].to_pylist(), open_table(config.table).metadata()
+    assert sorted(users) == sorted(set(rows["user_id"].to_pylist()) - {user, new})
+    assert metadata.counts is not None
+    assert metadata.counts.encoded == len(rows) - 2, "the vectors that were encoded before the forget are used"
+    assert metadata.suppressed == 1
+
+    # they stay forgotten: in the next night, without a key, and for a new user whom nobody knew
+    with pytest.raises(InputError, match="forgotten_key_file"):
+        refresh(config.model_copy(update={"forgotten_key_file": None}))
+    give(rows)
+    refresh(config)
+    assert sorted(open_table(config.table).read()["user_id"].to_pylist()) == sorted(users)
 
 
 def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch):

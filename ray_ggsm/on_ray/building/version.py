@@ -34,6 +34,7 @@ from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.metadata import RecordedConfig, RecordedEncoder, RecordedInput, VersionCounts, VersionMetadata
 from ray_ggsm.tables.publish import NO_TABLE, LostRace, published_version
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
+from ray_ggsm.tables.suppression import Suppressed, read_suppressed
 
 ATTEMPTS = 10
 """Commits in between after which a run gives way."""
@@ -85,6 +86,8 @@ class VersionRequest:
     """Number of buckets of a new table."""
     incremental: bool = False
     """Whether the version continues from the one before; a user then has one row per instruction."""
+    key: bytes | None = None
+    """Key of the table's list of forgotten users."""
     max_age_days: int | None = None
     """With `incremental`: as in `Build`."""
     publish_anyway: str | None = None
@@ -148,12 +151,14 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
     """
     for attempt in range(1, ATTEMPTS + 1):
         previous = open_table(request.table) if delta.exists(request.table) else None
-        if previous is not None and previous.metadata().run == request.run:
+        forgotten = read_suppressed(request.table)
+        forgotten.check_key(request.key)
+        if previous is not None and _is_done(request, previous.metadata(), forgotten):
             return _published(request, previous, report)
         if published_version(request.table, request.run) is not None:  # and the table was rolled back since
             request = replace(request, run=f"{request.run}-{previous.version if previous else NO_TABLE}")
         try:
-            return _build_on(request, previous if request.incremental else None, report)
+            return _build_on(request, previous if request.incremental else None, forgotten, report)
         except LostRace as error:
             if attempt == ATTEMPTS:
                 raise
@@ -169,7 +174,14 @@ def _published(request: VersionRequest, table: EmbeddingTable, report: RunReport
     return BuiltVersion(table.version, counts, events, changed=False)
 
 
-def _build_on(request: VersionRequest, previous: EmbeddingTable | None, report: RunReport) -> BuiltVersion:
+def _is_done(request: VersionRequest, newest: VersionMetadata, forgotten: Suppressed) -> bool:
+    """Whether the newest version is that of the run, and has nobody who was forgotten."""
+    return newest.run == request.run and (newest.suppressed or 0) == forgotten.version
+
+
+def _build_on(
+    request: VersionRequest, previous: EmbeddingTable | None, forgotten: Suppressed, report: RunReport
+) -> BuiltVersion:
     comparable, description = _is_comparable(request, previous), request.encoder.description
     build = Build(
         embedding=request.embedding,
@@ -186,6 +198,8 @@ def _build_on(request: VersionRequest, previous: EmbeddingTable | None, report: 
         staging=request.staging,
         buckets=previous.buckets if previous else request.buckets,
         one_row_each=request.incremental,
+        forgotten=forgotten,
+        key=request.key,
         max_age_days=request.max_age_days,
     )
     with report.step("rows"):
@@ -196,11 +210,12 @@ def _build_on(request: VersionRequest, previous: EmbeddingTable | None, report: 
     build, buckets = replace(build, vectors=events.vectors), _buckets(build, layout, previous)
     report.counts |= {"buckets": len(buckets), **events.counts.model_dump()}
     with report.step("encode"):
-        built, check, progress = _built(request, build, buckets)
+        built, check, progress = _built(request, build, layout, buckets)
         report.encoded(progress)
     request.rows.check_unchanged()
     expected = sum(part.fresh + sum(part.ages.values()) for part in layout.parts) + layout.rejected
     expected, rejected = (n * len(request.embedding.instructions) for n in (expected, layout.rejected))
+    expected -= sum(bucket.counts.forgotten for bucket in built)
     candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
     report.counts |= candidate.counts.model_dump()
     report.ages = dict(check.ages)
@@ -211,7 +226,7 @@ def _build_on(request: VersionRequest, previous: EmbeddingTable | None, report: 
     with report.step("publish"):
         verdicts = candidate.judge(request.publishing.gates)
         report.gates = {v.gate: ("" if v.passed else "FAILED: ") + v.sentence for v in verdicts}
-        report.version = candidate.publish(verdicts, request.publish_anyway, _metadata(request, events.counts))
+        report.version = candidate.publish(verdicts, request.publish_anyway, _metadata(request, build, events.counts))
     build.clean()
     return BuiltVersion(report.version, candidate.counts, events.counts, len(built), kept)
 
@@ -237,6 +252,7 @@ def _layout(request: VersionRequest, build: Build, kept_from: EmbeddingTable | N
     for each in kept_from.data_files() if kept_from else ():
         previous[each.bucket].append(storage.join(request.table, each.path))
     layout = request.rows.lay_out(build, previous, kept_from.version if kept_from else NO_TABLE)
+    layout = replace(layout, suppressed=build.forgotten.version)
     storage.write_bytes(file, adapter.dump_json(layout))
     return layout
 
@@ -267,13 +283,16 @@ def _buckets(build: Build, layout: Layout, previous: EmbeddingTable | None) -> l
     return found
 
 
-def _built(request: VersionRequest, build: Build, buckets: Sequence[Bucket]) -> tuple[list[Built], FileCheck, Progress]:
+def _built(
+    request: VersionRequest, build: Build, layout: Layout, buckets: Sequence[Bucket]
+) -> tuple[list[Built], FileCheck, Progress]:
     """Write the files of all buckets that do not keep theirs."""
     instructions = len(build.embedding.instructions)
     progress = Progress(request.job, instructions * sum(bucket.fresh for bucket in buckets))
     total, built, changed = FileCheck(), [], []
     for bucket in buckets:
-        same = unchanged(bucket, instructions)
+        # whether somebody in a file was forgotten meanwhile, a task sees
+        same = unchanged(bucket, instructions) if layout.suppressed == build.forgotten.version else None
         if same is None:
             changed.append(bucket)
         else:
@@ -286,7 +305,7 @@ def _built(request: VersionRequest, build: Build, buckets: Sequence[Bucket]) -> 
     return sorted(built, key=lambda b: b.bucket), total, progress
 
 
-def _metadata(request: VersionRequest, events: EventCounts) -> VersionMetadata:
+def _metadata(request: VersionRequest, build: Build, events: EventCounts) -> VersionMetadata:
     """How the version was made."""
     described = request.encoder.description.model_dump(mode="json")
     encoder = {key: described[key] for key in ("mask", "step", "alpha", "template_digest")}
@@ -297,4 +316,6 @@ def _metadata(request: VersionRequest, events: EventCounts) -> VersionMetadata:
         timezone=request.definition.timezone if request.definition else None,
         row_definition=request.definition.digest if request.definition else None,
     )
+    if build.forgotten.version:
+        metadata = metadata.model_copy(update={"suppressed": build.forgotten.version})
     return metadata.model_copy(update={"input": request.input}) if request.input else metadata

@@ -13,10 +13,12 @@ TORCH ?= torch==2.13.0
 # a processor without bfloat16 only emulates it, some 40 times slower
 FLOAT32 := $(shell test ! -r /proc/cpuinfo || grep -qwE 'avx512_bf16|amx_bf16|bf16' /proc/cpuinfo || \
 	echo --set model.dtype=float32 --set model.event_encoder.dtype=float32)
+# the same for a config that names an experiment
+FLOAT32_EXPERIMENT := $(if $(FLOAT32),--set 'settings={model.dtype: float32, model.event_encoder.dtype: float32}')
 FAST := -m "not cluster and not slow"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-newest lint format hooks clean
+.PHONY: help setup quickstart nights test test-fast test-newest lint format hooks clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +42,9 @@ $(DEV): $(READY)
 
 quickstart: $(READY) ## prepare, train, embed and evaluate on real data; ends with a summary and a report
 	$(BIN)/python jobs/quickstart.py $(FLOAT32)
+
+nights: $(READY) ## after the quickstart: three nights of refreshes, and what carried vectors cost
+	$(BIN)/python jobs/replay.py --config configs/journey/nights.yaml $(FLOAT32_EXPERIMENT)
 
 test: $(DEV) lint ## style, types, layering and the whole test suite
 	# two processes: much of the time is spent waiting for other processes to start

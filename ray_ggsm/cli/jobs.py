@@ -17,6 +17,8 @@ class Steps:
     """Function of the config and, where the job publishes, of the reason given with --publish-anyway."""
     preview: Callable[[Any], str]
     """Function of the config that checks what the job needs and returns what it would do (--dry-run)."""
+    run_since: Callable[..., object] | None = None
+    """Function of the config, the first day (--from), and the reason; None: the job has no days."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Job:
     """Whether it has publish gates."""
     day: str | None = None
     """Config key of the day that --as-of sets; None: it has no such option."""
+    makes_up: bool = False
+    """Whether --from makes up all days from one on (`Steps.run_since`)."""
 
 
 def _experiment_job(run: Callable[..., object]) -> Steps:
@@ -91,9 +95,9 @@ def _quickstart() -> Steps:
 
 
 def _refresh() -> Steps:
-    from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
+    from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh, refresh_since
 
-    return Steps(RefreshConfig, refresh, _resolved(preview))
+    return Steps(RefreshConfig, refresh, _resolved(preview), refresh_since)
 
 
 def _replay() -> Steps:
@@ -199,7 +203,7 @@ Writes  what the four jobs write, below the config's `output`, and prints the su
         _quickstart,
     ),
     "refresh": Job(
-        """Refresh a long-lived table: encode the users who changed, carry the others forward, publish one version.
+        """Refresh a long-lived table: encode the users who need a new vector, carry the others, publish one version.
 
 Reads   the user rows (configs/refresh.yaml), or the events that tonight's rows are made of (configs/night.yaml), the
         encoder and the newest version of the table that the config names
@@ -211,6 +215,7 @@ Exit code 3: a publish gate failed and nothing was published.
         _refresh,
         publishes=True,
         day="events.as_of",
+        makes_up=True,
     ),
     "replay": Job(
         """Play the nights of an experiment's events, one version each: what do vectors of earlier nights save and cost?

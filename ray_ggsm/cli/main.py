@@ -1,6 +1,7 @@
 """Starts a job: arguments, --dry-run, exit code. Heavy imports wait until the arguments are read: help is fast."""
 
 import argparse
+import datetime as dt
 import importlib
 import os
 import signal
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ray_ggsm.cli.jobs import COMMANDS, JOBS, Job
-from ray_ggsm.config import load
+from ray_ggsm.config import InputError, load
 
 
 def main(job: str | None = None, default_config: str | None = None) -> None:
@@ -50,12 +51,22 @@ def run(job: Job, arguments: Sequence[str], default_config: str | None = None, p
         config = load(steps.config, options.config, settings)
         if options.dry_run:
             print(steps.preview(config))
+        elif job.makes_up and options.first:
+            assert steps.run_since is not None, "a job with days can make them up"
+            steps.run_since(config, _day(options.first), options.publish_anyway)
         elif job.publishes:
             steps.run(config, options.publish_anyway)
         else:
             steps.run(config)
 
     return exit_code(work)
+
+
+def _day(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"--from: expected a day such as 2025-01-31, found '{text}'") from None
 
 
 def _choose(arguments: Sequence[str], program: str) -> str:
@@ -91,6 +102,9 @@ def _parser(job: Job, default_config: str | None, program: str | None) -> argpar
     )
     if job.day:
         parser.add_argument("--as-of", metavar="DAY", help=f"the day whose rows are made (2025-01-31): {job.day}")
+    if job.makes_up:
+        help_ = "first make up the nights from this day on, in their order, one version each"
+        parser.add_argument("--from", dest="first", metavar="DAY", help=help_)
     if job.publishes:
         parser.add_argument(
             "--publish-anyway", metavar="REASON", help="publish even if gates fail; the reason stands in the version"

@@ -10,7 +10,8 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.definition import read
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.given_rows import GivenRows
-from ray_ggsm.on_ray.building.version import VersionRequest, buckets_for, build_version, print_half_open_mask
+from ray_ggsm.on_ray.building.request import VersionRequest, buckets_for, print_half_open_mask
+from ray_ggsm.on_ray.building.version import build_version
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.devices import encoders
 from ray_ggsm.on_ray.cluster.resources import require

@@ -23,13 +23,8 @@ from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.given_rows import GivenRows
-from ray_ggsm.on_ray.building.version import (
-    BuiltVersion,
-    VersionRequest,
-    buckets_for,
-    build_version,
-    print_half_open_mask,
-)
+from ray_ggsm.on_ray.building.request import BuiltVersion, VersionRequest, buckets_for, print_half_open_mask
+from ray_ggsm.on_ray.building.version import build_version
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.devices import encoders
 from ray_ggsm.on_ray.cluster.places import check_place

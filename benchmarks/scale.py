@@ -9,9 +9,6 @@ here was run at these sizes, or on a GPU. `docs/scale.md` shows the result with 
 import argparse
 from dataclasses import dataclass
 
-FINGERPRINT_BYTES = 8
-"""A 64-bit number of (user, instruction, content); a refresh holds one per row in each node's shared memory."""
-
 
 @dataclass(frozen=True)
 class Model:
@@ -38,10 +35,11 @@ def lines(options: argparse.Namespace, users: float, gpus: int) -> list[str]:
     per_gpu = o.peak * 1e12 * o.utilisation / flops
     hours = users / (per_gpu * gpus) / 3600
     out = model.width * o.bytes_per_value
-    chunks, buckets = users / o.rows_per_chunk, users / o.rows_per_bucket
-    gets, puts = chunks * 3 + chunks * buckets, chunks + buckets
+    buckets = users / o.rows_per_bucket
+    # rows of a bucket: a footer and two reads, twice (texts, encode); its file in the version before: a footer and a read
+    gets, puts = buckets * 8, buckets * 2
     nodes = max(1, gpus // 8)
-    move = users * (o.bytes_per_row + 3 * out)  # input once; vectors staged, read back, and written
+    move = users * (4 * o.bytes_per_row + 2 * out)  # rows: input, written by bucket, read for texts and to encode
     return [
         f"{users:,.0f}",
         f"{gpus}",
@@ -49,10 +47,9 @@ def lines(options: argparse.Namespace, users: float, gpus: int) -> list[str]:
         f"{hours:,.1f} h",
         f"{users * o.bytes_per_row / 1e12:.2f} / {users * out / 1e12:.2f} TB",
         f"{move / (nodes * o.bandwidth * 1e9) / 3600:,.1f} h",
-        f"{chunks:,.0f} / {buckets:,.0f}",
-        f"{gets / 1e6:,.1f} M / {puts / 1e3:,.0f} k",
+        f"{buckets:,.0f}",
+        f"{gets / 1e3:,.0f} k / {puts / 1e3:,.0f} k",
         f"${gets / 1e3 * o.get_price + puts / 1e3 * o.put_price:,.0f}",
-        f"{users * FINGERPRINT_BYTES / 1e9:,.1f} GB",
         f"{users * o.changed / (per_gpu * gpus) / 3600:,.2f} h",
     ]
 
@@ -74,15 +71,14 @@ def main() -> None:
         help="of a stored value (found once, width 128; float16: 2.1)",
     )
     add("--bandwidth", type=float, default=2.0, help="GB/s between one node of 8 GPUs and the object store")
-    add("--rows-per-chunk", type=float, default=65_536, help="embedding.rows_per_chunk")
-    add("--rows-per-bucket", type=float, default=250_000, help="publishing.rows_per_bucket")
-    add("--changed", type=float, default=0.05, help="share of users that a nightly refresh encodes again")
+    add("--rows-per-bucket", type=float, default=16_384, help="publishing.rows_per_bucket")
+    add("--changed", type=float, default=0.4, help="share of users that a night encodes (Journey, max_age_days 7: .39)")
     add("--get-price", type=float, default=0.0004, help="US dollars per 1,000 GET requests")
     add("--put-price", type=float, default=0.005, help="US dollars per 1,000 PUT requests")
     options = parser.parse_args()
     titles = [
-        "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "chunks / buckets", "GET / PUT",
-        "requests", "fingerprints per node", "nightly: encode",
+        "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "buckets", "GET / PUT", "requests",
+        "nightly: encode",
     ]  # fmt: skip
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for users in options.users:

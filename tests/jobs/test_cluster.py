@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private import ray_constants
 from ray.cluster_utils import Cluster
+from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_list
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
@@ -60,14 +62,24 @@ def job(start: Start, cluster: Cluster) -> Start:
     return run
 
 
+def kept_by_the_head(address: str) -> list[bytes]:
+    """The functions that Ray keeps for workers."""
+    space = ray_constants.KV_NAMESPACE_FUNCTION_TABLE
+    ray.init(address=address, log_to_driver=False)
+    found = [_internal_kv_get(key, namespace=space) for key in _internal_kv_list(b"", namespace=space)]
+    ray.shutdown()
+    return found
+
+
 def test_environment_and_relative_paths_reach_workers(job: Start, s3_bucket: str, cluster: Cluster) -> None:
-    """The events are named by a relative path, and only the job knows the object store."""
+    """The events are named by a relative path, and only the job knows the object store; nobody else hears a secret."""
     out = f"output={s3_bucket}/out"
     job("prepare", out, "data.shards=2", AWS_SECRET_ACCESS_KEY=SECRET).succeed()
     assert storage.glob(f"{s3_bucket}/out/prepare-*/data.json")
     written = [file for file in Path(cluster.head_node.get_session_dir_path()).rglob("*") if file.is_file()]
     assert any("environment_of_the_job" in file.read_text(errors="replace") for file in written)  # logs are there
     assert not [file for file in written if SECRET in file.read_text(errors="replace")]
+    assert not any(SECRET.encode() in function for function in kept_by_the_head(cluster.address))
 
 
 def test_an_environment_that_cannot_be_passed_on(job: Start, s3_bucket: str) -> None:

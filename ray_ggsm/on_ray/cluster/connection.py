@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from ray_ggsm.experiment import Experiment, RayConfig
-from ray_ggsm.on_ray.cluster.environment import runtime_environment
+from ray_ggsm.on_ray.cluster.environment import forget, runtime_environment
 from ray_ggsm.on_ray.cluster.nodes import STARTED_BY_JOB
 from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.on_ray.cluster.resources import TASK, require
@@ -60,6 +60,7 @@ def started(config: RayConfig) -> Iterator[None]:
         require(TASK, config)
         yield
     finally:
+        forget()
         ray.shutdown()
 
 

@@ -2,10 +2,11 @@
 
 A cluster gives workers the environment that its nodes were started with. This passes the job's on, by a function that
 every worker of the job calls when it starts (`worker_process_setup_hook` of the job's runtime environment). The values
-stay in the memory of the cluster's head: Ray writes `env_vars` of a runtime environment into its log files, on every
-node and in plain text, but of a function only the name.
+stay in the memory of the cluster's head until the job ends: Ray writes `env_vars` of a runtime environment into its log
+files, on every node and in plain text, but of a function only the name.
 """
 
+import base64
 import fnmatch
 import hashlib
 import json
@@ -16,6 +17,8 @@ from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._private import ray_constants
+from ray.experimental.internal_kv import _internal_kv_del
 
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import RayConfig
@@ -39,6 +42,8 @@ HOOK = "worker_process_setup_hook"
 """Key of Ray's runtime environments."""
 OURS = "environment_of_the_job"
 """Name of the function that this module gives workers to call."""
+SENT = "ray_runtime_env_func::"
+"""What Ray writes before the key of a function that it keeps for workers."""
 
 
 def runtime_environment(config: RayConfig) -> dict[str, Any]:
@@ -61,6 +66,16 @@ def passed(config: RayConfig, environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if _matches(name, PASSED) and not _matches(name, OF_A_MACHINE)
     }
+
+
+def forget() -> None:
+    """Take the values off the cluster's head before the job's connection ends: Ray 2.60 would keep them for ever."""
+    if not _is_passed():
+        return
+    variables = ray.get_runtime_context().runtime_env["env_vars"]
+    key = variables[ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR].removeprefix(SENT)
+    with suppress(Exception):  # the head has gone, and the values with it
+        _internal_kv_del(base64.b64decode(key), namespace=ray_constants.KV_NAMESPACE_FUNCTION_TABLE)
 
 
 def check_identity(key: str, location: str) -> None:
@@ -88,8 +103,9 @@ def check_identity(key: str, location: str) -> None:
 
 def _begin(values: Mapping[str, str], without: tuple[str, ...], directory: str | None) -> Callable[[], None]:
     """The function that workers call; it is sent whole, so it must be one that is made here."""
+    job = uuid.uuid4().hex  # Ray keeps equal functions once, and this job's goes when the job ends
 
-    def environment_of_the_job() -> None:
+    def environment_of_the_job(_: str = job) -> None:
         for name in without:
             os.environ.pop(name, None)
         os.environ.update(values)

@@ -36,7 +36,7 @@ def lines(options: argparse.Namespace, users: float, gpus: int) -> list[str]:
     hours = users / (per_gpu * gpus) / 3600
     out = model.width * o.bytes_per_value
     buckets = users / o.rows_per_bucket
-    # rows of a bucket: a footer and two reads, twice (texts, encode); its file in the version before: a footer and a read
+    # rows of a bucket: a footer and two reads, twice (texts, encode); its file in the version before: a footer, a read
     gets, puts = buckets * 8, buckets * 2
     nodes = max(1, gpus // 8)
     move = users * (4 * o.bytes_per_row + 2 * out)  # rows: input, written by bucket, read for texts and to encode
@@ -77,8 +77,8 @@ def main() -> None:
     add("--put-price", type=float, default=0.005, help="US dollars per 1,000 PUT requests")
     options = parser.parse_args()
     titles = [
-        "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "buckets", "GET / PUT", "requests",
-        "nightly: encode",
+        "users", "GPUs", "users/s per GPU", "encode", "input / vectors", "move data", "buckets", "GET / PUT", 
+        "requests", "nightly: encode",
     ]  # fmt: skip
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for users in options.users:

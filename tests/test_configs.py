@@ -14,6 +14,7 @@ from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.ingest import IngestConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
+from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
@@ -35,14 +36,19 @@ SCHEMAS: dict[str, type[Config]] = {
     "refresh": RefreshConfig,
     "simulate": SimulateConfig,
     "ingest": IngestConfig,
+    "replay": ReplayConfig,
 }
 """Config classes of the jobs that read no experiment."""
 
 
+OTHER_NAMES = {"night": "refresh", "nights": "replay"}
+"""Name of a config -> its job."""
+
+
 def job_of(file: Path) -> str:
     """The job of the file's name; an experiment can have any name, and quickstart reads it."""
-    if file.stem == "night":
-        return "refresh"
+    if file.stem in OTHER_NAMES:
+        return OTHER_NAMES[file.stem]
     return file.stem if (ROOT / "jobs" / f"{file.stem}.py").exists() else "quickstart"
 
 

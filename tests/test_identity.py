@@ -24,6 +24,7 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
+from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
 
@@ -31,7 +32,7 @@ FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
-    SimulateConfig,
+    SimulateConfig, ReplayConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
@@ -120,6 +121,16 @@ EXAMPLES: list[Config] = [
     build(RefreshConfig, {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"}}, "example"),
     build(
         RefreshConfig,
+        {"rows": "*", "encoder": "e", "table": "t", "carry": {"when": "events", "max_age_days": 7}},
+        "example",
+    ),
+    build(
+        ReplayConfig,
+        {"experiment": "e.yaml", "nights": 3, "output": "out", "carry": {"when": "events", "max_age_days": 7}},
+        "example",
+    ),
+    build(
+        RefreshConfig,
         {"events": {"source": {"kind": "store", "location": "x"}, "minimum_events": {"table": "clicks", "count": 1}},
          "encoder": "e", "table": "t", "event_encoder": {"name": "b"}},
         "example",
@@ -143,6 +154,7 @@ EXAMPLES: list[Config] = [
 """Configs that together hold an instance of every class."""
 
 OTHER: dict[str, list[dict[str, Any]]] = {
+    "RefreshConfig.carry": [{"carry": {"when": "events", "max_age_days": 3}}],
     "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
     "FeatureConfig.name": [{"name": "other"}],

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from ray_ggsm import storage
 from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
-from ray_ggsm.cli.user_export import export_user
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.hashing import pseudonym
@@ -169,6 +168,8 @@ def _metrics(options: argparse.Namespace) -> None:
 
 
 def _user(options: argparse.Namespace) -> int:
+    from ray_ggsm.cli.user_export import export_user
+
     user = options.user.strip(" ")
     if not user:
         raise InputError("--user: expected a user_id, found nothing")

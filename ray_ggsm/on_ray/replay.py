@@ -53,11 +53,10 @@ class ReplayConfig(Config):
         """The experiment.
 
         Raises:
-            InputError: it is not done, or has no labels.
+            InputError: it has no labels.
         """
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
         pipeline = Pipeline.of(load(Experiment, self.experiment, overrides, ["settings"] * len(overrides)))
-        pipeline.embed.require()
         if not pipeline.experiment.data.labels:
             raise InputError(f"experiment: {self.experiment} has no data.labels, so there is nothing to score")
         return pipeline
@@ -70,8 +69,10 @@ class ReplayConfig(Config):
 
 def preview(config: ReplayConfig) -> str:
     """What a replay would do; raises like `replay`, before anything is done."""
-    days = config.days(config.pipeline().experiment.data)
-    return f"replay: {len(days)} nights from {days[0]} to {days[-1]}, to {_place(config)}"
+    pipeline = config.pipeline()
+    days, done = config.days(pipeline.experiment.data), pipeline.embed.result() is not None
+    todo = "" if done else f"; jobs/quickstart.py has to run with {config.experiment} first"
+    return f"replay: {len(days)} nights from {days[0]} to {days[-1]}, to {_place(config, pipeline)}{todo}"
 
 
 def replay(config: ReplayConfig) -> Replay:
@@ -81,7 +82,9 @@ def replay(config: ReplayConfig) -> Replay:
         InputError: the experiment is not done.
         GateError: a night did not pass its gates.
     """
-    pipeline, place = config.pipeline(), _place(config)
+    pipeline = config.pipeline()
+    pipeline.embed.require()
+    place = _place(config, pipeline)
     days = config.days(pipeline.experiment.data)
     with started(config.ray):
         nights = [_play(config, pipeline, place, day) for day in days]
@@ -92,9 +95,9 @@ def replay(config: ReplayConfig) -> Replay:
     return found
 
 
-def _place(config: ReplayConfig) -> str:
-    encoder = config.pipeline().train.encoder
-    return storage.join(storage.absolute(config.output), f"replay-{digest(encoder, config.carry, config.nights)}")
+def _place(config: ReplayConfig, pipeline: Pipeline) -> str:
+    name = digest(pipeline.train.directory, config.carry, config.nights)
+    return storage.join(storage.absolute(config.output), f"replay-{name}")
 
 
 def night_of(config: ReplayConfig, pipeline: Pipeline, table: str, day: dt.date) -> RefreshConfig:

@@ -59,8 +59,8 @@ def test_all_versions_and_no_other_user(tmp_path, capsys):
     location = str(tmp_path / "users")
     put(location, rows(20), "r0")
     put(location, pa.concat_tables([rows(31, seed=1), rows(31, seed=2, instruction="churn")]), "r1")
-    forget(location, ["u3"])
-    rollback(location, 0, bring_back_forgotten=True)
+    forget(location, ["u4"], b"0123456789abcdef")
+    rollback(location, 0, key=b"0123456789abcdef")
     table = open_table(location)
     letters = pa.table({"user_id": ["u3", "u4"], "reason": ["too long", "no events"]})
     (tmp_path / "users/staging/r9/dead_letters/of-7").mkdir(parents=True)
@@ -68,11 +68,16 @@ def test_all_versions_and_no_other_user(tmp_path, capsys):
 
     found = export(location, "u3", tmp_path)
     expected = {version: table.read(version=version, user_ids=["u3"]).to_pylist() for version in range(4)}
-    assert [version["version"] for version in found["table"]["versions"]] == [0, 1, 3]
+    assert [version["version"] for version in found["table"]["versions"]] == [0, 1, 2, 3]
     for version in found["table"]["versions"]:
         got = [{**row, "as_of": dt.datetime.fromisoformat(row["as_of"])} for row in version["rows"]]
         assert got == expected[version["version"]]
-    assert [version["operation"] for version in found["table"]["versions"]] == ["publish", "publish", "rollback"]
+    assert [version["operation"] for version in found["table"]["versions"]] == [
+        "publish",
+        "publish",
+        "forget",
+        "rollback",
+    ]
     assert found["table"]["unreadable_versions"] == []
     (dead,) = found["table"]["dead_letters"].values()
     assert dead == [{"user_id": "u3", "reason": "too long"}]

@@ -40,6 +40,9 @@ def vectors(wanted: list[tuple[str, int]], seed: int, encoder: str = "enc1", ins
     return rows_to_table(pa.array(users, pa.string()), as_of, instruction, N, N, vector_ND, encoder, f"r{seed}")
 
 
+KEY = b"0123456789abcdef"
+
+
 @dataclass
 class History:
     """A table, and what a plain reader saw of each version when it was the newest."""
@@ -64,14 +67,14 @@ class History:
         self.saw()
 
     def forget(self, users: list[str]) -> None:
-        before = {row["user_id"] for row in self.versions[-1]}
-        if before & set(users):
-            forget(self.location, users)
-            self.forgotten.append((len(self.versions), before & set(users)))
+        there = {row["user_id"] for row in self.versions[-1]} & set(users)
+        if there:
+            forget(self.location, there, KEY)
+            self.forgotten.append((len(self.versions), there))
             self.saw()
 
     def rollback(self, version: int) -> None:
-        rollback(self.location, version, bring_back_forgotten=True)
+        rollback(self.location, version, key=KEY)
         self.saw(version)
 
     def commit_at(self, hours: list[float]) -> None:

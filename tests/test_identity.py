@@ -121,7 +121,8 @@ EXAMPLES: list[Config] = [
     build(RefreshConfig, {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"}}, "example"),
     build(
         RefreshConfig,
-        {"rows": "*", "encoder": "e", "table": "t", "carry": {"when": "events", "max_age_days": 7}},
+        {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"},
+         "carry": {"when": "events", "max_age_days": 7}},
         "example",
     ),
     build(

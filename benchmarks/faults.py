@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from night_world import World
 from ray.cluster_utils import Cluster
-from refresh_world import World
 
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import open_table

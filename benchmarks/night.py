@@ -1,13 +1,15 @@
-"""A refresh against the bare encode loop, against the script a user would write, and against itself at other sizes.
+"""A night against the bare encode loop, against the script a user would write, and against itself at other sizes.
 
-    pip install sentence-transformers
-    python benchmarks/refresh.py [--users 6000] [--sizes 10000 100000 1000000] [--only bare plain sizes changed workers]
+    pip install sentence-transformers      (for plain)
+    python benchmarks/night.py [--users 6000] [--sizes 10000 100000 1000000] [--only bare plain changed workers ...]
 
-    bare      users/s of a first refresh over those of one process that encodes the same rows in a loop
+    bare      users/s of a night in which everybody is encoded, from ready rows, over those of two processes with one
+              thread each that only encode these rows in a loop
     plain     users/s over those of sentence-transformers on rendered histories in Ray Data's map_batches, with that
               script's start and without
-    changed   time of a refresh where 5 % of the users changed, over that of the first one
+    changed   time of a night that encodes 10 % of the users, over that of the first one
     workers   users/s of two encoder actors over those of one, one thread each
+    requests  requests of a night to an object store with 10, 20 and 40 buckets, for made-up users and a tiny encoder
     sizes     time per user of the whole job, and peak memory of its driver, for made-up users and a tiny encoder
 
 The first four have Journey's rows (copied under other names up to `--users`) and the language model at step 0,
@@ -17,12 +19,16 @@ on a Ray cluster that is up already; event vectors are in the store before anyth
 import argparse
 import contextlib
 import itertools
+import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+import boto3
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -30,7 +36,7 @@ import pyarrow.parquet as pq
 import ray.data
 import torch
 from journey_model import CONFIG, write_plain
-from refresh_world import World
+from night_world import World
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
@@ -51,6 +57,7 @@ from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.refresh import RefreshConfig, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import render
+from tests.helpers import s3_server as s3
 
 CHUNKS = 40
 """Chunks of a full refresh; fewer where they would have under 500 rows."""
@@ -111,15 +118,11 @@ class Journey:
         return timed(lambda: refresh(config))
 
     def bare(self, rows: int) -> float:
-        """Seconds per user of one process with both cores, which only encodes."""
-        use_cpu(2)
-        vectors = find(storage.join(self.config.vectors, self.digest), self.config.ray.cache_directory).open()
-        bundle = saved.load(f"{self.directory}/encoder", torch.device("cpu"))
-        embedder = Embedder(bundle, vectors, self.config.embedding.tokens_per_batch)
-        size = self.config.embedding.rows_per_batch
-        embedder(self.rows.slice(0, 64))
-        parts = [self.rows.take(pa.array(range(start, min(start + size, rows)))) for start in range(0, rows, size)]
-        return timed(lambda: [embedder(part) for part in parts]) / rows
+        """Seconds per user of two processes with one thread each, which only encode."""
+        place = (self.directory, storage.join(self.config.vectors, self.digest), self.config, self.rows)
+        halves = [(*place, start, start + rows // 2) for start in (0, rows // 2)]
+        with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            return max(pool.map(encode_only, halves)) / (rows // 2 * 2)
 
     def plain(self, rows: int) -> float:
         """Seconds of the script a user would write, for some of the users."""
@@ -153,6 +156,18 @@ class Journey:
         return self.rows.set_column(self.rows.column_names.index("tabular"), "tabular", column)
 
 
+def encode_only(given: tuple[str, str, RefreshConfig, pa.Table, int, int]) -> float:
+    """Seconds in which one process with one thread encodes some of the rows, once everything is loaded."""
+    directory, vectors, config, rows, first, end = given
+    use_cpu(1)
+    bundle = saved.load(f"{directory}/encoder", torch.device("cpu"))
+    store = find(vectors, config.ray.cache_directory).open()
+    embedder, size = Embedder(bundle, store, config.embedding.tokens_per_batch), config.embedding.rows_per_batch
+    embedder(rows.slice(0, 64))
+    parts = [rows.take(pa.array(range(start, min(start + size, end)))) for start in range(first, end, size)]
+    return timed(lambda: [embedder(part) for part in parts])
+
+
 def timed(work: Callable[[], object]) -> float:
     """Wall time, seconds."""
     began = time.perf_counter()
@@ -174,6 +189,26 @@ def sizes(users: list[int]) -> None:
         print(f"sizes: from {n} to {m} users {1e6 * (b - a) / (m - n):.0f} us for each further one", flush=True)
 
 
+def requests(users: int) -> None:
+    """Print the requests of a first night with rows and table in an object store, by its number of buckets."""
+    with s3.s3_server() as server:
+        os.environ |= s3.environment(server)
+        client = boto3.client("s3")
+        for buckets in (10, 20, 40):
+            name = f"buckets-{buckets}"
+            client.create_bucket(Bucket=name)
+            with tempfile.TemporaryDirectory() as directory:
+                settings = {
+                    "table": f"s3://{name}/users",
+                    "event_vectors": f"{directory}/vectors",
+                    "publishing": {"rows_per_bucket": users // buckets},
+                }
+                world = World(Path(directory), users, 1000, **settings)
+                s3.requests(server)
+                subprocess.run(world.command(), check=True, stdout=subprocess.DEVNULL)
+            print(f"requests: {buckets} buckets, {s3.requests(server):,} requests", flush=True)
+
+
 def watched(command: list[str]) -> tuple[float, int]:
     """Seconds of a job, and the most resident bytes of its driver alone, looked at ten times a second."""
     began, most = time.perf_counter(), 0
@@ -188,7 +223,7 @@ def watched(command: list[str]) -> tuple[float, int]:
 
 def main() -> None:
     """Print the ratios."""
-    names = ("bare", "plain", "changed", "workers", "sizes")
+    names = ("bare", "plain", "changed", "workers", "requests", "sizes")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=6000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
@@ -196,9 +231,11 @@ def main() -> None:
     options = parser.parse_args()
     if "plain" in options.only and options.users < max(PLAIN):
         parser.error(f"--users {options.users}: `plain` needs {max(PLAIN)} or more; give more, or --only without it")
-    if set(options.only) - {"sizes"}:
+    if set(options.only) - {"sizes", "requests"}:
         with tempfile.TemporaryDirectory() as directory:
             journey_ratios(directory, options.users, options.only)
+    if "requests" in options.only:
+        requests(4000)
     if "sizes" in options.only:
         sizes(options.sizes)
 
@@ -207,11 +244,11 @@ def journey_ratios(directory: str, users: int, only: list[str]) -> None:
     """Print what has Journey's rows."""
     with started(RayConfig()):
         journey = Journey(directory, users)
-        bare = [journey.bare(min(users, 4096))] if "bare" in only else []
+        bare = [journey.bare(min(users, 8192))] if "bare" in only else []
         first = journey.refresh("users")
         print(f"a first refresh of {users} users: {first:.1f} s, {users / first:.1f} users/s", flush=True)
         if bare:
-            bare.append(journey.bare(min(users, 4096)))
+            bare.append(journey.bare(min(users, 8192)))
             print(f"bare: {1 / bare[0]:.1f} users/s before it, {1 / bare[1]:.1f} after it", flush=True)
             seconds = sum(bare) / 2
             print(f"bare: {1 / seconds:.1f} users/s; the refresh has {seconds * users / first:.2f} of that", flush=True)
@@ -225,9 +262,9 @@ def journey_ratios(directory: str, users: int, only: list[str]) -> None:
             one, two = journey.refresh("one", workers=1), journey.refresh("two", workers=2)
             print(f"workers: one {one:.1f} s, two {two:.1f} s: {one / two:.2f} x", flush=True)
         if "changed" in only:
-            journey.give(journey.changed(0.05))
+            journey.give(journey.changed(0.1))
             again = journey.refresh("users")
-            print(f"changed: 5 % of the users in {again:.1f} s, {again / first:.3f} of the first refresh", flush=True)
+            print(f"changed: 10 % of the users in {again:.1f} s, {again / first:.3f} of the first night", flush=True)
 
 
 if __name__ == "__main__":

@@ -235,7 +235,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             journey_ratios(directory, options.users, options.only)
     if "requests" in options.only:
-        requests(4000)
+        requests(2000)
     if "sizes" in options.only:
         sizes(options.sizes)
 

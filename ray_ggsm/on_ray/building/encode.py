@@ -6,6 +6,7 @@ read (CPU tasks) -> encode (actors) -> write the bucket's file (CPU tasks)
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,16 +37,26 @@ def build_buckets(build: Build, buckets: Sequence[Bucket], resources: RayConfig,
         resources: number of encoder actors, and the resources of each.
         progress: counts what is done.
     """
-    finished = ray.remote(num_cpus=1)(tasks.finished)
-    found = ray.get([finished.remote(bucket, build) for bucket in buckets])
-    yield from (built for built in found if built is not None)
-    waiting = [bucket for bucket, built in zip(buckets, found, strict=True) if built is None]
+    finished, numbers = ray.remote(num_cpus=1)(tasks.finished), set()
+    for number, built in _as_they_come([finished.remote(bucket, build) for bucket in buckets]):
+        if built is None:
+            numbers.add(number)
+        else:
+            yield built
+    waiting = [bucket for bucket in buckets if bucket.number in numbers]
     print(f"{progress.name}: {len(waiting):,} of {len(buckets):,} buckets are to do", flush=True)
     # nobody's vector is new: no encoder is needed
     write = ray.remote(num_cpus=1)(tasks.write_without_encoding)
-    yield from ray.get([write.remote(bucket, build) for bucket in waiting if not bucket.fresh])
+    yield from _as_they_come([write.remote(bucket, build) for bucket in waiting if not bucket.fresh])
     if waiting := [bucket for bucket in waiting if bucket.fresh]:
         yield from _encoded(build, waiting, resources, progress)
+
+
+def _as_they_come(waiting: list[ray.ObjectRef]) -> Iterator[Any]:
+    """The results of tasks, of which the driver holds one at a time."""
+    while waiting:
+        (done,), waiting = ray.wait(waiting)
+        yield ray.get(done)
 
 
 def _encoded(build: Build, buckets: Sequence[Bucket], resources: RayConfig, progress: Progress) -> Iterator[Built]:

@@ -13,9 +13,9 @@ BUCKET, FITS, TOKENS = "row.bucket", "row.fits", "row.tokens"
 has a row even if there is nothing to encode."""
 
 
-def finished(bucket: Bucket, build: Build) -> Built | None:
-    """The bucket as an earlier attempt of the run wrote it; None: it has not."""
-    return BucketFiles(bucket, build).finished()
+def finished(bucket: Bucket, build: Build) -> tuple[int, Built | None]:
+    """The number of a bucket, and the bucket as an earlier attempt of the run wrote it; None: it has not."""
+    return bucket.number, BucketFiles(bucket, build).finished()
 
 
 def write_without_encoding(bucket: Bucket, build: Build) -> Built:

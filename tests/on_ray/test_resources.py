@@ -137,7 +137,7 @@ def test_the_largest_nodes_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_others_use_counts_as_there() -> None:
     """Work behind other work waits, which ends: it is no reason to refuse."""
 
-    @ray.remote(num_cpus=6)
+    @ray.remote(num_cpus=1)
     class Busy:
         def ready(self) -> None: ...
 

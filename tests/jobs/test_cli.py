@@ -18,7 +18,18 @@ ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
 SHIPPED = ROOT / "configs/journey/quickstart.yaml"
 STUDY = ROOT / "configs/journey/study.yaml"
-OTHERS = {"tables", "lookalike", "refresh", "study", "drift", "attach_definition", "simulate", "ingest", "store"}
+OTHERS = {
+    "tables",
+    "lookalike",
+    "refresh",
+    "study",
+    "drift",
+    "attach_definition",
+    "simulate",
+    "ingest",
+    "store",
+    "replay",
+}
 """Jobs that are not about the stages of one experiment."""
 CONFIG = ["--config", "config.yaml"]
 

@@ -72,7 +72,7 @@ def main() -> None:
     )
     add("--bandwidth", type=float, default=2.0, help="GB/s between one node of 8 GPUs and the object store")
     add("--rows-per-bucket", type=float, default=16_384, help="publishing.rows_per_bucket")
-    add("--changed", type=float, default=0.4, help="share of users that a night encodes (Journey, max_age_days 7: .39)")
+    add("--changed", type=float, default=0.4, help="share of users that a night encodes (Journey, max_age_days 7: .41)")
     add("--get-price", type=float, default=0.0004, help="US dollars per 1,000 GET requests")
     add("--put-price", type=float, default=0.005, help="US dollars per 1,000 PUT requests")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """The report of a run that publishes: lines while it runs, `report.json` and `report.html` when it ends or fails.
 
-Beside these, Ray's metrics (Prometheus) have `ray_ggsm_users_embedded`, `ray_ggsm_tokens` and `ray_ggsm_dead_letters`.
+Beside these, Ray's metrics have `ray_ggsm_users_embedded` and `ray_ggsm_tokens` while a run encodes.
 """
 
 import time
@@ -32,7 +32,7 @@ class RunReport:
     seconds: dict[str, float] = field(default_factory=dict)
     """Step -> wall time, in the order of the steps."""
     counts: dict[str, int] = field(default_factory=dict)
-    """Numbers of rows, chunks, users encoded, tokens, event texts found in the store, ..."""
+    """Numbers of rows, buckets, users encoded, tokens, event texts found in the store, ..."""
     rates: dict[str, float] = field(default_factory=dict)
     """Users and tokens per second of the step `encode`."""
     ages: dict[str, int] = field(default_factory=dict)

@@ -130,8 +130,8 @@ def headline(replay: Replay) -> str:
     return f"{share:.0%} of the users were encoded per night; AUC of carried minus exact vectors: {told}"
 
 
-def markdown(replay: Replay, title: str, command: str) -> str:
-    """The page as Markdown."""
+def markdown(replay: Replay, title: str, made: str) -> str:
+    """The page as Markdown; `made` says how it was made."""
     nights = replay.nights
     wrong = sum(abs(night.users - night.expected) + night.repeated for night in nights)
     lines = [
@@ -139,7 +139,7 @@ def markdown(replay: Replay, title: str, command: str) -> str:
         "",
         f"{headline(replay)}. 95 % intervals over users.",
         "",
-        f"`{command}`",
+        f"{made}.",
         "",
         f"- {len(nights)} nights, {nights[0].day} to {nights[-1].day}; {nights[-1].users:,} users at the end.",
         f"- Users lost or repeated over all nights: {wrong}. Oldest vector on any night: "

@@ -16,8 +16,7 @@ from pydantic import Field, JsonValue
 
 from ray_ggsm import storage
 from ray_ggsm.clock import start_of_day
-from ray_ggsm.config import Config, InputError, Location, Runtime, digest, load
-from ray_ggsm.data.config import DataConfig
+from ray_ggsm.config import Config, Location, Runtime, digest, load
 from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.evaluation.alignment import ProbeData, align
@@ -27,6 +26,7 @@ from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.replay import CARRIED, EXACT, Loss, PlayedNight, Replay, headline, losses_of, markdown
 from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.evaluate import check_evaluation
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.on_ray.refresh import CarryConfig, RefreshConfig, count_users, refresh
 from ray_ggsm.stages import Pipeline
@@ -53,24 +53,24 @@ class ReplayConfig(Config):
         """The experiment.
 
         Raises:
-            InputError: it has no labels.
+            InputError: it cannot be evaluated.
         """
         overrides = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
         pipeline = Pipeline.of(load(Experiment, self.experiment, overrides, ["settings"] * len(overrides)))
-        if not pipeline.experiment.data.labels:
-            raise InputError(f"experiment: {self.experiment} has no data.labels, so there is nothing to score")
+        check_evaluation(pipeline.experiment)
         return pipeline
 
-    def days(self, data: DataConfig) -> list[dt.date]:
+    def days(self, experiment: Experiment) -> list[dt.date]:
         """The nights, in their order."""
-        last = max(data.snapshots.dates[k] for k in data.splits[data.score_split or ""].cutoffs)
+        data, (_, score) = experiment.data, experiment.probe_splits
+        last = max(data.snapshots.dates[k] for k in data.splits[score].cutoffs)
         return [last - dt.timedelta(days=n) for n in range(self.nights - 1, -1, -1)]
 
 
 def preview(config: ReplayConfig) -> str:
     """What a replay would do; raises like `replay`, before anything is done."""
     pipeline = config.pipeline()
-    days, done = config.days(pipeline.experiment.data), pipeline.embed.result() is not None
+    days, done = config.days(pipeline.experiment), pipeline.embed.result() is not None
     todo = "" if done else f"; jobs/quickstart.py has to run with {config.experiment} first"
     return f"replay: {len(days)} nights from {days[0]} to {days[-1]}, to {_place(config, pipeline)}{todo}"
 
@@ -85,7 +85,7 @@ def replay(config: ReplayConfig) -> Replay:
     pipeline = config.pipeline()
     pipeline.embed.require()
     place = _place(config, pipeline)
-    days = config.days(pipeline.experiment.data)
+    days = config.days(pipeline.experiment)
     with started(config.ray):
         nights = [_play(config, pipeline, place, day) for day in days]
         losses, error = _score(pipeline, place, nights)
@@ -218,9 +218,9 @@ def _silence(pipeline: Pipeline, split: str, labels: pa.Table) -> np.ndarray:
 def _write(config: ReplayConfig, found: Replay, name: str, place: str) -> None:
     values = {"config": config.model_dump(mode="json"), **found.model_dump(mode="json")}
     storage.write_json(storage.join(place, "replay.json"), values)
-    command = f"python jobs/replay.py (experiment {config.experiment}, {config.nights} nights, carried up to "
-    command += f"{config.carry.max_age_days} days)"
-    storage.write_text(storage.join(place, "replay.md"), markdown(found, f"Nights of {name}", command))
+    made = f"`python jobs/replay.py`, experiment {config.experiment}, vectors carried up to "
+    made += f"{config.carry.max_age_days} days"
+    storage.write_text(storage.join(place, "replay.md"), markdown(found, f"Nights of {name}", made))
     shares = [(n, night.encoded / max(night.users, 1)) for n, night in enumerate(found.nights, 1)]
     if len(shares) > 1:
         picture = charts.lines({"share of users encoded": shares}, "Share of users encoded per night", span=(0.0, 1.0),

@@ -1,9 +1,13 @@
 """Embedding tables of made-up unit vectors."""
 
 import datetime as dt
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta
@@ -54,3 +58,15 @@ def publish_files(location: str, files: list[DataFile], run: str, **options) -> 
         options["expected_version"] = NO_TABLE if table is None else table.version()
     options["metadata"] = VersionMetadata.model_validate(options["metadata"])
     return publish(location, NewVersion(files=files, run=run, **options))
+
+
+def job(*arguments: object) -> int:
+    """The exit code of jobs/tables.py."""
+    before = sys.argv
+    sys.argv = ["tables.py", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "tables.py"), run_name="__main__")
+    finally:
+        sys.argv = before
+    return int(end.value.code or 0)

@@ -229,6 +229,12 @@ def test_a_user_twice_in_the_first_input(config: RefreshConfig, rows: pa.Table, 
     assert not Path(config.table, "_delta_log").exists()
 
 
+def test_an_input_without_a_row(config: RefreshConfig, rows: pa.Table, give: Callable) -> None:
+    give(rows.slice(0, 0))
+    with pytest.raises(InputError, match="there is no row in 2 files"):
+        refresh(config)
+
+
 def test_a_truncated_input_file(config: RefreshConfig, rows: pa.Table, give: Callable, tmp_path: Path) -> None:
     give(rows)
     file = tmp_path / "rows" / "b.parquet"

@@ -1,8 +1,6 @@
 """Rolling back, forgetting, vacuum, and the commands of jobs/tables.py."""
 
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,21 +13,9 @@ from ray_ggsm.tables import maintenance, open_table
 from ray_ggsm.tables.maintenance import Forgotten, forget, rollback, vacuum
 from ray_ggsm.tables.metadata import ForgottenRows, VersionMetadata
 from ray_ggsm.tables.publish import LostRace
-from tests.helpers.tables import BUCKETS, put, rows, stage
+from tests.helpers.tables import BUCKETS, job, put, rows, stage
 
 KEY = b"k" * 32
-JOB = Path(__file__).parents[2] / "jobs" / "tables.py"
-
-
-def job(*arguments: str) -> int:
-    before = sys.argv
-    sys.argv = ["tables.py", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(JOB), run_name="__main__")
-    finally:
-        sys.argv = before
-    return end.value.code
 
 
 def users(location: str, version: int | None = None) -> set[str]:

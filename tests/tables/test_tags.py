@@ -1,9 +1,6 @@
 """Tags: versions that vacuum keeps, and that forgotten users leave all the same."""
 
-import runpy
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -14,21 +11,9 @@ from ray_ggsm.tables.maintenance import forget, rollback, vacuum
 from ray_ggsm.tables.publish import LostRace
 from ray_ggsm.tables.suppression import suppress
 from ray_ggsm.tables.tagging import tag, untag
-from tests.helpers.tables import BUCKETS, put, rows
+from tests.helpers.tables import BUCKETS, job, put, rows
 
 KEY = b"k" * 32
-JOB = Path(__file__).parents[2] / "jobs" / "tables.py"
-
-
-def job(*arguments: object) -> int:
-    before = sys.argv
-    sys.argv = ["tables.py", *map(str, arguments)]
-    try:
-        with pytest.raises(SystemExit) as end:
-            runpy.run_path(str(JOB), run_name="__main__")
-    finally:
-        sys.argv = before
-    return end.value.code
 
 
 def users(location: str, version: int | str | None = None) -> set[str]:

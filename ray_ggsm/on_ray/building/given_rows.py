@@ -40,10 +40,13 @@ class GivenRows:
         definition: RowDefinition | None,
         config: EncodingConfig,
     ) -> "GivenRows":
-        """Files that an encoder can read; raises like `plan_chunks`."""
+        """Files that an encoder can read; raises like `plan_chunks`, and InputError where they have no row."""
         state, description = file_state(files), encoder.description
         wanted, features = definition.digest if definition else None, len(description.feature_names)
-        return cls(name, plan_chunks(files, config.rows_per_chunk, description.modality_names, features, wanted), state)
+        chunks = plan_chunks(files, config.rows_per_chunk, description.modality_names, features, wanted)
+        if not chunks:
+            raise InputError(f"rows: {name}: there is no row in {len(files):,} files; nothing was published")
+        return cls(name, chunks, state)
 
     @property
     def rows(self) -> int:

@@ -17,6 +17,7 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.building.layout import LaidOut, Layout
 from ray_ggsm.building.report import Progress, RunReport
+from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import UTC
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.building.encode import build_buckets
@@ -136,6 +137,8 @@ def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None) -> 
     recorded = previous.metadata()
     config = recorded.config or RecordedConfig()
     same = recorded.encoder == request.encoder.digest and config.mask == request.embedding.mask
+    wanted = request.definition.digest if request.definition else None
+    same = same and recorded.row_definition in (None, wanted)
     return same and config.instructions in (None, request.embedding.instructions)
 
 
@@ -143,7 +146,10 @@ def _layout(request: VersionRequest, build: Build, kept_from: EmbeddingTable | N
     """Tonight's users by bucket; an interrupted run's are used, unless the vectors that they keep are gone."""
     file, adapter = storage.join(build.rows, "layout.json"), TypeAdapter(Layout)
     if storage.exists(file):
-        found = adapter.validate_json(storage.read_bytes(file))
+        try:
+            found = adapter.validate_json(storage.read_bytes(file))
+        except ValueError:
+            raise InputError(f"{file}: this list of an interrupted run cannot be read; remove {build.rows}") from None
         if found.based_on == NO_TABLE or _only_lost_users(kept_from, found.based_on):
             return found
     previous: dict[int, list[str]] = defaultdict(list)

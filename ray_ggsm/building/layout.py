@@ -60,7 +60,8 @@ def lay_out(
         build: the build.
         file: location of the new file; without rows there is none.
         previous: data files with the vectors of these users that may be kept.
-        kept: `user_id` and `as_of` of users without a row who keep the vector that they have.
+        kept: `user_id` and `as_of` of users without a row who keep the vector that they have, where events tell who
+            does: then everybody with a row gets a new vector. None: content and age of the vectors tell.
 
     Raises:
         InputError: a user has several rows.
@@ -71,7 +72,8 @@ def lay_out(
     read = [*build.modalities, "query", *(["tabular"] if build.max_age_days is None else [])]
     content_N = content_hashes(rows, [name for name in read if name in rows.column_names])
     rows = rows.append_column(CONTENT, pa.array(content_N))
-    known_N, moment_N = _known(rows, build, previous)
+    # what came late may be in the features alone, which the content of a vector that may be kept does not cover
+    known_N, moment_N = _known(rows, build, previous if kept is None else ())
     same = rows.filter(pa.array(known_N)).select(["user_id"])
     carried = [
         same.append_column("as_of", moment_N.filter(pa.array(known_N))),

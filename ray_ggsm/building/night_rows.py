@@ -71,14 +71,9 @@ def night_rows(
     )  # fmt: skip
     zone, events = fitted.definition.age_timezone, fitted.definition.events()
     rows = made.tables.get("rows") or [user_row_schema(events, [], zone=zone).empty_table()]
-    kept = made.tables.get("kept")
-    return lay_out(
-        pa.concat_tables([part.replace_schema_metadata(None) for part in rows]),
-        build,
-        file,
-        shard.vectors,
-        pa.concat_tables(kept) if kept else None,
-    ), counts
+    rows = pa.concat_tables([part.replace_schema_metadata(None) for part in rows])
+    kept = pa.concat_tables(made.tables["kept"]) if vectors is not None else None
+    return lay_out(rows, build, file, shard.vectors, kept), counts
 
 
 def _young_enough(config: DataConfig, files: Sequence[str], build: Build) -> pa.Table:

@@ -35,7 +35,6 @@ import psutil
 from night_world import ROOT, World
 from ray.cluster_utils import Cluster
 
-from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import open_table
 from tests.helpers import s3_server as s3

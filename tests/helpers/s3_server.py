@@ -34,8 +34,10 @@ def s3_server() -> Iterator[str]:
     with server:
         port = server.stdout.readline().strip()  # waits until the server listens, or has ended
         assert port, "the S3 server ended"
-        yield f"http://127.0.0.1:{port}"
-        server.terminate()
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
 
 
 @contextlib.contextmanager

@@ -156,10 +156,10 @@ def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_p
     exact, surprised = {}, []
     for days in range(5):
         day = DAY + dt.timedelta(days=days)
-        if days == 3:  # the store learns something old of users who would have kept their vector
+        if days == 3:  # the store learns something old of users who would have kept their vector: a feature counts it
             last = by_user(night().table)
             surprised = [user for user, (as_of, _) in last.items() if not turn(user, as_of, day)]
-            late = "".join(f"{user},2024-03-02,return,page 1,item 2,\n" for user in surprised[::2])  # a feature counts it
+            late = "".join(f"{user},2024-03-02,return,page 1,item 2,\n" for user in surprised[::2])
             (tmp_path / "late.csv").write_text(f"uid,ts,kind,page,item,price\n{late}")
             tables = {"clicks": {"files": f"{tmp_path}/late.csv", "user": "uid", "time": "ts"}}
             ingest(build(IngestConfig, {"store": store, "tables": tables, "buckets": 3}, "test"))

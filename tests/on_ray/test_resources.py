@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -145,6 +146,20 @@ def test_what_others_use_counts_as_there() -> None:
     ray.get(busy.ready.remote())
     require(Need("key", "task", {"CPU": 6}), RayConfig())
     ray.kill(busy)
+
+
+def test_tasks_that_come_to_a_halt() -> None:
+    """A job does not wait for ever for what never ends."""
+
+    def waits(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        time.sleep(600)
+        return batch
+
+    told = r"no task ended within 0\.02 minutes .*of the cluster, its largest nodes: 1 node"
+    with pytest.raises(NotNow, match=told), started(RayConfig(stalled_after_minutes=0.02)):
+        ray.data.range(1).map_batches(waits).materialize()
+    with started(RayConfig()):
+        assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == 3600
 
 
 class _Deadly:

@@ -81,13 +81,9 @@ def _encoded(build: Build, buckets: Sequence[Bucket], resources: RayConfig, prog
 
 @contextmanager
 def _whole_buckets() -> Iterator[None]:
-    """Keep Ray Data from splitting a bucket, from giving up on a slow one, and on actors that die while they start."""
+    """Keep Ray Data from splitting a bucket, and from giving up on actors that die while they start."""
     context = DataContext.get_current()
-    changes = {
-        "target_max_block_size": None,
-        "execution_no_progress_timeout_s": -1,
-        "max_consecutive_actor_init_deaths": 3,
-    }
+    changes = {"target_max_block_size": None, "max_consecutive_actor_init_deaths": 3}
     before = {name: getattr(context, name) for name in changes}
     for name, value in changes.items():
         setattr(context, name, value)

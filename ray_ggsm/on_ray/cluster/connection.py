@@ -10,12 +10,14 @@ from contextlib import contextmanager
 
 import ray
 import ray.data
+from ray.data.exceptions import ExecutionTimeoutError
 
+from ray_ggsm.config import NotNow
 from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.on_ray.cluster.environment import forget, runtime_environment
 from ray_ggsm.on_ray.cluster.nodes import STARTED_BY_JOB
 from ray_ggsm.on_ray.cluster.places import check_place
-from ray_ggsm.on_ray.cluster.resources import TASK, require
+from ray_ggsm.on_ray.cluster.resources import TASK, largest, require
 
 STARTS = 3
 """Attempts to start Ray on this machine."""
@@ -38,11 +40,11 @@ def started(config: RayConfig) -> Iterator[None]:
     """A connection to Ray; a cluster that is started for it ends with it. Inside another connection it does nothing.
 
     Raises:
-        NotNow: the cluster has no node for tasks, and got none in time.
+        NotNow: the cluster has no node for tasks, and got none in time; or its tasks have come to a halt.
     """
     if ray.is_initialized():
-        _quieten()
-        yield
+        with _ray_data(config):
+            yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
@@ -55,10 +57,10 @@ def started(config: RayConfig) -> Iterator[None]:
         start_here(config.local_cpus, int(config.local_object_store_gb * 1e9))
     if on_terminate is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has set one of its own
-    _quieten()
     try:
         require(TASK, config)
-        yield
+        with _ray_data(config):
+            yield
     finally:
         forget()
         ray.shutdown()
@@ -85,8 +87,10 @@ def start_here(cpus: int | None, object_store_bytes: int) -> None:
             ray.shutdown()
 
 
-def _quieten() -> None:
-    """Keep Ray Data from copying every plan and error to the terminal; the job itself says what went wrong."""
+@contextmanager
+def _ray_data(config: RayConfig) -> Iterator[None]:
+    """Keep Ray Data from copying every plan and error to the terminal, and from waiting for ever; the job itself says
+    what went wrong."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     warnings.filterwarnings(
@@ -95,5 +99,11 @@ def _quieten() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_operator_progress_bars = False
     context.raise_original_map_exception = True  # an InputError stays one
-    # a plan that cannot get its resources ends with a readable error instead of waiting for ever
-    context.execution_no_progress_timeout_s = 600
+    context.execution_no_progress_timeout_s = 60 * config.stalled_after_minutes
+    try:
+        yield
+    except ExecutionTimeoutError as error:
+        raise NotNow(
+            f"no task ended within {config.stalled_after_minutes:g} minutes (ray.stalled_after_minutes); of the "
+            f"cluster, {largest()}; start again when it is well, or give slow tasks more time"
+        ) from error

@@ -68,18 +68,18 @@ def require(need: Need, config: RayConfig) -> None:
         return
     if started_by_job():
         raise InputError(
-            f"{need.keys}: this machine has no room for {need}; {_largest()}; ask for less, give Ray more of it "
+            f"{need.keys}: this machine has no room for {need}; {largest()}; ask for less, give Ray more of it "
             "(ray.local_cpus), or use a cluster (RAY_ADDRESS)"
         )
     minutes = config.resources_within_minutes
-    print(f"waiting up to {minutes:g} minutes for room for {need}; {_largest()}", flush=True)
+    print(f"waiting up to {minutes:g} minutes for room for {need}; {largest()}", flush=True)
     end = time.monotonic() + 60 * minutes
     with _demanded(need):
         while not fits(need.bundles, _nodes()):
             if time.monotonic() >= end:
                 raise NotNow(
                     f"{need.keys}: the cluster has no room for {need}, and got none within {minutes:g} minutes "
-                    f"(ray.resources_within_minutes); {_largest()}; ask for less, or give the cluster other nodes"
+                    f"(ray.resources_within_minutes); {largest()}; ask for less, or give the cluster other nodes"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -114,14 +114,12 @@ def _nodes() -> list[Resources]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _largest() -> str:
+def largest() -> str:
     """What the largest nodes have."""
     kinds = Counter(tuple(_rounded(node.get(name, 0)) for name in UNITS) for node in _nodes())
     most = sorted(kinds, key=lambda kind: (kind[1], kind[0], kind[2]), reverse=True)
-    largest = [kind for kind in most if not any(_is_larger(other, kind) for other in most)][:SHOWN]
-    listed = "; ".join(
-        f"{_count(kinds[kind])} with {_amounts(dict(zip(UNITS, kind, strict=True)))}" for kind in largest
-    )
+    shown = [kind for kind in most if not any(_is_larger(other, kind) for other in most)][:SHOWN]
+    listed = "; ".join(f"{_count(kinds[kind])} with {_amounts(dict(zip(UNITS, kind, strict=True)))}" for kind in shown)
     return f"its largest nodes: {listed or 'none'}"
 
 

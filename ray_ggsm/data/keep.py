@@ -62,8 +62,8 @@ def _raw(database: Database, users: pa.Table, key: bytes | None) -> pa.Table:
     users = users.append_column("name", users["user_id"])
     if key is None:
         return users
-    least = " UNION ".join(f"SELECT {quote(k.user)} AS user_id FROM {quote(n)}" for n, k in database.tables.items())
-    raw = database.connection.sql(least).to_arrow_table()["user_id"].drop_null()
+    named = " UNION ALL ".join(f"SELECT {quote(k.user)} AS user_id FROM {quote(n)}" for n, k in database.tables.items())
+    raw = database.connection.sql(f"SELECT DISTINCT user_id FROM ({named})").to_arrow_table()["user_id"].drop_null()
     known = pa.table({"user_id": raw, "name": pseudonyms(raw, key)})
     return users.drop_columns(["user_id"]).join(known, "name", join_type="inner")
 

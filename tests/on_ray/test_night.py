@@ -1,6 +1,8 @@
 """A refresh from events: tonight's rows are those that training would have had at this cutoff."""
 
 import datetime as dt
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.layout import CARRIED, CONTENT, is_due
 from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.hashing import key_id, pseudonym
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.ingest import IngestConfig, ingest
@@ -24,6 +27,7 @@ from ray_ggsm.tables import open_table
 from ray_ggsm.tables.publish import NO_TABLE
 
 DAY = dt.date(2024, 3, 14)
+FIRST = dt.datetime.combine(DAY, dt.time(), dt.UTC)
 GATES = {"max_similarity": 1.0, "min_previous_share": 0.5, "max_mean_distance": 2.0, "max_departed_share": 1.0}
 
 
@@ -143,11 +147,11 @@ def by_user(table: str, version: int | None = None) -> dict[str, tuple[dt.dateti
     return {row["user_id"]: (row["as_of"], row["embedding"]) for row in rows}
 
 
-def turn(user: str, vector_as_of: dt.datetime, day: dt.date) -> bool:
+def turn(user: str, vector_as_of: dt.datetime, day: dt.date, max_age_days: int = 3) -> bool:
     """Whether the age of the vector alone makes it a user's turn."""
     moments = (vector_as_of, dt.datetime.combine(day, dt.time(), dt.UTC))
     columns = (pa.chunked_array([pa.array([m], pa.timestamp("us", "UTC"))]) for m in moments)
-    return bool(is_due(pa.chunked_array([[user]]), *columns, "UTC", 3)[0])
+    return bool(is_due(pa.chunked_array([[user]]), *columns, "UTC", max_age_days)[0])
 
 
 def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_path: Path, capsys) -> None:
@@ -181,3 +185,28 @@ def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_p
         if days == 3:
             assert len(surprised) > 5
             assert {found[user][0].date() for user in surprised[::2]} == {day}
+
+
+def test_nights_with_pseudonyms(night: Callable, tmp_path: Path) -> None:
+    """A table that names its users by pseudonyms has the vectors of one that names them, and carries the same ones."""
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    carry = {"when": "events", "max_age_days": 7}
+    encoder = shutil.copytree(SavedEncoder.find(night().encoder).location, tmp_path / "encoder")
+    definition = json.loads((encoder / "rows.json").read_text())
+    (encoder / "rows.json").write_text(json.dumps(definition | {"user_ids": "keyed_hash", "key_id": key_id(b"k" * 32)}))
+    for days in range(2):
+        day = DAY + dt.timedelta(days=days)
+        named = night(day, carry).model_copy(update={"table": str(tmp_path / "named")})
+        refresh(named)
+        refresh(night(day, carry, key_file=str(tmp_path / "key")).model_copy(update={"encoder": str(encoder)}))
+    metadata = open_table(night().table).metadata()
+    assert metadata.counts is not None
+    found, expected = by_user(night().table), by_user(named.table)
+    assert 0 < metadata.counts.encoded < len(found)
+    assert found.keys() == {pseudonym(user, b"k" * 32) for user in expected}
+    for user, (as_of, vector) in expected.items():
+        name = pseudonym(user, b"k" * 32)
+        if found[name][0] == as_of:
+            assert vector == pytest.approx(found[name][1], abs=1e-5)
+        else:  # a user's turn depends on the name
+            assert turn(name, FIRST, day, 7) != turn(user, FIRST, day, 7)

@@ -6,7 +6,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import ray
 import ray.data
@@ -15,6 +15,7 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray_ggsm.config import NotNow
 from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.on_ray.cluster.environment import forget, runtime_environment
+from ray_ggsm.on_ray.cluster.head import watched_head
 from ray_ggsm.on_ray.cluster.nodes import STARTED_BY_JOB
 from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.on_ray.cluster.resources import TASK, largest, require
@@ -50,16 +51,18 @@ def started(config: RayConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # a relative path in the config means the same in a training worker as everywhere else
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    watched: AbstractContextManager[None] = nullcontext()
     on_terminate = signal.getsignal(signal.SIGTERM)
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env=runtime_environment(config))
+        watched = watched_head(ray.get_runtime_context().gcs_address)
     else:
         start_here(config.local_cpus, int(config.local_object_store_gb * 1e9))
     if on_terminate is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has set one of its own
     try:
         require(TASK, config)
-        with _ray_data(config):
+        with watched, _ray_data(config):
             yield
     finally:
         forget()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from ray_ggsm import html, storage
+from ray_ggsm.log import about, say
 from ray_ggsm.progress import bar
 
 LINE_SECONDS = 10.0
@@ -59,16 +60,17 @@ class RunReport:
 def reported(report: RunReport, location: str) -> Iterator[RunReport]:
     """Write the report to the directory `location` when the block ends, with the error if there is one."""
     start = time.monotonic()
-    try:
-        yield report
-    except BaseException as error:
-        report.outcome = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
-        raise
-    finally:
-        report.seconds["all"] = round(time.monotonic() - start, 2)
-        storage.write_json(storage.join(location, "report.json"), asdict(report))
-        storage.write_text(storage.join(location, "report.html"), render(report))
-        print(f"{report.job}: {storage.join(location, 'report.html')}", flush=True)
+    with about(job=report.job, table=storage.without_credentials(report.table), run=report.run):
+        try:
+            yield report
+        except BaseException as error:
+            report.outcome = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+            raise
+        finally:
+            report.seconds["all"] = round(time.monotonic() - start, 2)
+            storage.write_json(storage.join(location, "report.json"), asdict(report))
+            storage.write_text(storage.join(location, "report.html"), render(report))
+            say(f"{report.job}: {storage.join(location, 'report.html')}")
 
 
 def render(report: RunReport) -> str:
@@ -91,7 +93,8 @@ class Progress:
         now = time.monotonic()
         if now - self.printed >= LINE_SECONDS:
             self.printed = now
-            print(self.line(now), flush=True)
+            numbers = {"rows": self.rows, "all_rows": self.all_rows, "encoded": self.encoded, "tokens": self.tokens}
+            say(self.line(now), seconds=round(now - self.start, 1), **numbers)
 
     def rates(self) -> dict[str, float]:
         """Users and tokens per second, since the start."""

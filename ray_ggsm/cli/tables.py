@@ -12,6 +12,7 @@ from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.hashing import pseudonym
+from ray_ggsm.log import show
 from ray_ggsm.tables import maintenance, tagging
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.reader import open_table
@@ -162,7 +163,7 @@ def _tags(options: argparse.Namespace) -> None:
 def _metrics(options: argparse.Namespace) -> None:
     text = metrics(open_table(options.table))
     if options.output is None:
-        print(text, end="")
+        show(text)
     else:
         storage.write_text(options.output, text)
 

@@ -20,6 +20,7 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.log import say
 from ray_ggsm.model import saved
 from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building import tasks
@@ -44,7 +45,8 @@ def build_buckets(build: Build, buckets: Sequence[Bucket], resources: RayConfig,
         else:
             yield built
     waiting = [bucket for bucket in buckets if bucket.number in numbers]
-    print(f"{progress.name}: {len(waiting):,} of {len(buckets):,} buckets are to do", flush=True)
+    text = f"{progress.name}: {len(waiting):,} of {len(buckets):,} buckets are to do"
+    say(text, buckets=len(buckets), buckets_to_do=len(waiting))
     # nobody's vector is new: no encoder is needed
     write = ray.remote(num_cpus=1)(tasks.write_without_encoding)
     yield from _as_they_come([write.remote(bucket, build) for bucket in waiting if not bucket.fresh])

@@ -1,6 +1,6 @@
 """The report of a run that publishes: lines while it runs, `report.json` and `report.html` when it ends or fails.
 
-Beside these, Ray's metrics have `ray_ggsm_users_embedded` and `ray_ggsm_tokens` while a run encodes.
+Beside these, Ray exports the counters `ray_ggsm_users_embedded_total` and `ray_ggsm_tokens_total` while a run encodes.
 """
 
 import time

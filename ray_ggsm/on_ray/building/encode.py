@@ -15,6 +15,7 @@ import ray.data
 from ray.data import DataContext
 from ray.util.metrics import Counter
 
+from ray_ggsm import storage
 from ray_ggsm.building.buckets import Bucket, Built
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
@@ -100,6 +101,12 @@ def _whole_buckets() -> Iterator[None]:
             setattr(context, name, value)
 
 
+def _counter(build: Build, name: str, description: str) -> Counter:
+    """A counter of the build; Ray exports it as `ray_ggsm_<name>_total`."""
+    labels = {"table": storage.without_credentials(build.table), "run": build.run}
+    return Counter(f"ggsm_{name}", description, tuple(labels)).set_default_tags(labels)
+
+
 class _Encode:
     """Actor that turns the rows of a bucket into rows of the table."""
 
@@ -108,8 +115,8 @@ class _Encode:
         bundle = saved.load(build.encoder, device_of(resources))
         finished_mask = config.mask == "inference"
         self.embedder = Embedder(bundle, build.vectors.open(), config.tokens_per_batch, finished_mask)
-        self.users = Counter("ray_ggsm_users_embedded", "Users whose vectors were computed")
-        self.tokens = Counter("ray_ggsm_tokens", "Tokens that went through the encoder, without padding")
+        self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
+        self.tokens = _counter(build, "tokens", "Tokens that went through the encoder, without padding")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         size, before, named = self.build.embedding.rows_per_batch, self.embedder.tokens, rows[BUCKET].drop_null()

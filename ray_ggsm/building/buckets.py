@@ -73,6 +73,8 @@ class Counts:
     """Rows whose vectors this run computed."""
     departed: int = 0
     """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
+    new: int = 0
+    """Rows of users who had no vector in the version before."""
     dead_letters: int = 0
     """Rows that did not fit into memory."""
     forgotten: int = 0
@@ -151,8 +153,13 @@ class BucketFiles:
         self._write_dead_letters(encoded.filter(pa.array(~fits_N)))
         new = pa.concat_tables([encoded.filter(pa.array(fits_N)), self._done])
         rows = pa.concat_tables([new, self._carried()])
-        departed = pc.sum(pc.invert(pc.is_in(self._old["user_id"], value_set=rows["user_id"].combine_chunks())))
-        counts = Counts(len(new), departed.as_py() or 0, int((~fits_N).sum()), self._forgotten())
+        counts = Counts(
+            encoded=len(new),
+            departed=_rows_without(self._old, rows),
+            new=_rows_without(rows, self._old),
+            dead_letters=int((~fits_N).sum()),
+            forgotten=self._forgotten(),
+        )
         if not len(rows):
             return Built(bucket.number, None, False, self._rows_before, counts, FileCheck())
         spacing = spacing_of(self._places(bucket.previous)) if len(new) < len(rows) else None
@@ -213,6 +220,12 @@ class BucketFiles:
 
 def _any(which_N: pa.Array) -> bool:
     return bool(pc.any(which_N).as_py())
+
+
+def _rows_without(rows: pa.Table, others: pa.Table) -> int:
+    """Number of rows whose users have no row among others."""
+    known_N = pc.is_in(rows["user_id"], value_set=others["user_id"].combine_chunks())
+    return len(rows) - (pc.sum(known_N).as_py() or 0)
 
 
 def _instructed(rows: pa.Table, name: str, text: str, build: Build) -> pa.Table:

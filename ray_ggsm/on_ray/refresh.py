@@ -180,7 +180,8 @@ def _refresh(
 ) -> int:
     request = _request(config, users, encoder, table, publish_anyway)
     at = f"version {open_table(table).version}" if delta.exists(table) else "no version yet"
-    with reported(RunReport("refresh", table, request.run), storage.join(table, "runs", request.run)) as report:
+    begun = RunReport("refresh", table, request.run, _zone(config))
+    with reported(begun, storage.join(table, "runs", request.run)) as report:
         say(f"refresh: {users.name}; {table} is at {at}; run {request.run}")
         built = build_version(request, report)
         report.outcome = _outcome(built)

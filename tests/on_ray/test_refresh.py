@@ -142,7 +142,13 @@ def test_the_life_of_a_table(
     assert refresh(config) == 1
     second, metadata = vectors(table, 1), open_table(table).metadata()
     assert sorted(second) == sorted(users[1:])
-    assert metadata.counts == VersionCounts(expected=len(users) - 1, written=len(users) - 1, encoded=2, departed=1)
+    kept = len(users) - 1
+    assert metadata.counts == VersionCounts(expected=kept, written=kept, encoded=2, departed=1, new=1)
+    assert list(metadata.seconds) == ["rows", "events", "encode"]
+    assert metadata.rates["users_per_second"] > 0
+    (page,) = (Path(file).read_text() for file in storage.list_files(f"{table}/runs/{metadata.run}", "report.html"))
+    assert "Not fresh: the newest vectors are of 2024-" in page
+    assert "Compared with what version 0 records" in page
     assert metadata.input is not None
     assert metadata.input.rows == config.rows
     changed = [user for user in second if user in first and not np.array_equal(first[user], second[user])]

@@ -66,7 +66,7 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
 
 
 def _published(request: VersionRequest, table: EmbeddingTable, report: RunReport) -> BuiltVersion:
-    report.version = table.version
+    report.published(table.version, table.metadata())
     storage.remove(storage.join(request.staging, "rows"))
     recorded = table.metadata()
     counts, events = recorded.counts or VersionCounts(), EventCounts.model_validate(recorded.events)
@@ -101,6 +101,8 @@ def _build_on(
         key=request.key,
         max_age_days=request.max_age_days,
     )
+    if previous is not None:
+        report.begun(previous)
     with report.step("rows"):
         layout = _layout(request, build, previous if comparable else None)
     with report.step("events"):
@@ -117,17 +119,19 @@ def _build_on(
     expected -= sum(bucket.counts.forgotten for bucket in built)
     candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
     report.counts |= candidate.counts.model_dump()
-    report.ages = dict(check.ages)
     kept = sum(bucket.kept for bucket in built)
     if candidate.unchanged and previous is not None:
         build.clean()
         return BuiltVersion(previous.version, candidate.counts, events.counts, len(built), kept, changed=False)
     with report.step("publish"):
         verdicts = candidate.judge(request.publishing.gates)
-        report.gates = {v.gate: ("" if v.passed else "FAILED: ") + v.sentence for v in verdicts}
-        report.version = candidate.publish(verdicts, request.publish_anyway, _metadata(request, build, events.counts))
+        report.gates = {verdict.gate: verdict.sentence for verdict in verdicts}
+        report.failed_gates = tuple(verdict.gate for verdict in verdicts if not verdict.passed)
+        metadata = _metadata(request, build, events.counts, report)
+        report.version = version = candidate.publish(verdicts, request.publish_anyway, metadata)
+        report.ages = dict(check.ages)
     build.clean()
-    return BuiltVersion(report.version, candidate.counts, events.counts, len(built), kept)
+    return BuiltVersion(version, candidate.counts, events.counts, len(built), kept)
 
 
 def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None) -> bool:
@@ -209,12 +213,14 @@ def _built(
     return sorted(built, key=lambda b: b.bucket), total, progress
 
 
-def _metadata(request: VersionRequest, build: Build, events: EventCounts) -> VersionMetadata:
+def _metadata(request: VersionRequest, build: Build, events: EventCounts, report: RunReport) -> VersionMetadata:
     """How the version was made."""
     described = request.encoder.description.model_dump(mode="json")
     encoder = {key: described[key] for key in ("mask", "step", "alpha", "template_digest")}
     metadata = VersionMetadata(
         events=events.model_dump(),
+        seconds=dict(report.seconds),
+        rates=report.rates,
         config=RecordedConfig.model_validate(request.embedding.model_dump(mode="json")),
         encoder_description=RecordedEncoder.model_validate(encoder),
         timezone=request.definition.timezone if request.definition else None,

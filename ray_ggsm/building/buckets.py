@@ -15,17 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
+from ray_ggsm.building import dead_letters
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.layout import CARRIED, CONTENT, LaidOut
 from ray_ggsm.data.chunks import Chunk, read_chunk
-from ray_ggsm.data.schema import DEAD_LETTER
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.checks import FileCheck, carried, check_file
 from ray_ggsm.tables.files import DataFile, bucket_path, describe, notes_of, spacing_of, write_bucket
 from ray_ggsm.tables.schema import SCHEMA
-
-OUT_OF_MEMORY = "out_of_memory"
-"""Reason of a dead letter whose row did not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class BucketFiles:
             fits_N: bool, whether there was memory for each; the others become dead letters.
         """
         build, bucket = self.build, self.bucket
-        self._write_dead_letters(encoded.filter(pa.array(~fits_N)))
+        dead_letters.write_lost(build, bucket.number, encoded.filter(pa.array(~fits_N)))
         new = pa.concat_tables([encoded.filter(pa.array(fits_N)), self._done])
         rows = pa.concat_tables([new, self._carried()])
         counts = Counts(
@@ -202,20 +199,6 @@ class BucketFiles:
 
     def _places(self, files: Sequence[DataFile]) -> list[str]:
         return [storage.join(self.build.table, file.path) for file in files]
-
-    def _write_dead_letters(self, lost: pa.Table) -> None:
-        file = storage.join(self.build.dead_letters, f"memory-{self.bucket.number:08d}.parquet")
-        if not len(lost):
-            storage.remove(file)  # of an earlier attempt
-            return
-        columns = {
-            "user_id": lost["user_id"],
-            "as_of": lost["as_of"],
-            "reason": pa.repeat(OUT_OF_MEMORY, len(lost)),
-            "detail": pa.repeat("too large for the memory, alone in its batch", len(lost)),
-        }
-        dead = {name: columns.get(name, pa.nulls(len(lost), pa.string())) for name in DEAD_LETTER.names}
-        storage.write_parquet(file, pa.table(dead).cast(DEAD_LETTER), "zstd")
 
 
 def _any(which_N: pa.Array) -> bool:

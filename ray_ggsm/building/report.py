@@ -13,6 +13,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.run_page import render
 from ray_ggsm.log import about, say
 from ray_ggsm.progress import bar
+from ray_ggsm.tables import delta
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
 
@@ -26,6 +27,7 @@ class Before:
 
     version: int
     run: str | None
+    """Run that made its rows."""
     counts: dict[str, int]
     """Rows by what became of them (`VersionCounts`)."""
     seconds: dict[str, float]
@@ -60,6 +62,8 @@ class RunReport:
     """Users and tokens per second of the step `encode`."""
     ages: dict[str, int] = field(default_factory=dict)
     """Moment -> vectors of it, in the version that readers see when the run ends."""
+    without_vector: dict[str, int] = field(default_factory=dict)
+    """Reason -> rows of the input that got no vector."""
     gates: dict[str, str] = field(default_factory=dict)
     """Gate -> its sentence: the value beside its limit."""
     failed_gates: tuple[str, ...] = ()
@@ -76,15 +80,16 @@ class RunReport:
 
     def begun(self, previous: EmbeddingTable) -> None:
         """Record what the table has before the run changes it."""
-        found = previous.metadata()
+        found, made = previous.metadata(), delta.origin(previous.location, previous.version)
         counts = found.counts.model_dump(exclude_unset=True) if found.counts else {}
-        self.before = Before(previous.version, found.run, counts, found.seconds, found.rates)
+        self.before = Before(previous.version, made.run if made else None, counts, found.seconds, found.rates)
         self.ages = found.ages
 
     def published(self, version: int, metadata: VersionMetadata) -> None:
         """Record what a version says about itself."""
         self.version, self.ages = version, metadata.ages
         self.counts |= metadata.counts.model_dump() if metadata.counts else {}
+        self.without_vector = metadata.without_vector
         self.gates, self.failed_gates = metadata.gates, metadata.failed_gates
 
     def encoded(self, progress: "Progress") -> None:

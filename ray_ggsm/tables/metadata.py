@@ -106,6 +106,8 @@ class VersionMetadata(_Recorded):
     """Users and tokens per second of the step `encode`."""
     ages: dict[str, int] = Field({})
     """Moment (ISO, UTC) -> rows whose vectors are of it."""
+    without_vector: dict[str, int] = Field({})
+    """Reason -> rows of the input that got no vector: dead letters, and of events, users without a row."""
     gates: dict[str, str] = Field({})
     """Gate -> its sentence."""
     failed_gates: tuple[str, ...] = ()

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.building.buckets import OUT_OF_MEMORY, Counts
+from ray_ggsm.building.buckets import Counts
+from ray_ggsm.building.dead_letters import OUT_OF_MEMORY
 from ray_ggsm.building.layout import is_due
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig

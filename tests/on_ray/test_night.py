@@ -1,6 +1,7 @@
 """A refresh from events: tonight's rows are those that training would have had at this cutoff."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ray_ggsm.on_ray.night import Night
 from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.missing import missing
 from ray_ggsm.tables.publish import NO_TABLE
 
 DAY = dt.date(2024, 3, 14)
@@ -159,7 +161,8 @@ def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_p
         if days == 3:  # the store learns something old of users who would have kept their vector
             last = by_user(night().table)
             surprised = [user for user, (as_of, _) in last.items() if not turn(user, as_of, day)]
-            late = "".join(f"{user},2024-03-02,return,page 1,item 2,\n" for user in surprised[::2])  # a feature counts it
+            # a feature counts it
+            late = "".join(f"{user},2024-03-02,return,page 1,item 2,\n" for user in surprised[::2])
             (tmp_path / "late.csv").write_text(f"uid,ts,kind,page,item,price\n{late}")
             tables = {"clicks": {"files": f"{tmp_path}/late.csv", "user": "uid", "time": "ts"}}
             ingest(build(IngestConfig, {"store": store, "tables": tables, "buckets": 3}, "test"))
@@ -181,3 +184,21 @@ def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_p
         if days == 3:
             assert len(surprised) > 5
             assert {found[user][0].date() for user in surprised[::2]} == {day}
+
+
+def test_who_has_too_few_events_is_told(finished: Experiment, night: Callable) -> None:
+    """Counted in the click log itself, over the 30 days before the night."""
+    source = finished.data.source
+    log = Path(source.tables["clicks"].files).read_text().splitlines()[2:]  # type: ignore[union-attr]
+    days = [(line.split(",")[0], dt.date.fromisoformat(line.split(",")[1][:10])) for line in log]
+    events = Counter(user for user, day in days if DAY - dt.timedelta(days=30) <= day < DAY)
+    few = sorted(user for user, count in events.items() if count < 10)
+    assert 5 < len(few) < len(events) - 5
+    config = night(minimum_events={"table": "clicks", "count": 10})
+    refresh(config)
+    table = open_table(config.table)
+    assert sorted(table.read()["user_id"].to_pylist()) == sorted(events.keys() - set(few))
+    assert table.metadata().without_vector == {"too_few_events": len(few)}
+    found = missing(table)
+    assert sorted(found["user_id"].to_pylist()) == few
+    assert found["reason"].unique().to_pylist() == ["too_few_events"]

@@ -202,6 +202,7 @@ def test_a_commit_in_between_costs_only_its_buckets(
     assert metadata.counts is not None
     assert metadata.counts.encoded == len(rows) - 2, "the vectors that were encoded before the forget are used"
     assert metadata.suppressed == 1
+    assert metadata.without_vector == {"forgotten": 2}
 
     # they stay forgotten: in the next night, without a key, and for a new user whom nobody knew
     with pytest.raises(InputError, match="forgotten_key_file"):
@@ -209,6 +210,7 @@ def test_a_commit_in_between_costs_only_its_buckets(
     give(rows)
     refresh(config)
     assert sorted(open_table(config.table).read()["user_id"].to_pylist()) == sorted(users)
+    assert open_table(config.table).metadata().without_vector == {"forgotten": 2}
 
 
 def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch):

@@ -15,6 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.buckets import Bucket, Built, unchanged
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate
+from ray_ggsm.building.dead_letters import FORGOTTEN, count_reasons
 from ray_ggsm.building.layout import LaidOut, Layout
 from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.config import InputError
@@ -50,6 +51,8 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
     """
     for attempt in range(1, ATTEMPTS + 1):
         previous = open_table(request.table) if delta.exists(request.table) else None
+        if previous is not None:
+            report.begun(previous)
         forgotten = read_suppressed(request.table)
         forgotten.check_key(request.key)
         if previous is not None and _is_done(request, previous.metadata(), forgotten):
@@ -66,6 +69,7 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
 
 
 def _published(request: VersionRequest, table: EmbeddingTable, report: RunReport) -> BuiltVersion:
+    report.before = None  # that is the run itself
     report.published(table.version, table.metadata())
     storage.remove(storage.join(request.staging, "rows"))
     recorded = table.metadata()
@@ -101,8 +105,6 @@ def _build_on(
         key=request.key,
         max_age_days=request.max_age_days,
     )
-    if previous is not None:
-        report.begun(previous)
     with report.step("rows"):
         layout = _layout(request, build, previous if comparable else None)
     with report.step("events"):
@@ -117,6 +119,7 @@ def _build_on(
     expected = sum(part.fresh + sum(part.ages.values()) for part in layout.parts) + layout.rejected
     expected, rejected = (n * len(request.embedding.instructions) for n in (expected, layout.rejected))
     expected -= sum(bucket.counts.forgotten for bucket in built)
+    report.without_vector = _without_vector(build, built)
     candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
     report.counts |= candidate.counts.model_dump()
     kept = sum(bucket.kept for bucket in built)
@@ -213,6 +216,12 @@ def _built(
     return sorted(built, key=lambda b: b.bucket), total, progress
 
 
+def _without_vector(build: Build, built: Sequence[Built]) -> dict[str, int]:
+    """Reason -> rows that got no vector."""
+    found, meanwhile = count_reasons(build), sum(bucket.counts.forgotten for bucket in built)
+    return found | ({FORGOTTEN: found.get(FORGOTTEN, 0) + meanwhile} if meanwhile else {})
+
+
 def _metadata(request: VersionRequest, build: Build, events: EventCounts, report: RunReport) -> VersionMetadata:
     """How the version was made."""
     described = request.encoder.description.model_dump(mode="json")
@@ -221,6 +230,7 @@ def _metadata(request: VersionRequest, build: Build, events: EventCounts, report
         events=events.model_dump(),
         seconds=dict(report.seconds),
         rates=report.rates,
+        without_vector=report.without_vector,
         config=RecordedConfig.model_validate(request.embedding.model_dump(mode="json")),
         encoder_description=RecordedEncoder.model_validate(encoder),
         timezone=request.definition.timezone if request.definition else None,

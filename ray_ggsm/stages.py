@@ -21,6 +21,7 @@ from ray_ggsm.config import InputError, digest
 from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
 from ray_ggsm.data.source_choice import pinned
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.log import about, say
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
 
@@ -243,11 +244,12 @@ class Running(Generic[Result]):
 @contextmanager
 def timed(stage: Stage[Result]) -> Iterator[Running[Result]]:
     """Announce a stage, time it, and record its result when the block ends without an error."""
-    print(f"{stage.name}: writing {stage.location}", flush=True)
     started = time.monotonic()
     running: Running[Result] = Running()
-    yield running
-    assert running.result is not None, "a stage that ends has a result"
-    result = running.result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
-    storage.write_json(stage.path("stage.json"), result.model_dump(mode="json"))
-    print(f"{stage.name}: done in {result.seconds:.0f} s", flush=True)
+    with about(run=stage.directory):
+        say(f"{stage.name}: writing {stage.location}")
+        yield running
+        assert running.result is not None, "a stage that ends has a result"
+        result = running.result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
+        storage.write_json(stage.path("stage.json"), result.model_dump(mode="json"))
+        say(f"{stage.name}: done in {result.seconds:.0f} s", seconds=result.seconds)

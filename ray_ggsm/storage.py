@@ -135,6 +135,11 @@ def absolute(location: str) -> str:
     return location if "://" in location else os.path.abspath(location)
 
 
+def without_credentials(location: str) -> str:
+    """A location as it may be shown: without a user or password before its host."""
+    return re.sub(r"(?<=://)[^/]*@", "", location)
+
+
 def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of a location and the location's path inside it.
 

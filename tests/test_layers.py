@@ -17,7 +17,7 @@ LAYERS = [
     {"experiment", "stage_results"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},
     {"model", "masks"},
-    {"clock", "config", "delta", "hashing", "html", "numerics", "progress", "storage"},
+    {"clock", "config", "delta", "hashing", "html", "log", "numerics", "progress", "storage"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 SAME_LAYER = {("model", "masks"), ("config", "storage"), ("delta", "storage")}

@@ -28,3 +28,10 @@ def test_locations_that_mean_one_place(location: str) -> None:
 def test_locations_that_libraries_read_differently(location: str) -> None:
     with pytest.raises(ValueError, match="which libraries read differently in a location; choose another"):
         storage.check_location(location)
+
+
+@pytest.mark.parametrize("location", ["/data/a@b/out", "s3://bucket/a@b", "users"])
+def test_locations_are_shown_without_credentials(location: str) -> None:
+    assert storage.without_credentials(location) == location
+    secret = location.replace("://", "://key:secret@")
+    assert storage.without_credentials(secret) == location

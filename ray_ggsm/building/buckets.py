@@ -15,17 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
+from ray_ggsm.building import dead_letters
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.layout import CARRIED, CONTENT, LaidOut
 from ray_ggsm.data.chunks import Chunk, read_chunk
-from ray_ggsm.data.schema import DEAD_LETTER
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.checks import FileCheck, carried, check_file
 from ray_ggsm.tables.files import DataFile, bucket_path, describe, notes_of, spacing_of, write_bucket
 from ray_ggsm.tables.schema import SCHEMA
-
-OUT_OF_MEMORY = "out_of_memory"
-"""Reason of a dead letter whose row did not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,8 @@ class Counts:
     """Rows whose vectors this run computed."""
     departed: int = 0
     """Rows of the version before whose users have no vector now: they left the input, or their row is rejected."""
+    new: int = 0
+    """Rows of users who had no vector in the version before."""
     dead_letters: int = 0
     """Rows that did not fit into memory."""
     forgotten: int = 0
@@ -148,11 +147,16 @@ class BucketFiles:
             fits_N: bool, whether there was memory for each; the others become dead letters.
         """
         build, bucket = self.build, self.bucket
-        self._write_dead_letters(encoded.filter(pa.array(~fits_N)))
+        dead_letters.write_lost(build, bucket.number, encoded.filter(pa.array(~fits_N)))
         new = pa.concat_tables([encoded.filter(pa.array(fits_N)), self._done])
         rows = pa.concat_tables([new, self._carried()])
-        departed = pc.sum(pc.invert(pc.is_in(self._old["user_id"], value_set=rows["user_id"].combine_chunks())))
-        counts = Counts(len(new), departed.as_py() or 0, int((~fits_N).sum()), self._forgotten())
+        counts = Counts(
+            encoded=len(new),
+            departed=_rows_without(self._old, rows),
+            new=_rows_without(rows, self._old),
+            dead_letters=int((~fits_N).sum()),
+            forgotten=self._forgotten(),
+        )
         if not len(rows):
             return Built(bucket.number, None, False, self._rows_before, counts, FileCheck())
         spacing = spacing_of(self._places(bucket.previous)) if len(new) < len(rows) else None
@@ -196,23 +200,15 @@ class BucketFiles:
     def _places(self, files: Sequence[DataFile]) -> list[str]:
         return [storage.join(self.build.table, file.path) for file in files]
 
-    def _write_dead_letters(self, lost: pa.Table) -> None:
-        file = storage.join(self.build.dead_letters, f"memory-{self.bucket.number:08d}.parquet")
-        if not len(lost):
-            storage.remove(file)  # of an earlier attempt
-            return
-        columns = {
-            "user_id": lost["user_id"],
-            "as_of": lost["as_of"],
-            "reason": pa.repeat(OUT_OF_MEMORY, len(lost)),
-            "detail": pa.repeat("too large for the memory, alone in its batch", len(lost)),
-        }
-        dead = {name: columns.get(name, pa.nulls(len(lost), pa.string())) for name in DEAD_LETTER.names}
-        storage.write_parquet(file, pa.table(dead).cast(DEAD_LETTER), "zstd")
-
 
 def _any(which_N: pa.Array) -> bool:
     return bool(pc.any(which_N).as_py())
+
+
+def _rows_without(rows: pa.Table, others: pa.Table) -> int:
+    """Number of rows whose users have no row among others."""
+    known_N = pc.is_in(rows["user_id"], value_set=others["user_id"].combine_chunks())
+    return len(rows) - (pc.sum(known_N).as_py() or 0)
 
 
 def _instructed(rows: pa.Table, name: str, text: str, build: Build) -> pa.Table:

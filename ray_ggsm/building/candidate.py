@@ -41,6 +41,7 @@ class Candidate:
             dead_letters=self.rejected + sum(bucket.counts.dead_letters for bucket in self.buckets),
             encoded=sum(bucket.counts.encoded for bucket in self.buckets),
             departed=sum(bucket.counts.departed for bucket in self.buckets),
+            new=sum(bucket.counts.new for bucket in self.buckets),
         )
 
     @property

@@ -10,12 +10,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
+from ray_ggsm.building import dead_letters
 from ray_ggsm.building.build import Build
+from ray_ggsm.building.dead_letters import FORGOTTEN
 from ray_ggsm.clock import MICROSECONDS_PER_DAY, wall_clock_of_as_of
 from ray_ggsm.config import InputError
 from ray_ggsm.data.chunks import Chunk
 from ray_ggsm.data.content import content_hashes
-from ray_ggsm.data.schema import DEAD_LETTER
 from ray_ggsm.data.validate import DUPLICATE_KEY
 from ray_ggsm.hashing import bucket_of, hash64
 from ray_ggsm.tables import scan
@@ -66,7 +67,7 @@ def lay_out(
     Raises:
         InputError: a user has several rows.
     """
-    rows = build.without_gone(rows)
+    rows, kept = _without_forgotten(rows, kept, build, file)
     if build.one_row_each:
         _refuse_repeated(rows["user_id"], build)
     read = [*build.modalities, "query", *(["tabular"] if build.max_age_days is None else [])]
@@ -77,13 +78,26 @@ def lay_out(
     same = rows.filter(pa.array(known_N)).select(["user_id"])
     carried = [
         same.append_column("as_of", moment_N.filter(pa.array(known_N))),
-        *([build.without_gone(kept)] if kept is not None else []),
+        *([kept] if kept is not None else []),
     ]
     names = pa.concat_tables([table.cast(_key_schema(rows)) for table in carried])
     fresh = rows.filter(pa.array(~known_N))
     fresh = fresh.append_column(CARRIED, pa.repeat(False, len(fresh)))
     names = names.append_column(CARRIED, pa.repeat(True, len(names)))
     return _write(pa.concat_tables([fresh, names], promote_options="default"), file, build.buckets)
+
+
+def _without_forgotten(
+    rows: pa.Table, kept: pa.Table | None, build: Build, file: str
+) -> tuple[pa.Table, pa.Table | None]:
+    """The rows and the kept, less users who are on the list: these are counted in dead letters that name nobody."""
+    if not build.forgotten.version:
+        return rows, kept
+    found = [rows] if kept is None else [rows, kept]
+    gone = [table.filter(build.gone(table["user_id"])).select(["as_of"]) for table in found]
+    name = file.rsplit("/", 1)[1].removesuffix(".parquet")
+    dead_letters.write(build, f"forgotten-{name}", FORGOTTEN, pa.concat_tables([t.cast(gone[0].schema) for t in gone]))
+    return build.without_gone(rows), None if kept is None else build.without_gone(kept)
 
 
 def _key_schema(rows: pa.Table) -> pa.Schema:
@@ -95,10 +109,7 @@ def _refuse_repeated(user_id: pa.ChunkedArray, build: Build) -> None:
     repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if not len(repeated):
         return
-    file = storage.join(build.dead_letters, "repeated.parquet")
-    columns = {"user_id": repeated, "reason": pa.repeat(DUPLICATE_KEY, len(repeated))}
-    dead = {name: columns.get(name, pa.nulls(len(repeated), pa.string())) for name in DEAD_LETTER.names}
-    storage.write_parquet(file, pa.table(dead).cast(DEAD_LETTER), "zstd")
+    file = dead_letters.write(build, "repeated", DUPLICATE_KEY, pa.table({"user_id": repeated}))
     raise InputError(
         f"rows: {len(repeated):,} users stand in the input several times, and a refreshed table has one row per user: "
         f"give the newest; {file} lists them"

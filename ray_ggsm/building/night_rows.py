@@ -67,7 +67,7 @@ def night_rows(
     vectors = Vectors(_young_enough(config, shard.vectors, build), since) if only_changed else None
     counts = write_shard(
         config, fitted, shard.number, shard.of, build.staging, threads=shard.threads, source=shard.source,
-        vectors=vectors, writing=made,
+        vectors=vectors, writing=made, name_inactive=True,
     )  # fmt: skip
     zone, events = fitted.definition.age_timezone, fitted.definition.events()
     rows = made.tables.get("rows") or [user_row_schema(events, [], zone=zone).empty_table()]

@@ -6,12 +6,12 @@ is listed), 143 ended by SIGTERM, 1 anything else.
 """
 
 import errno
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
+from ray_ggsm.log import say_error
 from ray_ggsm.tables.gates import GateError
 
 INCOMPLETE = 5
@@ -31,22 +31,22 @@ def exit_code(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except GateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         return 3
     except KeyboardInterrupt:
         if ended_by is not None:
-            print("\nTerminated. Finished work is kept; run the same command to go on.", file=sys.stderr)
+            say_error("\nTerminated. Finished work is kept; run the same command to go on.")
             return 128 + ended_by
-        print("\nInterrupted. Finished stages are kept; run the same command to go on.", file=sys.stderr)
+        say_error("\nInterrupted. Finished stages are kept; run the same command to go on.")
         return 1
     except Exception as error:
         if sentence := passing_error(error):
-            print(f"not now: {sentence}", file=sys.stderr)
+            say_error(f"not now: {sentence}")
             return 4
         if sentence := user_error(error):
-            print(f"error: {sentence}", file=sys.stderr)
+            say_error(f"error: {sentence}")
             return 2
-        traceback.print_exc()
+        say_error(traceback.format_exc().removesuffix("\n"))
         return 1
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from ray_ggsm import log
 from ray_ggsm.cli.jobs import COMMANDS, JOBS, Job
 from ray_ggsm.config import InputError, load
 
@@ -23,13 +24,22 @@ def main(job: str | None = None, default_config: str | None = None) -> None:
         job, arguments = _choose(arguments, program), arguments[1:]
         program = f"{program} {job}"
     signal.signal(signal.SIGTERM, _unwind)
-    if job in COMMANDS:
-        code = importlib.import_module(f"ray_ggsm.cli.{job}").run_command(arguments, program)
-    else:
-        code = run(JOBS[job], arguments, default_config, program)
+    with log.printed_as(_form_of_lines(), job):
+        if job in COMMANDS:
+            code = importlib.import_module(f"ray_ggsm.cli.{job}").run_command(arguments, program)
+        else:
+            code = run(JOBS[job], arguments, default_config, program)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _form_of_lines() -> str:
+    form = os.environ.get("RAY_GGSM_LOG", "text")
+    if form in ("text", "json"):
+        return form
+    print(f"error: RAY_GGSM_LOG: expected 'text' or 'json', found '{form}'", file=sys.stderr)
+    sys.exit(2)
 
 
 def _unwind(number: int, _: FrameType | None) -> None:

@@ -6,21 +6,26 @@
 import argparse
 from collections.abc import Sequence
 
+import pyarrow.compute as pc
+
 from ray_ggsm import storage
 from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.hashing import pseudonym
+from ray_ggsm.log import show
 from ray_ggsm.tables import maintenance, tagging
 from ray_ggsm.tables.metrics import metrics
+from ray_ggsm.tables.missing import missing
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.user_lists import read_lines
 
 DESCRIPTION = """Look after an embedding table: its versions, tags, files, forgotten users, metrics, one user's data.
 
 Reads   the table's log and files; `forget` also a text file with one user_id per line
-Writes  new versions of the table; `vacuum` removes files; `metrics` a text, `user` a file about one user
+Writes  new versions of the table; `vacuum` removes files; `metrics` a text, `user` a file about one user,
+        `missing` a file of users without a vector
 
   python jobs/tables.py history s3://bucket/users
   python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
@@ -65,6 +70,8 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     add("tags", _tags, "list the tags")
     gauges = add("metrics", _metrics, "gauges of the newest version in Prometheus' text format, from the log alone")
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
+    without = add("missing", _missing, "count the users of the newest version's input without a vector, by reason")
+    without.add_argument("--output", help="Parquet file to write: who they are, and why")
     user = add("user", _user, "write all that is known of one user to a file")
     user.add_argument("--user", required=True, help="the user_id, as the source has it")
     user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
@@ -162,9 +169,25 @@ def _tags(options: argparse.Namespace) -> None:
 def _metrics(options: argparse.Namespace) -> None:
     text = metrics(open_table(options.table))
     if options.output is None:
-        print(text, end="")
+        show(text)
     else:
         storage.write_text(options.output, text)
+
+
+def _missing(options: argparse.Namespace) -> None:
+    table = open_table(options.table)
+    found = missing(table)
+    users = len(found["user_id"].drop_null().unique())
+    nameless = found["user_id"].null_count
+    print(
+        f"version {table.version}: {users:,} users of its input without a vector, {nameless:,} rows without a user_id"
+    )
+    for reason in found["reason"].unique().to_pylist():
+        rows = found.filter(pc.equal(found["reason"], reason))["user_id"]
+        print(f"  {reason:24}  {len(rows.drop_null().unique()) + rows.null_count:>13,}")
+    if options.output is not None:
+        storage.write_parquet(options.output, found, "zstd")
+        print(f"{options.output}: {len(found):,} rows")
 
 
 def _user(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from ray_ggsm.data.fit import check, combine, fit, learn, types_of
 from ray_ggsm.data.keep import KEPT, Vectors, create_kept
 from ray_ggsm.data.pseudonyms import key_id, pseudonyms
 from ray_ggsm.data.schema import DEAD_LETTER, feature_names, label_schema, user_row_schema
-from ray_ggsm.data.snapshots import create_snapshots
+from ray_ggsm.data.snapshots import create_snapshots, too_few_events
 from ray_ggsm.data.source_choice import source_of
 from ray_ggsm.data.sources.source import Source, State
 from ray_ggsm.data.sql import quote, text
@@ -71,6 +71,7 @@ def write_shard(
     source: Source | None = None,
     vectors: Vectors | None = None,
     writing: Writing | None = None,
+    name_inactive: bool = False,
 ) -> ShardCounts:
     """Write the rows, labels and dead letters of one shard of users; the same input gives the same files.
 
@@ -83,6 +84,7 @@ def write_shard(
         source: where the shard's events come from; None: what the config names.
         vectors: vectors that users may keep, who then have no row and are named in `kept/`; None: all users have one.
         writing: how tables are written to a location; None: as a Parquet file.
+        name_inactive: also write dead letters of users with too few events for a row, in a file of their own.
 
     Returns:
         What `write_summary` adds up.
@@ -96,7 +98,12 @@ def write_shard(
             create_kept(database, config, vectors, key)
             with writing(storage.join(location, "kept", part)) as kept_file:
                 kept_file(_fetch(database, f"SELECT name AS user_id, as_of FROM {quote(KEPT)} ORDER BY ALL"))
-        create_snapshots(database, config, config.splits, KEPT if vectors is not None else None)
+        kept = KEPT if vectors is not None else None
+        create_snapshots(database, config, config.splits, kept)
+        if name_inactive:
+            (split,) = config.splits
+            with _writing(storage.join(location, "dead_letters", f"inactive-{part}")) as inactive_file:
+                inactive_file(_named(too_few_events(database, config, split, kept), key))
         create_features(database, config, fitted)
         create_labels(database, config, fitted)
         events_cut = create_sequences(database, config)

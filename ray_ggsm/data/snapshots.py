@@ -3,14 +3,19 @@
 import datetime as dt
 from collections.abc import Mapping
 
+import pyarrow as pa
+
 from ray_ggsm.clock import start_of_day
 from ray_ggsm.data.aggregates import CALENDAR, EVENTS, SNAPSHOT, Window, all_windows
 from ray_ggsm.data.config import DataConfig, SplitConfig
 from ray_ggsm.data.database import Database
+from ray_ggsm.data.schema import DEAD_LETTER
 from ray_ggsm.data.sql import own, quote, text
 
 SHUFFLED = "md5(user_id || '|' || epoch_us(as_of))"
 """SQL: the order of the rows, which is the same on every machine."""
+TOO_FEW_EVENTS = "too_few_events"
+"""Reason of a dead letter: what `minimum_events` asks of a user."""
 USERS = {"train": "NOT is_test", "test": "is_test", "all": "true"}
 
 
@@ -55,6 +60,28 @@ def create_snapshots(
         SELECT row_number() OVER (ORDER BY {SHUFFLED}, split) AS row, * EXCLUDE ({number})
         FROM {wanted} SEMI JOIN {active} USING ({number})"""
     )
+
+
+def too_few_events(database: Database, config: DataConfig, split: str, kept: str | None) -> pa.Table:
+    """Users with events in the history window of the first cutoff, but too few for a row, as dead letters.
+
+    `kept` names a table of users (user_id) who have none because they keep a vector; None: there is none.
+    """
+    least, day, zone = config.snapshots.minimum_events, config.snapshots.dates[0], config.snapshots.timezone
+    user, time, _ = database.tables[least.table]
+    here, others = f"{quote(user)} IS NOT NULL", "SELECT user_id FROM snapshots"
+    if time is not None:
+        first = _instant(_days_after(day, -config.snapshots.history_days), zone)
+        here += f" AND {quote(time)} >= {first} AND {quote(time)} < {_instant(day, zone)}"
+    if kept is not None:
+        others += f" UNION ALL SELECT user_id FROM {quote(kept)}"
+    found = database.connection.sql(
+        f"""SELECT {text(split)} AS split, user_id, {_instant(day, zone)} AS as_of, NULL AS source,
+            {text(TOO_FEW_EVENTS)} AS reason, {text(f"fewer than {least.count} in {least.table}")} AS detail
+        FROM (SELECT DISTINCT {quote(user)} AS user_id FROM {quote(least.table)} WHERE {here})
+        ANTI JOIN ({others}) USING (user_id) ORDER BY user_id"""
+    )
+    return found.to_arrow_table().cast(DEAD_LETTER)
 
 
 def _cutoff(k: int, day: dt.date, windows: list[Window], zone: str) -> str:

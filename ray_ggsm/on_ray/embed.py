@@ -8,6 +8,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.config import InputError
 from ray_ggsm.data.definition import read
+from ray_ggsm.log import say
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.given_rows import GivenRows
 from ray_ggsm.on_ray.building.request import VersionRequest, buckets_for, print_half_open_mask
@@ -43,7 +44,7 @@ def embed(pipeline: Pipeline, publish_anyway: str | None = None) -> str:
         built = build_version(_request(pipeline, encoder, files, publish_anyway), report)
         counts = built.counts
         report.outcome = f"{counts.written:,} rows published, {counts.dead_letters:,} dead letters"
-        print(f"embed: {report.outcome}", flush=True)
+        say(f"embed: {report.outcome}", version=built.version, **counts.model_dump())
         running.result = EmbedResult(
             table=stage.table, rows=counts.written, dead_letters=counts.dead_letters, **built.events.model_dump()
         )

@@ -42,6 +42,7 @@ from ray_ggsm.data.store.manifest import (
 from ray_ggsm.data.store.ready import check_ready
 from ray_ggsm.data.store.seal import apply
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.on_ray.ingesting.shuffle import Shuffle
@@ -162,7 +163,8 @@ def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date |
     rejected = sum(n for entry in done.entries for n in entry.rejected.values())
     written = sum(file.rows for table, some in done.added.items() if table != REJECTED for file in some)
     told = f"{written:,} records of {len(done.entries):,} files, {rejected:,} rejected"
-    print(f"ingest: {name}: {told}; manifest {manifest.sequence}", flush=True)
+    numbers = {"records": written, "files": len(done.entries), "rejected": rejected, "manifest": manifest.sequence}
+    say(f"ingest: {name}: {told}; manifest {manifest.sequence}", **numbers)
     if done.not_taken:
         print(f"ingest: {done.not_taken:,} records of forgotten users were not taken", flush=True)
     for table, n in manifest.capped.items():

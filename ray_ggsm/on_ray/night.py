@@ -25,6 +25,7 @@ from ray_ggsm.data.store.source import EventStore
 from ray_ggsm.data.summary import ShardCounts
 from ray_ggsm.data.validate import enforce_share
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.log import say
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.prepare import Shards, task
 from ray_ggsm.tables import delta
@@ -145,7 +146,7 @@ class Night:
         rejected = sum(sum(count.dead_letters.values()) for count in counts)
         told = f"; {rejected:,} records rejected, see {build.dead_letters}" if rejected else ""
         day = self.config.snapshots.dates[0]
-        print(f"refresh: made {rows:,} rows as of {day}{told}", flush=True)
+        say(f"refresh: made {rows:,} rows as of {day}{told}", rows=rows, rejected=rejected, as_of=str(day))
         return Layout(tuple(part for parts, _ in made for part in ray.get(parts)), bad, version)
 
     def check_unchanged(self) -> None:

@@ -20,6 +20,7 @@ from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.log import say
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.building.given_rows import GivenRows
@@ -179,11 +180,13 @@ def _refresh(
 ) -> int:
     request = _request(config, users, encoder, table, publish_anyway)
     at = f"version {open_table(table).version}" if delta.exists(table) else "no version yet"
-    print(f"refresh: {users.name}; {table} is at {at}; run {request.run}", flush=True)
-    with reported(RunReport("refresh", table, request.run), storage.join(table, "runs", request.run)) as report:
+    begun = RunReport("refresh", table, request.run, _zone(config))
+    with reported(begun, storage.join(table, "runs", request.run)) as report:
+        say(f"refresh: {users.name}; {table} is at {at}; run {request.run}")
         built = build_version(request, report)
         report.outcome = _outcome(built)
-        print(f"refresh: {report.outcome}; {sum(report.seconds.values()):.0f} s", flush=True)
+        seconds, numbers = sum(report.seconds.values()), built.counts.model_dump()
+        say(f"refresh: {report.outcome}; {seconds:.0f} s", version=built.version, seconds=seconds, **numbers)
     if isinstance(users, Night):
         users.clean()
     return built.version

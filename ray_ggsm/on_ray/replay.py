@@ -25,6 +25,7 @@ from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.replay import CARRIED, EXACT, Loss, PlayedNight, Replay, headline, losses_of, markdown
 from ray_ggsm.experiment import Experiment, RayConfig
+from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.evaluate import check_evaluation
 from ray_ggsm.on_ray.probing.probes import probe_all
@@ -151,10 +152,10 @@ def _play(config: ReplayConfig, pipeline: Pipeline, place: str, day: dt.date) ->
         seconds=round(seconds, 1),
     )
     storage.write_json(file, played.model_dump(mode="json"))
-    print(
+    say(
         f"replay: {day}: {played.encoded:,} of {played.users:,} users encoded, the oldest vector is "
         f"{played.oldest_days} days old, {seconds:.0f} s",
-        flush=True,
+        **played.model_dump(),
     )
     return played
 

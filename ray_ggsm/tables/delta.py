@@ -111,6 +111,20 @@ def commit(metadata: VersionMetadata, **options: Any) -> CommitProperties:
     return CommitProperties(custom_metadata=texts, max_commit_retries=0, **options)
 
 
+def origin(location: str, version: int) -> Commit | None:
+    """The commit of the run that made a version's rows, where `rollback`, `forget` and vacuum came after it.
+
+    None: the log has none.
+    """
+    while version >= 0:
+        (commit,) = history(location, version, version)
+        if commit.operation == "publish":
+            return commit
+        back = commit.metadata.rolled_back_to
+        version = version - 1 if back is None else back
+    return None
+
+
 def history(location: str, first: int, last: int) -> list[Commit]:
     """The commits `first` to `last`, newest first.
 

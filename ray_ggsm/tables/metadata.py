@@ -32,6 +32,8 @@ class VersionCounts(_Recorded):
     """Rows whose vectors this run computed; the others were carried forward."""
     departed: int = 0
     """Rows of the version before whose users have no vector now."""
+    new: int = 0
+    """Rows of users who had no vector in the version before."""
 
 
 class RecordedConfig(_Recorded):
@@ -97,8 +99,15 @@ class VersionMetadata(_Recorded):
     """Rows by what became of them."""
     events: dict[str, int] = Field({})
     """Texts of events in the rows, by what became of them (`EventCounts`)."""
+    seconds: dict[str, float] = Field({})
+    """Step -> wall time of the run that published the version, in its last attempt, without the step `publish`, whose
+    commit holds this."""
+    rates: dict[str, float] = Field({})
+    """Users and tokens per second of the step `encode`."""
     ages: dict[str, int] = Field({})
     """Moment (ISO, UTC) -> rows whose vectors are of it."""
+    without_vector: dict[str, int] = Field({})
+    """Reason -> rows of the input that got no vector: dead letters, and of events, users without a row."""
     gates: dict[str, str] = Field({})
     """Gate -> its sentence."""
     failed_gates: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from ray_ggsm import storage
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.metadata import Commit
 from ray_ggsm.tables.moments import instant, parsed
@@ -27,9 +28,9 @@ def metrics(table: EmbeddingTable) -> str:
     Raises:
         InputError: the log is incomplete or damaged.
     """
-    registry = CollectorRegistry()
+    registry, location = CollectorRegistry(), storage.without_credentials(table.location)
     for name, value in _gauges(table).items():
-        Gauge(PREFIX + name, HELP[name], ["table"], registry=registry).labels(table.location).set(value)
+        Gauge(PREFIX + name, HELP[name], ["table"], registry=registry).labels(location).set(value)
     return generate_latest(registry).decode()
 
 

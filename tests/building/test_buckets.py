@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.building.buckets import OUT_OF_MEMORY, Counts
+from ray_ggsm.building.buckets import Counts
+from ray_ggsm.building.dead_letters import OUT_OF_MEMORY
 from ray_ggsm.building.layout import is_due
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
@@ -46,7 +47,7 @@ def test_a_first_version(world: World, users: pa.Table) -> None:
     table = world.refresh("r0")
     assert sorted(table.read()["user_id"].to_pylist()) == sorted(users["user_id"].to_pylist())
     assert {file.bucket for file in table.data_files()} == set(bucket_of(users["user_id"], BUCKETS).tolist())
-    assert table.metadata().counts == VersionCounts(expected=11, written=11, encoded=11)
+    assert table.metadata().counts == VersionCounts(expected=11, written=11, encoded=11, new=11)
     assert (table.metadata().encoder, table.metadata().width, table.metadata().normalised) == ("enc1", 5, True)
     assert table.verify(deep=True) == []
 
@@ -59,7 +60,7 @@ def test_one_changed_one_new_one_departed(world: World, users: pa.Table) -> None
     second = world.refresh("r1")
     assert world.encoded == 2
     counts = second.metadata().counts
-    assert counts == VersionCounts(expected=10, written=10, encoded=2, departed=1)
+    assert counts == VersionCounts(expected=10, written=10, encoded=2, departed=1, new=1)
     before, after = vectors(first), vectors(second)
     assert after.keys() == {f"u0-{i}" for i in range(1, 11)}
     assert {user for user in after if before.get(user) != after[user]} == {"u0-3", "u0-10"}
@@ -100,7 +101,7 @@ def test_everybody_departs(world: World, users: pa.Table) -> None:
     world.refresh("r0")
     world.give(users.slice(5, 2))
     table = world.refresh("r1")
-    assert table.metadata().counts == VersionCounts(expected=2, written=2, encoded=2, departed=3)
+    assert table.metadata().counts == VersionCounts(expected=2, written=2, encoded=2, departed=3, new=2)
     assert sorted(vectors(table)) == ["u0-5", "u0-6"]
 
 
@@ -130,7 +131,7 @@ def test_a_row_that_finds_no_memory_becomes_a_dead_letter(world: World, users: p
     world.give(users)
     world.no_memory_for = ("u0-2",)
     candidate = world.candidate("r0")
-    assert candidate.counts == VersionCounts(expected=11, written=10, dead_letters=1, encoded=10)
+    assert candidate.counts == VersionCounts(expected=11, written=10, dead_letters=1, encoded=10, new=10)
     (letter,) = pq.read_table(candidate.build.dead_letters).to_pylist()
     assert (letter["user_id"], letter["reason"]) == ("u0-2", OUT_OF_MEMORY)
     assert world.candidate("r0").counts == candidate.counts, "also when it is only looked at again"
@@ -163,7 +164,8 @@ def test_vectors_of_this_night_are_used_again_after_another_commit(world: World,
     assert "u0-0" not in written["user_id"].to_pylist()
     in_bucket = {f"u0-{i}" for i in range(1, 11) if bucket_of(pa.array([f"u0-{i}"]), BUCKETS)[0] == gone}
     assert set(written["user_id"].to_pylist()) == in_bucket
-    assert counts[gone] == Counts(encoded=len(in_bucket & {"u0-2", "u0-5", "u0-8", "u0-9", "u0-10"}))
+    new = len(in_bucket & {"u0-8", "u0-9", "u0-10"})
+    assert counts[gone] == Counts(encoded=len(in_bucket & {"u0-2", "u0-5", "u0-8", "u0-9", "u0-10"}), new=new)
 
 
 def _files(table: EmbeddingTable, bucket: int) -> list:
@@ -214,7 +216,7 @@ def test_every_instruction_has_its_rows_and_its_dead_letters(world: World, users
     world.embedding = EncodingConfig(instructions={"plain": "", "spend": "how much?"})
     world.give(with_values(users, "as_of", [None, *users["as_of"].to_pylist()[1:]]))
     table = world.refresh("r0", LOOSE.model_copy(update={"max_dead_letter_share": 0.2}))
-    assert table.metadata().counts == VersionCounts(expected=22, written=20, dead_letters=2, encoded=20)
+    assert table.metadata().counts == VersionCounts(expected=22, written=20, dead_letters=2, encoded=20, new=20)
     plain, spend = (table.matrix(instruction=name)[1] for name in ("plain", "spend"))
     assert np.abs(plain - spend).max() > 0.1
 
@@ -234,4 +236,4 @@ def test_a_gate_that_fails_keeps_everything_written(world: World, users: pa.Tabl
 def test_a_chunk_without_good_rows(world: World, users: pa.Table) -> None:
     world.give(with_values(users, "as_of", [*[None] * 4, *users["as_of"].to_pylist()[4:]]))
     table = world.refresh("r0", LOOSE.model_copy(update={"max_dead_letter_share": 0.5}))
-    assert table.metadata().counts == VersionCounts(expected=11, written=7, dead_letters=4, encoded=7)
+    assert table.metadata().counts == VersionCounts(expected=11, written=7, dead_letters=4, encoded=7, new=7)

@@ -8,11 +8,13 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data import prepare
+from ray_ggsm.data.keep import Vectors
 from ray_ggsm.data.schema import feature_names
 from tests.helpers.data import CONFIGS, data_config, shipped
 
@@ -266,6 +268,32 @@ def test_an_expression_that_fails_on_the_data_is_the_users_error(world):
     config = data_config(values)
     with pytest.raises(InputError, match=r"cannot be computed.*Could not convert"):
         prepare.write_shard(config, prepare.fit(config), 0, 1, "out")
+
+
+@pytest.mark.parametrize("kept", [[], ["two"]])
+def test_users_with_too_few_events(clicks, tmp_path, monkeypatch, kept: list[str]) -> None:
+    """At 2024-03-21, with 20 days of history: what is older, or of the day itself, does not count."""
+    monkeypatch.chdir(tmp_path)
+    events = {
+        "one": ["2024-03-01", "2024-02-28"],
+        "two": ["2024-03-01", "2024-03-20"],
+        "late": ["2024-03-20", "2024-03-21"],
+        "old": ["2024-02-29", "2024-02-28"],
+    }
+    lines = [f"{user},{day},a,1" for user, days in events.items() for day in days]
+    (tmp_path / "clicks.csv").write_text("\n".join(["uid,ts,item,price", *lines]) + "\n")
+    clicks["snapshots"] |= {"cutoffs": ["2024-03-21"], "minimum_events": {"table": "clicks", "count": 2}}
+    clicks |= {"splits": {"night": {"role": "train", "users": "all", "cutoffs": [0]}}, "labels": {}}
+    config = data_config(clicks)
+    moment = pa.array([datetime(2024, 3, 21, tzinfo=ZoneInfo("UTC"))] * len(kept), pa.timestamp("us", "UTC"))
+    vectors = Vectors(pa.table({"user_id": pa.array(kept, pa.string()), "as_of": moment}), None) if kept else None
+    counts = prepare.write_shard(config, prepare.fit(config), 0, 1, "out", vectors=vectors, name_inactive=True)
+    assert counts.rows == {"night": 0 if kept else 1}
+    letters = pq.read_table("out/dead_letters").to_pylist()
+    assert [(letter["user_id"], letter["split"], letter["reason"], letter["detail"]) for letter in letters] == [
+        (user, "night", "too_few_events", "fewer than 2 in clicks") for user in ("late", "one")
+    ]
+    assert counts.dead_letters == {}, "nothing was rejected"
 
 
 def test_the_shipped_example(tmp_path):

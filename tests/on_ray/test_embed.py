@@ -1,22 +1,30 @@
 """Rows that were damaged after `prepare` are set aside with a reason; too many of them stop the run."""
 
 import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
 
 from ray_ggsm import storage
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
 from ray_ggsm.config import InputError
+from ray_ggsm.on_ray.building.encode import _counter
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import evaluate
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from tests.helpers import ROOT
+from tests.helpers.waiting import wait_until
 
 
 def damage(experiment, rows: int) -> list[str]:
@@ -103,3 +111,35 @@ def test_every_instruction_gets_a_vector_of_its_own(experiment: Callable, finish
 def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finished) -> None:
     with pytest.raises(InputError, match=r"embedding\.checkpoint"):
         evaluate(Pipeline.of(finished).untrained)
+
+
+class Counting:
+    """An actor that counts as those that encode do, and lives on."""
+
+    def __init__(self, build: Any) -> None:
+        self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
+
+    def count(self, users: int) -> None:
+        self.users.inc(users)
+
+
+def test_prometheus_finds_the_counters_by_table_and_run() -> None:
+    """Under the name that docs/tables.md gives, where Ray exports them."""
+    (node,) = ray.nodes()
+    address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    builds = [SimpleNamespace(table="s3://key:secret@bucket/users", run=run) for run in ("r1", "r2")]
+    actors = [ray.remote(num_cpus=0)(Counting).remote(build) for build in builds]
+    for actor, users in zip(actors, (5, 7), strict=True):
+        ray.get(actor.count.remote(users))
+
+    def exported() -> dict[tuple[str, str], float]:
+        with urllib.request.urlopen(address) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [s for f in families for s in f.samples if s.name == "ray_ggsm_users_embedded_total"]
+        found = {(s.labels["table"], s.labels["run"]): s.value for s in samples}
+        return found if ("s3://bucket/users", "r1") in found and ("s3://bucket/users", "r2") in found else {}
+
+    found = wait_until(exported)
+    assert found["s3://bucket/users", "r1"] == 5
+    assert found["s3://bucket/users", "r2"] == 7
+    assert "ray_ggsm_users_embedded_total" in (ROOT / "docs" / "tables.md").read_text()

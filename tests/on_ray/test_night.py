@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from ray_ggsm.on_ray.night import Night
 from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.missing import missing
 from ray_ggsm.tables.publish import NO_TABLE
 
 DAY = dt.date(2024, 3, 14)
@@ -210,3 +212,21 @@ def test_nights_with_pseudonyms(night: Callable, tmp_path: Path) -> None:
             assert vector == pytest.approx(found[name][1], abs=1e-5)
         else:  # a user's turn depends on the name
             assert turn(name, FIRST, day, 7) != turn(user, FIRST, day, 7)
+
+
+def test_who_has_too_few_events_is_told(finished: Experiment, night: Callable) -> None:
+    """Counted in the click log itself, over the 30 days before the night."""
+    source = finished.data.source
+    log = Path(source.tables["clicks"].files).read_text().splitlines()[2:]  # type: ignore[union-attr]
+    days = [(line.split(",")[0], dt.date.fromisoformat(line.split(",")[1][:10])) for line in log]
+    events = Counter(user for user, day in days if DAY - dt.timedelta(days=30) <= day < DAY)
+    few = sorted(user for user, count in events.items() if count < 10)
+    assert 5 < len(few) < len(events) - 5
+    config = night(minimum_events={"table": "clicks", "count": 10})
+    refresh(config)
+    table = open_table(config.table)
+    assert sorted(table.read()["user_id"].to_pylist()) == sorted(events.keys() - set(few))
+    assert table.metadata().without_vector == {"too_few_events": len(few)}
+    found = missing(table)
+    assert sorted(found["user_id"].to_pylist()) == few
+    assert found["reason"].unique().to_pylist() == ["too_few_events"]

@@ -142,7 +142,13 @@ def test_the_life_of_a_table(
     assert refresh(config) == 1
     second, metadata = vectors(table, 1), open_table(table).metadata()
     assert sorted(second) == sorted(users[1:])
-    assert metadata.counts == VersionCounts(expected=len(users) - 1, written=len(users) - 1, encoded=2, departed=1)
+    kept = len(users) - 1
+    assert metadata.counts == VersionCounts(expected=kept, written=kept, encoded=2, departed=1, new=1)
+    assert list(metadata.seconds) == ["rows", "events", "encode"]
+    assert metadata.rates["users_per_second"] > 0
+    (page,) = (Path(file).read_text() for file in storage.list_files(f"{table}/runs/{metadata.run}", "report.html"))
+    assert "Not fresh: the newest vectors are of 2024-" in page
+    assert "Compared with what version 0 records" in page
     assert metadata.input is not None
     assert metadata.input.rows == config.rows
     changed = [user for user in second if user in first and not np.array_equal(first[user], second[user])]
@@ -196,6 +202,7 @@ def test_a_commit_in_between_costs_only_its_buckets(
     assert metadata.counts is not None
     assert metadata.counts.encoded == len(rows) - 2, "the vectors that were encoded before the forget are used"
     assert metadata.suppressed == 1
+    assert metadata.without_vector == {"forgotten": 2}
 
     # they stay forgotten: in the next night, without a key, and for a new user whom nobody knew
     with pytest.raises(InputError, match="forgotten_key_file"):
@@ -203,6 +210,7 @@ def test_a_commit_in_between_costs_only_its_buckets(
     give(rows)
     refresh(config)
     assert sorted(open_table(config.table).read()["user_id"].to_pylist()) == sorted(users)
+    assert open_table(config.table).metadata().without_vector == {"forgotten": 2}
 
 
 def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch):

@@ -15,11 +15,13 @@ import ray.data
 from ray.data import DataContext
 from ray.util.metrics import Counter
 
+from ray_ggsm import storage
 from ray_ggsm.building.buckets import Bucket, Built
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.log import say
 from ray_ggsm.model import saved
 from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building import tasks
@@ -44,7 +46,8 @@ def build_buckets(build: Build, buckets: Sequence[Bucket], resources: RayConfig,
         else:
             yield built
     waiting = [bucket for bucket in buckets if bucket.number in numbers]
-    print(f"{progress.name}: {len(waiting):,} of {len(buckets):,} buckets are to do", flush=True)
+    text = f"{progress.name}: {len(waiting):,} of {len(buckets):,} buckets are to do"
+    say(text, buckets=len(buckets), buckets_to_do=len(waiting))
     # nobody's vector is new: no encoder is needed
     write = ray.remote(num_cpus=1)(tasks.write_without_encoding)
     yield from _as_they_come([write.remote(bucket, build) for bucket in waiting if not bucket.fresh])
@@ -94,6 +97,12 @@ def _whole_buckets() -> Iterator[None]:
             setattr(context, name, value)
 
 
+def _counter(build: Build, name: str, description: str) -> Counter:
+    """A counter of the build; Ray exports it as `ray_ggsm_<name>_total`."""
+    labels = {"table": storage.without_credentials(build.table), "run": build.run}
+    return Counter(f"ggsm_{name}", description, tuple(labels)).set_default_tags(labels)
+
+
 class _Encode:
     """Actor that turns the rows of a bucket into rows of the table."""
 
@@ -102,8 +111,8 @@ class _Encode:
         bundle = saved.load(build.encoder, device_of(resources))
         finished_mask = config.mask == "inference"
         self.embedder = Embedder(bundle, build.vectors.open(), config.tokens_per_batch, finished_mask)
-        self.users = Counter("ray_ggsm_users_embedded", "Users whose vectors were computed")
-        self.tokens = Counter("ray_ggsm_tokens", "Tokens that went through the encoder, without padding")
+        self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
+        self.tokens = _counter(build, "tokens", "Tokens that went through the encoder, without padding")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         size, before, named = self.build.embedding.rows_per_batch, self.embedder.tokens, rows[BUCKET].drop_null()

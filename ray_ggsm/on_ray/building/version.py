@@ -15,6 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.buckets import Bucket, Built, unchanged
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate
+from ray_ggsm.building.dead_letters import FORGOTTEN, count_reasons
 from ray_ggsm.building.layout import LaidOut, Layout
 from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.config import InputError
@@ -50,6 +51,8 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
     """
     for attempt in range(1, ATTEMPTS + 1):
         previous = open_table(request.table) if delta.exists(request.table) else None
+        if previous is not None:
+            report.begun(previous)
         forgotten = read_suppressed(request.table)
         forgotten.check_key(request.key)
         if previous is not None and _is_done(request, previous.metadata(), forgotten):
@@ -66,7 +69,8 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
 
 
 def _published(request: VersionRequest, table: EmbeddingTable, report: RunReport) -> BuiltVersion:
-    report.version = table.version
+    report.before = None  # that is the run itself
+    report.published(table.version, table.metadata())
     storage.remove(storage.join(request.staging, "rows"))
     recorded = table.metadata()
     counts, events = recorded.counts or VersionCounts(), EventCounts.model_validate(recorded.events)
@@ -115,19 +119,22 @@ def _build_on(
     expected = sum(part.fresh + sum(part.ages.values()) for part in layout.parts) + layout.rejected
     expected, rejected = (n * len(request.embedding.instructions) for n in (expected, layout.rejected))
     expected -= sum(bucket.counts.forgotten for bucket in built)
+    report.without_vector = _without_vector(build, built)
     candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
     report.counts |= candidate.counts.model_dump()
-    report.ages = dict(check.ages)
     kept = sum(bucket.kept for bucket in built)
     if candidate.unchanged and previous is not None:
         build.clean()
         return BuiltVersion(previous.version, candidate.counts, events.counts, len(built), kept, changed=False)
     with report.step("publish"):
         verdicts = candidate.judge(request.publishing.gates)
-        report.gates = {v.gate: ("" if v.passed else "FAILED: ") + v.sentence for v in verdicts}
-        report.version = candidate.publish(verdicts, request.publish_anyway, _metadata(request, build, events.counts))
+        report.gates = {verdict.gate: verdict.sentence for verdict in verdicts}
+        report.failed_gates = tuple(verdict.gate for verdict in verdicts if not verdict.passed)
+        metadata = _metadata(request, build, events.counts, report)
+        report.version = version = candidate.publish(verdicts, request.publish_anyway, metadata)
+        report.ages = dict(check.ages)
     build.clean()
-    return BuiltVersion(report.version, candidate.counts, events.counts, len(built), kept)
+    return BuiltVersion(version, candidate.counts, events.counts, len(built), kept)
 
 
 def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None) -> bool:
@@ -209,12 +216,21 @@ def _built(
     return sorted(built, key=lambda b: b.bucket), total, progress
 
 
-def _metadata(request: VersionRequest, build: Build, events: EventCounts) -> VersionMetadata:
+def _without_vector(build: Build, built: Sequence[Built]) -> dict[str, int]:
+    """Reason -> rows that got no vector."""
+    found, meanwhile = count_reasons(build), sum(bucket.counts.forgotten for bucket in built)
+    return found | ({FORGOTTEN: found.get(FORGOTTEN, 0) + meanwhile} if meanwhile else {})
+
+
+def _metadata(request: VersionRequest, build: Build, events: EventCounts, report: RunReport) -> VersionMetadata:
     """How the version was made."""
     described = request.encoder.description.model_dump(mode="json")
     encoder = {key: described[key] for key in ("mask", "step", "alpha", "template_digest")}
     metadata = VersionMetadata(
         events=events.model_dump(),
+        seconds=dict(report.seconds),
+        rates=report.rates,
+        without_vector=report.without_vector,
         config=RecordedConfig.model_validate(request.embedding.model_dump(mode="json")),
         encoder_description=RecordedEncoder.model_validate(encoder),
         timezone=request.definition.timezone if request.definition else None,

@@ -1,5 +1,7 @@
 """Gauges of a table for Prometheus, from its log alone: a gauge inside a job would die with the job's cluster."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from ray_ggsm.tables import delta
@@ -27,9 +29,14 @@ def metrics(table: EmbeddingTable) -> str:
     Raises:
         InputError: the log is incomplete or damaged.
     """
+    return exposition(table.location, {name: (HELP[name], value) for name, value in _gauges(table).items()})
+
+
+def exposition(location: str, gauges: Mapping[str, tuple[str, float]]) -> str:
+    """Gauges (name without PREFIX -> help and value) in Prometheus' text format, with the label `table`."""
     registry = CollectorRegistry()
-    for name, value in _gauges(table).items():
-        Gauge(PREFIX + name, HELP[name], ["table"], registry=registry).labels(table.location).set(value)
+    for name, (help_, value) in gauges.items():
+        Gauge(PREFIX + name, help_, ["table"], registry=registry).labels(location).set(value)
     return generate_latest(registry).decode()
 
 

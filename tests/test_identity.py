@@ -23,6 +23,7 @@ from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
+from ray_ggsm.on_ray.monitor import MonitorConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
@@ -32,7 +33,7 @@ FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
-    SimulateConfig, ReplayConfig,
+    SimulateConfig, ReplayConfig, MonitorConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 

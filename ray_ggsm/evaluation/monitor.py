@@ -2,7 +2,7 @@
 
 Two probes score the rows of a period. The fixed one was fitted on the first period of the encoder, its reference, and
 stands for the models that teams have in use. The fresh one was fitted on the period itself. Both score a user only
-after a fit without this user: users are dealt to folds, the same in every period, and an AUC is the mean over the folds.
+after a fit without this user: users are dealt to folds, the same in every period; an AUC is the mean over the folds.
 
 Intervals draw users with all their rows, in all periods at once, so a change against the reference is paired where
 users recur. They do not cover the choice of the rows that a probe was fitted on.

@@ -148,6 +148,16 @@ EXAMPLES: list[Config] = [
     build(AttachDefinitionConfig, {"experiment": "e.yaml", "encoder": "e"}, "example"),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
     build(
+        MonitorConfig,
+        {
+            "table": "t",
+            "labels": {"files": "l.parquet", "future_days": 30},
+            "first": dt.date(2024, 3, 1),
+            "output": "o",
+        },
+        "example",
+    ),
+    build(
         SimulateConfig,
         {"output": "o", "population": {"users": 2, "first_day": dt.date(2024, 3, 1), "days": 1}},
         "example",
@@ -169,6 +179,9 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "LabelConfig.above_quantile": [{"above_quantile": 0.5, "at_least_quantile": None}],
     "LookalikeConfig.text": [{"text": "buys baby food", "users_file": None}],
     "ModalityConfig.fields": [{"fields": {}}],
+    "MonitorConfig.labels": [{"labels": None, "experiment": "e.yaml"}],
+    "MonitorConfig.experiment": [{"labels": None, "experiment": "e.yaml"}],
+    "MonitorConfig.first": [{"first": dt.date(2024, 4, 1)}],
     "RefreshConfig.events": [
         {"events": {"source": {"kind": "journey"}, "minimum_events": {"table": "lines", "count": 2}}, "rows": None}
     ],

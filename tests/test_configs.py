@@ -13,6 +13,7 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.ingest import IngestConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
+from ray_ggsm.on_ray.monitor import MonitorConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "attach_definition": AttachDefinitionConfig,
     "study": StudyConfig,
     "drift": DriftConfig,
+    "monitor": MonitorConfig,
     "lookalike": LookalikeConfig,
     "refresh": RefreshConfig,
     "simulate": SimulateConfig,

@@ -23,6 +23,7 @@ from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
+from ray_ggsm.on_ray.monitor import MonitorConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
@@ -32,7 +33,7 @@ FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
-    SimulateConfig, ReplayConfig,
+    SimulateConfig, ReplayConfig, MonitorConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
@@ -147,6 +148,16 @@ EXAMPLES: list[Config] = [
     build(AttachDefinitionConfig, {"experiment": "e.yaml", "encoder": "e"}, "example"),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
     build(
+        MonitorConfig,
+        {
+            "table": "t",
+            "labels": {"files": "l.parquet", "future_days": 30},
+            "first": dt.date(2024, 3, 1),
+            "output": "o",
+        },
+        "example",
+    ),
+    build(
         SimulateConfig,
         {"output": "o", "population": {"users": 2, "first_day": dt.date(2024, 3, 1), "days": 1}},
         "example",
@@ -168,6 +179,9 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "LabelConfig.above_quantile": [{"above_quantile": 0.5, "at_least_quantile": None}],
     "LookalikeConfig.text": [{"text": "buys baby food", "users_file": None}],
     "ModalityConfig.fields": [{"fields": {}}],
+    "MonitorConfig.labels": [{"labels": None, "experiment": "e.yaml"}],
+    "MonitorConfig.experiment": [{"labels": None, "experiment": "e.yaml"}],
+    "MonitorConfig.first": [{"first": dt.date(2024, 4, 1)}],
     "RefreshConfig.events": [
         {"events": {"source": {"kind": "journey"}, "minimum_events": {"table": "lines", "count": 2}}, "rows": None}
     ],

@@ -1,7 +1,9 @@
 """All jobs: the help of each, and the code that it runs, which is imported when the job starts: help is fast."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ray_ggsm.config import Config, to_yaml
@@ -37,11 +39,12 @@ class Job:
     """Whether --from makes up all days from one on (`Steps.run_since`)."""
 
 
-def _experiment_job(run: Callable[..., object]) -> Steps:
-    """The code of a job on the stages of an experiment."""
+def _experiment_job(name: str) -> Steps:
+    """The code of a job on the stages of an experiment: the function of its name in `ray_ggsm.on_ray.<name>`."""
     from ray_ggsm.experiment import Experiment
     from ray_ggsm.stages import Pipeline
 
+    run = getattr(importlib.import_module(f"ray_ggsm.on_ray.{name}"), name)
     return Steps(Experiment, lambda config, *reason: run(Pipeline.of(config), *reason), _plan)
 
 
@@ -56,42 +59,6 @@ def _plan(experiment: Any) -> str:
         for stage in Pipeline.of(experiment).stages
     ]
     return "\n".join([to_yaml(experiment), "stages:", *lines])
-
-
-def _prepare() -> Steps:
-    from ray_ggsm.on_ray.prepare import prepare
-
-    return _experiment_job(prepare)
-
-
-def _train() -> Steps:
-    from ray_ggsm.on_ray.train import train
-
-    return _experiment_job(train)
-
-
-def _embed() -> Steps:
-    from ray_ggsm.on_ray.embed import embed
-
-    return _experiment_job(embed)
-
-
-def _evaluate() -> Steps:
-    from ray_ggsm.on_ray.evaluate import evaluate
-
-    return _experiment_job(evaluate)
-
-
-def _attention() -> Steps:
-    from ray_ggsm.on_ray.attention import attention
-
-    return _experiment_job(attention)
-
-
-def _quickstart() -> Steps:
-    from ray_ggsm.on_ray.quickstart import quickstart
-
-    return _experiment_job(quickstart)
 
 
 def _refresh() -> Steps:
@@ -116,6 +83,12 @@ def _drift() -> Steps:
     from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
 
     return Steps(DriftConfig, drift, _resolved(preview))
+
+
+def _monitor() -> Steps:
+    from ray_ggsm.on_ray.monitor import MonitorConfig, monitor, preview
+
+    return Steps(MonitorConfig, monitor, _resolved(preview))
 
 
 def _lookalike() -> Steps:
@@ -154,7 +127,7 @@ JOBS = {
 Reads   the tables that `data.source` names (CSV, JSON lines, Parquet, local or s3://; or the Complete Journey package)
 Writes  <output>/prepare-<digest>/: rows/<split>/, labels/<split>/, dead_letters/, data.json
 """,
-        _prepare,
+        partial(_experiment_job, "prepare"),
     ),
     "train": Job(
         """Fine-tune the decoder into a user encoder with the configured mask recipe.
@@ -164,7 +137,7 @@ Writes  <output>/train-<digest>/: encoder/, untrained/ (the same encoder at step
         <output>/event_vectors/ (one vector per distinct event text, shared by all runs)
 An interrupted run continues from its last checkpoint.
 """,
-        _train,
+        partial(_experiment_job, "train"),
     ),
     "embed": Job(
         """Embed user rows with a trained encoder and publish an embedding table.
@@ -174,7 +147,7 @@ Reads   the rows of `embedding.splits`, and the encoder that jobs/train.py wrote
 Writes  <output>/embed-<digest>/table/ (a Delta table; docs/tables.md), staging/dead_letters/ (rejected rows, with
         reasons), report.json|html (what the run did). Exit code 3: a publish gate failed and nothing was published.
 """,
-        _embed,
+        partial(_experiment_job, "embed"),
         publishes=True,
     ),
     "evaluate": Job(
@@ -183,7 +156,7 @@ Writes  <output>/embed-<digest>/table/ (a Delta table; docs/tables.md), staging/
 Reads   labels and tabular features that jobs/prepare.py wrote, and the tables of jobs/embed.py (trained and untrained)
 Writes  <output>/evaluate-<digest>/: report.html, results.json; and <output>/summary.json
 """,
-        _evaluate,
+        partial(_experiment_job, "evaluate"),
     ),
     "attention": Job(
         """Measure the attention of the encoder before and after training: to past or future, how far, how spread.
@@ -192,7 +165,7 @@ Reads   rows that jobs/prepare.py wrote (those that probes are scored on, or att
         jobs/train.py
 Writes  <output>/attention-<digest>/attention.json, and prints it as a table; event vectors that are missing are added
 """,
-        _attention,
+        partial(_experiment_job, "attention"),
     ),
     "quickstart": Job(
         """All stages in a row: prepare, train, embed, evaluate. Finished stages are reused.
@@ -200,7 +173,7 @@ Writes  <output>/attention-<digest>/attention.json, and prints it as a table; ev
 Reads   what the four jobs read; jobs/quickstart.py without --config: the Complete Journey data, models from PyPI
 Writes  what the four jobs write, below the config's `output`, and prints the summary
 """,
-        _quickstart,
+        partial(_experiment_job, "quickstart"),
     ),
     "refresh": Job(
         """Refresh a long-lived table: encode the users who need a new vector, carry the others, publish one version.
@@ -243,6 +216,17 @@ Reads   the two tables that the config names (configs/drift.yaml) and, for probe
 Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences
 """,
         _drift,
+    ),
+    "monitor": Job(
+        """Follow a table on labels that have matured: is it time to fit models anew, or to train the encoder anew?
+
+Reads   all versions of the table that the config names (configs/monitor.yaml), and label tables, or the events that an
+        experiment's labels are made of
+Writes  <output>/monitor.json|html (AUCs and verdict by period) and metrics.prom (gauges of the verdict); exit code 0
+        whatever the verdict is, 4 as long as no label has matured
+""",
+        _monitor,
+        day="as_of",
     ),
     "lookalike": Job(
         """Find the users of an embedding table who are most like some seed users, or like one sentence.

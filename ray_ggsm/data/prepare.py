@@ -11,8 +11,10 @@ at the end. The output below one location:
     data.json                       counts, label rates, names, thresholds, vocabularies
 """
 
+import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +25,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.aggregates import Fitted, create_features, create_labels, features
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.database import Database, count_rows, opened
+from ray_ggsm.data.database import Database, TableRows, count_rows, opened
 from ray_ggsm.data.definition import future_of, key_of, read_file
 from ray_ggsm.data.events import create_events, create_sequences
 from ray_ggsm.data.fit import check, combine, fit, learn, types_of
@@ -137,6 +139,37 @@ def write_shard(
             for name in config.modalities
         },
     )
+
+
+def labels_at(
+    config: DataConfig,
+    fitted: Fitted,
+    shard: int,
+    shards: int,
+    *,
+    threads: int | None = None,
+    source: Source | None = None,
+) -> tuple[pa.Table, dict[str, TableRows], dt.date | None]:
+    """The labels of one shard of users without their rows; arguments as for `write_shard`.
+
+    Returns:
+        user_id, as_of and a nullable boolean per label, for every split; records that could be used and that could not,
+        by table; the day of the newest event in the zone of the snapshots, None: there is none.
+    """
+    least = config.snapshots.minimum_events.table
+    tables = {least, *(label.table for label in config.labels.values())}
+    options: dict[str, Any] = {"types": fitted.types, "threads": threads, "source": source}
+    with opened(config, shard, shards, **options, only=tables, texts=False) as database:
+        counts = count_rows(database, config.max_bad_share, tables)
+        create_snapshots(database, config, config.splits)
+        create_labels(database, config, fitted)
+        columns = "".join(", labels." + quote(name) for name in config.labels)
+        answers = _fetch(
+            database, f"SELECT user_id, as_of{columns} FROM snapshots JOIN labels USING (row) ORDER BY row"
+        )
+        times = [f"SELECT max({quote(database.tables[t].time or '')}) AS time FROM {quote(t)}" for t in sorted(tables)]
+        newest = database.connection.execute(f"SELECT max(time)::DATE FROM ({' UNION ALL '.join(times)})").fetchall()
+    return _named(answers.cast(label_schema(list(config.labels))), _key(config, fitted)), counts, newest[0][0]
 
 
 class _SplitCounts:

@@ -1,16 +1,19 @@
 """The prepare job: event tables -> user rows, features and labels, one Ray task per shard of users."""
 
-from collections.abc import Callable, Mapping
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 
 from ray_ggsm import storage
 from ray_ggsm.config import digest
 from ray_ggsm.data import prepare as shards
 from ray_ggsm.data.aggregates import Fitted
-from ray_ggsm.data.config import DataConfig
+from ray_ggsm.data.config import DataConfig, SplitConfig
+from ray_ggsm.data.database import enforce_table_shares
 from ray_ggsm.data.source_choice import source_of, store_of
 from ray_ggsm.data.source_config import FilesSource
 from ray_ggsm.data.sources.source import Source
@@ -101,6 +104,38 @@ def rows_of(config: DataConfig, location: str, store: str, resources: RayConfig)
         for k in range(n)
     ]
     return shards.write_summary(config, all_.fitted, ray.get(tasks), location)
+
+
+def matured_labels(
+    config: DataConfig, moments: Sequence[dt.date], store: str, resources: RayConfig
+) -> tuple[pa.Table, dt.date | None]:
+    """The labels of all users at some days, and the day of the newest event (None: there is none).
+
+    Thresholds of labels are learned from the train split, as for its rows.
+
+    Args:
+        config: whose labels; the days need not be cutoffs of it.
+        moments: days at whose beginning users are looked at.
+        store, resources: as for `Shards.of`; the store is removed: it names users.
+
+    Raises:
+        InputError: the source or a label is wrong, or too many records cannot be used.
+    """
+    if config.definition is None:
+        config = config.model_copy(update={"features": ()})  # labels need none
+    shards.check(config)
+    all_ = Shards.of(config, store, resources)
+    at = config.snapshots.model_copy(update={"cutoffs": tuple(moments)})
+    everybody = {"matured": SplitConfig(users="all", cutoffs=tuple(range(len(moments))))}
+    config = config.model_copy(update={"snapshots": at, "splits": everybody})
+    labels, n = task(config, shards.labels_at, num_returns=3), all_.count
+    tasks = [
+        labels.remote(config, all_.fitted, k, n, source=all_.source.of_shard(k), threads=all_.threads) for k in range(n)
+    ]
+    tables, counts, days = (ray.get(list(part)) for part in zip(*tasks, strict=True))
+    enforce_table_shares(counts, config.max_bad_share)
+    storage.remove(store)
+    return pa.concat_tables(tables), max((day for day in days if day is not None), default=None)
 
 
 def _source(config: DataConfig, store: str, resources: RayConfig) -> Source:

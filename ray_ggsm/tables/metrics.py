@@ -1,5 +1,7 @@
 """Gauges of a table for Prometheus, from its log alone: a gauge inside a job would die with the job's cluster."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from ray_ggsm import storage
@@ -28,9 +30,14 @@ def metrics(table: EmbeddingTable) -> str:
     Raises:
         InputError: the log is incomplete or damaged.
     """
-    registry, location = CollectorRegistry(), storage.without_credentials(table.location)
-    for name, value in _gauges(table).items():
-        Gauge(PREFIX + name, HELP[name], ["table"], registry=registry).labels(location).set(value)
+    return exposition(table.location, {name: (HELP[name], value) for name, value in _gauges(table).items()})
+
+
+def exposition(location: str, gauges: Mapping[str, tuple[str, float]]) -> str:
+    """Gauges (name without PREFIX -> help and value) in Prometheus' text format, with the label `table`."""
+    registry, table = CollectorRegistry(), storage.without_credentials(location)
+    for name, (help_, value) in gauges.items():
+        Gauge(PREFIX + name, help_, ["table"], registry=registry).labels(table).set(value)
     return generate_latest(registry).decode()
 
 

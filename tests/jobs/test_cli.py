@@ -24,6 +24,7 @@ OTHERS = {
     "refresh",
     "study",
     "drift",
+    "monitor",
     "attach_definition",
     "simulate",
     "ingest",

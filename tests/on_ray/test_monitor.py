@@ -1,0 +1,167 @@
+"""The monitor job on made-up nightly tables: what decays at a known night, what does not, and what cannot be told."""
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ray_ggsm.cli.jobs import JOBS
+from ray_ggsm.cli.main import run
+from ray_ggsm.data.config import DataConfig
+from ray_ggsm.evaluation.monitor import MonitorResult
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.monitor import MonitorConfig, monitor, preview
+from ray_ggsm.on_ray.prepare import matured_labels
+from ray_ggsm.stages import Pipeline
+from ray_ggsm.tables.metadata import VersionMetadata
+from ray_ggsm.tables.schema import rows_to_table
+from tests.helpers.tables import put
+
+U, D, NIGHTS = 500, 4, 4
+FIRST = dt.date(2024, 1, 1)
+USERS = [f"u{n}" for n in range(U)]
+
+
+def moment(period: int) -> dt.datetime:
+    return dt.datetime.combine(FIRST + dt.timedelta(days=30 * period), dt.time(), dt.UTC)
+
+
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+def same(vector_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return vector_ND
+
+
+def forgets(vector_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=vector_ND.shape)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., MonitorConfig]:
+    """Publishes one version per period, with vectors that are `changed` from period 2 on, and writes the labels."""
+
+    def build(changed: Change = same, encoders: str = "aaaa", without: int = 0, **settings) -> MonitorConfig:
+        rng = np.random.default_rng(3)
+        parts = []
+        for period, encoder in enumerate(encoders):
+            trait_ND = rng.normal(size=(U, D))
+            buys = 2.5 * trait_ND[:, 0] + rng.logistic(size=U) > 0
+            vector_ND = changed(trait_ND, rng) if period >= 2 else trait_ND
+            night = pa.array([moment(period)] * (U - without), pa.timestamp("us", "UTC"))
+            numbers = np.arange(U - without)
+            rows = rows_to_table(pa.array(USERS[without:]), night, "default", numbers, numbers,
+                                 vector_ND[without:].astype(np.float32), f"enc-{encoder}", f"r{period}")  # fmt: skip
+            put(str(tmp_path / "table"), rows, f"r{period}", metadata=VersionMetadata(encoder=f"enc-{encoder}"))
+            # labels of the noon after the night: the newest vector is that of the night, never that of a later one
+            times = pa.array([moment(period) + dt.timedelta(hours=12)] * U, pa.timestamp("us", "UTC"))
+            parts.append(pa.table({"user_id": USERS, "as_of": times, "buys": buys}))
+        for number, part in enumerate(parts):
+            pq.write_table(part, tmp_path / f"labels-{number}.parquet")
+        values = {
+            "table": str(tmp_path / "table"),
+            "labels": {"files": str(tmp_path / "labels-*.parquet"), "future_days": 30},
+            "first": FIRST,
+            "as_of": FIRST + dt.timedelta(days=30 * len(encoders) + 1),
+            "output": str(tmp_path / "out"),
+            "evaluation": {"folds": 3, "linear": {"strengths": (0.1,)}},
+            **settings,
+        }
+        return MonitorConfig.model_validate(values)
+
+    return build
+
+
+def gauges(output: Path) -> dict[str, float]:
+    lines = [line for line in (output / "metrics.prom").read_text().splitlines() if not line.startswith("#")]
+    return {re.match(r"ray_ggsm_table_(\w+)", line)[1]: float(line.split()[-1]) for line in lines}
+
+
+def test_vectors_that_forget_from_a_known_night_on(config: Callable, tmp_path: Path, capsys) -> None:
+    asked = config(forgets)
+    assert "4 periods of 30 days" in preview(asked)
+    result = monitor(asked)
+    assert [period.aucs.verdict for period in result.periods] == ["reference", "holds", "retrain", "retrain"]
+    assert [period.rows for period in result.periods] == [U] * 4
+    assert result.periods[1].aucs.auc["fixed"]["buys"].value > 0.8
+    assert abs(result.periods[2].aucs.auc["fresh"]["buys"].value - 0.5) < 0.1
+    assert MonitorResult.model_validate_json((tmp_path / "out" / "monitor.json").read_text()) == result
+    found = gauges(tmp_path / "out")
+    assert (found["retraining_due"], found["refitting_due"]) == (1, 0)
+    assert found["fixed_probe_auc_change"] == result.periods[3].aucs.change["fixed"]["mean"].value
+    assert found["matured_period_timestamp_seconds"] == moment(3).timestamp()
+    printed = capsys.readouterr().out
+    assert "train the encoder anew: in the period from 2024-03-31 on" in printed
+    page = (tmp_path / "out" / "monitor.html").read_text()
+    assert "Train the encoder anew" in page
+    assert page.count("<svg") > 2
+    assert not re.search(r"\bu\d+\b", printed + page)  # no user is named
+
+
+def test_vectors_that_stay(config: Callable, tmp_path: Path) -> None:
+    result = monitor(config(encoders="aaa"))
+    assert [period.aucs.verdict for period in result.periods] == ["reference", "holds", "holds"]
+    assert gauges(tmp_path / "out")["retraining_due"] == 0
+
+
+def test_another_encoder_begins_with_a_reference_of_its_own(config: Callable, tmp_path: Path) -> None:
+    """Its coordinates are others, which no probe of the encoder before can be blamed for."""
+    result = monitor(config(lambda vector_ND, rng: -vector_ND, encoders="aabb"))
+    assert [period.aucs.verdict for period in result.periods] == ["reference", "holds", "reference", "holds"]
+    assert [period.encoder for period in result.periods] == ["enc-a", "enc-a", "enc-b", "enc-b"]
+    (note,) = result.notes
+    assert note.startswith("encoder enc-b is in use from the period of 2024-03-01 on, which is its reference")
+    alone = monitor(config(lambda vector_ND, rng: -vector_ND, encoders="aab", output=str(tmp_path / "alone")))
+    assert alone.verdict == "reference"
+
+
+def test_what_is_left_out_is_counted(config: Callable, tmp_path: Path) -> None:
+    asked = config(encoders="aaa", without=20, as_of=FIRST + dt.timedelta(days=80), users=300)
+    result = monitor(asked)
+    assert [period.first for period in result.periods] == ["2024-01-01", "2024-01-31"]
+    assert all(period.rows + period.without_vector == 300 for period in result.periods)
+    assert result.periods[0].without_vector > 0
+    assert result.notes[0].startswith("500 label rows were left out: their period, from 2024-03-01 on, has labels")
+    assert result.notes[1] == "300 of 500 users with labels are followed, always the same ones"
+    few = monitor(asked.model_copy(update={"retrain_when": asked.retrain_when.model_copy(update={"min_users": 200})}))
+    assert few.verdict == "too few labels"
+    assert "a number needs 200 of each" in few.periods[0].aucs.too_few[0]
+
+
+def test_mistakes_and_what_is_too_early(config: Callable, tmp_path: Path, capsys) -> None:
+    asked = config(encoders="a")
+    file = tmp_path / "monitor.yaml"
+    file.write_text(yaml.safe_dump(json.loads(asked.model_dump_json())))
+    for settings, code, sentence in (
+        (["as_of=2024-01-30"], 4, "labels of 2024-01-01 are known 30 days later, on 2024-01-31"),
+        (["labels.files=nothing-*.parquet"], 2, "labels.files: no file matches 'nothing-*.parquet'"),
+        (["labels=null"], 2, "labels, experiment: give one of them"),
+    ):
+        arguments = ["--config", str(file), *(part for s in settings for part in ("--set", s))]
+        assert run(JOBS["monitor"], arguments) == code, settings
+        assert sentence in capsys.readouterr().err
+    assert run(JOBS["monitor"], ["--config", str(file), "--as-of", "2024-01-30"]) == 4
+    # published after the label's moment, as all of this table is: nobody could have had the vectors
+    assert run(JOBS["monitor"], ["--config", str(file), "--set", "published_by_moment=true"]) == 0
+    assert "no row has a vector" in capsys.readouterr().out
+
+
+def test_labels_of_events_are_those_of_prepare(experiment: Callable, finished: Experiment, tmp_path: Path) -> None:
+    """Made for the days of the test split they are its labels, thresholds included; here also for other users."""
+    data: DataConfig = finished.data
+    split = finished.probe_splits[1]
+    days = [data.snapshots.dates[k] for k in data.splits[split].cutoffs]
+    found, newest = matured_labels(data, days, str(tmp_path / "store"), finished.ray)
+    expected = pq.read_table(Pipeline.of(finished).prepare.labels(split)).to_pylist()
+    by_key = {(row["user_id"], row["as_of"]): row for row in found.to_pylist()}
+    assert len(by_key) == len(found) > len(expected) > 0
+    assert [by_key[row["user_id"], row["as_of"]] for row in expected] == expected
+    assert newest is not None
+    assert newest > max(days)

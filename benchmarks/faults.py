@@ -177,7 +177,7 @@ class Round:
         self.happened: Counter[str] = Counter()
 
     def run(self, kills: list[str], disturbances: list[str], longest: float) -> None:
-        """Run the job until it ends well, with these kills and disturbances while it runs, as far as it gets to them."""
+        """Run the job until it ends well, with these kills and disturbances while it runs, as far as there is time."""
         while True:
             self.starts += 1
             assert self.starts < 40, f"the job does not end: {self.log.read_text()[-3000:]}"

@@ -10,6 +10,8 @@
     changed   time of a night that encodes 10 % of the users, over that of the first one
     workers   users/s of two encoder actors over those of one, one thread each
     requests  requests of a night to an object store with 10, 20 and 40 buckets, for made-up users and a tiny encoder
+    start     seconds of the whole job, Ray's start included, for 5,000 made-up users and a tiny encoder: of a night
+              already published, and of one of 1 %
     sizes     time per user of the whole job, and peak memory of its driver, for made-up users and a tiny encoder
 
 The first four have Journey's rows (copied under other names up to `--users`) and the language model at step 0,
@@ -209,6 +211,16 @@ def requests(users: int) -> None:
             print(f"requests: {buckets} buckets, {s3.requests(server):,} requests", flush=True)
 
 
+def start(users: int) -> None:
+    """Print what small nights take."""
+    with tempfile.TemporaryDirectory() as directory:
+        world = World(Path(directory), users, 1000)
+        for number, name in enumerate(("the first night", "already published", "1 %", "already published", "1 %")):
+            if name == "1 %":
+                world.change(0.01, number)
+            print(f"start: {name}: {watched(world.command())[0]:.1f} s", flush=True)
+
+
 def watched(command: list[str]) -> tuple[float, int]:
     """Seconds of a job, and the most resident bytes of its driver alone, looked at ten times a second."""
     began, most = time.perf_counter(), 0
@@ -223,7 +235,7 @@ def watched(command: list[str]) -> tuple[float, int]:
 
 def main() -> None:
     """Print the ratios."""
-    names = ("bare", "plain", "changed", "workers", "requests", "sizes")
+    names = ("bare", "plain", "changed", "workers", "requests", "start", "sizes")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=6000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
@@ -231,11 +243,13 @@ def main() -> None:
     options = parser.parse_args()
     if "plain" in options.only and options.users < max(PLAIN):
         parser.error(f"--users {options.users}: `plain` needs {max(PLAIN)} or more; give more, or --only without it")
-    if set(options.only) - {"sizes", "requests"}:
+    if set(options.only) - {"sizes", "requests", "start"}:
         with tempfile.TemporaryDirectory() as directory:
             journey_ratios(directory, options.users, options.only)
     if "requests" in options.only:
         requests(2000)
+    if "start" in options.only:
+        start(5000)
     if "sizes" in options.only:
         sizes(options.sizes)
 

@@ -146,15 +146,6 @@ class Reader(threading.Thread):
             self.wrong += not whole or bool(there & gone)
 
 
-def kill_one(job: "subprocess.Popen[bytes]", nodes: Nodes, draw: random.Random) -> str | None:
-    """SIGKILL the driver, a busy worker or a node; returns which, None where no worker is busy."""
-    who = draw.choice(("driver", "worker", "node"))
-    if who == "driver":
-        job.kill()
-        return who
-    return nodes.kill_one(draw) if who == "node" else kill_worker(nodes, draw)
-
-
 def kill_worker(nodes: Nodes, draw: random.Random) -> str | None:
     """SIGKILL a busy worker; returns its title, None where there is none."""
     try:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 from deltalake import DeltaTable
-from faults import Nodes, kill_one
+from faults import Nodes, kill_worker
 
 from ray_ggsm.config import InputError
 from ray_ggsm.data.store.layout import table_place
@@ -85,6 +85,15 @@ class Reader(threading.Thread):
                 continue  # there is no manifest yet
             self.polls += 1
             self.wrong += set(events.values()) != {1} or len(events) != EVENTS * len(files)
+
+
+def kill_one(job: "subprocess.Popen[bytes]", nodes: Nodes, draw: random.Random) -> str | None:
+    """SIGKILL the driver, a busy worker or a node; returns which, None where no worker is busy."""
+    who = draw.choice(("driver", "worker", "node"))
+    if who == "driver":
+        job.kill()
+        return who
+    return nodes.kill_one(draw) if who == "node" else kill_worker(nodes, draw)
 
 
 def run_both(world: World, nodes: Nodes, day: dt.date, kills: int, draw: random.Random) -> tuple[list[str], int]:

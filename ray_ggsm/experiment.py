@@ -72,8 +72,9 @@ class RayConfig(Config):
     """How long a job waits for nodes that what it asks for fits on, for clusters that have to grow first; then it ends
     with exit code 4. A cluster that the job started itself cannot grow: there it is refused at once."""
     stalled_after_minutes: float = Field(60.0, gt=0)
-    """How long no task of a job may end, for example because nodes went and no others came; then it ends with exit code
-    4. Longer than a bucket of rows takes an encoder."""
+    """How long nothing may get on in work on Ray Data (encoding rows and texts, looking for nearest users), for example
+    because nodes went and no others came; then the job ends with exit code 4. Longer than an encoder takes for a
+    bucket. Single tasks, such as those that make rows, and training wait for nodes without limit."""
     pass_environment: tuple[str, ...] | None = None
     """Variables of the job's environment that workers of a cluster (RAY_ADDRESS) get, as names in which `*` stands for
     anything; null: the AWS_* and HF_* that hold credentials, addresses and settings, RAY_GGSM_* and the proxies; []:

@@ -42,7 +42,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except Exception as error:
         if sentence := passing_error(error):
             say_error(f"not now: {sentence}")
-            return 4
+            return NotNow.EXIT_CODE
         if sentence := user_error(error):
             say_error(f"error: {sentence}")
             return 2

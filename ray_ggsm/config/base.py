@@ -21,8 +21,10 @@ class InputError(ValueError):
 
 
 class NotNow(Exception):  # noqa: N818 (no fault: the same command works later)
-    """What a job needs is not there yet, or another process is at it: one sentence. Jobs exit with code 4; a scheduler
-    tries again."""
+    """What a job needs is not there yet, or another process is at it: one sentence. Jobs exit with EXIT_CODE; a
+    scheduler tries again."""
+
+    EXIT_CODE = 4
 
 
 class Config(BaseModel):

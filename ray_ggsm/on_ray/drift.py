@@ -59,7 +59,7 @@ class DriftConfig(Config):
     evaluation: ProbeConfig = ProbeConfig()
     """Settings of the probes. `allow_same_period` has no effect, because label tables do not say how far their futures
     reach."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of probes and resampling."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources of the probes."""

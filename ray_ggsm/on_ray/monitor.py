@@ -40,6 +40,8 @@ from ray_ggsm.tables.schema import matrix
 
 NONE = ""
 """In place of an encoder: there is no vector."""
+MOST_DAYS = 36_500
+"""Of a period, and of a label's horizon: a hundred years, so that every date can be told."""
 
 
 class LabelFiles(Config):
@@ -47,7 +49,7 @@ class LabelFiles(Config):
 
     files: str
     """A Parquet file, a directory of them, or a pattern (`*` within a name), local or s3://."""
-    future_days: int = Field(ge=1)
+    future_days: int = Field(ge=1, le=MOST_DAYS)
     """Days after its moment until a label is known."""
 
 
@@ -65,7 +67,7 @@ class MonitorConfig(Config):
     """Settings of the experiment: key.path -> value."""
     first: dt.date
     """First day of the first period. An encoder's first period with labels is its reference, so leave it as it is."""
-    period_days: int | None = Field(None, ge=1)
+    period_days: int | None = Field(None, ge=1, le=MOST_DAYS)
     """Length of a period; null: as far as the labels look ahead, so that no two periods share a future."""
     as_of: dt.date | None = None
     """Labels count that are known at the beginning of this day; null: today."""
@@ -87,7 +89,7 @@ class MonitorConfig(Config):
     `allow_missing` and `allow_same_period` have no effect."""
     output: Runtime[Location]
     """Directory of monitor.json, monitor.html and metrics.prom, local or s3://."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of probes and resampling."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources of the probes."""
@@ -116,6 +118,7 @@ class MonitorConfig(Config):
         """The periods, in the time zone of the labels.
 
         Raises:
+            InputError: `as_of` has not come yet.
             NotNow: no label has matured.
         """
         if data is None:
@@ -123,7 +126,10 @@ class MonitorConfig(Config):
             future_days, zone = self.labels.future_days, table.metadata().timezone or "UTC"
         else:
             future_days, zone = data.snapshots.future_days, data.snapshots.timezone
-        found = Periods(self.first, self.period_days or future_days, future_days, self.as_of or today(zone), zone)
+        now = today(zone)
+        if self.as_of is not None and self.as_of > now:
+            raise InputError(f"as_of: labels are known up to today, {now} in {zone}, found {self.as_of}")
+        found = Periods(self.first, self.period_days or future_days, future_days, self.as_of or now, zone)
         found.check()
         return found
 
@@ -194,8 +200,7 @@ def _labels(config: MonitorConfig, data: DataConfig | None, periods: Periods) ->
         moments = [periods.start(n) for n in range(periods.matured)]
         store = storage.join(storage.absolute(config.output), "events")
         labels, newest = matured_labels(data, moments, store, config.ray)
-        periods = periods.until(newest)
-    labels = check_labels(labels, "labels")
+        labels, periods = check_labels(labels, "labels"), periods.until(newest)
     unique_keys(labels, "labels")
     labels, period_N, left_out = periods.of(labels)
     users = labels["user_id"].combine_chunks().unique()

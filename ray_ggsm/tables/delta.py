@@ -114,10 +114,13 @@ def commit(metadata: VersionMetadata, **options: Any) -> CommitProperties:
 def origin(location: str, version: int) -> Commit | None:
     """The commit of the run that made a version's rows, where `rollback`, `forget` and vacuum came after it.
 
-    None: the log has none.
+    None: the log has none, or no longer reaches back to it.
     """
     while version >= 0:
-        (commit,) = history(location, version, version)
+        try:
+            (commit,) = history(location, version, version)
+        except InputError:
+            return None
         if commit.operation == "publish":
             return commit
         back = commit.metadata.rolled_back_to

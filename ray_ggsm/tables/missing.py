@@ -28,7 +28,10 @@ def missing(table: EmbeddingTable) -> pa.Table:
         parts.append(pq.read_table(path, filesystem=fs, partitioning=None, columns=COLUMNS))
     if not parts:
         if table.metadata().without_vector:
-            raise InputError(f"{table.location}: the dead letters of version {table.version} are gone (vacuum)")
+            raise InputError(
+                f"{table.location}: no dead letters of version {table.version} are below the table: vacuum has removed "
+                "them, or jobs/embed.py made it, which keeps them in its stage's staging/dead_letters"
+            )
         return pa.table({name: pa.array([], pa.string()) for name in COLUMNS})
     letters = pa.concat_tables(parts)
     nameless = letters.filter(pc.is_null(letters["user_id"]))

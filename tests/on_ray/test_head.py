@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ray_ggsm.on_ray.cluster.head import NOT_NOW, RAY_WAITS
+from ray_ggsm.config import NotNow
+from ray_ggsm.on_ray.cluster.head import RAY_WAITS
 
 DRIVER = """
 import sys, time
@@ -35,7 +36,7 @@ def test_a_lost_head() -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             watching.wait(2)
     _, errors = watching.communicate()
-    assert watching.returncode == NOT_NOW
+    assert watching.returncode == NotNow.EXIT_CODE
     assert "the head of the cluster (127.0.0.1:" in errors
 
 

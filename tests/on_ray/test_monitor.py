@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
+from ray_ggsm.config import InputError
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.evaluation.monitor import MonitorResult
 from ray_ggsm.experiment import Experiment
@@ -165,3 +167,15 @@ def test_labels_of_events_are_those_of_prepare(experiment: Callable, finished: E
     assert [by_key[row["user_id"], row["as_of"]] for row in expected] == expected
     assert newest is not None
     assert newest > max(days)
+
+
+@pytest.mark.parametrize("day", [dt.date.today() + dt.timedelta(days=3), dt.date.max])
+def test_what_has_not_come_yet_is_refused(config: Callable[..., MonitorConfig], day: dt.date) -> None:
+    with pytest.raises(InputError, match=rf"as_of: labels are known up to today, .*, found {day}"):
+        preview(config(as_of=day))
+
+
+@pytest.mark.parametrize("settings", [{"seed": -1}, {"period_days": 10**9}])
+def test_numbers_that_no_run_can_use(config: Callable[..., MonitorConfig], settings: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(settings))):
+        config(**settings)

@@ -155,7 +155,7 @@ def test_tasks_that_come_to_a_halt() -> None:
         time.sleep(600)
         return batch
 
-    told = r"no task ended within 0\.02 minutes .*of the cluster, its largest nodes: 1 node"
+    told = r"nothing got on within 0\.02 minutes .*of the cluster, its largest nodes: 1 node"
     with pytest.raises(NotNow, match=told), started(RayConfig(stalled_after_minutes=0.02)):
         ray.data.range(1).map_batches(waits).materialize()
     with started(RayConfig()):

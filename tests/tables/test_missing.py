@@ -8,7 +8,7 @@ import pytest
 
 from ray_ggsm import storage
 from ray_ggsm.data.schema import DEAD_LETTER
-from ray_ggsm.tables import open_table
+from ray_ggsm.tables import delta, open_table
 from ray_ggsm.tables.maintenance import forget, rollback
 from ray_ggsm.tables.missing import missing
 from tests.helpers.tables import job, put, rows
@@ -69,4 +69,13 @@ def test_the_command_names_users_in_its_file_only(location: str, tmp_path: Path,
 def test_files_that_vacuum_has_removed(location: str, capsys) -> None:
     storage.remove(storage.join(location, "staging"))
     assert job("missing", location) == 2
-    assert "the dead letters of version 0 are gone (vacuum)" in capsys.readouterr().err
+    assert "no dead letters of version 0 are below the table: vacuum has removed them" in capsys.readouterr().err
+
+
+def test_a_log_that_no_longer_reaches_back_to_the_run(location: str) -> None:
+    """A log is cleaned up by its readers' tools; that a run is not known any more must not stop the next one."""
+    forget(location, ["u5"], b"k" * 32)
+    assert (made := delta.origin(location, 1))
+    assert made.run == "refresh-0"
+    Path(location, "_delta_log", f"{0:020}.json").unlink()
+    assert delta.origin(location, 1) is None

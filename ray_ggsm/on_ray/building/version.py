@@ -70,9 +70,9 @@ def build_version(request: VersionRequest, report: RunReport) -> BuiltVersion:
 
 def _published(request: VersionRequest, table: EmbeddingTable, report: RunReport) -> BuiltVersion:
     report.before = None  # that is the run itself
-    report.published(table.version, table.metadata())
-    storage.remove(storage.join(request.staging, "rows"))
     recorded = table.metadata()
+    report.published(table.version, recorded)
+    storage.remove(storage.join(request.staging, "rows"))
     counts, events = recorded.counts or VersionCounts(), EventCounts.model_validate(recorded.events)
     return BuiltVersion(table.version, counts, events, changed=False)
 

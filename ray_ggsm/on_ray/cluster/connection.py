@@ -107,6 +107,6 @@ def _ray_data(config: RayConfig) -> Iterator[None]:
         yield
     except ExecutionTimeoutError as error:
         raise NotNow(
-            f"no task ended within {config.stalled_after_minutes:g} minutes (ray.stalled_after_minutes); of the "
+            f"nothing got on within {config.stalled_after_minutes:g} minutes (ray.stalled_after_minutes); of the "
             f"cluster, {largest()}; start again when it is well, or give slow tasks more time"
         ) from error

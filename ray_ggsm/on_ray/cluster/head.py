@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NOT_NOW = 4
-"""Exit code of a job that is to be started again (`ray_ggsm.cli.exit_codes`)."""
+from ray_ggsm.config import NotNow
+from ray_ggsm.log import say_error
+
 RAY_WAITS = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """Variable with the seconds that Ray waits for a head."""
 POLL_SECONDS = 2.0
@@ -26,7 +27,7 @@ EARLIER_SECONDS = 10.0
 def watched_head(address: str) -> Iterator[None]:
     """Watch the head at `host:port` until the block ends; a head that cannot be reached from here is not watched.
 
-    Where it is gone for as long as Ray waits for it, the process ends with NOT_NOW.
+    Where it is gone for as long as Ray waits for it, the process ends with the exit code of NotNow.
     """
     stop = threading.Event()
     if _answers(address):
@@ -47,9 +48,9 @@ def _watch(address: str, seconds: float, stop: threading.Event) -> None:
             sentence = (
                 f"the head of the cluster ({address}) is gone; finished work is kept, start again on a new cluster"
             )
-            print(f"not now: {sentence}", file=sys.stderr, flush=True)
+            say_error(f"not now: {sentence}")
             sys.stdout.flush()
-            os._exit(NOT_NOW)
+            os._exit(NotNow.EXIT_CODE)
 
 
 def _answers(address: str) -> bool:

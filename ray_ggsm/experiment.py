@@ -59,7 +59,9 @@ class RayConfig(Config):
     cpus_per_embed_worker: int = Field(1, ge=1)
     """Also its number of threads on CPU."""
     gpu: bool = False
-    """One GPU per training worker and per encoder actor."""
+    """GPUs for training workers, one each, and for encoder actors."""
+    gpus_per_embed_worker: float = Field(1.0, gt=0, le=1)
+    """With .5, two encoder actors share a GPU, and one encodes while the other writes its bucket."""
     cache: str | None = None
     """Local directory of each machine for merged event vectors; null: one of this user's in the system's temporary
     directory. It can be deleted at any time between jobs."""
@@ -74,7 +76,8 @@ class RayConfig(Config):
     stalled_after_minutes: float = Field(60.0, gt=0)
     """How long nothing may get on in work on Ray Data (encoding rows and texts, looking for nearest users), for example
     because nodes went and no others came; then the job ends with exit code 4. Longer than an encoder takes for a
-    bucket. Single tasks, such as those that make rows, and training wait for nodes without limit."""
+    bucket. Training ends likewise once the cluster has had no room for its workers for so long, and every job once no
+    node has had room for a task."""
     pass_environment: tuple[str, ...] | None = None
     """Variables of the job's environment that workers of a cluster (RAY_ADDRESS) get, as names in which `*` stands for
     anything; null: the AWS_* and HF_* that hold credentials, addresses and settings, RAY_GGSM_* and the proxies; []:

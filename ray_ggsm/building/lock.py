@@ -7,7 +7,6 @@ write it at once one gets through, also of those that find a file left behind; a
 
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -17,14 +16,12 @@ from contextlib import contextmanager
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow, Record
+from ray_ggsm.interrupts import Interrupt, interruptible
 
 RENEW_SECONDS = 4.0
 """Time between two renewals of the lock file."""
 WAIT_SECONDS = 3 * RENEW_SECONDS
 """Time after which a lock file that was not renewed is taken over."""
-
-LOST = signal.SIGUSR1
-"""Signal to the main thread that the lock was lost; SIGINT is ignored by what shells start in the background."""
 
 
 class Holder(Record):
@@ -91,32 +88,19 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
         NotNow: another process holds it, or took it over because this one did not renew it for too long; the sentence
             says which one, since when and where.
     """
-    this, stop, lost = Holder.this_process(), threading.Event(), threading.Event()
-
-    def end_work(*_: object) -> None:
-        if not stop.is_set():
-            lost.set()
-            raise KeyboardInterrupt  # any other exception in `ray.get` would end the process at once
-
+    this, stop = Holder.this_process(), threading.Event()
     _take(location, this, work)
-    thread = threading.Thread(target=_renew, args=(location, this, stop), daemon=True)
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(LOST, end_work) if is_main else None
-    thread.start()
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not lost.is_set():
-            raise
-        raise NotNow(f"{location}: this run was not heard of for too long, and another one has taken over") from None
-    finally:
-        stop.set()
-        thread.join()
-        if is_main:
-            signal.signal(LOST, before)
-        last = Holder.read(location)
-        if last and last.token == this.token:
-            storage.remove(location)
+    with interruptible() as interrupt:
+        thread = threading.Thread(target=_renew, args=(location, this, stop, interrupt), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+            last = Holder.read(location)
+            if last and last.token == this.token:
+                storage.remove(location)
 
 
 def _take(location: str, this: Holder, work: str) -> None:
@@ -142,7 +126,7 @@ def _take(location: str, this: Holder, work: str) -> None:
             storage.remove(successor)
 
 
-def _renew(location: str, holder: Holder, stop: threading.Event) -> None:
+def _renew(location: str, holder: Holder, stop: threading.Event, interrupt: Interrupt) -> None:
     """Renew the lock file until the end; if another holder has it, end the work of the main thread."""
     count = 0
     while not stop.wait(RENEW_SECONDS):
@@ -150,8 +134,7 @@ def _renew(location: str, holder: Holder, stop: threading.Event) -> None:
         try:
             now = Holder.read(location)
             if now is not None and now.token != holder.token:
-                if signal.getsignal(LOST) not in (signal.SIG_DFL, signal.SIG_IGN, None):
-                    signal.pthread_kill(threading.main_thread().ident or 0, LOST)
+                interrupt.end(f"{location}: this run was not heard of for too long, and another one has taken over")
                 return
             holder.model_copy(update={"renewed": count}).write(location)
         except Exception as error:  # the next renewal may succeed

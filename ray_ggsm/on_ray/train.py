@@ -23,7 +23,7 @@ from ray_ggsm.model import saved
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import training as training_workers
-from ray_ggsm.on_ray.cluster.resources import require
+from ray_ggsm.on_ray.cluster.resources import kept_room, require
 from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_events
 from ray_ggsm.on_ray.training.worker import TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
@@ -60,7 +60,8 @@ def train(pipeline: Pipeline) -> str:
             event_width=events.vectors.open().width,
         )
         require(training_workers(experiment.ray), experiment.ray)  # nodes may have gone meanwhile
-        result = _fit(_ray_trainer(job, stage, lines))
+        with kept_room(training_workers(experiment.ray), experiment.ray):
+            result = _fit(_ray_trainer(job, stage, lines))
         if failure := ray.get(lines.failed.remote()):
             raise failure
         rows_are = definition.read_file(pipeline.prepare.definition)

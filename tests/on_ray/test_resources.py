@@ -20,7 +20,7 @@ from ray_ggsm.experiment import PoolSize, RayConfig
 from ray_ggsm.on_ray.cluster import resources
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, encoders, training
-from ray_ggsm.on_ray.cluster.resources import Need, Resources, fits, require
+from ray_ggsm.on_ray.cluster.resources import Need, Resources, fits, kept_room, require
 
 
 def some_assignment_fits(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:
@@ -62,6 +62,7 @@ def test_fits_is_what_trying_everything_finds(
         (RayConfig(embed_workers=6), "6 encoder actors with 1 CPU each, and 1 CPU for the tasks beside"),
         (RayConfig(embed_workers=1, cpus_per_embed_worker=7), "1 encoder actor with 7 CPUs, and 1 CPU for"),
         (RayConfig(gpu=True), "2 encoder actors with 1 GPU each, and 1 CPU for"),
+        (RayConfig(gpu=True, gpus_per_embed_worker=0.25), "2 encoder actors with 0.25 GPUs each, and 1 CPU for"),
     ],
 )
 def test_a_cluster_of_the_job_refuses_at_once(config: RayConfig, asked: str) -> None:
@@ -118,7 +119,9 @@ def test_a_cluster_that_does_not_grow(
 ) -> None:
     grows([])
     config = RayConfig(gpu=True, resources_within_minutes=0)
-    with pytest.raises(NotNow, match=r"ray\.gpu, ray\.embed_workers: the cluster has no room for 1 encoder actor with"):
+    with pytest.raises(
+        NotNow, match=r"ray\.gpu, .*ray\.embed_workers: the cluster has no room for 1 encoder actor with"
+    ):
         require(encoders(config), config)
     assert capsys.readouterr().out.startswith("waiting up to 0 minutes for room for 1 encoder actor with 1 GPU, and 1")
 
@@ -160,6 +163,25 @@ def test_tasks_that_come_to_a_halt() -> None:
         ray.data.range(1).map_batches(waits).materialize()
     with started(RayConfig()):
         assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == 3600
+
+
+def test_tasks_whose_nodes_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits in Ray is ended once the nodes have had no room for long; a short loss does nothing."""
+    need, config = Need("key", "task", {"CPU": 1}), RayConfig(stalled_after_minutes=0.01)
+    monkeypatch.setattr(resources, "started_by_job", lambda: False)
+    monkeypatch.setattr(resources, "POLL_SECONDS", 0.05)
+    real, looks = resources._nodes(), itertools.count()
+    monkeypatch.setattr(resources, "_nodes", lambda: [] if next(looks) % 3 else real)
+    never = ray.remote(num_cpus=1000)(lambda: 0).remote()
+    with kept_room(need, config):
+        ray.wait([never], timeout=1.5)
+    monkeypatch.setattr(resources, "_nodes", list)
+    told = (
+        r"key: nodes went, and for 0\.01 minutes \(ray\.stalled_after_minutes\) the cluster has had no room for 1 task"
+    )
+    with pytest.raises(NotNow, match=told), kept_room(need, config):
+        ray.get(never)
+    ray.cancel(never)
 
 
 class _Deadly:

@@ -1,6 +1,8 @@
 """Encodes the buckets of a version on Ray Data.
 
-read (CPU tasks) -> encode (actors) -> write the bucket's file (CPU tasks)
+read (CPU tasks) -> encode and write the bucket's file (actors)
+
+An actor writes what it has encoded before it takes the next bucket, so that a lost process costs one bucket of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,7 @@ from ray.data import DataContext
 from ray.util.metrics import Counter
 
 from ray_ggsm import storage
-from ray_ggsm.building.buckets import Bucket, Built
+from ray_ggsm.building.buckets import Bucket, BucketFiles, Built
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
 from ray_ggsm.embedding.embedder import Embedder
@@ -25,7 +27,7 @@ from ray_ggsm.log import say
 from ray_ggsm.model import saved
 from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building import tasks
-from ray_ggsm.on_ray.building.tasks import BUCKET, FITS, TOKENS
+from ray_ggsm.on_ray.building.tasks import BUCKET
 from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, device_of
 from ray_ggsm.tables.schema import SCHEMA, rows_to_table
 
@@ -75,7 +77,6 @@ def _encoded(build: Build, buckets: Sequence[Bucket], resources: RayConfig, prog
                 compute=actor_pool(resources, len(buckets)),
                 **actor_options(resources),
             )
-            .map_batches(partial(tasks.write, build=build), batch_format="pyarrow", batch_size=None)
         )
         for row in written.iter_rows():
             progress.add(row["rows"], row["rows"], row["tokens"])
@@ -104,7 +105,7 @@ def _counter(build: Build, name: str, description: str) -> Counter:
 
 
 class _Encode:
-    """Actor that turns the rows of a bucket into rows of the table."""
+    """Actor that encodes the rows of a bucket and writes its file."""
 
     def __init__(self, build: Build, resources: RayConfig) -> None:
         self.build, config = build, build.embedding
@@ -114,20 +115,23 @@ class _Encode:
         self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
         self.tokens = _counter(build, "tokens", "Tokens that went through the encoder, without padding")
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        size, before, named = self.build.embedding.rows_per_batch, self.embedder.tokens, rows[BUCKET].drop_null()
+    def __call__(self, rows: pa.Table) -> dict[str, np.ndarray]:
+        """Returns what became of the bucket, its encoded rows, and their tokens."""
+        size, before = self.build.embedding.rows_per_batch, self.embedder.tokens
+        bucket = Bucket.from_json(rows[BUCKET].drop_null()[0].as_py())
         rows = rows.filter(pc.is_null(rows[BUCKET]))
-        windows = [rows.slice(start, size) for start in range(0, len(rows), size)]
-        parts = [self._embedded(window) for window in windows]
-        table = pa.concat_tables(parts) if parts else SCHEMA.append(pa.field(FITS, pa.bool_())).empty_table()
+        parts = [self._embedded(rows.slice(start, size)) for start in range(0, len(rows), size)]
+        encoded = pa.concat_tables([part for part, _ in parts]) if parts else SCHEMA.empty_table()
+        fits_N = np.concatenate([fits for _, fits in parts]) if parts else np.zeros(0, dtype=bool)
         tokens = self.embedder.tokens - before
         if len(rows):
             self.users.inc(len(rows))
             self.tokens.inc(tokens)
-        last = pa.table({BUCKET: named, TOKENS: [tokens]})
-        return pa.concat_tables([table, last], promote_options="default")
+        result = np.empty(1, dtype=object)
+        result[0] = BucketFiles(bucket, self.build).write(encoded, fits_N)
+        return {"built": result, "rows": np.array([len(rows)]), "tokens": np.array([tokens])}
 
-    def _embedded(self, rows: pa.Table) -> pa.Table:
+    def _embedded(self, rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
         """The rows in the columns of the table, and whether there was memory for each."""
         embedded = self.embedder(rows)
         events_N = kept_events(rows, self.embedder.encoder.template).sum(axis=0).astype(np.int32)
@@ -136,4 +140,4 @@ class _Encode:
             self.build.encoder_digest, self.build.run,
         )  # fmt: skip
         table = table.set_column(table.column_names.index("instruction"), "instruction", rows["row.instruction"])
-        return table.append_column(FITS, pa.array(embedded.fits))
+        return table.cast(SCHEMA), np.asarray(embedded.fits, dtype=bool)

@@ -18,7 +18,7 @@ from ray_ggsm.on_ray.cluster.environment import forget, runtime_environment
 from ray_ggsm.on_ray.cluster.head import watched_head
 from ray_ggsm.on_ray.cluster.nodes import STARTED_BY_JOB
 from ray_ggsm.on_ray.cluster.places import check_place
-from ray_ggsm.on_ray.cluster.resources import TASK, largest, require
+from ray_ggsm.on_ray.cluster.resources import TASK, kept_room, largest, require
 
 STARTS = 3
 """Attempts to start Ray on this machine."""
@@ -41,7 +41,8 @@ def started(config: RayConfig) -> Iterator[None]:
     """A connection to Ray; a cluster that is started for it ends with it. Inside another connection it does nothing.
 
     Raises:
-        NotNow: the cluster has no node for tasks, and got none in time; or its tasks have come to a halt.
+        NotNow: the cluster has no node for tasks, or has lost them, and got none in time; or its tasks have come to a
+            halt.
     """
     if ray.is_initialized():
         with _ray_data(config):
@@ -62,7 +63,7 @@ def started(config: RayConfig) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has set one of its own
     try:
         require(TASK, config)
-        with watched, _ray_data(config):
+        with watched, kept_room(TASK, config), _ray_data(config):
             yield
     finally:
         forget()

@@ -13,7 +13,7 @@ WITHOUT_LIMIT = -1
 def actor_resources(config: RayConfig) -> dict[str, float]:
     """The resources of one encoder actor, as arguments of `map_batches` and of `options` of a task."""
     if config.gpu:
-        return {"num_gpus": 1}
+        return {"num_gpus": config.gpus_per_embed_worker}
     return {"num_cpus": config.cpus_per_embed_worker}
 
 
@@ -39,7 +39,8 @@ def actor_pool(config: RayConfig, at_most: int) -> ActorPoolStrategy:
 def encoders(config: RayConfig, count: int = 1) -> Need:
     """So many encoder actors, and a task that reads or writes beside them."""
     if config.gpu:
-        return Need("ray.gpu, ray.embed_workers", "encoder actor", {"GPU": 1}, count, beside=1)
+        keys, gpus = "ray.gpu, ray.gpus_per_embed_worker, ray.embed_workers", config.gpus_per_embed_worker
+        return Need(keys, "encoder actor", {"GPU": gpus}, count, beside=1)
     keys = "ray.cpus_per_embed_worker, ray.embed_workers"
     return Need(keys, "encoder actor", {"CPU": config.cpus_per_embed_worker}, count, beside=1)
 

@@ -4,6 +4,7 @@ A cluster that can grow is told what is missing, and gets some time. Only what n
 behind other work has to wait, and that ends.
 """
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.interrupts import Interrupt, interruptible
 from ray_ggsm.on_ray.cluster.nodes import started_by_job
 
 Resources = Mapping[str, float]
@@ -100,6 +102,44 @@ def fits(bundles: Sequence[Resources], nodes: Sequence[Resources]) -> bool:
 
 
 @contextmanager
+def kept_room(need: Need, config: RayConfig) -> Iterator[None]:
+    """A block whose work needs room on the nodes, also after some of them went: Ray would wait for others for ever.
+
+    Raises:
+        NotNow: the nodes have had no room for `config.stalled_after_minutes`.
+    """
+    if started_by_job():  # its only node is this machine
+        yield
+        return
+    stop = threading.Event()
+    with interruptible() as interrupt:
+        watch = threading.Thread(target=_watch, args=(need, config, stop, interrupt), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watch.join()
+
+
+def _watch(need: Need, config: RayConfig, stop: threading.Event, interrupt: Interrupt) -> None:
+    minutes, seen = config.stalled_after_minutes, time.monotonic()
+    while not stop.wait(POLL_SECONDS):
+        try:
+            has_room = fits(need.bundles, _nodes())
+        except Exception:  # the head does not answer; it is watched elsewhere
+            has_room = True
+        if has_room:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > 60 * minutes:
+            interrupt.end(
+                f"{need.keys}: nodes went, and for {minutes:g} minutes (ray.stalled_after_minutes) the cluster has had "
+                f"no room for {need}; {largest()}; finished work is kept, start again when it has nodes"
+            )
+            return
+
+
+@contextmanager
 def _demanded(need: Need) -> Iterator[None]:
     """A placement group that nobody uses: autoscalers see that it waits, and it ends with this job at the latest."""
     group = placement_group(need.bundles, strategy="PACK", name=f"ray_ggsm: {need.what}")
@@ -140,7 +180,7 @@ def _amounts(resources: Resources) -> str:
     """Such as '2 CPUs, 1 GPU and 3.5 GB of memory'."""
     amounts = {name: resources[name] / 1e9 if name == "memory" else resources[name] for name in resources}
     *first, last = [
-        f"{round(amount, 1):g} {UNITS[name]}{'s' * (name != 'memory' and amount != 1)}"
+        f"{round(amount, 1 if name == 'memory' else 2):g} {UNITS[name]}{'s' * (name != 'memory' and amount != 1)}"
         for name, amount in amounts.items()
     ]
     return f"{', '.join(first)} and {last}" if first else last

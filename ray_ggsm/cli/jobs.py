@@ -237,7 +237,7 @@ Start it again after any interruption: finished work is not repeated.
         _study,
     ),
     "drift": Job(
-        """Measure what changed for the same users between two encoders, or two versions or moments of a table.
+        """Measure what changed for the same users between two encoders, or two versions, tags or moments of a table.
 
 Reads   the two tables that the config names (configs/drift.yaml) and, for probes, two label tables
 Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences
@@ -247,8 +247,8 @@ Writes  one JSON file: users in common, cosines, Procrustes distance, common nei
     "lookalike": Job(
         """Find the users of an embedding table who are most like some seed users, or like one sentence.
 
-Reads   the newest version of the table that the config names (configs/lookalike.yaml), and the seed users' file or the
-        encoder
+Reads   the version, or the tag, of the table that the config names (configs/lookalike.yaml; the newest), and the seed
+        users' file or the encoder
 Writes  one Parquet file: user_id, as_of, score (cosine), best first
 """,
         _lookalike,

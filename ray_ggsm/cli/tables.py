@@ -68,7 +68,9 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     user = add("user", _user, "write all that is known of one user to a file")
     user.add_argument("--user", required=True, help="the user_id, as the source has it")
     user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
-    user.add_argument("--key-file", help="key of the table's pseudonyms (data.users.key_file), if it has them")
+    user.add_argument(
+        "--key-file", help="key of the table's pseudonyms (data.users.key_file) or of its list of forgotten users"
+    )
     user.add_argument("--rows", help="also from these Parquet files of user rows, for example 'rows/*.parquet'")
     user.add_argument("--store", help="also from the event store at this location")
     return commands.parser
@@ -173,13 +175,21 @@ def _user(options: argparse.Namespace) -> int:
     user = options.user.strip(" ")
     if not user:
         raise InputError("--user: expected a user_id, found nothing")
-    name = None if options.key_file is None else pseudonym(user, read_key(options.key_file))
-    found, records = export_user(open_table(options.table), user, name, options.output, options.rows, options.store)
+    key = _key(options)
+    name = None if key is None else pseudonym(user, key)
+    found, records = export_user(
+        open_table(options.table, key), user, name, options.output, options.rows, options.store
+    )
     print(
         f"{options.output}: {records:,} rows and records, of {len(found.versions):,} versions of the table and others"
     )
     if found.unreadable:
         print(f"{len(found.unreadable):,} versions can no longer be read; the file names them")
-    if not records:
+    if found.forgotten:
+        held = f"{len(found.held_versions):,} versions and {len(found.held_files):,} files of dead letters"
+        print(f"forgotten: {held} hold rows of this user until `vacuum` removes them; the file names them")
+    elif found.forgotten is None:
+        print("Users of this table were forgotten; without --key-file nobody can tell whether this is one of them.")
+    if not records and not found.forgotten:
         print("not there: nothing is known of this user; is it the right id, and does the data have pseudonyms?")
     return 0 if records else INCOMPLETE

@@ -21,7 +21,7 @@ def export_user(
     """Write the file, readable by its owner only where it is local.
 
     Args:
-        table: the embedding table.
+        table: the embedding table, opened with the key if there is one.
         user: the id.
         pseudonym: the user's name in data with pseudonyms; None: there is none.
         output: the file.
@@ -41,6 +41,7 @@ def export_user(
         content["pseudonym"] = pseudonym
     content["table"] = {
         "location": table.location,
+        "forgotten": found.forgotten,
         "versions": [
             {
                 "version": commit.version,
@@ -52,6 +53,7 @@ def export_user(
         ],
         "unreadable_versions": list(found.unreadable),
         "dead_letters": _by_name(found.dead_letters),
+        "held": {"versions": list(found.held_versions), "dead_letters": list(found.held_files)},
     }
     tables = [of_version for _, of_version in (*found.versions, *found.dead_letters)]
     if rows is not None:

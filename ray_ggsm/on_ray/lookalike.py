@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, Location, Runtime
+from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model import saved
@@ -27,7 +28,8 @@ from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.places import check_kept
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.nearest import AUDIENCE, best_of_files, best_rows
-from ray_ggsm.tables.reader import EmbeddingTable
+from ray_ggsm.tables.reader import EmbeddingTable, Version
+from ray_ggsm.tables.rewrite import forgotten_in
 from ray_ggsm.tables.user_lists import read_users
 
 
@@ -36,6 +38,11 @@ class LookalikeConfig(Config):
 
     table: str
     """Location of the table, local or s3://."""
+    version: int | str | None = None
+    """Version to search, by its number or the name of a tag; null: the newest."""
+    forgotten_key_file: Runtime[str | None] = None
+    """Key of the table's list of forgotten users, who are neither seeds nor found; needed for a version (not a tag) of
+    before somebody was forgotten."""
     users_file: str | None = None
     """Text file with one seed user_id per line; either this or `text`."""
     text: str | None = None
@@ -64,26 +71,38 @@ def lookalike(config: LookalikeConfig) -> pa.Table:
     Raises:
         InputError: there is no table, seed user, encoder, or row of the instruction.
     """
-    table = open_table(config.table)
+    table = _opened(config)
     target = _target(config, table)
     with started(config.ray):
         check_kept("output", config.output)
-        audience = nearest(table, target.direction_D, config.k, target.users, config.instruction)
+        without = [*target.users, *forgotten_in(table, config.version).to_pylist()]
+        files = table.files(config.version)
+        audience = nearest(files, target.direction_D, config.k, without, config.instruction)
     if not len(audience):
         raise InputError(
             f"{config.table}: no row of the instruction '{config.instruction}'"
             + (" but those of the seed users" if target.users else "")
         )
     storage.write_parquet(storage.absolute(config.output), audience)
-    print(f"lookalike: {len(audience):,} users of version {table.version} in {config.output}")
+    print(f"lookalike: {len(audience):,} users of version {table.number_of(config.version)} in {config.output}")
     return audience
 
 
 def preview(config: LookalikeConfig) -> str:
     """What would be searched; raises like `lookalike`, before anything is searched."""
-    table = open_table(config.table)
+    table = _opened(config)
     target = _target(config, table)
-    return f"lookalike: {config.k:,} users of {table.location} version {table.version}; {target.source}"
+    version = table.number_of(config.version)
+    return f"lookalike: {config.k:,} users of {table.location} version {version}; {target.source}"
+
+
+def _opened(config: LookalikeConfig) -> EmbeddingTable:
+    """The table, with the key of its list of forgotten users if there is one."""
+    key = None if config.forgotten_key_file is None else read_key(config.forgotten_key_file)
+    table = open_table(config.table, key)
+    if isinstance(config.version, int) and not table.honours_list(config.version):
+        table.suppression.suppressed.check_key(key)
+    return table
 
 
 @dataclass(frozen=True)
@@ -101,17 +120,19 @@ class Target:
 def _target(config: LookalikeConfig, table: EmbeddingTable) -> Target:
     if config.users_file is not None:
         users = read_users(config.users_file)
-        return Target(seed_direction(table, users, config.instruction), users, f"{len(users):,} seed users")
-    return Target(sentence_direction(table, config.text or "", config.encoder), [], f"the sentence '{config.text}'")
+        direction_D = seed_direction(table, config.version, users, config.instruction)
+        return Target(direction_D, users, f"{len(users):,} seed users")
+    direction_D = sentence_direction(table, config.version, config.text or "", config.encoder)
+    return Target(direction_D, [], f"the sentence '{config.text}'")
 
 
-def seed_direction(table: EmbeddingTable, users: Sequence[str], instruction: str) -> np.ndarray:
+def seed_direction(table: EmbeddingTable, version: Version, users: Sequence[str], instruction: str) -> np.ndarray:
     """The mean of the seeds' unit vectors, (D,).
 
     Raises:
         InputError: none of the users is in the table.
     """
-    found, vector_SD = table.matrix(user_ids=users, instruction=instruction)
+    found, vector_SD = table.matrix(version=version, user_ids=users, instruction=instruction)
     missing = len(set(users)) - len(set(found.tolist()))
     if not len(found):
         raise InputError(f"{table.location}: none of the {len(users)} seed users has a row of '{instruction}'")
@@ -121,7 +142,7 @@ def seed_direction(table: EmbeddingTable, users: Sequence[str], instruction: str
     return direction_D
 
 
-def sentence_direction(table: EmbeddingTable, text: str, encoder: str | None) -> np.ndarray:
+def sentence_direction(table: EmbeddingTable, version: Version, text: str, encoder: str | None) -> np.ndarray:
     """The vector of a sentence, (D,).
 
     Raises:
@@ -129,7 +150,7 @@ def sentence_direction(table: EmbeddingTable, text: str, encoder: str | None) ->
     """
     if not encoder:
         raise InputError("encoder: `text` needs the saved encoder that made the table")
-    made_by, digest = table.metadata().encoder, SavedEncoder.read(encoder).digest
+    made_by, digest = table.metadata(version).encoder, SavedEncoder.read(encoder).digest
     if made_by != digest:
         raise InputError(f"{encoder}: this encoder is {digest}, the table was made by {made_by}; give that one")
     bundle = saved.load(encoder, torch.device("cpu"))
@@ -138,10 +159,10 @@ def sentence_direction(table: EmbeddingTable, text: str, encoder: str | None) ->
     return vector_D
 
 
-def nearest(table: EmbeddingTable, target_D: np.ndarray, k: int, without: Sequence[str], instruction: str) -> pa.Table:
-    """The k best users (AUDIENCE), best first, without the users of `without`; a user's best row counts."""
-    files = [{"file": file} for file in table.files()]
-    scored = ray.data.from_items(files, override_num_blocks=max(len(files), 1)).map_batches(
+def nearest(files: Sequence[str], target_D: np.ndarray, k: int, without: Sequence[str], instruction: str) -> pa.Table:
+    """The k best users (AUDIENCE) of some data files, best first, without some; a user's best row counts."""
+    items = [{"file": file} for file in files]
+    scored = ray.data.from_items(items, override_num_blocks=max(len(items), 1)).map_batches(
         best_of_files,
         fn_args=[target_D / np.linalg.norm(target_D), k, pa.array(without, pa.string()), instruction],
         batch_format="pyarrow",

@@ -22,8 +22,8 @@ class SideConfig(Config):
 
     table: str
     """Location of the table, local or s3://."""
-    version: int | None = None
-    """Version to read; null: the newest."""
+    version: int | str | None = None
+    """Version to read, by its number or the name of a tag; null: the newest."""
     instruction: str = "default"
     """Instruction whose rows are compared."""
     as_of: str | None = None
@@ -43,8 +43,8 @@ class Side:
 
     @property
     def version(self) -> int:
-        """The version that is compared."""
-        return self.table.version if self.config.version is None else self.config.version
+        """The version that is compared, as a number."""
+        return self.table.number_of(self.config.version)
 
     def read(
         self, columns: list[str], user_ids: pa.Array | None = None, buckets: Collection[int] | None = None
@@ -84,7 +84,8 @@ class Side:
     @property
     def where(self) -> str:
         """The table and version, for people."""
-        return f"{self.table.location} version {self.version}"
+        tag = f" (tag '{self.config.version}')" if isinstance(self.config.version, str) else ""
+        return f"{self.table.location} version {self.version}{tag}"
 
     def no_rows_error(self) -> InputError:
         """The error for an instruction and moment without rows."""
@@ -104,7 +105,7 @@ def opened(name: str, config: SideConfig) -> Side:
     """Open one side.
 
     Raises:
-        InputError: there is no such table or version.
+        InputError: there is no such table, version or tag.
     """
     side = Side(name, config, open_table(config.table))
     side.table.data_files(config.version)

@@ -5,7 +5,8 @@ committed by the moment at which it is `known`. So two clocks count: that of the
 
 - Of several vectors with one `as_of`, that of the newest version counts.
 - A version that was rolled back counts no more from the rollback on, and one that a rollback brought back does.
-- What was published of users before a `forget` never counts again, whatever moment is asked for.
+- What was published of users before a `forget` never counts again, whatever moment is asked for. With the key of the
+  list of forgotten users nothing of anybody on it counts, also of those who were only in earlier versions.
 - A row whose vector may have been in a file that vacuum has removed is refused: no older vector takes its place.
 
 The rows are held in memory; files are read bucket by bucket, keys first, then the vectors that were found.
@@ -30,6 +31,7 @@ from ray_ggsm.tables.labels import Keys, as_table, instants
 from ray_ggsm.tables.moments import Moment, instant, microseconds, parsed
 from ray_ggsm.tables.point_in_time import Answers, Asked, answers
 from ray_ggsm.tables.schema import SCHEMA, matrix
+from ray_ggsm.tables.suppression import SuppressionFilter
 from ray_ggsm.tables.timeline import NEVER, Timeline
 
 RESULT = pa.schema([SCHEMA.field("as_of"), ("version", pa.int64()), SCHEMA.field("encoder"), SCHEMA.field("embedding")])
@@ -38,6 +40,8 @@ BATCH = 65_536
 """Most rows of a batch."""
 WITHOUT = "ray_ggsm.rows_without_vector"
 """Key of the number of rows without a vector in the metadata of the joined table."""
+LIST = "ray_ggsm.suppression_list"
+"""Key of what was done about the list of forgotten users (`SuppressionFilter.state`); absent where there is none."""
 
 
 @dataclass
@@ -162,8 +166,11 @@ def prepared_join(
     instruction: str | None,
     encoder: str | None,
     max_age: dt.timedelta | None,
+    suppression: SuppressionFilter,
 ) -> Join:
     """A join of users and times with a table (`EmbeddingTable.join_batches` says what the arguments are).
+
+    Rows of forgotten users know no version.
 
     Raises:
         InputError: an argument is wrong.
@@ -176,12 +183,16 @@ def prepared_join(
     _check_known("encoder", encoder, {m.encoder for m in metadata if m.encoder is not None})
     if max_age is not None and max_age < dt.timedelta(0):
         raise InputError(f"max_age: expected a time span of 0 or more, found {max_age}")
+    version_N = timeline.known_by(_known_at(rows, known_at, zone))
+    version_N[suppression.gone(rows["user_id"]).to_numpy(zero_copy_only=False)] = NEVER
+    if suppression.state:
+        rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), LIST: suppression.state})
     return Join(
         timeline=timeline,
         buckets=buckets,
         rows=rows,
         time_N=time_N,
-        version_N=timeline.known_by(_known_at(rows, known_at, zone)),
+        version_N=version_N,
         instruction=instruction,
         encoder=encoder,
         max_age=None if max_age is None else max_age // dt.timedelta(microseconds=1),

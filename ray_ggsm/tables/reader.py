@@ -5,6 +5,7 @@ Legend: N rows, D width.
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
 from ray_ggsm.tables.schema import SCHEMA, matrix
+from ray_ggsm.tables.suppression import SuppressionFilter, read_suppressed
 from ray_ggsm.tables.tags import Tag, read_tag, read_tags
 from ray_ggsm.tables.timeline import read_timeline
 
@@ -28,20 +30,26 @@ Version = int | str | None
 """Number of a version, or name of a tag; None: the newest version."""
 
 
-def open_table(uri: str) -> "EmbeddingTable":
+def open_table(uri: str, key: bytes | None = None) -> "EmbeddingTable":
     """Open the embedding table at a local path or s3:// location.
 
+    `key` is that of the list of forgotten users: with it `read`, `matrix` and the joins return no row of theirs, of
+    whatever version. Without it versions of before a `forget` are read as they are (docs/tables.md).
+
     Raises:
-        InputError: there is no embedding table, or it cannot be reached.
+        InputError: there is no embedding table, it cannot be reached, or its list has another key.
     """
-    return EmbeddingTable(storage.absolute(uri), delta.load(uri))
+    table = EmbeddingTable(storage.absolute(uri), delta.load(uri), key)
+    if key is not None:
+        table.suppression  # noqa: B018 (read now, so that another key is refused here)
+    return table
 
 
 class EmbeddingTable:
     """An embedding table as it was when it was opened: newer versions are seen by opening it again."""
 
-    def __init__(self, location: str, table: DeltaTable) -> None:
-        self.location, self._table = location, table
+    def __init__(self, location: str, table: DeltaTable, key: bytes | None = None) -> None:
+        self.location, self._table, self._key = location, table, key
         self._tags: dict[str, Tag] = {}
 
     @property
@@ -53,6 +61,16 @@ class EmbeddingTable:
     def buckets(self) -> int:
         """Number of buckets."""
         return delta.buckets(self._table)
+
+    @cached_property
+    def suppression(self) -> SuppressionFilter:
+        """Who is left out, by the list of forgotten users as this object saw it first."""
+        return SuppressionFilter(read_suppressed(self.location), self._key)
+
+    def honours_list(self, version: Version = None) -> bool:
+        """Whether a version records that nobody on the list of forgotten users is in it."""
+        listed = self.suppression.suppressed.version
+        return not listed or (self.metadata(version).suppressed or 0) >= listed
 
     def read(
         self,
@@ -90,7 +108,11 @@ class EmbeddingTable:
             files = [file for file in files if file.bucket in named]
             users = [named[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
-        return scan.read_files(locations, names, users, None if as_of is None else self._instant(as_of, version))
+        moment = None if as_of is None else self._instant(as_of, version)
+        if self._key is None or self.honours_list(version):
+            return scan.read_files(locations, names, users, moment)
+        rows = scan.read_files(locations, list(dict.fromkeys([*names, "user_id"])), users, moment)
+        return rows.filter(pc.invert(self.suppression.gone(rows["user_id"]))).select(names)
 
     def matrix(
         self,
@@ -122,7 +144,8 @@ class EmbeddingTable:
     ) -> pa.Table:
         """The rows of `join_batches` as one table, in the order of `keys_with_times`; it raises like `join_batches`.
 
-        Its metadata has the number of rows without a vector: `ray_ggsm.rows_without_vector`.
+        Its metadata has the number of rows without a vector: `ray_ggsm.rows_without_vector`; and, where users were
+        forgotten, whether that list was applied or there was no key of it: `ray_ggsm.suppression_list`.
         """
         return self._join(keys_with_times, known_at, instruction, encoder, max_age).table()
 
@@ -167,7 +190,16 @@ class EmbeddingTable:
         max_age: dt.timedelta | None,
     ) -> Join:
         timeline = read_timeline(self.location, self.history()[::-1])
-        return prepared_join(timeline, self.buckets, keys, known_at, instruction, encoder, max_age)
+        return prepared_join(timeline, self.buckets, keys, known_at, instruction, encoder, max_age, self.suppression)
+
+    def number_of(self, version: Version) -> int:
+        """The number of a version; that of the newest for None.
+
+        Raises:
+            InputError: no such tag.
+        """
+        number = self._tag(version).version if isinstance(version, str) else version
+        return self.version if number is None else number
 
     def history(self) -> list[Commit]:
         """All commits, newest first."""

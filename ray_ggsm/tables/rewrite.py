@@ -96,6 +96,23 @@ def without_forgotten(
     return Honouring(number, suppressed.version, rewritten)
 
 
+def forgotten_in(table: EmbeddingTable, version: int | str | None) -> pa.Array:
+    """The users in a version, or a tag, who are on the list of the forgotten, (N,) strings.
+
+    It takes the key that the table was opened with; without it, nobody is.
+    """
+    if table.suppression.key is None or table.honours_list(version):
+        return pa.array([], pa.string())
+    files: dict[int, list[str]] = {}
+    for file in table.data_files(version):
+        files.setdefault(file.bucket, []).append(storage.join(table.location, file.path))
+    some = []
+    for of_bucket in files.values():
+        users = scan.read_files(of_bucket, ["user_id"])["user_id"]
+        some.append(users.filter(table.suppression.gone(users)).combine_chunks())
+    return pa.concat_arrays([pa.array([], pa.string()), *some]).unique()
+
+
 def _check_listed(table: EmbeddingTable, version: int) -> None:
     """Refuse a version that has users who were forgotten when there were no lists."""
     since = delta.history(table.location, version + 1, table.version) if version < table.version else []

@@ -83,6 +83,35 @@ NOBODY = Suppressed(0, None, frozenset())
 """The list before anybody was forgotten."""
 
 
+@dataclass(frozen=True)
+class SuppressionFilter:
+    """What a reader does about the list: with its key it leaves out who is on it, without it nobody.
+
+    Raises:
+        InputError: there is a list, and the key is another one.
+    """
+
+    suppressed: Suppressed
+    """The list."""
+    key: bytes | None
+    """Its key; None: the reader does not have it."""
+
+    def __post_init__(self) -> None:
+        if self.key is not None:
+            self.suppressed.check_key(self.key)
+
+    @property
+    def state(self) -> str | None:
+        """`applied`, or `no key`: users were forgotten, and nobody can tell who; None: nobody was."""
+        if not self.suppressed.version:
+            return None
+        return "no key" if self.key is None else "applied"
+
+    def gone(self, users: pa.ChunkedArray) -> pa.BooleanArray:
+        """Which of the users are left out, (N,) bool; null is not."""
+        return pa.repeat(False, len(users)) if self.key is None else self.suppressed.gone(users, self.key)
+
+
 def read_suppressed(location: str) -> Suppressed:
     """The list of forgotten users of the table at a location; empty where there is none.
 

@@ -27,13 +27,19 @@ class UserHistory:
     """Versions that may have had rows of the user, whose files are gone."""
     dead_letters: tuple[tuple[str, pa.Table], ...]
     """Files (full locations) with rejected rows of the user, and these."""
+    forgotten: bool | None = False
+    """Whether the user is on the list of the forgotten; None: there is a list, and no key of it."""
+    held_versions: tuple[int, ...] = ()
+    """Versions that still hold rows of a forgotten user, which are not returned."""
+    held_files: tuple[str, ...] = ()
+    """Files (full locations) that still hold rejected rows of a forgotten user, which are not returned."""
 
 
 def user_history(table: EmbeddingTable, names: Collection[str]) -> UserHistory:
-    """The rows of a user in all versions, each file read once.
+    """The rows of a user in all versions, each file read once; of a forgotten user only where they still are.
 
     Args:
-        table: the table.
+        table: the table, opened with the key of the list of forgotten users if somebody has it.
         names: what the user may be called in it: the id, the pseudonym.
 
     Raises:
@@ -58,7 +64,12 @@ def user_history(table: EmbeddingTable, names: Collection[str]) -> UserHistory:
         of_version = pa.concat_tables([SCHEMA.empty_table(), *(rows[path] for path in held if path in rows)])
         if len(of_version):
             versions.append((commit, of_version.sort_by([(name, "ascending") for name in KEY])))
-    return UserHistory(tuple(versions), tuple(unreadable), _dead_letters(table.location, names))
+    letters = _dead_letters(table.location, names)
+    if not pc.any(table.suppression.gone(pa.chunked_array([[*names]]))).as_py():
+        forgotten = None if table.suppression.state == "no key" else False
+        return UserHistory(tuple(versions), tuple(unreadable), letters, forgotten)
+    holding = tuple(commit.version for commit, _ in versions)
+    return UserHistory((), tuple(unreadable), (), True, holding, tuple(file for file, _ in letters))
 
 
 def _dead_letters(location: str, names: Collection[str]) -> tuple[tuple[str, pa.Table], ...]:

@@ -141,6 +141,41 @@ def test_pseudonyms(tmp_path):
     assert "bob" not in text
 
 
+def test_a_forgotten_user(tmp_path, capsys):
+    """With the key no row is shown, but where there are some until `vacuum`; without it nobody can tell."""
+    location, key = str(tmp_path / "users"), b"k" * 32
+    (tmp_path / "key").write_bytes(key)
+    put(location, rows(10), "r0")
+    put(location, rows(8, seed=1), "r1")
+    assert export(location, "u9", tmp_path)["table"]["forgotten"] is False, "nobody was"
+    forget(location, ["u3", "u9"], key)
+    letters = tmp_path / "users/staging/r9/dead_letters/of-7/00000000-invalid.parquet"
+    letters.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"user_id": ["u3", "u4"], "reason": ["too long", "no events"]}), letters)
+    capsys.readouterr()
+
+    arguments = ["user", location, "--output", tmp_path / "out.json", "--key-file", tmp_path / "key"]
+    assert job(*arguments, "--user", "u3") == 5
+    found = json.loads((tmp_path / "out.json").read_text())["table"]
+    assert (found["forgotten"], found["versions"], found["dead_letters"]) == (True, [], {})
+    assert found["held"] == {"versions": [0, 1], "dead_letters": [str(letters)]}
+    printed = capsys.readouterr().out
+    assert "2 versions and 1 files of dead letters hold rows of this user until `vacuum`" in printed
+    assert "not there" not in printed
+    assert job(*arguments, "--user", "u9") == 5
+    assert json.loads((tmp_path / "out.json").read_text())["table"]["held"]["versions"] == [0]
+    other = export(location, "u4", tmp_path, "--key-file", tmp_path / "key")["table"]
+    assert (other["forgotten"], len(other["versions"]), len(other["dead_letters"])) == (False, 3, 1)
+
+    capsys.readouterr()
+    without = export(location, "u9", tmp_path)["table"]
+    assert (without["forgotten"], [each["version"] for each in without["versions"]]) == (None, [0])
+    assert "without --key-file nobody can tell" in capsys.readouterr().out
+    (tmp_path / "other").write_bytes(b"x" * 32)
+    assert job("user", location, "--user", "u9", "--output", tmp_path / "o", "--key-file", tmp_path / "other") == 2
+    assert "found another key" in capsys.readouterr().err
+
+
 def test_nobody_and_wrong_input(tmp_path, capsys):
     location, output = str(tmp_path / "users"), tmp_path / "out.json"
     put(location, rows(5), "r0")

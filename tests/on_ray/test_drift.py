@@ -13,12 +13,14 @@ import yaml
 
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
+from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, drift, preview
 from ray_ggsm.tables.compare import UserCounts
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.schema import rows_to_table
-from tests.helpers.tables import put
+from ray_ggsm.tables.tagging import tag
+from tests.helpers.tables import put, rows
 
 N, D = 400, 6
 AS_OF = dt.datetime(2024, 3, 1, tzinfo=dt.UTC)
@@ -60,10 +62,10 @@ def labels(tmp_path: Path) -> dict[str, str]:
 def config(tmp_path: Path, labels: dict[str, str]) -> Callable[..., DriftConfig]:
     publish(tmp_path / "old", VECTORS)
 
-    def build(new: str, **changes) -> DriftConfig:
+    def build(new: str | dict[str, str], **changes) -> DriftConfig:
         values = {
             "old": {"table": str(tmp_path / "old")},
-            "new": {"table": new},
+            "new": {"table": new} if isinstance(new, str) else new,
             "output": str(tmp_path / "drift.json"),
             "labels": labels,
             "evaluation": {"kinds": ("linear",), "folds": 3},
@@ -99,6 +101,19 @@ def test_the_same_vectors(config: Callable, tmp_path: Path) -> None:
     assert (result.moved.procrustes, result.moved.overlap) == (pytest.approx(0, abs=1e-6), 1)
     assert all(auc.difference == Estimate(0, 0, 0) for auc in result.auc["linear"].values())
     assert result.notes == ()
+
+
+def test_a_tag_is_a_side(config: Callable, tmp_path: Path) -> None:
+    new = publish(tmp_path / "new", VECTORS @ TURN)
+    tag(new, "turned")
+    put(new, rows(N, run="r1"), "r1")
+    sides = {"new": {"table": new, "version": "turned"}, "labels": None}
+    assert f"version 0 (tag 'turned'); {N}" in preview(config(**sides))
+    result = drift(config(**sides))
+    assert result.new.version == 0
+    assert result.moved.procrustes == pytest.approx(0, abs=1e-3)
+    with pytest.raises(InputError, match="no tag 'other'; there are turned"):
+        preview(config({"table": new, "version": "other"}))
 
 
 def test_a_lost_dimension_is_missed_by_the_probe_that_needs_it(config: Callable, tmp_path: Path) -> None:

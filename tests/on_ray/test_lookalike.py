@@ -13,6 +13,9 @@ from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.lookalike import LookalikeConfig, lookalike, preview
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.maintenance import forget
+from ray_ggsm.tables.tagging import tag
+from tests.helpers.tables import put, rows
 
 
 @pytest.fixture
@@ -40,6 +43,30 @@ def test_the_nearest_users_in_order(finished: Experiment, config: Callable, tmp_
     found = pq.read_table(tmp_path / "found.parquet").to_pydict()
     assert found["user_id"] == expected
     np.testing.assert_allclose(found["score"], [best[user] for user in expected], atol=1e-5)
+
+
+def test_an_earlier_version_a_tag_and_the_forgotten(tmp_path: Path) -> None:
+    location, key = str(tmp_path / "users"), b"k" * 32
+    (tmp_path / "key").write_bytes(key)
+    (tmp_path / "seeds.txt").write_text("u0\n")
+    put(location, rows(9, instruction="default"), "r0")
+    put(location, rows(3, seed=1, instruction="default"), "r1")
+    tag(location, "first", 0)
+    forget(location, ["u5"], key)
+    search = {"table": location, "users_file": str(tmp_path / "seeds.txt"), "output": str(tmp_path / "found.parquet")}
+
+    def audience(**settings) -> set[str]:
+        return set(lookalike(LookalikeConfig(**search, **settings))["user_id"].to_pylist())
+
+    with pytest.raises(InputError, match="found no key"):
+        preview(LookalikeConfig(**search, version=0))
+    others = {f"u{i}" for i in range(1, 9)} - {"u5"}
+    assert audience(version="first") == others
+    assert audience(version=0, forgotten_key_file=str(tmp_path / "key")) == others
+    assert audience() == {"u1", "u2"}
+    (tmp_path / "seeds.txt").write_text("u5\n")
+    with pytest.raises(InputError, match="none of the 1 seed users"):
+        audience(version=0, forgotten_key_file=str(tmp_path / "key"))
 
 
 def test_a_sentence(finished: Experiment, config: Callable, tmp_path: Path) -> None:

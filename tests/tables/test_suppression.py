@@ -1,5 +1,6 @@
 """The list of forgotten users: who is on it, which key it has, and that rollback and forget honour it."""
 
+import datetime as dt
 import json
 import multiprocessing
 import os
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
-from ray_ggsm.tables import maintenance, open_table
+from ray_ggsm.tables import maintenance, open_table, tagging
+from ray_ggsm.tables.join import LIST, WITHOUT
 from ray_ggsm.tables.maintenance import forget, rollback, vacuum
 from ray_ggsm.tables.metadata import ForgottenRows
 from ray_ggsm.tables.publish import LostRace
+from ray_ggsm.tables.rewrite import forgotten_in
 from ray_ggsm.tables.suppression import DIRECTORY, read_suppressed, suppress
 from tests.helpers.tables import BUCKETS, put, rows
 
@@ -298,3 +301,73 @@ def test_a_copy_of_the_table_keeps_the_list(tmp_path):
     shutil.copytree(location, copy)
     rollback(copy, 0, key=KEY)
     assert users(copy) == named(20) - {"u3"}
+
+
+@pytest.fixture
+def shrunk(location) -> str:
+    """u0 to u39, then u0 to u19; u3 (in both) and u33 (only in the first version) are forgotten."""
+    put(location, rows(40), "r0")
+    put(location, rows(20, seed=1, run="r1"), "r1")
+    forget(location, ["u3", "u33"], KEY)
+    return location
+
+
+def test_readers_with_the_key_leave_out_the_forgotten(shrunk):
+    open_, with_key = open_table(shrunk), open_table(shrunk, KEY)
+    assert set(open_.read(version=0)["user_id"].to_pylist()) == named(40)
+    assert set(with_key.read(version=0)["user_id"].to_pylist()) == named(40) - {"u3", "u33"}
+    assert with_key.read(version=0, columns=["events"]).schema.names == ["events"]
+    assert len(with_key.read(version=0, columns=["events"])) == 38
+    assert with_key.read(version=0, user_ids=["u33", "u34"])["user_id"].to_pylist() == ["u34"]
+    assert set(with_key.matrix(version=1)[0].tolist()) == named(20) - {"u3"}
+    assert with_key.read().equals(open_.read())
+    with pytest.raises(InputError, match="found another key"):
+        open_table(shrunk, OTHER)
+
+
+def test_pseudonyms_on_the_list_are_left_out(tmp_path):
+    location = str(tmp_path / "users")
+    put(location, rows([hashed("ann"), hashed("bob")]), "r0")
+    put(location, rows(["bystander"]), "r1")
+    forget(location, ["ann"], KEY)
+    assert open_table(location, KEY).read(version=0)["user_id"].to_pylist() == [hashed("bob")]
+
+
+def test_joins_and_the_list(shrunk):
+    table, asked = open_table(shrunk), pa.table({"user_id": ["u3", "u33", "u34"], "time": [dt.date(2024, 3, 2)] * 3})
+    joined = {key: open_table(shrunk, key).join(asked) for key in (None, KEY)}
+    assert joined[None]["version"].to_pylist() == [None, 0, 0]
+    assert joined[KEY]["version"].to_pylist() == [None, None, 0]
+    assert joined[KEY]["embedding"].null_count == 2
+    first = table.history()[-1].timestamp
+    assert open_table(shrunk, KEY).join(asked, known_at=first)["version"].to_pylist() == [None, None, 0]
+    said = {key: result.schema.metadata[LIST.encode()] for key, result in joined.items()}
+    assert said == {None: b"no key", KEY: b"applied"}
+    assert joined[KEY].schema.metadata[WITHOUT.encode()] == b"2"
+    batches = list(open_table(shrunk, KEY).join_batches(asked))
+    assert {batch.schema.metadata[LIST.encode()] for batch in batches} == {b"applied"}
+    assert sum(batch["version"].null_count for batch in batches) == 2
+
+
+def test_a_join_does_not_refuse_for_who_is_left_out_anyway(shrunk):
+    """The files of version 0 are gone: nobody can answer for u34, but u33 has no answer in any case."""
+    vacuum(shrunk, 0, dry_run=False)
+    asked = pa.table({"user_id": ["u33"], "time": [dt.date(2024, 3, 2)]})
+    assert open_table(shrunk, KEY).join(asked)["version"].to_pylist() == [None]
+    with pytest.raises(InputError, match="may need vectors of version 0"):
+        open_table(shrunk).join(asked)
+
+
+def test_without_a_list_a_join_says_nothing_of_it(tmp_path):
+    put(str(tmp_path), rows(3), "r0")
+    joined = open_table(str(tmp_path), KEY).join(pa.table({"user_id": ["u1"], "time": [dt.date(2024, 3, 2)]}))
+    assert joined["version"].to_pylist() == [0]
+    assert LIST.encode() not in joined.schema.metadata
+
+
+def test_who_is_forgotten_in_a_version(shrunk):
+    tagging.tag(shrunk, "clean", 0, key=KEY)
+    with_key = open_table(shrunk, KEY)
+    assert set(forgotten_in(with_key, 0).to_pylist()) == {"u3", "u33"}
+    assert [forgotten_in(with_key, version).to_pylist() for version in ("clean", 2, None)] == [[], [], []]
+    assert forgotten_in(open_table(shrunk), 0).to_pylist() == []

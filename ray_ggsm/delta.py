@@ -8,14 +8,22 @@ from typing import TypeVar
 from deltalake.exceptions import DeltaError
 
 from ray_ggsm import storage
+from ray_ggsm.object_stores import EXTRAS, delta_options, scheme_of
 
 T = TypeVar("T")
-STORE_ERRORS = ("interacting with object store", "Generic S3 error")
+STORE_ERRORS = (
+    "interacting with object store",
+    "Generic S3 error",
+    "Generic GCS error",
+    "Generic MicrosoftAzure error",
+)
 """Words in errors of delta-rs that stand for errors of the object store."""
 
 
 def storage_options(location: str) -> dict[str, str]:
-    """Options for delta-rs, beside those that it takes from the environment itself (AWS_*, AWS_ENDPOINT_URL)."""
+    """Options for delta-rs, beside those that it takes from the environment itself (AWS_*, AWS_ENDPOINT_URL, ...)."""
+    if scheme_of(location) in EXTRAS:
+        return delta_options(location)
     if not location.startswith("s3://"):
         return {}
     plain = os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://")

@@ -1,10 +1,10 @@
-"""Files at a storage location: a local path or an s3:// URI, always given as a string.
+"""Files at a storage location: a local path or the URI of an object store, always given as a string.
 
-`Path("s3://a/b")` loses a slash, so locations are never `Path` objects. S3 credentials and endpoint come from the
-environment (AWS_*, AWS_ENDPOINT_URL), never from a config file.
+Object stores are S3 (s3://) and those of `ray_ggsm.object_stores` (gs://, abfs://, abfss://, az://). `Path("s3://a/b")`
+loses a slash, so locations are never `Path` objects. Credentials and endpoints come from the environment (AWS_*,
+AWS_ENDPOINT_URL; GOOGLE_*; AZURE_*), never from a config file.
 """
 
-import errno
 import json
 import os
 import posixpath
@@ -12,9 +12,9 @@ import re
 import tempfile
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -23,78 +23,14 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-T = TypeVar("T")
-ATTEMPTS = 6
-"""Attempts per request, for transient errors."""
+from ray_ggsm.object_stores import EXTRAS, ArrowHandler, LocationError, check_scheme, open_filesystem, scheme_of
+from ray_ggsm.storage_errors import passing, refused, retried
+
+__all__ = ["LocationError", "passing", "refused", "retried"]
 _NOWHERE = re.compile(r"[%#?\\\[\]*{}<>|\"^`\x00-\x1f\x7f]")
 """Characters that libraries read differently in locations."""
-_S3 = re.compile(r"[A-Za-z0-9_.\-/=@,:~!'()&;$]+")
-"""S3 locations that all libraries read alike."""
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
-"""Errors of botocore, by name: code that reads local files needs no botocore."""
-_EXPIRED = re.compile(r"ExpiredToken|RequestExpired|TokenRefreshRequired")
-_REFUSED = re.compile(
-    r"ACCESS_DENIED|AccessDenied|ExpiredToken|InvalidAccessKeyId|SignatureDoesNotMatch|Forbidden|\b403\b"
-)
-_OUTAGE = re.compile(
-    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|InternalError|ServiceUnavailable|SlowDown"
-    r"|\b50[0234] (Internal|Bad|Service|Gateway)|[Cc]ould(n't| not) connect|error sending request"
-    r"|[Cc]onnection (was )?(closed|refused|reset|aborted)|[Tt]imed out|([Cc]onnect|[Cc]onnection|[Rr]ead) timeout"
-)
-_OF_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "urllib3", "deltalake")
-"""Packages that talk to object stores; their errors are no OSErrors."""
-
-
-class LocationError(ValueError):
-    """A location that is neither a local path nor an s3:// URI; the message is one sentence. Jobs exit with code 2."""
-
-
-def retried(work: Callable[[], T]) -> T:
-    """Call `work`, repeat it after transient errors of the network or the object store, and return its result.
-
-    The clients retry most requests themselves, but not an answer that breaks off, and not for long. Errors with an
-    errno (no such file, no rights, no space) and refused credentials are raised at once.
-    """
-    import tenacity  # code that only computes needs neither retries nor this package
-
-    attempts = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(ATTEMPTS),
-        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-        retry=tenacity.retry_if_exception(_is_transient),
-        reraise=True,
-    )
-    return attempts(work)
-
-
-def refused(error: BaseException) -> bool:
-    """Whether an error means that the object store denied the request, or that credentials are missing or wrong."""
-    if type(error).__name__ in _NO_CREDENTIALS:
-        return True
-    if not isinstance(error, OSError) or error.errno is not None:
-        return False
-    return isinstance(error, PermissionError) or _REFUSED.search(str(error)) is not None
-
-
-def passing(error: BaseException) -> str | None:
-    """Why an error may not come again: the storage cannot be reached, it is full, or a token has expired; None: it is
-    another error."""
-    if isinstance(error, OSError) and error.errno is not None:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return f"the storage is full ({error})"
-        unreachable = isinstance(error, ConnectionError | TimeoutError)
-        return f"the storage cannot be reached ({error})" if unreachable else None
-    if not isinstance(error, OSError) and not type(error).__module__.startswith(_OF_CLIENTS):
-        return None
-    whole = " ".join(str(error).split())
-    if _EXPIRED.search(whole):
-        return f"the token for the storage has expired ({whole[:300]}); renew it (AWS_SESSION_TOKEN)"
-    if refused(error) or not _OUTAGE.search(whole):
-        return None
-    return f"the storage cannot be reached ({whole[:300]})"
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno is None and not refused(error)
+_URI = re.compile(r"[A-Za-z0-9_.\-/=@,:~!'()&;$]+")
+"""Locations in object stores that all libraries read alike."""
 
 
 def join(location: str, *parts: str) -> str:
@@ -117,11 +53,12 @@ def check_location(location: str) -> str:
     `%20` is a space and `[1]` a pattern.
 
     Raises:
-        ValueError: it has characters that they read differently.
+        ValueError: it has characters or a scheme that they read differently.
     """
+    check_scheme(location)
     bad = sorted(set(_NOWHERE.findall(location)))
     if "://" in location:
-        bad = sorted({character for character in location if not _S3.fullmatch(character)})
+        bad = sorted({character for character in location if not _URI.fullmatch(character)})
     if bad:
         shown = ", ".join(repr(character) for character in bad)
         raise ValueError(
@@ -144,18 +81,24 @@ def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of a location and the location's path inside it.
 
     Raises:
-        LocationError: there is no file system for the location's scheme.
+        LocationError: there is no file system for the location's scheme, or its package is not installed.
     """
+    check_scheme(location)
+    if scheme_of(location) in EXTRAS:
+        return open_filesystem(location)
     try:
         return url_to_fs(location)
     except (ImportError, ValueError) as error:
         if location.startswith("s3://"):
             raise
-        raise LocationError(f"{location}: expected a local path or an s3:// location") from error
+        raise LocationError(f"{location}: expected a local path or an s3://, gs:// or abfs:// location") from error
 
 
 def arrow_filesystem(location: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system of a location and the location's path inside it, for Parquet readers and writers."""
+    if scheme_of(location) in EXTRAS:
+        fs, path = filesystem(location)
+        return pafs.PyFileSystem(ArrowHandler(fs)), path
     if "://" in location:
         # Arrow takes a URI, in which a name's special characters are escaped
         return pafs.FileSystem.from_uri(urllib.parse.quote(location, safe=":/"))
@@ -169,6 +112,11 @@ def exists(location: str) -> bool:
     return fs.exists(path)
 
 
+def write_mark(info: Mapping[str, Any]) -> str:
+    """What of fsspec's `info` changes when a file is written again: its entity tag, or else its time."""
+    return str(next((info[name] for name in ("ETag", "etag", "mtime", "last_modified") if info.get(name)), None))
+
+
 def is_directory(location: str) -> bool:
     """Whether there is a directory at a location."""
     fs, path = filesystem(location)
@@ -180,14 +128,22 @@ def list_files(location: str, suffix: str = "") -> list[str]:
     fs, path = filesystem(location)
     fs.invalidate_cache()
     found = fs.find(path) if fs.exists(path) else []
-    return sorted(fs.unstrip_protocol(f) if "://" in location else f for f in found if f.endswith(suffix))
+    return sorted(_named(location, f) for f in found if f.endswith(suffix))
 
 
 def glob(pattern: str) -> list[str]:
     """Locations that match a pattern (`*` within a name), sorted."""
     fs, path = filesystem(pattern)
     fs.invalidate_cache()
-    return sorted(fs.unstrip_protocol(f) if "://" in pattern else f for f in fs.glob(path))
+    return sorted(_named(pattern, f) for f in fs.glob(path))
+
+
+def _named(location: str, path: str) -> str:
+    """The location of a path in the file system of `location`, with the same scheme and place as there."""
+    scheme, separator, rest = location.partition("://")
+    if not separator:
+        return path
+    return f"{scheme}://{rest.partition('/')[0]}/{path.lstrip('/').partition('/')[2]}"
 
 
 def read_bytes(location: str) -> bytes:
@@ -210,7 +166,7 @@ def write_text(location: str, text: str) -> None:
 
 
 def write_bytes(location: str, data: bytes) -> None:
-    """Write a file whole or not at all: S3 puts are atomic, local files are renamed into place."""
+    """Write a file whole or not at all: puts into object stores are atomic, local files are renamed into place."""
     fs, path = filesystem(location)
     if not isinstance(fs, LocalFileSystem):
         fs.pipe_file(path, data)
@@ -227,7 +183,7 @@ def write_bytes(location: str, data: bytes) -> None:
 def write_new(location: str, data: bytes) -> bool:
     """Write a file whole, unless there is one; returns whether the file at the location has this content.
 
-    Of several writers at once exactly one wins: a conditional put on S3, a hard link on local file systems.
+    Of several writers at once exactly one wins: a conditional put into an object store, a hard link on local disks.
     """
     fs, path = filesystem(location)
     try:

@@ -95,7 +95,8 @@ def test_missing_file(tmp_path) -> None:
 
 @pytest.mark.parametrize("location", ["nope://bucket/c.yaml", "s4://bucket/c.yaml"])
 def test_a_location_of_another_scheme(location: str) -> None:
-    with pytest.raises(storage.LocationError, match=f"^{location}: expected a local path or an s3:// location$"):
+    sentence = f"^{location}: expected a local path or an s3://, gs:// or abfs:// location$"
+    with pytest.raises(storage.LocationError, match=sentence):
         load(Outer, location)
 
 

@@ -17,10 +17,30 @@ LAYERS = [
     {"experiment", "stage_results"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},
     {"model", "masks"},
-    {"clock", "config", "delta", "hashing", "html", "interrupts", "log", "numerics", "progress", "storage"},
+    {
+        "clock",
+        "config",
+        "delta",
+        "hashing",
+        "html",
+        "interrupts",
+        "log",
+        "numerics",
+        "object_stores",
+        "progress",
+        "storage",
+        "storage_errors",
+    },
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-SAME_LAYER = {("interrupts", "config"), ("model", "masks"), ("config", "storage"), ("delta", "storage")}
+SAME_LAYER = {
+    ("interrupts", "config"),
+    ("model", "masks"),
+    ("config", "storage"),
+    ("delta", "storage"),
+    ("delta", "object_stores"),
+}
+SAME_LAYER |= {("storage", "storage_errors"), ("storage", "object_stores")}
 """Imports inside one layer that are meant; all others stay inside their own folder."""
 
 FILES = sorted([*ROOT.glob("ray_ggsm/**/*.py"), *ROOT.glob("jobs/*.py")])

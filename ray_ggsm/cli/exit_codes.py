@@ -60,7 +60,8 @@ def user_error(error: BaseException) -> str | None:
             return str(each)
         if storage.refused(each):
             answer = " ".join(str(each).split())[:300]
-            return f"the storage refuses access ({answer}); check the credentials (AWS_*) and their rights"
+            variables = "AWS_*, GOOGLE_* or AZURE_*"
+            return f"the storage refuses access ({answer}); check the credentials ({variables}) and their rights"
     return None
 
 

@@ -5,6 +5,7 @@ process that should bring it about has ended without. Pytest's `timeout` only gu
 """
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,23 @@ def wait_until(state: Callable[[], State], alive: Callable[[], bool] = lambda: T
         if not can_still_come:
             pytest.fail(why)
         time.sleep(PAUSE)
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_listening(port: int, process: subprocess.Popen) -> None:
+    """Wait until a process answers on a port."""
+
+    def answers() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(answers, lambda: process.poll() is None)
 
 
 class Process:

@@ -119,9 +119,7 @@ def test_a_cluster_that_does_not_grow(
 ) -> None:
     grows([])
     config = RayConfig(gpu=True, resources_within_minutes=0)
-    with pytest.raises(
-        NotNow, match=r"ray\.gpu, .*ray\.embed_workers: the cluster has no room for 1 encoder actor with"
-    ):
+    with pytest.raises(NotNow, match=r"ray\.gpu, .*embed_workers: the cluster has no room for 1 encoder actor with"):
         require(encoders(config), config)
     assert capsys.readouterr().out.startswith("waiting up to 0 minutes for room for 1 encoder actor with 1 GPU, and 1")
 

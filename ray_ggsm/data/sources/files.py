@@ -113,4 +113,4 @@ def stamp(file: str) -> str:
     """Size and modification time, or entity tag, of a file."""
     fs, path = storage.filesystem(file)
     info = fs.info(path)
-    return f"{info['size']} bytes, {info.get('ETag') or info.get('mtime')}"
+    return f"{info['size']} bytes, {storage.write_mark(info)}"

@@ -88,9 +88,8 @@ class FileTable:
         """`parts`; nothing where all files are empty."""
         if self.stored is not None:
             return [(self.stored, self.stored.columns(self.connection))]
-        protocol, remote, _ = self.config.files.partition("://")
-        if remote and protocol not in self.connection.list_filesystems():
-            self.connection.register_filesystem(fsspec.filesystem(protocol))
+        if "://" in self.config.files:
+            self._register(storage.filesystem(self.config.files)[0])
         found = []
         with self._sentences():
             for file in matching_files(self.name, self.config) if self.files is None else self.files:
@@ -100,6 +99,12 @@ class FileTable:
         every = {column: "VARCHAR" for _, columns in found for column in columns}
         # a key that no object of a file has is a column without values
         return [(each, every if isinstance(each, JsonLines) else columns) for each, columns in found]
+
+    def _register(self, fs: fsspec.AbstractFileSystem) -> None:
+        """Have DuckDB read files of this file system."""
+        names = {fs.protocol} if isinstance(fs.protocol, str) else {*fs.protocol}
+        if not names & {*self.connection.list_filesystems()}:
+            self.connection.register_filesystem(fs)
 
     def _columns(self, each: Part) -> dict[str, str]:
         columns = each.columns(self.connection)

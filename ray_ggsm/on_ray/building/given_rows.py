@@ -112,5 +112,5 @@ def file_state(files: Sequence[str]) -> list[FileState]:
             info = fs.info(path)
         except FileNotFoundError:
             raise InputError(f"rows: {file} was removed while it was read; nothing was published") from None
-        states.append((file, info["size"], str(info.get("ETag") or info.get("mtime"))))
+        states.append((file, info["size"], storage.write_mark(info)))
     return states

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,22 +22,38 @@ from ray.experimental.internal_kv import _internal_kv_del
 
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.object_stores import scheme_of
 from ray_ggsm.on_ray.cluster.nodes import name_of, on_all_nodes, started_by_job
 
 PASSED = (
-    "AWS_*", "HF_*", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE", "RAY_GGSM_*", "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+    "AWS_*", "GOOGLE_*", "STORAGE_EMULATOR_HOST", "AZURE_*", "GCSFS_*",
+    "HF_*", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE", "RAY_GGSM_*", "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 )  # fmt: skip
 """Variables that workers get, unless the config says otherwise: those of storage, of model hubs and of proxies."""
 OF_A_MACHINE = (
     "*_FILE", "*_PATH", "AWS_CA_BUNDLE", "AWS_CONTAINER_*", "AWS_ROLE_*", "AWS_EXECUTION_ENV", "HF_HOME", "HF_*_CACHE",
-    "HF_ASSETS_*",
+    "HF_ASSETS_*", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CONFIG_DIR",
 )  # fmt: skip
 """Of these, variables that name files or the identity of one machine; each node has its own."""
-CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE")
-"""Variables that belong together: where one is passed on, workers lose what they have of the others."""
-IDENTITY = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
-"""Variables that say which object store is meant, and who asks."""
+CREDENTIALS = (
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_PROFILE"),
+    (
+        "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN",
+        "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_CLIENT_ID", "AZURE_STORAGE_CLIENT_SECRET",
+        "AZURE_STORAGE_TENANT_ID",
+    ),
+)  # fmt: skip
+"""Variables that belong together: where one is passed on, workers lose what they have of the others of its group."""
+IDENTITIES = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    "gs": ("STORAGE_EMULATOR_HOST",),
+    **dict.fromkeys(
+        ("abfs", "abfss", "az"),
+        ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_CLIENT_ID"),
+    ),
+}
+"""Scheme -> variables that say which object store is meant, and who asks."""
 HOOK = "worker_process_setup_hook"
 """Key of Ray's runtime environments."""
 OURS = "environment_of_the_job"
@@ -79,7 +95,7 @@ def forget() -> None:
 
 
 def check_identity(key: str, location: str) -> None:
-    """Refuse an s3:// location that workers would look for in another store, or as somebody else.
+    """Refuse a location in an object store that workers would look for in another store, or as somebody else.
 
     That can be where this package could not give them the job's variables: the job has a hook of its own, or somebody
     else connected to Ray.
@@ -87,11 +103,12 @@ def check_identity(key: str, location: str) -> None:
     Raises:
         InputError: naming the variable and the node.
     """
-    mine = {name: os.environ[name] for name in IDENTITY if name in os.environ}
+    names = IDENTITIES.get(scheme_of(location), ())
+    mine = {name: os.environ[name] for name in names if name in os.environ}
     if not mine or started_by_job() or _is_passed():
         return
     salt = uuid.uuid4().hex  # so that what travels tells nothing
-    for node, theirs in on_all_nodes(_fingerprints, salt).items():
+    for node, theirs in on_all_nodes(_fingerprints, names, salt).items():
         for name, value in mine.items():
             if theirs.get(name) != _fingerprint(salt, value):
                 have = f"another {name} than this job" if name in theirs else f"no {name}"
@@ -118,7 +135,7 @@ def _begin(values: Mapping[str, str], without: tuple[str, ...], directory: str |
 
 
 def _replaced(values: Mapping[str, str]) -> tuple[str, ...]:
-    return CREDENTIALS if any(name in values for name in CREDENTIALS) else ()
+    return tuple(name for group in CREDENTIALS if any(each in values for each in group) for name in group)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -136,8 +153,8 @@ def _is_passed() -> bool:
     return name == OURS
 
 
-def _fingerprints(salt: str) -> dict[str, str]:
-    return {name: _fingerprint(salt, os.environ[name]) for name in IDENTITY if name in os.environ}
+def _fingerprints(names: Sequence[str], salt: str) -> dict[str, str]:
+    return {name: _fingerprint(salt, os.environ[name]) for name in names if name in os.environ}
 
 
 def _fingerprint(salt: str, value: str) -> str:

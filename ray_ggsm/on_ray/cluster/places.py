@@ -44,7 +44,7 @@ def check_kept(key: str, location: str) -> None:
     ):
         raise InputError(
             f"{key}: '{location}' is relative, and this job runs in a copy of the working directory, which Ray deletes;"
-            " use an absolute path that all nodes share, or an s3:// location"
+            " use an absolute path that all nodes share, or one in an object store (s3://, gs://, abfs://)"
         )
 
 
@@ -71,7 +71,7 @@ def check_shared(key: str, directory: str, seen_as: Mapping[str, str] | None = N
                 why = complaint or "writes to another directory of this name"
                 raise InputError(
                     f"{key}: {directory} is not shared: node {name_of(node)} {why}; use a path that all nodes share, "
-                    "or an s3:// location"
+                    "or one in an object store (s3://, gs://, abfs://)"
                 )
     finally:
         for name in (token, *(f"{token}-{node}" for node in alive())):

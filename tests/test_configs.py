@@ -43,7 +43,7 @@ SCHEMAS: dict[str, type[Config]] = {
 """Config classes of the jobs that read no experiment."""
 
 
-OTHER_NAMES = {"night": "refresh", "nights": "replay"}
+OTHER_NAMES = {"night": "refresh", "nights": "replay", "ingredients": "study", "vectors": "study"}
 """Name of a config -> its job."""
 
 
@@ -70,7 +70,9 @@ def test_shipped_configs_pass_a_dry_run(file: Path, monkeypatch: pytest.MonkeyPa
     if file.parent.name == "lifters":
         if not LIFTERS.exists():
             pytest.skip(f"the Lifters data are not at {LIFTERS}")
-        settings = ["--set", f"data.source.tables.lifts.files={LIFTERS}"]
+        place = "data.source.tables.lifts.files"
+        is_study = job_of(file) == "study"
+        settings = ["--set", f'settings={{"{place}": "{LIFTERS}"}}' if is_study else f"{place}={LIFTERS}"]
     monkeypatch.setattr(sys, "argv", ["job", "--config", str(file), "--dry-run", *settings])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(ROOT / "jobs" / f"{job_of(file)}.py"), run_name="__main__")

@@ -26,6 +26,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.fixed import CausalConfig
 from ray_ggsm.model.cpu import use_cpu
@@ -33,7 +34,6 @@ from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.events import history_events
 from ray_ggsm.model.source import resolve
-from ray_ggsm.model.template import Template
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import render
@@ -51,7 +51,7 @@ def histories(n: int) -> list[str]:
     file = storage.list_files(Pipeline.of(experiment).prepare.rows("probe"), ".parquet")[0]
     rows = pq.read_table(file).slice(0, n)
     modalities = experiment.modalities
-    return render(history_events(rows, Template(modalities, 0, 8)), [m.name for m in modalities])
+    return render(history_events(rows, modalities), [m.name for m in modalities])
 
 
 def events(rounds: int, n: int = 4096) -> None:
@@ -124,14 +124,14 @@ def main() -> None:
         plain = write_plain(model_config, directory)
         transformer = Transformer(directory, model_kwargs={"dtype": torch.bfloat16})
         theirs = SentenceTransformer(modules=[transformer, Pooling(plain.hidden_size, "mean")], device="cpu")
-    ours = Embedder(bundle, lambda events: np.zeros((0, 384), np.float32), TOKENS_PER_BATCH)
+    ours = Embedder(LanguageModel(bundle, lambda events: np.zeros((0, 384), np.float32)), TOKENS_PER_BATCH)
     events(arguments.rounds)
     eos = bundle.tokenizer.eos_token
     for length in LENGTHS:
         ids = bundle.tokenizer(texts, add_special_tokens=False, truncation=True, max_length=length - 1)["input_ids"]
         cut = bundle.tokenizer.batch_decode(ids)
         with_end = [text + eos for text in cut]
-        counts = ours.collator.text_sequences(cut).length_B
+        counts = ours.encoder.collator.text_sequences(cut).length_B
         work = forward_flops(bundle.encoder, counts)
         rate = product_rate(length, bundle.encoder, arguments.rounds)
         mine = best(partial(ours.texts, cut), arguments.rounds)

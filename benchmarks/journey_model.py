@@ -20,7 +20,7 @@ from ray_ggsm.model.event_vectors import EventVectors
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.source import load_model, load_tokenizer
-from ray_ggsm.training.loop import Trainer
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.workers import ALONE
 
 CONFIG = "configs/journey/language_model.yaml"
@@ -96,8 +96,8 @@ def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
     return EventVectors(hash64(texts)[order], encoded[order])
 
 
-def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Trainer:
-    """The same encoder's trainer on real rows, whose event texts are encoded here."""
+def journey_learner(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Contrastive:
+    """The same encoder's learner on real rows, whose event texts are encoded here."""
     modalities = experiment.modalities
     features = tuple(f"f{i}" for i in range(len(rows["tabular"][0])))
     lookup = vectors_of(experiment, rows)
@@ -105,6 +105,6 @@ def journey_trainer(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, 
     collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
     changes = {"batch_size": len(rows), "graph_tokens": graph_tokens, "centre_rows": 64}
     config = experiment.training.model_copy(update=changes)
-    trainer = Trainer(bundle, collator, config, ALONE, 0, head=rows)
-    trainer.prepare()
-    return trainer
+    learner = Contrastive(bundle, collator, config, ALONE, 0, head=rows)
+    learner.prepare()
+    return learner

@@ -9,14 +9,16 @@ gradient, mean, least and greatest weight; and the same for the calibrated recip
 import argparse
 
 import torch
-from journey_model import CONFIG, journey_trainer
+from journey_model import CONFIG, journey_learner
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
+from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.pairs import head
+from ray_ggsm.training.workers import ALONE
 
 
 def main() -> None:
@@ -31,14 +33,15 @@ def main() -> None:
     rows = head(Pipeline.of(quickstart).prepare.rows("pretrain"), arguments.steps * size)
     for name in ("ggsm_literal", "ggsm"):
         experiment = load(Experiment, f"configs/journey/masks/{name}.yaml")
-        trainer = journey_trainer(experiment, rows, experiment.resolved_mask(), 65_536)
+        learner = journey_learner(experiment, rows, experiment.resolved_mask(), 65_536)
+        trainer = Trainer(learner, learner.config, ALONE)
         seen = []
         for step in range(arguments.steps):
             trainer.step(rows.slice(step * size, size))
-            weight_S = trainer.recipe.future_weight(trainer.encoder.template.every_slot(), step + 1)[0]
-            seen.append(weight_S[trainer.recipe.seen_S])
+            weight_S = learner.recipe.future_weight(learner.encoder.template.every_slot(), step + 1)[0]
+            seen.append(weight_S[learner.recipe.seen_S])
         w = torch.cat(seen)
-        norms = trainer.recipe.importance_S[trainer.recipe.seen_S]
+        norms = learner.recipe.importance_S[learner.recipe.seen_S]
         print(
             f"{name}: w mean {w.mean():.5f}, least {w.min():.5f}, greatest {w.max():.5f};"
             f" gradient norms {norms.min():.2e} to {norms.max():.2e}",

@@ -22,6 +22,7 @@ from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.workers import ALONE
 
@@ -54,9 +55,10 @@ def trainer(name: str, length: int, layers: int) -> Trainer:
     batch = rows(TOKENS // length, length - other, 8)
     n = len(batch)
     config = TrainingConfig(steps=STEPS, batch_size=n, centre_rows=2, tokens_per_micro_batch=TOKENS)
-    made = Trainer(bundle, collator, config, ALONE, 0, head=batch)
-    made.prepare()
-    made.bundle = replace(made.bundle, step=100)
+    learner = Contrastive(bundle, collator, config, ALONE, 0, head=batch)
+    made = Trainer(learner, config, ALONE)
+    learner.prepare()
+    learner.bundle = replace(learner.bundle, step=100)
     made.batch = batch
     return made
 

@@ -45,6 +45,7 @@ from ray_ggsm.config import load
 from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.experiment import Experiment, RayConfig
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model import saved
@@ -130,7 +131,7 @@ class Journey:
         """Seconds of the script a user would write, for some of the users."""
         directory = f"{self.directory}/plain"
         width = write_plain(self.model.backbone, directory).hidden_size
-        texts = render(history_events(self.rows.slice(0, rows), self.template), self.modalities)
+        texts = render(history_events(self.rows.slice(0, rows), self.template.modalities), self.modalities)
 
         class Encode:
             def __init__(self) -> None:
@@ -164,7 +165,10 @@ def encode_only(given: tuple[str, str, RefreshConfig, pa.Table, int, int]) -> fl
     use_cpu(1)
     bundle = saved.load(f"{directory}/encoder", torch.device("cpu"))
     store = find(vectors, config.ray.cache_directory).open()
-    embedder, size = Embedder(bundle, store, config.embedding.tokens_per_batch), config.embedding.rows_per_batch
+    embedder, size = (
+        Embedder(LanguageModel(bundle, store), config.embedding.tokens_per_batch),
+        config.embedding.rows_per_batch,
+    )
     embedder(rows.slice(0, 64))
     parts = [rows.take(pa.array(range(start, min(start + size, end)))) for start in range(first, end, size)]
     return timed(lambda: [embedder(part) for part in parts])

@@ -26,7 +26,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import torch
-from journey_model import CONFIG, journey_trainer, write_plain
+from journey_model import CONFIG, journey_learner, write_plain
 from peft import LoraConfig, get_peft_model
 
 from ray_ggsm.config import load
@@ -39,20 +39,22 @@ from ray_ggsm.model.source import load_model
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import draw_answers, render
-from ray_ggsm.training.loop import Trainer, user_ids
+from ray_ggsm.training.contrastive import Contrastive, user_ids
+from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import head
+from ray_ggsm.training.workers import ALONE
 
 PADDED = 512
 
 
-def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
+def bare(learner: Contrastive, rows: pa.Table) -> Callable[[], None]:
     """(c): forward and backward over batches that were built before."""
-    encoder, c = trainer.encoder, trainer.config
+    encoder, c = learner.encoder, learner.config
     batches, orders = {}, {}
     for tower, sequences in (
-        ("user", trainer.collator.user_sequences(rows)),
-        ("answer", draw_answers(rows, trainer.collator, c.answer, 0).sequences),
+        ("user", learner.collator.user_sequences(rows)),
+        ("answer", draw_answers(rows, learner.collator, c.answer, 0).sequences),
     ):
         plan = batches_by_length(sequences.length_B, c.tokens_per_micro_batch)
         batches[tower] = [sequences.batch(index) for index in plan]
@@ -63,7 +65,7 @@ def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
         encoder.train()
         encoder.zero_grad(set_to_none=True)
         states = {
-            tower: torch.cat([encoder(b, trainer.recipe.future_weight(b.layout.tokens, 0)) for b in parts])[
+            tower: torch.cat([encoder(b, learner.recipe.future_weight(b.layout.tokens, 0)) for b in parts])[
                 orders[tower]
             ]
             for tower, parts in batches.items()
@@ -74,16 +76,16 @@ def bare(trainer: Trainer, rows: pa.Table) -> Callable[[], None]:
     return step
 
 
-def straightforward(trainer: Trainer, experiment: Experiment, rows: pa.Table) -> Callable[[], None]:
+def straightforward(learner: Contrastive, experiment: Experiment, rows: pa.Table) -> Callable[[], None]:
     """(b): padded to 512, all hidden states, full logits, four pairs at a time to fit in memory."""
     model = load_model(experiment.model.backbone, torch.bfloat16)
     vocabulary = model.get_input_embeddings().weight
     lora = get_peft_model(model, LoraConfig(r=experiment.model.lora.r, target_modules="all-linear"))
-    collator, answer = trainer.collator, trainer.config.answer
+    collator, answer = learner.collator, learner.config.answer
 
     def encode(batch) -> torch.Tensor:
         with torch.no_grad():
-            inputs = trainer.encoder.inputs(batch).bfloat16()
+            inputs = learner.encoder.inputs(batch).bfloat16()
         B, L, D = inputs.shape
         padded = torch.zeros(B, PADDED, D, dtype=torch.bfloat16)
         padded[:, :L] = inputs
@@ -107,7 +109,7 @@ def straightforward(trainer: Trainer, experiment: Experiment, rows: pa.Table) ->
     return step
 
 
-def sentence_transformers(experiment: Experiment, trainer: Trainer, rows: pa.Table, tokens: tuple[int, int]):
+def sentence_transformers(experiment: Experiment, learner: Contrastive, rows: pa.Table, tokens: tuple[int, int]):
     """(a): one step of the cached loss; `tokens` are the users' and the answers' lengths."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.losses import CachedMultipleNegativesRankingLoss
@@ -119,10 +121,10 @@ def sentence_transformers(experiment: Experiment, trainer: Trainer, rows: pa.Tab
     r = experiment.model.lora.r
     transformer.auto_model = get_peft_model(transformer.auto_model, LoraConfig(r=r, target_modules="all-linear"))
     model = SentenceTransformer(modules=[transformer, Pooling(width, "mean")], device="cpu")
-    template = trainer.encoder.template
+    template = learner.encoder.template
     names = [m.name for m in template.modalities]
     tokenizer = transformer.tokenizer
-    histories = render(history_events(rows, template), names)
+    histories = render(history_events(rows, template.modalities), names)
     futures = [" ".join(e["text"] for e in row or []) or "nothing" for row in rows["future"].to_pylist()]
     sides = []
     for texts, length in zip((histories, futures), tokens, strict=True):
@@ -166,24 +168,25 @@ def main() -> None:
     prepare(Pipeline.of(experiment))
     rows = head(Pipeline.of(experiment).prepare.rows("pretrain"), arguments.pairs)
     mask = BidirectionalConfig(recipe="bidirectional")
-    trainer = journey_trainer(experiment, rows, mask, graph_tokens=4096 if arguments.one else 10**6)
+    learner = journey_learner(experiment, rows, mask, graph_tokens=4096 if arguments.one else 10**6)
+    trainer = Trainer(learner, learner.config, ALONE)
     if arguments.one:
         for _ in range(2):
             trainer.step(rows)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
-    users = trainer.collator.user_lengths(rows)
-    answers = draw_answers(rows, trainer.collator, trainer.config.answer, 0).sequences.length_B
+    users = learner.collator.user_lengths(rows)
+    answers = draw_answers(rows, learner.collator, learner.config.answer, 0).sequences.length_B
     theirs, real = sentence_transformers(
-        experiment, trainer, rows, (round(float(users.mean())), round(float(answers.mean())))
+        experiment, learner, rows, (round(float(users.mean())), round(float(answers.mean())))
     )
     tried = {size: timed(partial(theirs, size)) for size in (16, 32, 64)}
     size = min(tried, key=tried.__getitem__)
     steps = {
         "ours": partial(trainer.step, rows),
         "(a) sentence-transformers": partial(theirs, size),
-        "(b) straightforward loop": straightforward(trainer, experiment, rows),
-        "(c) bare forward and backward": bare(trainer, rows),
+        "(b) straightforward loop": straightforward(learner, experiment, rows),
+        "(c) bare forward and backward": bare(learner, rows),
     }
     print(f"{len(rows)} pairs; tokens: ours {users.sum() + answers.sum()}, sentence-transformers {sum(real)}")
     seconds: dict[str, list[float]] = {name: [] for name in steps}

@@ -13,7 +13,7 @@ from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.masks import MaskConfig
-from ray_ggsm.model.config import ModelConfig
+from ray_ggsm.model.kinds import EncoderConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.training.config import TrainingConfig
@@ -101,6 +101,13 @@ class RayConfig(Config):
         return max(training, self.pool.max * self.cpus_per_embed_worker)
 
 
+OF_THE_LANGUAGE_MODEL = (
+    "temperature", "margin", "terms", "same_side", "contrast_weight", "targets", "answer", "tokens_per_micro_batch",
+    "activation_checkpointing",
+)  # fmt: skip
+"""Settings of `training` that other kinds of encoders have no use for."""
+
+
 class Experiment(Config):
     """Everything a job reads."""
 
@@ -114,10 +121,10 @@ class Experiment(Config):
     """Seeds weights, shuffling, dropout, sampling and resampling."""
     data: DataConfig
     """Where user rows and labels come from."""
-    model: ModelConfig
+    model: EncoderConfig
     """The encoder."""
-    mask: MaskConfig
-    """The attention mask's journey."""
+    mask: MaskConfig | None = None
+    """The attention mask's journey, which only the language model has."""
     training: TrainingConfig
     """Contrastive training."""
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -130,6 +137,27 @@ class Experiment(Config):
     """Whose attention jobs/attention.py looks at; no other job depends on it."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources."""
+
+    @model_validator(mode="after")
+    def _mask_of_the_language_model(self) -> Self:
+        if self.model.kind == "llm" and self.mask is None:
+            raise ValueError("mask: this key is required and missing")
+        if self.model.kind != "llm" and self.mask is not None:
+            raise ValueError(f"mask: an encoder of the kind {self.model.kind} has no attention mask; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _training_is_used(self) -> Self:
+        if self.model.kind == "llm":
+            return self
+        for name in OF_THE_LANGUAGE_MODEL:
+            default = TrainingConfig.model_fields[name].default
+            if getattr(self.training, name) != default:
+                raise ValueError(
+                    f"training.{name}: an encoder of the kind {self.model.kind} does not use it; leave it out, or set "
+                    f"it to its default, where a base gives it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _can_train(self) -> Self:
@@ -205,6 +233,6 @@ class Experiment(Config):
         """With the number of training steps filled in, for so many training rows."""
         return self.model_copy(update={"training": self.training.resolved(rows)})
 
-    def resolved_mask(self) -> MaskConfig:
-        """The mask config with T_total filled in."""
-        return masks.with_total_steps(self.mask, self.training.total_steps)
+    def resolved_mask(self) -> MaskConfig | None:
+        """The mask config with T_total filled in; None: the encoder has no mask."""
+        return None if self.mask is None else masks.with_total_steps(self.mask, self.training.total_steps)

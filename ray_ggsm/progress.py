@@ -12,8 +12,10 @@ def line(metrics: dict[str, float], steps: int, lines: int = 40) -> str:
     if step != 1 and step != steps and step % max(1, steps // lines):
         return ""
     left = metrics["seconds"] * (steps - step)
+    accuracy = f"  accuracy {metrics['accuracy']:.3f}" if "accuracy" in metrics else ""
+    weight = f"  w {metrics['w_mean']:.2f}" if "w_mean" in metrics else ""
     return (
-        f"{bar(step / steps)} step {step}/{steps}  loss {metrics['loss']:.3f}  accuracy {metrics['accuracy']:.3f}"
-        f"  w {metrics['w_mean']:.2f}  {metrics['tokens'] / metrics['seconds']:,.0f} tokens/s"
+        f"{bar(step / steps)} step {step}/{steps}  loss {metrics['loss']:.3f}{accuracy}"
+        f"{weight}  {metrics['tokens'] / metrics['seconds']:,.0f} tokens/s"
         f"  {left // 60:.0f}:{left % 60:02.0f} left"
     )

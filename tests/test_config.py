@@ -164,6 +164,8 @@ def test_lists_are_replaced(write) -> None:
          lambda c: c.more == {"x": Pear(kind="pear"), "y": Apple(kind="apple")}),
         ("second: {kind: pear}", "second: {kind: apple, rate: 3}", lambda c: c.second == Pear(kind="pear")),
         ("free: {x: {a: 1}}", "free: {x: {b: 2}, y: 3}", lambda c: c.free == {"x": {"a": 1}, "y": 3}),
+        # without its kind it is a part of what stands below
+        ("fruit: {rate: 4}", "fruit: {kind: apple, rate: 3}", lambda c: c.fruit == Apple(kind="apple", rate=4)),
         # one class or none is no choice: its keys merge
         ("inner: {fruit: {kind: apple}}", "inner: {fruit: {kind: apple, rate: 3}}", lambda c: c.inner.fruit.rate == 3),
     ],
@@ -266,7 +268,7 @@ def test_a_base_that_is_missing_names_itself(write, tmp_path) -> None:
          "below.yaml: many.b.rate: input should be a valid number, found 'slow'"),
         ("fruit: {kind: pear, names: [a, 3]}", "fruit: {kind: pear, names: [a, b]}", [],
          "own.yaml: fruit.names.1: input should be a valid string, found 3"),
-        ("fruit: {}", "fruit: {kind: apple}", [], "own.yaml: fruit.kind: expected one of"),
+        ("fruit: {}", "inner: {rate: 1}", [], "own.yaml: fruit.kind: expected one of"),
         ("inner: {rate: 1}", "inner: {rate: 2}", [], "own.yaml: fruit: this key is required and missing"),
         ("inner: {rate: 1}", "fruit: {kind: apple}\ninner: {fruit: {rate: 1}}", [],
          "below.yaml: inner.fruit.kind: this key is required and missing"),

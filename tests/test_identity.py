@@ -115,6 +115,10 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
+    *(
+        build(Experiment, {**EXPERIMENT, "mask": None, "model": {"kind": k, "event_encoder": {"name": "e"}}}, "example")
+        for k in ("cpc", "coles", "msdp")
+    ),
     build(Experiment, {**EXPERIMENT, "ray": {"embed_workers": {"min": 2, "max": 4}}}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),
     build(Experiment, changed(EXPERIMENT, "evaluation", {"few_labels": {}}), "example"),
@@ -166,6 +170,7 @@ EXAMPLES: list[Config] = [
 """Configs that together hold an instance of every class."""
 
 OTHER: dict[str, list[dict[str, Any]]] = {
+    "Experiment.mask": [{"mask": {"recipe": "causal"}, "model": EXPERIMENT["model"]}],
     "RefreshConfig.carry": [{"carry": {"when": "events", "max_age_days": 3}}],
     "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],

@@ -15,6 +15,7 @@ LAYERS = [
     {"on_ray"},
     {"stages", "building"},
     {"experiment", "stage_results"},
+    {"encoders"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},
     {"model", "masks"},
     {

@@ -14,7 +14,7 @@ from transformers import AutoModel
 from gpu_checks.clock import best_seconds
 from gpu_checks.made_up import user_rows
 from gpu_checks.report import Check, Number, SkippedError
-from gpu_checks.setting import Setting, embedder, encoder, least_cosine, recipe
+from gpu_checks.setting import Setting, collator, embedder, encoder, least_cosine, recipe
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.training.flops import forward_flops, peak_flops
 
@@ -52,14 +52,14 @@ def _users(setting: Setting) -> list[Number]:
     bundle = encoder(setting.large, recipe("bidirectional"), "sdpa", setting.sizes.dtype, setting.device)
     rows = user_rows(sizes.users, sizes.speed_events // 8, sizes.speed_events, 1)
     embed = embedder(bundle, sizes.tokens_per_batch)
-    length_B = embed.collator.user_lengths(rows)
+    length_B = collator(bundle).user_lengths(rows)
     tokens = int(length_B.sum())
     ours = best_seconds(partial(embed, rows), setting.device, sizes.rounds)
     bare = best_seconds(bare_loop(setting, length_B), setting.device, sizes.rounds)
     return [
         Number("tokens/s", tokens / ours),
         Number("users/s", len(rows) / ours),
-        Number("share of the matrix products", forward_flops(embed.encoder, length_B) / ours / rate(setting)),
+        Number("share of the matrix products", forward_flops(bundle.encoder, length_B) / ours / rate(setting)),
         Number("times the bare loop (transformers, causal, batches built before)", bare / ours),
     ]
 
@@ -97,7 +97,7 @@ def _texts(setting: Setting) -> list[Number]:
     pooling = Pooling(bundle.encoder.width, "mean")
     theirs = SentenceTransformer(modules=[transformer, pooling], device=setting.device.type)
     embed = embedder(bundle, sizes.tokens_per_batch)
-    tokens = int(embed.collator.text_sequences(texts).length_B.sum())
+    tokens = int(collator(bundle).text_sequences(texts).length_B.sum())
     ended = [text + bundle.tokenizer.eos_token for text in texts]
     ours = best_seconds(partial(embed.texts, texts), setting.device, sizes.rounds)
     encode = partial(theirs.encode, ended, show_progress_bar=False)

@@ -9,11 +9,12 @@ from torch import Tensor
 from gpu_checks.report import Check, Number, SkippedError
 from gpu_checks.setting import CPU, Attention, Dtype, Setting, collator, like, reference
 from ray_ggsm.masks import Tokens
-from ray_ggsm.model.batch import Sequences
-from ray_ggsm.model.encoder import Observe, Tower
+from ray_ggsm.model.batch import Batch
+from ray_ggsm.model.contract import Sequences, Tower
+from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.answers import AnswerConfig, draw_answers
-from ray_ggsm.training.loop import user_ids
+from ray_ggsm.training.contrastive import user_ids
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.towers import Towers
 
@@ -75,7 +76,7 @@ def _step(
         return [Observe(recipe.grad_site, partial(recipe.observe, tokens=tokens, step=bundle.step))]
 
     collate = collator(bundle)
-    sequences: dict[Tower, Sequences] = {
+    sequences: dict[Tower, Sequences[Batch]] = {
         "user": collate.user_sequences(rows), "answer": draw_answers(rows, collate, AnswerConfig(), 0).sequences
     }  # fmt: skip
     towers = Towers(bundle.encoder.train(), sequences, tokens, 0)

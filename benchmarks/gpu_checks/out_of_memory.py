@@ -47,7 +47,7 @@ def _run(setting: Setting) -> list[Number]:
     tidy()
     before = torch.cuda.memory_allocated(setting.device) if setting.cuda else 0
     refused = None if setting.cuda else ROOM * small
-    with _attempts(embed.encoder, refused) as failed, _memory_of(ROOM * needed, setting.device):
+    with _attempts(bundle.encoder, refused) as failed, _memory_of(ROOM * needed, setting.device):
         found_BD = embed(rows).vectors
     tidy()
     left = torch.cuda.memory_allocated(setting.device) - before if setting.cuda else 0

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from gpu_checks.made_up import EVENT_WIDTH, FEATURES, MODALITIES, Decoder, lookup, user_rows
 from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.masks import MaskConfig, RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator, tabular_matrix
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.optimizer import OptimizerConfig
 from ray_ggsm.training.workers import ALONE
@@ -186,7 +188,7 @@ def collator(bundle: EncoderBundle) -> Collator:
 
 def embedder(bundle: EncoderBundle, tokens_per_batch: int) -> Embedder:
     """The encoder for embedding; it takes the encoder over."""
-    return Embedder(bundle, lookup(), tokens_per_batch)
+    return Embedder(LanguageModel(bundle, lookup()), tokens_per_batch)
 
 
 def trainer(
@@ -206,7 +208,7 @@ def trainer(
         graph_tokens=graph_tokens,
         optimizer=OptimizerConfig(clip_norm=1e9),
     )
-    return Trainer(bundle, collator(bundle), config, ALONE, 0, head=rows)
+    return Trainer(Contrastive(bundle, collator(bundle), config, ALONE, 0, head=rows), config, ALONE)
 
 
 def least_cosine(a_BD: np.ndarray, b_BD: np.ndarray) -> float:

@@ -53,8 +53,9 @@ def load(
     """Read a YAML file (local or s3://) into `schema`.
 
     The key `base` names a file, relative to this one, that gives the values which this one leaves out: mappings are
-    merged, everything else is replaced, choices between kinds (`mask`, `data.source`) as a whole. `overrides` are
-    `key.path=value` changes, applied last and in order; errors call them `origins`, by default `--set <override>`.
+    merged, everything else is replaced, choices between kinds (`mask`, `data.source`) that name their kind as a whole.
+    `overrides` are `key.path=value` changes, applied last and in order; errors call them `origins`, by default
+    `--set <override>`.
 
     Raises:
         InputError: a file is missing or no YAML mapping, bases form a circle, or a key is unknown, duplicate, missing

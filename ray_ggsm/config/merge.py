@@ -4,7 +4,7 @@ import types
 import typing
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Discriminator
 
 Values = dict[str, Any]
 """A mapping as YAML gives it, before validation."""
@@ -13,9 +13,9 @@ Values = dict[str, Any]
 def merged(schema: Any, base: Values, own: Values) -> Values:
     """`own` over `base`: mappings are merged key by key, all other values replaced.
 
-    A choice between kinds (a union with a discriminator, such as `mask`) is replaced as a whole, because the settings
-    of one kind mean nothing to another; so is a value whose type the schema leaves open. `{}` for a mapping of free
-    names, such as `labels`, says that there are none.
+    A choice between kinds (a union with a discriminator, such as `mask`) that names its kind is replaced as a whole,
+    because the settings of one kind mean nothing to another; so is a value whose type the schema leaves open. `{}` for
+    a mapping of free names, such as `labels`, says that there are none.
     """
     result = dict(base)
     for key, value in own.items():
@@ -23,7 +23,8 @@ def merged(schema: Any, base: Values, own: Values) -> Values:
         mappings = isinstance(value, dict) and isinstance(result.get(key), dict)
         if value == {} and typing.get_origin(_plain(inner)) is dict:
             mappings = False
-        result[key] = merged(inner, result[key], value) if mappings and not _is_choice(inner) else value
+        mappings = mappings and not _is_replaced(inner, value)
+        result[key] = merged(inner, result[key], value) if mappings else value
     return result
 
 
@@ -40,14 +41,21 @@ def _annotation(schema: Any, key: str) -> Any:
     return Annotated[field.annotation, field] if field.discriminator else field.annotation
 
 
-def _is_choice(annotation: Any) -> bool:
-    """Whether a value of this type is replaced as a whole."""
+def _is_replaced(annotation: Any, value: Values) -> bool:
+    """Whether a mapping of this type is replaced as a whole."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return any(getattr(mark, "discriminator", None) for mark in arguments[1:]) or _is_choice(arguments[0])
+        keys = {_key(getattr(mark, "discriminator", None)) for mark in arguments[1:]}
+        return bool(keys & value.keys()) or _is_replaced(arguments[0], value)
     if origin in (Union, types.UnionType):
-        return any(_is_choice(member) for member in arguments)
+        return any(_is_replaced(member, value) for member in arguments)
     return annotation is Any
+
+
+def _key(discriminator: str | Discriminator | None) -> str | None:
+    """The key that names the kind; a function that finds it has the key's name."""
+    found = discriminator.discriminator if isinstance(discriminator, Discriminator) else discriminator
+    return found.__name__ if callable(found) else found
 
 
 def _plain(annotation: Any) -> Any:

@@ -87,4 +87,4 @@ def _expected(place: Place, problem: Any) -> str:
 
 def _discriminator(problem: Any) -> str:
     name: str = problem["ctx"]["discriminator"]
-    return name.strip("'")
+    return name.strip("'").removesuffix("()")  # where a function finds it

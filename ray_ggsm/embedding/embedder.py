@@ -6,16 +6,14 @@ Legend: B rows, N rows of a batch, D width.
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from ray_ggsm.model.batch import Batch, Collator, Sequences
-from ray_ggsm.model.contents import Lookup
-from ray_ggsm.model.encoder import Tower
+from ray_ggsm.model.contract import Encoder, EncoderBatch, Sequences, Tower
 from ray_ggsm.model.planning import batches_by_length
-from ray_ggsm.model.saved import EncoderBundle
 
 
 @dataclass(frozen=True)
@@ -31,35 +29,23 @@ class Embedded:
 class Embedder:
     """Embeds validated user rows, and texts to compare them with."""
 
-    def __init__(
-        self, bundle: EncoderBundle, lookup: Lookup, tokens_per_batch: int, finished_mask: bool = False
-    ) -> None:
-        """Take the encoder and merge its LoRA into the backbone, so it cannot be trained any more.
-
-        Args:
-            bundle: the encoder; changed in place.
-            lookup: event texts -> event vectors.
-            tokens_per_batch: padded tokens in one forward pass.
-            finished_mask: use the recipe's inference mask even if training stopped half-way.
-        """
-        self.bundle, self.tokens_per_batch, self.finished_mask = bundle, tokens_per_batch, finished_mask
-        self.encoder = bundle.encoder.eval()
-        self.encoder.merge_lora()
+    def __init__(self, encoder: Encoder, tokens_per_batch: int) -> None:
+        """Take the encoder; a forward pass gets up to `tokens_per_batch` padded tokens."""
+        self.encoder, self.tokens_per_batch = encoder, tokens_per_batch
         self.tokens = 0
         """Number of tokens embedded so far, without padding."""
-        self.collator = Collator(self.encoder.template, bundle.tokenizer, lookup)
 
     @torch.inference_mode()
     def __call__(self, rows: pa.Table) -> Embedded:
         """Vectors of user rows, from the user tower. A batch that does not fit in memory is halved until it does."""
-        return self._embed(self.collator.user_sequences(rows), "user")
+        return self._embed(self.encoder.user_sequences(rows), "user")
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Embedded:
         """Vectors of texts, from the answer tower; they can be compared with those of users."""
-        return self._embed(self.collator.text_sequences(texts), "answer")
+        return self._embed(self.encoder.text_sequences(texts), "answer")
 
-    def _embed(self, sequences: Sequences, tower: Tower) -> Embedded:
+    def _embed(self, sequences: Sequences[Any], tower: Tower) -> Embedded:
         B = len(sequences.length_B)
         vector_BD, fits_B = np.zeros((B, self.encoder.vector_width), dtype=np.float32), np.zeros(B, dtype=bool)
         waiting = batches_by_length(sequences.length_B, self.tokens_per_batch)[::-1]
@@ -73,21 +59,20 @@ class Embedder:
                     waiting += np.array_split(index_N, 2)
         return Embedded(vector_BD, fits_B)
 
-    def _forward(self, batch: Batch, tower: Tower) -> np.ndarray:
+    def _forward(self, batch: EncoderBatch, tower: Tower) -> np.ndarray:
         batch = batch.to(self.encoder.device)
         self.tokens += batch.n_tokens
-        weight = self.bundle.embedding_weight(batch.layout.tokens, self.finished_mask)
-        vector_ND: np.ndarray = self.encoder.vectors(self.encoder(batch, weight), tower).cpu().numpy()
+        vector_ND: np.ndarray = self.encoder.vectors(batch, tower).cpu().numpy()
         return vector_ND
 
 
-def _building(sequences: Sequences, waiting: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Future[Batch]]]:
+def _building(sequences: Sequences[Any], waiting: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Future[Any]]]:
     """The batches of `waiting`, from its end on, until it is empty; the caller may append more on the way.
 
     The rows at its end are the longest, so that a batch that does not fit in memory comes first. A thread builds one
     batch while the caller works on the one before.
     """
-    started: list[tuple[np.ndarray, Future[Batch]]] = []
+    started: list[tuple[np.ndarray, Future[Any]]] = []
     with ThreadPoolExecutor(1) as pool:
         while waiting or started:
             while waiting and len(started) < 2:

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from ray_ggsm.config import Config, Runtime
 
-Kind = Literal["linear", "lightgbm"]
+Kind = Literal["linear", "lightgbm", "mlp"]
 """Kind of probe."""
 
 
@@ -40,6 +40,23 @@ class LightGBMConfig(Config):
     """Histogram bins per dimension."""
 
 
+class MLPConfig(Config):
+    """A small network on standardised vectors; the last fit has as many epochs as the folds needed on average."""
+
+    hidden: int = Field(128, ge=0)
+    """Width of its hidden layer; 0: none, which is logistic regression."""
+    max_epochs: int = Field(50, ge=1)
+    """Upper limit of passes over the rows."""
+    patience: int = Field(5, ge=1)
+    """Epochs without a lower held-out log-loss after which a fold stops."""
+    learning_rate: float = Field(1e-3, gt=0)
+    """AdamW's."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's."""
+    batch_rows: int = Field(256, ge=1)
+    """Rows in a step."""
+
+
 class FewLabelsConfig(Config):
     """How good vectors are where labels are few (`ray_ggsm.evaluation.few_labels`)."""
 
@@ -67,6 +84,8 @@ class ProbeConfig(Config):
     """Settings of the linear probe."""
     lightgbm: LightGBMConfig = LightGBMConfig()
     """Settings of the LightGBM probe."""
+    mlp: MLPConfig = MLPConfig()
+    """Settings of the network's probe."""
     few_labels: FewLabelsConfig | None = None
     """Fit linear probes on few labelled rows, too; null: on all rows alone."""
     allow_missing: Runtime[bool] = False

@@ -28,20 +28,20 @@ def fit_linear(task: ProbeTask, config: LinearConfig) -> ProbeFit:
     strengths = sorted(config.strengths)
     auc_FC = np.empty((len(task.folds), len(strengths)))
     for fold, (fit, held_out) in enumerate(task.folds):
-        fit_KD, scaler = _standardised(task.fit_ND, task.rows_K[fit])
-        held_out_KD, _ = _standardised(task.fit_ND, task.rows_K[held_out], scaler)
+        fit_KD, scaler = standardised(task.fit_ND, task.rows_K[fit])
+        held_out_KD, _ = standardised(task.fit_ND, task.rows_K[held_out], scaler)
         for column, model in enumerate(_path(fit_KD, task.positive_K[fit], strengths, config)):
             auc_FC[fold, column] = metrics.auc(task.label_K[held_out], model.decision_function(held_out_KD))
         del fit_KD, held_out_KD  # before the next fold's copies are made
     best = int(auc_FC.mean(axis=0).argmax())
-    fit_KD, scaler = _standardised(task.fit_ND, task.rows_K)
+    fit_KD, scaler = standardised(task.fit_ND, task.rows_K)
     (model,) = _path(fit_KD, task.positive_K, [strengths[best]], config)
     chosen = {"C": strengths[best], "iterations": int(model.n_iter_[0])}
-    score_MD, _ = _standardised(task.score_MD, np.arange(len(task.score_MD)), scaler)
+    score_MD, _ = standardised(task.score_MD, np.arange(len(task.score_MD)), scaler)
     return ProbeFit(model.decision_function(score_MD), float(auc_FC.mean(axis=0)[best]), chosen)
 
 
-def _standardised(
+def standardised(
     vectors_ND: np.ndarray, rows_K: np.ndarray, scaler: StandardScaler | None = None
 ) -> tuple[np.ndarray, StandardScaler]:
     """(K, D) float32 signed logarithms of these rows, standardised by `scaler`; by default a scaler fitted on them."""

@@ -21,9 +21,9 @@ MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def probabilities(kind: Kind, scores_N: np.ndarray) -> np.ndarray:
-    """Probabilities, (N,) float64, from the scores of a linear probe (log-odds) or of LightGBM (probabilities)."""
+    """Probabilities, (N,) float64, from the scores of LightGBM (probabilities) or another probe (log-odds)."""
     wide_N = scores_N.astype(np.float64)
-    return expit(wide_N) if kind == "linear" else wide_N
+    return wide_N if kind == "lightgbm" else expit(wide_N)
 
 
 def measured(labels: Mapping[str, np.ndarray], probability: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:

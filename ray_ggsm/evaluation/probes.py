@@ -1,7 +1,7 @@
 """Probes: classifiers on frozen vectors, which show how much the vectors say about a label.
 
-The two kinds are in `linear_probe` and `lightgbm_probe`. Folds never split a user. Every choice is made on the rows to
-fit on; the test rows are scored once.
+The kinds are in `linear_probe`, `lightgbm_probe` and `mlp_probe`. Folds never split a user. Every choice is made on the
+rows to fit on; the test rows are scored once.
 
 Shapes: N rows to fit on, M rows to score, D vector width.
 """
@@ -75,4 +75,8 @@ def fit_and_score(
 def _fit(kind: Kind, task: ProbeTask, config: ProbeConfig, seed: int) -> ProbeFit:
     if kind == "linear":
         return fit_linear(task, config.linear)
+    if kind == "mlp":
+        from ray_ggsm.evaluation.mlp_probe import fit_mlp  # loads torch, which the others do without
+
+        return fit_mlp(task, config.mlp, seed)
     return fit_lightgbm(task, config.lightgbm, seed)

@@ -12,6 +12,7 @@ TITLES = {
     "joined": "both",
     "linear": "linear probe",
     "lightgbm": "LightGBM probe",
+    "mlp": "MLP probe",
 }
 """Name of vectors, or kind of probe -> title for people; other names are their own titles."""
 

@@ -4,7 +4,7 @@ Legend: M modalities, B rows, N chosen rows, E events of the batch (modality by 
 F tabular features, T text tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import transformers
 
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
+from ray_ggsm.model.contract import Sequences
 from ray_ggsm.model.events import Events, history_events, kept_events, no_events
 from ray_ggsm.model.layout import Layout
 from ray_ggsm.model.modality import field_names
@@ -47,16 +48,6 @@ class Batch:
         return int(self.layout.last_B.sum()) + len(self.layout.last_B)
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Rows of one tower whose lengths are known and whose batches are built on demand."""
-
-    length_B: np.ndarray
-    """int64: tokens per row."""
-    batch: Callable[[np.ndarray], Batch]
-    """Positions of rows (N,) -> their batch, in that order."""
-
-
 class Collator:
     """Builds the batches of both towers."""
 
@@ -65,13 +56,13 @@ class Collator:
         self.tokenizer = tokenizer
         self.lookup = lookup
 
-    def user_sequences(self, rows: pa.Table) -> Sequences:
+    def user_sequences(self, rows: pa.Table) -> Sequences[Batch]:
         """The user tower's sequences for user rows."""
         return Sequences(self.user_lengths(rows), lambda index_N: self.users(rows.take(pa.array(index_N))))
 
     def users(self, rows: pa.Table) -> Batch:
         """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order."""
-        events = history_events(rows, self.template)
+        events = history_events(rows, self.template.modalities)
         ids = self._token_ids(_instructions(rows))
         layout = self.template.user_layout(events.count_MB, _counts(ids))
         return self._batch(layout, ids, events, tabular_matrix(rows) if self.template.tabular_tokens else None)
@@ -79,21 +70,21 @@ class Collator:
     def user_lengths(self, rows: pa.Table) -> np.ndarray:
         """Tokens per row in the user tower, int64 (B,)."""
         ids = self._token_ids(_instructions(rows))
-        return self.template.user_lengths(kept_events(rows, self.template), _counts(ids))
+        return self.template.user_lengths(kept_events(rows, self.template.modalities), _counts(ids))
 
     def numbers(self, rows: pa.Table) -> torch.Tensor:
         """The number fields of the histories' events, (E, N) float32, NaN where an event has none."""
-        events = history_events(rows, self.template)
+        events = history_events(rows, self.template.modalities)
         _, names = field_names(self.template.modalities)
         columns = [events.fields[name].to_numpy(zero_copy_only=False).astype(np.float32) for name in names]
         return torch.from_numpy(np.stack(columns, axis=1) if columns else np.zeros((len(events.age_E), 0), np.float32))
 
-    def event_sequences(self, events: Events) -> Sequences:
+    def event_sequences(self, events: Events) -> Sequences[Batch]:
         """The answer tower's sequences for sampled future events."""
         lengths_B = self.template.answer_events_lengths(events.count_MB)
         return Sequences(lengths_B, lambda index_N: self._answer_events(events.take(index_N)))
 
-    def text_sequences(self, texts: Sequence[str]) -> Sequences:
+    def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
         """The answer tower's sequences for texts; EOS is appended to each."""
         ids = [[*tokens, self.tokenizer.eos_token_id] for tokens in self._token_ids(texts, reserve=1)]
         return Sequences(_counts(ids), lambda index_N: self._answer_ids([ids[n] for n in index_N]))

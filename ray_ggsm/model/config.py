@@ -92,8 +92,10 @@ class FusionConfig(Config):
 
 
 class ModelConfig(Config):
-    """The user encoder."""
+    """The language model, the paper's encoder."""
 
+    kind: Literal["llm"] = "llm"
+    """Which kind of encoder it is."""
     backbone: BackboneConfig
     """The decoder-only language model."""
     event_encoder: EventEncoderConfig

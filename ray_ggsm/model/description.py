@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
 from ray_ggsm.masks import MaskConfig
-from ray_ggsm.model.config import ModelConfig
+from ray_ggsm.model.kinds import EncoderConfig
 from ray_ggsm.model.modality import Modality
 
 FILE = "encoder.json"
@@ -18,26 +18,28 @@ class EncoderDescription(Record):
 
     format: int
     """Version of the directory's files; see `FORMAT`."""
-    model: ModelConfig
-    mask: MaskConfig
+    model: EncoderConfig
+    mask: MaskConfig | None = None
+    """Of the language model."""
     step: int
     """Number of optimiser steps done."""
-    alpha: float
+    alpha: float = 1.0
     """Progress of the mask at that step; below 1, training stopped before the mask was fully open."""
     modalities: tuple[Modality, ...]
     """Event sequences in the input, in order."""
-    tabular_tokens: int
-    """Number of vectors that the tabular features become; 0 without features."""
+    tabular_tokens: int = 0
+    """Number of vectors that the tabular features become in the language model; 0 without features."""
     feature_names: tuple[str, ...]
     """Tabular features, in order."""
     event_width: int
     """Width of event vectors."""
     width: int
     """Width of user vectors."""
-    backbone_digest: str
     event_encoder_digest: str
-    template_digest: str
-    tokenizer_digest: str
+    backbone_digest: str | None = None
+    """Of the language model, as the next two."""
+    template_digest: str | None = None
+    tokenizer_digest: str | None = None
     files: dict[str, str]
     """Name of a file in the directory -> digest of its bytes."""
 

@@ -14,7 +14,7 @@ backbone, F tabular features.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -27,14 +27,13 @@ from ray_ggsm.model.attention import Visibility, Watch, open_backbone
 from ray_ggsm.model.backbone import layers_of, token_rms, trainable_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.config import Backend, ModelConfig
+from ray_ggsm.model.contract import Tower
 from ray_ggsm.model.fusion import Fusion, component_scales, fuse
 from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.template import Template
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-Tower = Literal["user", "answer"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from ray_ggsm.config import InputError
 from ray_ggsm.hashing import hash64, scramble
 from ray_ggsm.model.modality import PARTS, Modality, field_names
 from ray_ggsm.model.ragged import list_lengths, ranks, starts
-from ray_ggsm.model.template import Template
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,16 @@ class Events:
         )
 
 
-def kept_events(rows: pa.Table, template: Template) -> np.ndarray:
-    """Number of events per modality and row that the template keeps, int64 (M, B)."""
-    return np.stack([np.minimum(list_lengths(rows[m.name].combine_chunks()), m.keep) for m in template.modalities])
+def kept_events(rows: pa.Table, modalities: Sequence[Modality]) -> np.ndarray:
+    """Number of events per modality and row that are kept, int64 (M, B)."""
+    return np.stack([np.minimum(list_lengths(rows[m.name].combine_chunks()), m.keep) for m in modalities])
 
 
-def history_events(rows: pa.Table, template: Template) -> Events:
+def history_events(rows: pa.Table, modalities: Sequence[Modality]) -> Events:
     """The newest `keep` events per modality and row."""
     as_of_B = wall_clock_of_as_of(rows["as_of"])
     parts, counts = [], []
-    for modality in template.modalities:
+    for modality in modalities:
         column = rows[modality.name].combine_chunks()
         count_B = list_lengths(column)
         from_end = np.repeat(np.cumsum(count_B), count_B) - 1 - np.arange(count_B.sum())
@@ -68,13 +67,13 @@ def history_events(rows: pa.Table, template: Template) -> Events:
         _check_details(kept.type, modality, modality.name)
         parts.append((kept, np.repeat(as_of_B, count_B)))
         counts.append(count_B)
-    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
+    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), modalities)
 
 
-def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: int | np.ndarray) -> Events:
+def sample_future_events(rows: pa.Table, modalities: Sequence[Modality], limit: int, seed: int | np.ndarray) -> Events:
     """At most `limit` events of each row's `future` column, drawn without replacement; oldest first per modality.
 
-    Modalities have the template's order, and each keeps at most its `keep` oldest drawn events. A row's draw depends on
+    Modalities keep their order, and each keeps at most its `keep` oldest drawn events. A row's draw depends on
     the row's key and `seed` (one number, or one per row, uint64) only, not on the rows beside it.
     """
     column = rows["future"].combine_chunks()
@@ -87,7 +86,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
     names = np.array(events.field("modality").to_pylist(), dtype=object)
     as_of_B = wall_clock_of_as_of(rows["as_of"])
     parts, counts = [], []
-    for modality in template.modalities:
+    for modality in modalities:
         index = np.flatnonzero(names == modality.name)
         rank = np.arange(len(index)) - np.searchsorted(row_E[index], row_E[index])
         index = index[rank < modality.keep]
@@ -95,7 +94,7 @@ def sample_future_events(rows: pa.Table, template: Template, limit: int, seed: i
             _check_details(events.type, modality, "future")
         parts.append((events.take(pa.array(index)), as_of_B[row_E[index]]))
         counts.append(np.bincount(row_E[index], minlength=len(rows)))
-    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), template.modalities)
+    return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), modalities)
 
 
 def row_keys(rows: pa.Table) -> np.ndarray:

@@ -119,7 +119,9 @@ def save(bundle: EncoderBundle, location: str) -> None:
         bundle.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
         description = _description(bundle, {name: _file_digest(directory, name) for name in FILES})
         storage.upload(directory, location)
-    storage.write_json(storage.join(location, FILE), description.model_dump(mode="json"))
+    values = description.model_dump(mode="json")
+    del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
+    storage.write_json(storage.join(location, FILE), values)
 
 
 def load(location: str, device: torch.device) -> EncoderBundle:
@@ -129,7 +131,10 @@ def load(location: str, device: torch.device) -> EncoderBundle:
         InputError: the directory has no finished encoder, or its parts and the backbone do not fit each other.
     """
     description = SavedEncoder.read(location).description
-    config, recipe = description.model, description.mask.build()
+    config, mask = description.model, description.mask
+    if not isinstance(config, ModelConfig) or mask is None or description.backbone_digest is None:
+        raise InputError(f"{location}: expected a language model, found an encoder of the kind {config.kind}")
+    recipe = mask.build()
     _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
     template = Template(description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query)
     backbone = load_model(config.backbone, config.backbone_dtype)
@@ -147,7 +152,7 @@ def load(location: str, device: torch.device) -> EncoderBundle:
     return EncoderBundle(
         encoder=encoder.to(device).eval(),
         tokenizer=tokenizer,
-        mask=description.mask,
+        mask=mask,
         recipe=recipe,
         step=description.step,
         feature_names=features,

@@ -101,8 +101,10 @@ def attention_split(experiment: Experiment) -> str:
     """The split to look at.
 
     Raises:
-        InputError: the config names none, and no split has the role `score`.
+        InputError: the config names none, and no split has the role `score`; or the encoder has no attention.
     """
+    if experiment.model.kind != "llm":
+        raise InputError(f"model.kind: an encoder of the kind {experiment.model.kind} has no heads to look at")
     splits, split = experiment.data.splits, experiment.attention.split or experiment.data.score_split
     if split is None:
         raise InputError(f"attention.split: name one; none has `role: score`; data.splits has {', '.join(splits)}")

@@ -20,8 +20,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, Location, Runtime
 from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.kinds import load
 from ray_ggsm.experiment import RayConfig
-from ray_ggsm.model import saved
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.numerics import unit
 from ray_ggsm.on_ray.cluster.connection import started
@@ -153,9 +153,9 @@ def sentence_direction(table: EmbeddingTable, version: Version, text: str, encod
     made_by, digest = table.metadata(version).encoder, SavedEncoder.read(encoder).digest
     if made_by != digest:
         raise InputError(f"{encoder}: this encoder is {digest}, the table was made by {made_by}; give that one")
-    bundle = saved.load(encoder, torch.device("cpu"))
-    no_events = np.zeros((0, bundle.encoder.event_width), np.float32)
-    vector_D: np.ndarray = Embedder(bundle, lambda texts: no_events, 16_384).texts([text]).vectors[0]
+    no_events = np.zeros((0, SavedEncoder.read(encoder).description.event_width), np.float32)
+    loaded = load(encoder, lambda texts: no_events, torch.device("cpu"))
+    vector_D: np.ndarray = Embedder(loaded, 16_384).texts([text]).vectors[0]
     return vector_D
 
 

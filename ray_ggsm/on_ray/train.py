@@ -9,7 +9,6 @@ import signal
 
 import ray
 import ray.train
-import torch
 from ray.actor import ActorHandle
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -18,8 +17,8 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, identity
 from ray_ggsm.data import definition
 from ray_ggsm.data.chunks import plan_chunks
+from ray_ggsm.encoders.kinds import copy
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.model import saved
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import training as training_workers
@@ -68,7 +67,8 @@ def train(pipeline: Pipeline) -> str:
         for encoder in (stage.encoder, stage.untrained):
             definition.write(rows_are, encoder)
         publishes_best = held_out is not None and held_out.publish == "best"
-        trains = experiment.resolved_mask().build().trains
+        mask = experiment.resolved_mask()
+        trains = mask is None or mask.build().trains
         running.result = TrainResult(
             steps=experiment.training.total_steps,
             best_step=_publish_best(result, stage) if publishes_best and trains else None,
@@ -140,9 +140,7 @@ def _publish_best(result: ray.train.Result, stage: TrainStage) -> int:
     scored = [(metrics["held_out_loss"], checkpoint) for checkpoint, metrics in result.best_checkpoints or []]
     _, checkpoint = min(scored, key=lambda pair: pair[0])
     with checkpoint.as_directory() as directory:
-        best = saved.load(directory, torch.device("cpu"))
-    saved.save(best, stage.encoder)
-    return best.step
+        return copy(directory, stage.encoder)
 
 
 def _fit(trainer: TorchTrainer) -> ray.train.Result:

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from ray_ggsm.config import Config
 from ray_ggsm.hashing import hash64
-from ray_ggsm.model.batch import Collator, Sequences
+from ray_ggsm.model.batch import Batch, Collator
+from ray_ggsm.model.contract import Sequences
 from ray_ggsm.model.events import Events, sample_future_events
 
 
@@ -34,7 +35,7 @@ class AnswerConfig(Config):
 class Answers:
     """The answers of b training rows: those of the first draw, then those of the second, and so on, N in all."""
 
-    sequences: Sequences
+    sequences: Sequences[Batch]
     id_N: np.ndarray
     """int64: equal for equal answers."""
 
@@ -49,7 +50,7 @@ def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed:
     draw_N = np.repeat(np.arange(config.draws, dtype=np.uint64), len(rows))
     seed_N = np.uint64(seed) ^ (draw_N << np.uint64(40))
     repeated = pa.concat_tables([rows] * config.draws)
-    events = sample_future_events(repeated, collator.template, config.max_events, seed_N)
+    events = sample_future_events(repeated, collator.template.modalities, config.max_events, seed_N)
     if config.form == "events":
         return Answers(collator.event_sequences(events), _ids(_shown(events)))
     return _texts(render(events, [m.name for m in collator.template.modalities]), collator)

@@ -23,14 +23,23 @@ def check_loss(loss: float, statistics: BatchStatistics, step: int, rows: pa.Tab
     Raises:
         DivergenceError: the loss is not finite, or both towers collapsed to one point.
     """
-    if not math.isfinite(loss):
-        raise _error(f"the loss is {loss}; try a lower training.optimizer.learning_rate", step, rows)
+    check_finite(loss, step, rows)
     if min(statistics.positive, statistics.negative) > ONE_POINT:
         sentence = (
             f"both towers collapsed to one point (all cosines are 1, loss {loss:.4f}); try a lower"
             " training.optimizer.learning_rate, or model.centre: true"
         )
         raise _error(sentence, step, rows)
+
+
+def check_finite(loss: float, step: int, rows: pa.Table) -> None:
+    """Check that the loss of a step (0-based) on this worker's `rows` is a number.
+
+    Raises:
+        DivergenceError: it is not.
+    """
+    if not math.isfinite(loss):
+        raise _error(f"the loss is {loss}; try a lower training.optimizer.learning_rate", step, rows)
 
 
 def check_gradient(norm: float, step: int, rows: pa.Table) -> None:

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ray_ggsm.masks import Tokens
-from ray_ggsm.model.batch import Sequences
-from ray_ggsm.model.encoder import Observe, Tower, UserEncoder
+from ray_ggsm.model.batch import Batch
+from ray_ggsm.model.contract import Sequences, Tower
+from ray_ggsm.model.encoder import Observe, UserEncoder
 from ray_ggsm.model.planning import batches_by_length
 
 Weight = Callable[[Tokens], Tensor]
@@ -42,7 +43,7 @@ class Towers:
     """The encoder's two towers over a worker's rows (b of them), with the dropout of one optimiser step."""
 
     def __init__(
-        self, encoder: UserEncoder, sequences: Mapping[Tower, Sequences], tokens_per_micro_batch: int, seed: int
+        self, encoder: UserEncoder, sequences: Mapping[Tower, Sequences[Batch]], tokens_per_micro_batch: int, seed: int
     ) -> None:
         """Divide the rows into micro-batches of similar length.
 

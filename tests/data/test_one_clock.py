@@ -47,8 +47,8 @@ def test_noon_is_half_a_day_before_midnight_across_a_change(clicks, tmp_path, mo
     assert row["as_of"] == midnight.replace(tzinfo=ZoneInfo("Europe/Berlin"))
     assert rows.schema.field("as_of").type.tz == "Europe/Berlin"
     assert row["tabular"] == [2.5, 0.5, 1, 2, 3]
-    assert history_events(rows, TEMPLATE).age_E.tolist() == [2.5, 1.5, 0.5]
-    assert sample_future_events(rows, TEMPLATE, 9, 0).age_E.tolist() == [-0.5, -1.5]
+    assert history_events(rows, TEMPLATE.modalities).age_E.tolist() == [2.5, 1.5, 0.5]
+    assert sample_future_events(rows, TEMPLATE.modalities, 9, 0).age_E.tolist() == [-0.5, -1.5]
 
 
 def test_a_day_whose_midnight_is_skipped(clicks, tmp_path, monkeypatch) -> None:
@@ -60,9 +60,10 @@ def test_a_day_whose_midnight_is_skipped(clicks, tmp_path, monkeypatch) -> None:
     assert [event["text"] for event in row["view"]] == ["1", "2"]
     assert [event["text"] for event in row["future"]] == ["3", "4"]
     ages = [3 - 0.5 / 24, 0.5 / 24]
-    assert history_events(rows, TEMPLATE).age_E.tolist() == pytest.approx(ages)
+    assert history_events(rows, TEMPLATE.modalities).age_E.tolist() == pytest.approx(ages)
     assert row["tabular"][:4] == pytest.approx([*ages, 1, 1])
-    assert sample_future_events(rows, TEMPLATE, 9, 0).age_E.tolist() == pytest.approx([-1 / 24, -3 + 0.5 / 24])
+    drawn = sample_future_events(rows, TEMPLATE.modalities, 9, 0)
+    assert drawn.age_E.tolist() == pytest.approx([-1 / 24, -3 + 0.5 / 24])
 
 
 def test_windows_that_end_at_a_skipped_or_repeated_midnight(clicks, tmp_path, monkeypatch) -> None:
@@ -84,7 +85,7 @@ def test_days_away_is_the_age_that_the_encoder_sees(clicks, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     times = ["2024-03-08 23:10:09", "2024-03-09 05:06:07", "2024-03-10 03:00:00", "2024-03-10 22:11:10.5"]
     rows = prepared(clicks, "America/New_York", "2024-03-11", times)
-    ages = history_events(rows, TEMPLATE).age_E
+    ages = history_events(rows, TEMPLATE.modalities).age_E
     assert rows["tabular"].to_pylist()[0][:2] == [float(ages.max()), float(ages.min())]
     naive = [(dt.datetime(2024, 3, 11) - dt.datetime.fromisoformat(time)).total_seconds() / 86400 for time in times]
     assert ages.tolist() == pytest.approx(naive)

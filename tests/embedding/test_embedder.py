@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model.encoder import UserEncoder
 from tests.helpers.encoders import encoder_on, lookup
@@ -18,7 +19,7 @@ from tests.helpers.rows import user_rows
 @pytest.fixture(scope="module")
 def embedder(tiny_decoder: str) -> Embedder:
     bundle = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"))
-    return Embedder(bundle, lookup, tokens_per_batch=200)
+    return Embedder(LanguageModel(bundle, lookup), tokens_per_batch=200)
 
 
 def with_memory_for(tokens: int, sizes: list[int]) -> Callable:
@@ -39,7 +40,7 @@ def with_memory_for(tokens: int, sizes: list[int]) -> Callable:
 @given(tokens=st.integers(20, 250))
 def test_out_of_memory(embedder: Embedder, tokens: int) -> None:
     rows = user_rows(29)
-    whole, length_B = embedder(rows), embedder.collator.user_lengths(rows)
+    whole, length_B = embedder(rows), embedder.encoder.collator.user_lengths(rows)
     sizes: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(UserEncoder, "forward", with_memory_for(tokens, sizes))
@@ -52,11 +53,11 @@ def test_out_of_memory(embedder: Embedder, tokens: int) -> None:
 
 def test_the_longest_rows_come_first(embedder: Embedder) -> None:
     seen: list[int] = []
-    users = embedder.collator.users
+    users = embedder.encoder.collator.users
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            embedder.collator, "users",
-            lambda rows: seen.append(int(embedder.collator.user_lengths(rows).max())) or users(rows),
+            embedder.encoder.collator, "users",
+            lambda rows: seen.append(int(embedder.encoder.collator.user_lengths(rows).max())) or users(rows),
         )  # fmt: skip
         embedder(user_rows(29))
     assert seen == sorted(seen, reverse=True)

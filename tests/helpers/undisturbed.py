@@ -14,6 +14,7 @@ from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.saved import new_encoder
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training import loop
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.workers import ALONE
@@ -42,12 +43,13 @@ def undisturbed(experiment: Experiment, directory: Path) -> tuple[Weights, list[
     collator = Collator(bundle.encoder.template, bundle.tokenizer, vectors)
     first = head(rows, HEAD_ROWS)
     with patch.object(loop, "peak_flops", nominal_peak):
-        trainer = Trainer(bundle, collator, experiment.training, ALONE, experiment.seed, head=first)
-    trainer.prepare()
+        learner = Contrastive(bundle, collator, experiment.training, ALONE, experiment.seed, head=first)
+        trainer = Trainer(learner, experiment.training, ALONE)
+    learner.prepare()
     while not trainer.done:
-        trainer.step(pairs.batch(trainer.bundle.step))
-    trainer.centre()
-    saved.save(trainer.bundle, str(directory))
+        trainer.step(pairs.batch(learner.step))
+    learner.settle()
+    learner.save_encoder(str(directory))
     return weights(directory), trainer.log
 
 

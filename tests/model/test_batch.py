@@ -26,7 +26,7 @@ def per_row(events, M: int, B: int) -> dict[tuple[int, int], list[tuple[str, flo
 
 def test_history_keeps_the_newest_oldest_first(make_rows) -> None:
     rows = make_rows().slice(2, 9)
-    cells = per_row(history_events(rows, TEMPLATE), 2, 9)
+    cells = per_row(history_events(rows, TEMPLATE.modalities), 2, 9)
     for b, row in enumerate(rows.to_pylist()):
         for m, (name, keep) in enumerate((("bill", 4), ("app", 3))):
             expected = [(e["text"], (row["as_of"] - e["time"]).total_seconds() / 86400) for e in row[name][-keep:]]
@@ -36,11 +36,11 @@ def test_history_keeps_the_newest_oldest_first(make_rows) -> None:
 
 def test_rows_taken_out_of_events_are_those_of_the_rows_themselves(make_rows) -> None:
     rows = make_rows()
-    drawn = sample_future_events(rows, TEMPLATE, 5, seed=3)
+    drawn = sample_future_events(rows, TEMPLATE.modalities, 5, seed=3)
     for index in ([4, 0, 11, 4], [7], []):
         index_N = np.array(index, dtype=np.int64)
         taken = drawn.take(index_N)
-        alone = sample_future_events(rows.take(pa.array(index_N)), TEMPLATE, 5, seed=3)
+        alone = sample_future_events(rows.take(pa.array(index_N)), TEMPLATE.modalities, 5, seed=3)
         assert taken.text_E.equals(alone.text_E)
         for name in ("count_MB", "age_E", "amount_E"):
             np.testing.assert_array_equal(getattr(taken, name), getattr(alone, name))
@@ -50,7 +50,7 @@ def test_rows_taken_out_of_events_are_those_of_the_rows_themselves(make_rows) ->
 def test_lengths_are_those_of_the_batches(make_rows, tiny_decoder) -> None:
     rows = make_rows().append_column("query", pa.array([None, "what?"] * 6 + ["a longer one, which is cut"]))
     collator = Collator(TEMPLATE, load_tokenizer(PretrainedConfig(name=tiny_decoder)), lookup)
-    events = sample_future_events(rows, TEMPLATE, 5, seed=3)
+    events = sample_future_events(rows, TEMPLATE.modalities, 5, seed=3)
     index = np.array([12, 3, 0])
     for sequences in (
         collator.user_sequences(rows),
@@ -63,7 +63,7 @@ def test_lengths_are_those_of_the_batches(make_rows, tiny_decoder) -> None:
 
 def test_futures_are_drawn_from_the_row_itself_whatever_stands_beside_it(make_rows) -> None:
     rows = make_rows()
-    drawn = sample_future_events(rows, TEMPLATE, 5, seed=3)
+    drawn = sample_future_events(rows, TEMPLATE.modalities, 5, seed=3)
     cells = per_row(drawn, 2, len(rows))
     for b, row in enumerate(rows.to_pylist()):
         events = cells[0, b] + cells[1, b]
@@ -73,7 +73,7 @@ def test_futures_are_drawn_from_the_row_itself_whatever_stands_beside_it(make_ro
         assert {(n, t) for n, (t, _) in zip(names, events, strict=True)} <= possible
         assert all(age < 0 for _, age in events)
     order = np.random.default_rng(0).permutation(len(rows))
-    shuffled = per_row(sample_future_events(rows.take(pa.array(order)), TEMPLATE, 5, seed=3), 2, len(rows))
+    shuffled = per_row(sample_future_events(rows.take(pa.array(order)), TEMPLATE.modalities, 5, seed=3), 2, len(rows))
     for new, old in enumerate(order):
         assert shuffled[0, new] == cells[0, old]
-    assert sample_future_events(rows, TEMPLATE, 5, seed=4).text_E != drawn.text_E
+    assert sample_future_events(rows, TEMPLATE.modalities, 5, seed=4).text_E != drawn.text_E

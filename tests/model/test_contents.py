@@ -24,7 +24,6 @@ from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.model.events import history_events, sample_future_events
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle
-from ray_ggsm.model.template import Template
 from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
 from tests.helpers.encoders import WIDTH, lookup
 
@@ -90,7 +89,7 @@ def collator(made: EncoderBundle) -> Collator:
 
 
 def test_weights_of_texts_and_parts() -> None:
-    contents = contents_of(history_events(ROWS, Template(MODALITIES, 0, 8)), lookup, ("shop", "town"), ("items",))
+    contents = contents_of(history_events(ROWS, MODALITIES), lookup, ("shop", "town"), ("items",))
     # a basket's parts: ln 4 and ln 2, so 2 : 1, with squares that sum to 1; ln 2 with its sign, and ln 1 = 0
     assert contents.weight_X.tolist() == pytest.approx([1, 2 / 5**0.5, 1 / 5**0.5, -1, 0, 1, 1, 1])
     assert contents.first_E.tolist() == [0, 3, 5, 5, 6, 7, 8]
@@ -194,7 +193,7 @@ def test_the_future_has_details_of_all_modalities() -> None:
         user("a", [], future=[{**bill, "modality": "bill"}, {**event(-3), **here, "modality": "stay"}]),
         user("b", [], future=[{**event(-4, "open"), "fields": None, "parts": None, "modality": "app"}]),
     )
-    drawn = sample_future_events(rows, Template(MODALITIES, 0, 8), 9, 0)
+    drawn = sample_future_events(rows, MODALITIES, 9, 0)
     assert drawn.fields["town"].to_pylist() == [None, None, "Rome"]
     assert drawn.fields["items"].to_pylist() == [2.0, None, None]
     assert drawn.parts_E.to_pylist() == [parts(tea=1), None, None]
@@ -216,7 +215,7 @@ def test_the_future_has_details_of_all_modalities() -> None:
 )
 def test_rows_without_what_the_encoder_reads(modality: Modality, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        history_events(ROWS, Template((modality,), 0, 8))
+        history_events(ROWS, (modality,))
 
 
 def test_distinct_texts_are_those_of_events_and_parts(tmp_path) -> None:
@@ -234,12 +233,10 @@ def test_a_future_need_not_have_what_only_other_modalities_have() -> None:
     def with_future(*events: dict[str, object]) -> pa.Table:
         return ROWS.slice(0, 1).set_column(ROWS.column_names.index("future"), "future", pa.array([list(events)], plain))
 
-    drawn = sample_future_events(
-        with_future({**event(-4, "open"), "modality": "app"}), Template(MODALITIES, 0, 8), 9, 0
-    )
+    drawn = sample_future_events(with_future({**event(-4, "open"), "modality": "app"}), MODALITIES, 9, 0)
     assert (drawn.fields["town"].to_pylist(), drawn.parts_E.to_pylist()) == ([None], [None])
     with pytest.raises(InputError, match="column 'future': the encoder reads the field 'shop'"):
-        sample_future_events(with_future({**event(-4, "x"), "modality": "stay"}), Template(MODALITIES, 0, 8), 9, 0)
+        sample_future_events(with_future({**event(-4, "x"), "modality": "stay"}), MODALITIES, 9, 0)
 
 
 def test_answers_are_equal_only_if_all_that_they_hold_is(tiny_decoder) -> None:

@@ -23,6 +23,7 @@ from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.template import Template
 from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce
@@ -47,22 +48,21 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
         collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
         pairs = Pairs(str(tmp_path), 12, 0)
         held_out = make_rows(users=9, seed=5) if config.held_out else None
-        trainer = Trainer(
-            bundle, collator, config, ALONE, 0, head=head(str(tmp_path), 30), held_out=held_out, future_days=80
-        )
+        learner = Contrastive(bundle, collator, config, ALONE, 0, head=head(str(tmp_path), 30), future_days=80)
+        trainer = Trainer(learner, config, ALONE, held_out=held_out)
         trainer.pairs = pairs
-        trainer.prepare()
+        learner.prepare()
         return trainer
 
     return make
 
 
 def step(trainer: Trainer) -> dict[str, float]:
-    return trainer.step(trainer.pairs.batch(trainer.bundle.step))
+    return trainer.step(trainer.pairs.batch(trainer.learner.bundle.step))
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.encoder.trainable().items()}
+    return {name: p.detach().clone() for name, p in trainer.learner.encoder.trainable().items()}
 
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
@@ -81,7 +81,7 @@ def test_loss_falls_and_everything_trainable_moves(form, make_trainer) -> None:
     after = weights(trainer)
     assert [name for name, weight in after.items() if torch.equal(weight, before[name])] == []
     moved = (after["tags.weight"] != before["tags.weight"]).any(dim=1).tolist()
-    still = [tag for tag, has_moved in zip(trainer.encoder.template.tags, moved, strict=True) if not has_moved]
+    still = [tag for tag, has_moved in zip(trainer.learner.encoder.template.tags, moved, strict=True) if not has_moved]
     assert still == (["<ANSWER>"] if form == "text" else [])
 
 
@@ -91,7 +91,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch(make_trainer) -> None:
         first, second = step(whole), step(cut)
         for key, value in comparable(first).items():
             assert second[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
-    torch.testing.assert_close(whole.recipe.importance_S, cut.recipe.importance_S, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(whole.learner.recipe.importance_S, cut.learner.recipe.importance_S, rtol=1e-3, atol=1e-7)
 
 
 def test_targets_train_through_the_published_vector_and_their_heads_are_not_saved(make_trainer, tmp_path) -> None:
@@ -107,16 +107,18 @@ def test_targets_train_through_the_published_vector_and_their_heads_are_not_save
     assert "loss_new" not in logs[0]
     assert logs[-1]["loss"] < logs[0]["loss"]
     assert not torch.equal(before["fusion.network.0.weight"], weights(trainer)["fusion.network.0.weight"])
-    trainer.config = trainer.config.model_copy(update={"centre_rows": 30})
-    trainer.centre()
-    head = trainer.head.slice(0, 30)
-    states_BW = trainer._part(head).towers.states(trainer.bundle.embedding_weight)["user"]
-    torch.testing.assert_close(trainer.encoder.batch_vectors(states_BW), trainer.encoder.vectors(states_BW, "user"))
+    trainer.learner.config = trainer.config.model_copy(update={"centre_rows": 30})
+    trainer.learner.settle()
+    head = trainer.learner.head.slice(0, 30)
+    states_BW = trainer.learner._part(head).towers.states(trainer.learner.bundle.embedding_weight)["user"]
+    torch.testing.assert_close(
+        trainer.learner.encoder.batch_vectors(states_BW), trainer.learner.encoder.vectors(states_BW, "user")
+    )
     trainer.save(str(tmp_path))
     assert not [name for name in load_file(tmp_path / "modules.safetensors") if "heads" in name]
     back = saved.load(str(tmp_path), torch.device("cpu")).encoder
-    assert back.vector_width == trainer.encoder.width + 7 + 5
-    torch.testing.assert_close(back.vectors(states_BW, "user"), trainer.encoder.vectors(states_BW, "user"))
+    assert back.vector_width == trainer.learner.encoder.width + 7 + 5
+    torch.testing.assert_close(back.vectors(states_BW, "user"), trainer.learner.encoder.vectors(states_BW, "user"))
 
 
 @pytest.mark.parametrize("graph_tokens", [0, 150])
@@ -128,14 +130,14 @@ def test_gradient_caching_changes_nothing_and_dropout_is_replayed(graph_tokens, 
         assert comparable(step(kept)) == comparable(step(cached))
     for name, weight in weights(kept).items():
         assert torch.equal(weights(cached)[name], weight), name
-    assert torch.equal(kept.recipe.importance_S, cached.recipe.importance_S)
+    assert torch.equal(kept.learner.recipe.importance_S, cached.learner.recipe.importance_S)
 
 
 def test_graphs_beyond_the_limit_are_not_kept(make_trainer) -> None:
     """At no time do more graphs live than `graph_tokens` and one micro-batch take."""
     trainer = make_trainer(tokens_per_micro_batch=60, graph_tokens=130)
     alive: list[int] = []
-    forward = trainer.encoder.forward
+    forward = trainer.learner.encoder.forward
 
     def counting(batch, weight, observe=()):
         states = forward(batch, weight, observe)
@@ -145,7 +147,7 @@ def test_graphs_beyond_the_limit_are_not_kept(make_trainer) -> None:
         return states
 
     references: list = []
-    trainer.encoder.forward = counting
+    trainer.learner.encoder.forward = counting
     step(trainer)
     assert len(alive) > 8
     assert 60 < max(alive) <= 130 + 60
@@ -160,14 +162,14 @@ def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None
     assert logs[2]["w_spread"] > 0.05
     names = {"grad_norm/bill", "grad_norm/app", "grad_norm/tags", "grad_norm/tabular", "grad_norm/text"}
     assert names <= logs[0].keys()
-    recorded = trainer.mask_log.slot_weights(trainer.bundle.mask)
+    recorded = trainer.learner.mask_log.slot_weights(trainer.learner.bundle.mask)
     slots = recorded.slots
     assert recorded.weight[1] == (0.5,) * len(slots)
     assert set(recorded.weight) == set(range(1, STEPS + 1))
     assert (recorded.recipe, recorded.calibration) == ("ggsm", "zscore")
-    importance = trainer.recipe.importance_S
+    importance = trainer.learner.recipe.importance_S
     for name, value in zip(slots, recorded.importance, strict=True):
-        seen = bool(trainer.recipe.seen_S[slots.index(name)])
+        seen = bool(trainer.learner.recipe.seen_S[slots.index(name)])
         assert value == (pytest.approx(importance[slots.index(name)].item()) if seen else None)
     bills = [g for name, g in zip(slots, recorded.importance, strict=True) if name.startswith("bill[") and g]
     assert min(bills) < logs[2]["grad_norm/bill"] < max(bills)  # a mean over the same norms
@@ -176,7 +178,8 @@ def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None
 def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:
     bundle = make_encoder(OracleConfig(recipe="oracle"))
     template = make_trainer()
-    trainer = Trainer(bundle, template.collator, template.config, ALONE, 0, head=template.head)
+    learner = Contrastive(bundle, template.learner.collator, template.config, ALONE, 0, head=template.learner.head)
+    trainer = Trainer(learner, template.config, ALONE)
     assert trainer.done
 
 
@@ -220,7 +223,7 @@ def test_collapse_and_divergence_stop_with_a_sentence_and_the_users(make_rows) -
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(make_trainer) -> None:
     trainer = make_trainer()
     before = weights(trainer)
-    next(iter(trainer.encoder.trainable().values())).register_hook(lambda grad: grad * float("inf"))
+    next(iter(trainer.learner.encoder.trainable().values())).register_hook(lambda grad: grad * float("inf"))
     with pytest.raises(DivergenceError, match="gradient"):
         step(trainer)
     assert all(torch.equal(weights(trainer)[name], weight) for name, weight in before.items())
@@ -232,12 +235,14 @@ def test_held_out_pairs_are_looked_at_with_every_checkpoint_and_can_stop_the_run
     trainer = make_trainer(held_out=held_out, checkpoint_every=2, optimizer=rising, mask={"warmup_share": 0.9})
     while not trainer.done:
         step(trainer)
-    assert [e["step"] for e in trainer.log if "held_out_loss" in e] == list(range(2, trainer.bundle.step + 1, 2))
+    assert [e["step"] for e in trainer.log if "held_out_loss" in e] == list(
+        range(2, trainer.learner.bundle.step + 1, 2)
+    )
     patient = make_trainer(held_out=HeldOutConfig(split="probe"), checkpoint_every=4)
     while not patient.done:
         step(patient)
     assert [e["step"] for e in patient.log if "held_out_loss" in e] == [4, STEPS]
-    states = patient._part(patient.held_out, answer_seed=0).towers.states(patient._weight)
+    states = patient.learner._part(patient.held_out, answer_seed=0).towers.states(patient.learner._weight)
     user_BD, answer_BD = (torch.nn.functional.normalize(s - s.mean(dim=0), dim=1) for s in states.values())
     cosine_BB = user_BD @ answer_BD.T
     rank_B = 1 + (cosine_BB > cosine_BB.diagonal()[:, None]).sum(dim=1).double()
@@ -245,7 +250,7 @@ def test_held_out_pairs_are_looked_at_with_every_checkpoint_and_can_stop_the_run
     assert patient.log[-1]["held_out_accuracy"] == pytest.approx((rank_B == 1).double().mean().item())
     for loss in (3.0, 2.0, 2.5):  # the second look is the best; one more without a better one ends the run
         trainer.log.append({"step": 0, "held_out_loss": loss})
-    trainer.bundle = patient.bundle.__class__(**{**vars(trainer.bundle), "step": 1})
+    trainer.learner.bundle = patient.learner.bundle.__class__(**{**vars(trainer.learner.bundle), "step": 1})
     assert trainer.done
 
 
@@ -295,7 +300,7 @@ def test_learning_rate_rises_and_falls_and_ends_near_zero() -> None:
 def test_rendered_answers_are_aggregated_by_type(make_rows) -> None:
     rows = make_rows()
     template = Template((Modality("bill", 50), Modality("app", 50)), 0, 8)
-    texts = render(sample_future_events(rows, template, 50, 0), ["bill", "app"])
+    texts = render(sample_future_events(rows, template.modalities, 50, 0), ["bill", "app"])
     for text, row in zip(texts, rows.to_pylist(), strict=True):
         bills = [e["text"] for e in row["future"] if e["modality"] == "bill"]
         if not row["future"]:
@@ -308,7 +313,7 @@ def test_rendered_answers_are_aggregated_by_type(make_rows) -> None:
 def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     trainer = make_trainer(answer=AnswerConfig(form="text", draws=3))  # given answers are taken once
     rows = make_rows(users=2).append_column("answer", pa.array(["yes", "rather not"]))
-    answers = draw_answers(rows, trainer.collator, trainer.config.answer, 0).sequences
+    answers = draw_answers(rows, trainer.learner.collator, trainer.config.answer, 0).sequences
     assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]
     assert (answers.batch(np.array([1, 0])).layout.last_B + 1).tolist() == answers.length_B[::-1].tolist()
 
@@ -316,16 +321,16 @@ def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
 def test_every_draw_of_a_future_is_a_positive(make_trainer) -> None:
     one, three = (make_trainer(answer=AnswerConfig(max_events=3, draws=draws)) for draws in (1, 3))
     rows = one.pairs.batch(0)
-    b, answers = len(rows), draw_answers(rows, three.collator, three.config.answer, 0)
-    first = draw_answers(rows, one.collator, one.config.answer, 0)
+    b, answers = len(rows), draw_answers(rows, three.learner.collator, three.config.answer, 0)
+    first = draw_answers(rows, one.learner.collator, one.config.answer, 0)
     assert np.array_equal(answers.id_N[:b], first.id_N)
     assert np.array_equal(answers.sequences.length_B[:b], first.sequences.length_B)
     several = np.array([len(future) for future in rows["future"].to_pylist()]) > 3
     assert several.any()
     assert (answers.id_N[b : 2 * b] != answers.id_N[:b])[several].any(), "another draw takes other events"
 
-    part = three._part(rows)
-    states = part.towers.states(three._weight)
+    part = three.learner._part(rows)
+    states = part.towers.states(three.learner._weight)
     by_hand = [
         info_nce(gathered(states["user"], answer_bD, part.user_ids_b, True, None, ids_b), three.config.objective).item()
         for answer_bD, ids_b in zip(states["answer"].split(b), part.answer_ids_N.split(b), strict=True)
@@ -344,20 +349,20 @@ def test_gradient_passes_against_a_double_run_by_hand(timing, make_trainer) -> N
         twin = by_hand if timing == "two_pass" else make_trainer(mask=mask)
         if timing == "frozen_tower":
             assert all(torch.equal(start[name], weight) for name, weight in weights(twin).items())
-            twin.recipe.load_state_dict(by_hand.recipe.state_dict())
-            twin.bundle = by_hand.bundle
+            twin.learner.recipe.load_state_dict(by_hand.learner.recipe.state_dict())
+            twin.learner.bundle = by_hand.learner.bundle
         rows = twin.pairs.batch(index)
         for trainer in (twin, by_hand):
-            trainer.encoder.train()
-        twin._backward(twin._part(rows), twin._observers)
-        twin.recipe.end_step(lambda tensor: tensor)
-        by_hand.recipe.load_state_dict(twin.recipe.state_dict())
+            trainer.learner.encoder.train()
+        twin.learner._backward(twin.learner._part(rows), twin.learner._observers)
+        twin.learner.recipe.end_step(lambda tensor: tensor)
+        by_hand.learner.recipe.load_state_dict(twin.learner.recipe.state_dict())
         by_hand.optimizer.zero_grad(set_to_none=True)
-        loss, _, _ = by_hand._backward(by_hand._part(rows), lambda tokens: ())
+        loss, _, _ = by_hand.learner._backward(by_hand.learner._part(rows), lambda tokens: ())
         assert step(extra)["loss"] == pytest.approx(loss, rel=1e-5)
-        torch.testing.assert_close(extra.recipe.importance_S, by_hand.recipe.importance_S)
+        torch.testing.assert_close(extra.learner.recipe.importance_S, by_hand.learner.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)
         by_hand._update(rows)
-        by_hand.bundle = extra.bundle.__class__(**{**vars(by_hand.bundle), "step": index + 1})
+        by_hand.learner.bundle = extra.learner.bundle.__class__(**{**vars(by_hand.learner.bundle), "step": index + 1})
         for name, weight in weights(by_hand).items():
             torch.testing.assert_close(weight, weights(extra)[name])

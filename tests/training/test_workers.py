@@ -16,8 +16,8 @@ from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import FusionConfig
 from ray_ggsm.training import loop
-from ray_ggsm.training.checkpoint import trained_parameters
 from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import Pairs, head
@@ -66,13 +66,14 @@ def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict
     )
     pairs = Pairs(rows, BATCH, 0)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
-    trainer = Trainer(bundle, collator, config, workers, 0, head=head(rows, 30), future_days=80)
-    trainer.prepare()
+    learner = Contrastive(bundle, collator, config, workers, 0, head=head(rows, 30), future_days=80)
+    trainer = Trainer(learner, config, workers)
+    learner.prepare()
     while not trainer.done:
-        trainer.step(pairs.batch(trainer.bundle.step, workers.rank, workers.size))
-    state = {name: p.detach() for name, p in trained_parameters(trainer.bundle, trainer.heads).items()}
+        trainer.step(pairs.batch(learner.step, workers.rank, workers.size))
+    state = {name: p.detach() for name, p in learner.parameters().items()}
     logs = [{k: v for k, v in log.items() if k not in ("tokens", "seconds", "utilisation")} for log in trainer.log]
-    return {"state": state, "recipe": trainer.recipe.state_dict(), "log": logs}
+    return {"state": state, "recipe": learner.recipe.state_dict(), "log": logs}
 
 
 def together(rank: int, size: int, folder: str, decoder: str, masks: list[RecipeConfig]) -> None:

@@ -22,10 +22,9 @@ from ray_ggsm.building.buckets import Bucket, BucketFiles, Built
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
 from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.kinds import load
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.log import say
-from ray_ggsm.model import saved
-from ray_ggsm.model.events import kept_events
 from ray_ggsm.on_ray.building import tasks
 from ray_ggsm.on_ray.building.tasks import BUCKET
 from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, device_of
@@ -109,9 +108,8 @@ class _Encode:
 
     def __init__(self, build: Build, resources: RayConfig) -> None:
         self.build, config = build, build.embedding
-        bundle = saved.load(build.encoder, device_of(resources))
-        finished_mask = config.mask == "inference"
-        self.embedder = Embedder(bundle, build.vectors.open(), config.tokens_per_batch, finished_mask)
+        encoder = load(build.encoder, build.vectors.open(), device_of(resources), config.mask == "inference")
+        self.embedder = Embedder(encoder, config.tokens_per_batch)
         self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
         self.tokens = _counter(build, "tokens", "Tokens that went through the encoder, without padding")
 
@@ -134,7 +132,7 @@ class _Encode:
     def _embedded(self, rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
         """The rows in the columns of the table, and whether there was memory for each."""
         embedded = self.embedder(rows)
-        events_N = kept_events(rows, self.embedder.encoder.template).sum(axis=0).astype(np.int32)
+        events_N = self.embedder.encoder.events_read(rows)
         table = rows_to_table(
             rows["user_id"], rows["as_of"], "", events_N, rows["row.content"].to_numpy(), embedded.vectors,
             self.build.encoder_digest, self.build.run,

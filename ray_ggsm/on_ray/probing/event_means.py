@@ -9,7 +9,6 @@ from ray_ggsm.model.contents import contents_of
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.events import history_events
-from ray_ggsm.model.template import Template
 from ray_ggsm.stages import Pipeline
 
 CONTENTS_AT_ONCE = 100_000
@@ -25,11 +24,10 @@ def event_means(pipeline: Pipeline, rows: str) -> pa.Table:
     events_digest = SavedEncoder.read(pipeline.train.encoder).description.event_encoder_digest
     location = storage.join(pipeline.event_vectors, events_digest)
     lookup = find(location, pipeline.experiment.ray.cache_directory).open()
-    template = Template(modalities, 0, 8)
     fs, path = storage.arrow_filesystem(rows)
     columns = ["user_id", "as_of", *(modality.name for modality in modalities)]
     table = pq.read_table(path, columns=columns, filesystem=fs).combine_chunks()
-    events = history_events(table, template)
+    events = history_events(table, modalities)
     sums_BH = np.zeros((len(table), lookup.width), dtype=np.float32)
     row_E = np.concatenate([np.repeat(np.arange(len(table)), count_B) for count_B in events.count_MB])
     contents = contents_of(events, lookup, (), ())

@@ -12,9 +12,8 @@ from ray.train import Checkpoint
 
 from ray_ggsm import progress, storage
 from ray_ggsm.config import InputError, digest
+from ray_ggsm.encoders.kinds import Inputs, Run, new_learner
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.model import saved
-from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.on_ray.training.pairs import stream
@@ -77,16 +76,16 @@ def _train(job: TrainingJob, lines: Any) -> None:
     trainer = _trainer(job, workers)
     _start(trainer, job, workers, lines)
     pairs = Pairs(job.rows, training.batch_size, job.experiment.seed)
-    batches = stream(pairs, trainer.bundle.step, training.total_steps, workers)
+    batches = stream(pairs, trainer.learner.step, training.total_steps, workers)
     while not trainer.done:
         metrics = trainer.step(next(batches))
         if workers.rank == 0 and (text := progress.line(metrics, training.total_steps)):
             lines.write.remote(text)
         if int(metrics["step"]) % training.checkpoint_every == 0 or (trainer.done and training.held_out):
             _report(trainer, metrics, workers, job.location)
-    trainer.centre()
+    trainer.learner.settle()
     if workers.rank == 0:
-        saved.save(trainer.bundle, storage.join(job.location, "encoder"))
+        trainer.learner.save_encoder(storage.join(job.location, "encoder"))
         _write_logs(trainer, job.location)
 
 
@@ -97,44 +96,32 @@ def _start(trainer: Trainer, job: TrainingJob, workers: Workers, lines: Any) -> 
         with checkpoint.as_directory() as directory:
             trainer.restore(directory)
         if workers.rank == 0:
-            lines.write.remote(f"train: goes on from step {trainer.bundle.step}")
+            lines.write.remote(f"train: goes on from step {trainer.learner.step}")
         return
-    trainer.prepare()
+    trainer.learner.prepare()
     if workers.rank == 0:
-        saved.save(trainer.bundle, storage.join(job.location, "untrained"))
+        trainer.learner.save_encoder(storage.join(job.location, "untrained"))
 
 
 def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
     e = job.experiment
     if not e.ray.gpu:
         use_cpu(e.ray.cpus_per_train_worker)
-    bundle = saved.new_encoder(
-        e.model,
-        e.resolved_mask(),
-        e.modalities,
-        job.feature_names,
-        job.event_width,
-        job.event_encoder_digest,
-        e.seed,
-    )
-    bundle.encoder.to(ray.train.torch.get_device())
-    held_out = e.training.held_out
+    made_of = (e.modalities, job.feature_names, job.event_width, job.event_encoder_digest, job.vectors.open())
+    rows, device = head(job.rows, HEAD_ROWS), ray.train.torch.get_device()
+    run = Run(e.training, workers, e.seed, rows, e.data.snapshots.future_days, device)
+    learner, held_out = new_learner(e.model, e.resolved_mask(), Inputs(*made_of), run), e.training.held_out
     return Trainer(
-        bundle,
-        Collator(bundle.encoder.template, bundle.tokenizer, job.vectors.open()),
+        learner,
         e.training,
         workers,
-        e.seed,
-        head=head(job.rows, HEAD_ROWS),
         held_out=head(job.held_out, held_out.rows) if held_out and job.held_out else None,
-        future_days=e.data.snapshots.future_days,
         identity={
             "model": digest(e.model),
             "mask": digest(e.mask),
             "training": digest(e.training, e.seed),
             "data snapshot": digest(job.prepared, row_groups(job.rows)),
-            "backbone": bundle.backbone_digest,
-            "event encoder": bundle.event_encoder_digest,
+            **learner.sources,
         },
     )
 
@@ -151,5 +138,4 @@ def _report(trainer: Trainer, metrics: dict[str, float], workers: Workers, locat
 
 def _write_logs(trainer: Trainer, location: str) -> None:
     write_log(trainer.log, location)
-    weights = trainer.mask_log.slot_weights(trainer.bundle.mask)
-    storage.write_json(storage.join(location, "mask.json"), weights.model_dump(mode="json"))
+    trainer.learner.write_record(location)

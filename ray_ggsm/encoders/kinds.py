@@ -1,0 +1,148 @@
+"""From a config or a saved directory to an encoder of its kind."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from ray_ggsm import storage
+from ray_ggsm.encoders.coles import Coles
+from ray_ggsm.encoders.cpc import Cpc
+from ray_ggsm.encoders.language_model import LanguageModel
+from ray_ggsm.encoders.msdp import Msdp
+from ray_ggsm.encoders.stream import StreamReader
+from ray_ggsm.encoders.stream_model import (
+    StreamEncoder,
+    StreamLearner,
+    StreamModel,
+    check_files,
+    description_of,
+    load_weights,
+)
+from ray_ggsm.masks import MaskConfig
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.config import ModelConfig
+from ray_ggsm.model.contents import Lookup
+from ray_ggsm.model.contract import Encoder
+from ray_ggsm.model.description import FILE, SavedEncoder
+from ray_ggsm.model.kinds import ColesConfig, CpcConfig, EncoderConfig, MsdpConfig, StreamConfig
+from ray_ggsm.model.modality import Modality
+from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.contrastive import Contrastive
+from ray_ggsm.training.learner import Learner
+from ray_ggsm.training.workers import Workers
+
+StreamKind = CpcConfig | ColesConfig | MsdpConfig
+"""Configs of kinds that read streams."""
+MODELS: dict[type[StreamConfig], Callable[[Any, tuple[Modality, ...], int], StreamModel]] = {
+    CpcConfig: Cpc,
+    ColesConfig: Coles,
+    MsdpConfig: Msdp,
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the rows have."""
+
+    modalities: tuple[Modality, ...]
+    """Event sequences, in order."""
+    feature_names: tuple[str, ...]
+    """Tabular features, in order; empty without features."""
+    event_width: int
+    """Width of the event vectors."""
+    event_encoder_digest: str
+    """Digest of the event encoder."""
+    lookup: Lookup
+    """Event texts -> event vectors."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, as its worker sees it."""
+
+    training: TrainingConfig
+    """Resolved settings."""
+    workers: Workers
+    """This worker's place among all."""
+    seed: int
+    """Seed of weights, dropout and draws."""
+    head: pa.Table
+    """Training rows that statistics and centres are taken from, the same on every worker."""
+    future_days: int | None
+    """Days that futures cover."""
+    device: torch.device
+
+
+def new_learner(config: EncoderConfig, mask: MaskConfig | None, inputs: Inputs, run: Run) -> Learner:
+    """An untrained encoder of the config's kind, ready for its first step or for `restore`.
+
+    Raises:
+        InputError: a pretrained part cannot be loaded.
+    """
+    if not isinstance(config, ModelConfig):
+        return _stream_learner(config, inputs, run)
+    assert mask is not None, "the experiment has checked it"
+    made_of = (inputs.modalities, inputs.feature_names, inputs.event_width, inputs.event_encoder_digest)
+    bundle = saved.new_encoder(config, mask, *made_of, run.seed)
+    bundle.encoder.to(run.device)
+    collator = Collator(bundle.encoder.template, bundle.tokenizer, inputs.lookup)
+    return Contrastive(
+        bundle, collator, run.training, run.workers, run.seed, head=run.head, future_days=run.future_days
+    )
+
+
+def load(location: str, lookup: Lookup, device: torch.device, finished_mask: bool = False) -> Encoder:
+    """The encoder in a directory, local or s3://.
+
+    Args:
+        location: the directory.
+        lookup: event texts -> event vectors.
+        device: where it computes.
+        finished_mask: use the mask's last form even if training stopped half-way.
+
+    Raises:
+        InputError: the directory has no finished encoder, or its parts do not fit each other.
+    """
+    found = SavedEncoder.read(location)
+    described = found.description
+    if isinstance(described.model, ModelConfig):
+        return LanguageModel(saved.load(location, device), lookup, finished_mask)
+    model = _stream_model(described.model, described.modalities, described.event_width, seed=0)
+    with storage.local_copy(location) as directory:
+        check_files(found, directory)
+        load_weights(model, directory, location)
+    return StreamEncoder(model.to(device), StreamReader(described.modalities, described.model.newest, lookup))
+
+
+def copy(directory: str, location: str) -> int:
+    """Write the encoder of a checkpoint in a local directory to a location, without the rest; returns its step."""
+    described = SavedEncoder.read(directory).description
+    if isinstance(described.model, ModelConfig):
+        saved.save(saved.load(directory, torch.device("cpu")), location)
+        return described.step
+    for name in (*described.files, FILE):  # the last one says that the others are there
+        with open(os.path.join(directory, name), "rb") as file:
+            storage.write_bytes(storage.join(location, name), file.read())
+    return described.step
+
+
+def _stream_learner(config: StreamKind, inputs: Inputs, run: Run) -> Learner:
+    model = _stream_model(config, inputs.modalities, inputs.event_width, run.seed).to(run.device)
+    described = description_of(
+        config, inputs.modalities, inputs.feature_names, inputs.event_width, inputs.event_encoder_digest,
+        len(model.centre_W),
+    )  # fmt: skip
+    reader = StreamReader(inputs.modalities, config.newest, inputs.lookup)
+    return StreamLearner(model, reader, described, run.training, run.workers, run.seed, run.head, run.future_days)
+
+
+def _stream_model(config: StreamKind, modalities: tuple[Modality, ...], event_width: int, seed: int) -> StreamModel:
+    """A model with new weights; equal arguments give equal weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return MODELS[type(config)](config, modalities, event_width)

@@ -1,0 +1,56 @@
+"""The language model with LoRA and a mask recipe (`kind: llm`): the paper's encoder."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ray_ggsm.model.batch import Batch, Collator
+from ray_ggsm.model.contents import Lookup
+from ray_ggsm.model.contract import Sequences, Tower
+from ray_ggsm.model.events import kept_events
+from ray_ggsm.model.saved import EncoderBundle
+
+
+class LanguageModel:
+    """A trained language model as an `Encoder`. Its LoRA is merged, so it cannot be trained any more."""
+
+    def __init__(self, bundle: EncoderBundle, lookup: Lookup, finished_mask: bool = False) -> None:
+        """Take the encoder.
+
+        Args:
+            bundle: the encoder; changed in place.
+            lookup: event texts -> event vectors.
+            finished_mask: use the recipe's inference mask even if training stopped half-way.
+        """
+        self.bundle, self.model, self.finished_mask = bundle, bundle.encoder.eval(), finished_mask
+        self.model.merge_lora()
+        self.collator = Collator(self.model.template, bundle.tokenizer, lookup)
+
+    @property
+    def vector_width(self) -> int:
+        """As in `Encoder`."""
+        return self.model.vector_width
+
+    @property
+    def device(self) -> torch.device:
+        """As in `Encoder`."""
+        return self.model.device
+
+    def user_sequences(self, rows: pa.Table) -> Sequences[Batch]:
+        """As in `Encoder`."""
+        return self.collator.user_sequences(rows)
+
+    def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
+        """As in `Encoder`."""
+        return self.collator.text_sequences(texts)
+
+    def events_read(self, rows: pa.Table) -> np.ndarray:
+        """As in `Encoder`."""
+        return kept_events(rows, self.model.template.modalities).sum(axis=0).astype(np.int32)
+
+    def vectors(self, batch: Batch, tower: Tower) -> torch.Tensor:
+        """As in `Encoder`."""
+        weight = self.bundle.embedding_weight(batch.layout.tokens, self.finished_mask)
+        return self.model.vectors(self.model(batch, weight), tower)

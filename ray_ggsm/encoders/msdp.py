@@ -1,0 +1,150 @@
+"""MSDP: the distribution of behaviours in windows of several lengths, and masked events (CIKM 2023; `kind: msdp`).
+
+What will a user do in the next W days? Behaviours are clusters of event vectors. A causal transformer reads the events
+and then W; its last state h predicts the distribution p of behaviours in (as_of, as_of + W]. Beside it, SimSiam wants
+the same h of the events with some of them masked:
+
+    L = CE(p, softmax(Linear h1)) + lambda / 2 (-cos(q(h1), sg h2) - cos(q(h2), sg h1))
+
+The paper is known here from its abstract and from reviews; details are ours. The vector is h for the windows that the
+config names, by default for the whole future.
+
+Legend: b rows of this worker, J windows per row, n = b J, L positions, E events, V published windows, D width of
+events and states, H width of event vectors, K behaviours.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+import pyarrow as pa
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamReader, last, raw_vectors, rows_of_events
+from ray_ggsm.encoders.stream_model import StreamModel, draws_of_rows
+from ray_ggsm.model.kinds import MsdpConfig
+from ray_ggsm.model.modality import Modality
+from ray_ggsm.training.learner import Metrics
+from ray_ggsm.training.workers import Workers
+
+
+@dataclass(frozen=True)
+class MsdpBatch:
+    """Histories and futures of some rows."""
+
+    history: StreamBatch
+    future: StreamBatch
+    """All future events; their ages are zero or less."""
+
+    def to(self, device: torch.device) -> "MsdpBatch":
+        """The same batch on another device."""
+        return MsdpBatch(self.history.to(device), self.future.to(device))
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions of the histories, without padding."""
+        return self.history.n_tokens
+
+
+class Msdp(StreamModel):
+    """The transformer, its predictors, and the behaviours."""
+
+    centre_KH: Tensor
+    """Centres of the behaviours, in the space of event vectors; infinite where there are fewer."""
+    days_V: Tensor
+    """Windows that vectors are published for."""
+    future_days: Tensor
+
+    def __init__(self, config: MsdpConfig, modalities: tuple[Modality, ...], event_width: int) -> None:
+        V, D = len(config.windows_days or (0,)), config.width
+        super().__init__(V * D)
+        self.config = config
+        self.input = StreamInput(config, modalities, event_width)
+        layer = nn.TransformerEncoderLayer(D, config.heads, 4 * D, 0.0, "gelu", batch_first=True, norm_first=True)
+        self.transformer = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(D), enable_nested_tensor=False)
+        self.window = nn.Sequential(nn.Linear(1, D), nn.GELU(), nn.Linear(D, D))
+        self.masked_D = nn.Parameter(0.02 * torch.randn(D))
+        """Stands for a masked event."""
+        self.behaviours = nn.Linear(D, config.behaviours + 1)
+        self.predictor = nn.Sequential(nn.Linear(D, D // 2), nn.GELU(), nn.Linear(D // 2, D))
+        """q."""
+        self.register_buffer("centre_KH", torch.zeros(config.behaviours, event_width))
+        self.register_buffer("days_V", torch.ones(V))
+        self.register_buffer("future_days", torch.ones(()))
+
+    def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
+        """As in `StreamModel`; also finds the behaviours, by k-means on the vectors of future events."""
+        super().prepare(reader, head, future_days, seed)
+        assert future_days is not None, "rows to train on have futures"
+        vector_EH = raw_vectors(reader.future(head).contents).numpy()
+        some = np.random.default_rng(seed).permutation(len(vector_EH))[: self.config.clustered_events]
+        distinct_EH = np.unique(vector_EH[some], axis=0)
+        k = min(self.config.behaviours, len(distinct_EH))
+        self.centre_KH.fill_(torch.inf)
+        if k:
+            centres = KMeans(k, n_init=1, random_state=seed).fit(vector_EH[some]).cluster_centers_
+            self.centre_KH[:k] = torch.from_numpy(centres)
+        self.future_days.fill_(future_days)
+        self.days_V.copy_(torch.tensor(self.config.windows_days or (future_days,)))
+
+    def states(self, batch: StreamBatch) -> Tensor:
+        """As in `StreamModel`: h of one window after the other, (B, V D)."""
+        x_BLD = self.input(batch)
+        return torch.cat([self._read(x_BLD, batch.length_B, days.expand(len(x_BLD))) for days in self.days_V], dim=1)
+
+    def training_batch(self, reader: StreamReader, rows: pa.Table) -> MsdpBatch:
+        """As in `StreamModel`."""
+        return MsdpBatch(reader.batch(rows), reader.future(rows))
+
+    def loss(self, batch: MsdpBatch, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
+        """As in `StreamModel`: each worker has its rows' part of the mean."""
+        c, history = self.config, batch.history
+        J, L = c.windows_per_row, history.event_BL.shape[1]
+        share_bX = draws_of_rows(len(history.length_B), J * (1 + c.newest), workers, seed).to(self.masked_D)
+        days_n = 1 + (share_bX[:, :J] * self.future_days).floor().clamp(max=self.future_days - 1).flatten()
+        hidden_nL = share_bX[:, J:].unflatten(1, (J, -1))[:, :, :L].flatten(0, 1) < c.masked_share
+        x_nLD = self.input(history).repeat_interleave(J, dim=0)
+        length_n = history.length_B.repeat_interleave(J)
+        h1_nD = self._read(x_nLD, length_n, days_n)
+        h2_nD = self._read(torch.where(hidden_nL[:, :, None], self.masked_D, x_nLD), length_n, days_n)
+        p_nK = self.distribution(batch.future, days_n.view(-1, J)).flatten(0, 1)
+        n = workers.reduce(torch.tensor(float(len(h1_nD)), device=h1_nD.device))
+        predicted = -(p_nK * self.behaviours(h1_nD).log_softmax(dim=1)).sum() / n
+        alike = (cosine(self.predictor(h1_nD), h2_nD) + cosine(self.predictor(h2_nD), h1_nD)).sum() / n
+        loss = predicted - c.alike_weight / 2 * alike
+        parts = {"loss": loss, "loss_behaviours": predicted, "cos_masked": alike / 2}
+        return loss, {name: workers.reduce(part.detach().clone()).item() for name, part in parts.items()}
+
+    def distribution(self, future: StreamBatch, days_bJ: Tensor) -> Tensor:
+        """Share of each behaviour within so many days, and at last of "nothing", (b, J, K + 1)."""
+        b, J = days_bJ.shape
+        K, row_E = self.config.behaviours, rows_of_events(future)
+        known_KH = self.centre_KH[self.centre_KH.isfinite().all(dim=1)]
+        count_bJK = days_bJ.new_zeros(b, J, K + 1)
+        if len(row_E):
+            kind_E = torch.cdist(raw_vectors(future.contents), known_KH).argmin(dim=1)
+            inside_EJ = -future.age_E[:, None] <= days_bJ[row_E]
+            for j in range(J):
+                inside_E = inside_EJ[:, j]
+                ones = count_bJK.new_ones(int(inside_E.sum()))
+                count_bJK[:, j].index_put_((row_E[inside_E], kind_E[inside_E]), ones, accumulate=True)
+        total_bJ = count_bJK.sum(dim=2)
+        count_bJK[:, :, K] = (total_bJ == 0).to(count_bJK)
+        return count_bJK / total_bJ.clamp(min=1)[:, :, None]
+
+    def _read(self, x_nLD: Tensor, length_n: Tensor, days_n: Tensor) -> Tensor:
+        """h, (n, D): the state at the window, which comes after the last event."""
+        n, L, D = x_nLD.shape
+        window_nD = self.window((days_n.log() / log(30))[:, None])
+        is_window_nL = torch.arange(L + 1, device=x_nLD.device) == length_n[:, None]
+        padded_nLD = torch.cat([x_nLD, x_nLD.new_zeros(n, 1, D)], dim=1)
+        read_nLD = torch.where(is_window_nL[:, :, None], window_nD[:, None], padded_nLD)
+        causal_LL = nn.Transformer.generate_square_subsequent_mask(L + 1, device=x_nLD.device)
+        return last(self.transformer(read_nLD, mask=causal_LL, is_causal=True), length_n + 1)
+
+
+def cosine(guess_nD: Tensor, state_nD: Tensor) -> Tensor:
+    """SimSiam's similarity, (n,): no gradient goes to the state."""
+    return nn.functional.cosine_similarity(guess_nD, state_nD.detach(), dim=1)

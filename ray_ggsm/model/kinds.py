@@ -1,0 +1,103 @@
+"""Configs of all kinds of encoders; `model.kind` in YAML chooses which. Reading them loads no torch."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from ray_ggsm.config import Config
+from ray_ggsm.model.config import EventEncoderConfig, FieldsConfig, ModelConfig
+
+
+class StreamConfig(Config):
+    """What kinds share that read all events of a row as one stream (`ray_ggsm.encoders.stream`)."""
+
+    event_encoder: EventEncoderConfig
+    """The frozen text encoder of single events."""
+    fields: FieldsConfig = FieldsConfig()
+    """Fields of events (`data.modalities.*.fields`)."""
+    periods_days: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 7.0)
+    """Periods whose phases an event's age is told in: a day, a week."""
+    newest: int = Field(256, ge=1)
+    """Events of a row that are read: the newest of all modalities."""
+    width: int = Field(128, ge=1)
+    """Width of an event in the stream."""
+
+
+class CpcConfig(StreamConfig):
+    """Contrastive predictive coding (`ray_ggsm.encoders.cpc`)."""
+
+    kind: Literal["cpc"]
+    state: int = Field(256, ge=1)
+    """Width of the GRU's state, which is the vector."""
+    ahead: int = Field(6, ge=1)
+    """How many events ahead the state predicts: the next one, the one after it, ..."""
+    negatives: int = Field(40, ge=1)
+    """Events of other users that a prediction is told from."""
+
+
+class ColesConfig(StreamConfig):
+    """CoLES (`ray_ggsm.encoders.coles`)."""
+
+    kind: Literal["coles"]
+    state: int = Field(256, ge=1)
+    """Width of the GRU's state, which is the vector."""
+    slices: int = Field(5, ge=2)
+    """Slices of a row in a step."""
+    least: int = Field(5, ge=1)
+    """Events of the shortest slice; shorter rows are taken whole."""
+    most: int = Field(100, ge=1)
+    """Events of the longest slice."""
+    margin: float = Field(0.5, gt=0)
+    """Distance from which on slices of two users are far enough apart."""
+    hard_negatives: int = Field(5, ge=1)
+    """Slices of other users, the nearest ones, that a slice is pushed away from."""
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Self:
+        if self.most < self.least:
+            raise ValueError(f"most: {self.most} events are fewer than least: {self.least}")
+        return self
+
+
+class MsdpConfig(StreamConfig):
+    """MSDP (`ray_ggsm.encoders.msdp`)."""
+
+    kind: Literal["msdp"]
+    behaviours: int = Field(64, ge=1)
+    """Clusters of event vectors."""
+    clustered_events: int = Field(50_000, ge=1)
+    """Future events of training rows that the clusters are found on, drawn at random."""
+    layers: int = Field(2, ge=1)
+    """Layers of the transformer."""
+    heads: int = Field(4, ge=1)
+    """Heads of each layer; `width` must be a multiple."""
+    windows_per_row: int = Field(3, ge=1)
+    """Windows of a row in a step, of 1 to `future_days` days."""
+    masked_share: float = Field(0.2, ge=0, lt=1)
+    """Share of the events that are masked on one side."""
+    alike_weight: float = Field(0.5, ge=0)
+    """lambda: weight of the part that wants both sides alike."""
+    windows_days: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """Windows whose states are published, one after the other; null: that of `future_days`."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} do not divide width: {self.width}")
+        return self
+
+
+def kind(values: Any) -> str | None:
+    """The kind of a config, or of its values before validation; those without `kind` are the language model's."""
+    found: str | None = values.get("kind", "llm") if isinstance(values, dict) else getattr(values, "kind", None)
+    return found
+
+
+EncoderConfig = Annotated[
+    Annotated[ModelConfig, Tag("llm")]
+    | Annotated[CpcConfig, Tag("cpc")]
+    | Annotated[ColesConfig, Tag("coles")]
+    | Annotated[MsdpConfig, Tag("msdp")],
+    Field(discriminator=Discriminator(kind)),
+]
+"""The config of any kind."""

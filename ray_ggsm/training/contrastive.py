@@ -1,0 +1,286 @@
+"""The gradients of a contrastive step of the language model. Paper, section 4.
+
+Take this worker's rows of the global batch; run both towers in micro-batches of similar length under the recipe's mask
+(towers.py); compute InfoNCE over the states of all workers (loss.py), and the losses of the dense targets (targets.py);
+run backward, in which GG-SM observes the user tower's gradients.
+
+Legend: b rows of this worker, N answers to them (one per row and draw), K draws, B rows of the global batch, D width.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ray_ggsm import storage
+from ray_ggsm.hashing import hash64
+from ray_ggsm.masks import Tokens
+from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Batch, Collator, tabular_matrix
+from ray_ggsm.model.contract import Sequences, Tower
+from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.saved import EncoderBundle
+from ray_ggsm.training.answers import draw_answers
+from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.divergence import check_loss
+from ray_ggsm.training.flops import step_flops
+from ray_ggsm.training.learner import Metrics
+from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce
+from ray_ggsm.training.mask_log import GradientNorms, MaskLog
+from ray_ggsm.training.targets import Heads, TargetMaker, Targets
+from ray_ggsm.training.towers import Observers, Towers
+from ray_ggsm.training.workers import Workers
+
+HEADS = "heads.safetensors"
+"""File of a checkpoint with the heads of the targets, which are no part of the encoder."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One worker's rows of a batch, b of them."""
+
+    rows: pa.Table
+    towers: Towers
+    user_ids_b: Tensor
+    answer_ids_N: Tensor
+    """One per row and draw."""
+
+
+class Contrastive:
+    """The language model as a `Learner`: both towers, the mask's journey, and the heads of the dense targets."""
+
+    def __init__(
+        self,
+        bundle: EncoderBundle,
+        collator: Collator,
+        config: TrainingConfig,
+        workers: Workers,
+        seed: int,
+        *,
+        head: pa.Table,
+        future_days: int | None = None,
+    ) -> None:
+        """Take the encoder to train.
+
+        Args:
+            bundle: the encoder.
+            collator: builds its batches.
+            config: resolved settings.
+            workers: this worker's place among all.
+            seed: seed of dropout and of the answers that are drawn.
+            head: training rows that statistics and centres are taken from, the same on every worker.
+            future_days: days that futures cover; needed for targets.
+        """
+        self.bundle, self.head, self.collator, self.config = bundle, head, collator, config
+        self.workers, self.seed = workers, seed
+        self.encoder, self.recipe = bundle.encoder, bundle.recipe
+        self.make_targets, self.heads = self._targets(future_days)
+        kept = self.encoder.trainable() if self.recipe.timing == "frozen_tower" else {}
+        self.initial = {name: p.detach().clone() for name, p in kept.items()}
+        """The weights of step 0, if GG-SM takes its gradients from them."""
+        self.mask_log = MaskLog(self.encoder.template, self.recipe, config.total_steps)
+        if config.activation_checkpointing:
+            self.encoder.backbone.activation_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def step(self) -> int:
+        """As in `Learner`."""
+        return self.bundle.step
+
+    @property
+    def trains(self) -> bool:
+        """As in `Learner`."""
+        return self.recipe.trains
+
+    @property
+    def device(self) -> torch.device:
+        """As in `Learner`."""
+        return self.encoder.device
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """As in `Learner`."""
+        return self.encoder.config.torch_dtype
+
+    @property
+    def record(self) -> dict[str, list[float]]:
+        """The weights of the mask per slot (`MaskLog.weight`)."""
+        return self.mask_log.weight
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """As in `Learner`."""
+        return {"backbone": self.bundle.backbone_digest, "event encoder": self.bundle.event_encoder_digest}
+
+    def _targets(self, future_days: int | None) -> tuple[TargetMaker | None, Heads | None]:
+        """What makes the dense targets, and the heads that predict them; None without targets."""
+        if self.config.targets is None:
+            return None, None
+        assert future_days is not None, "targets need the length of futures"
+        modalities, device = [m.name for m in self.encoder.template.modalities], self.encoder.device
+        maker = TargetMaker(self.config.targets, modalities, future_days, self.head, device)
+        return maker, Heads(self.encoder.vector_width, maker.widths, maker.prior, self.seed).to(self.encoder.device)
+
+    def prepare(self) -> None:
+        """Take statistics of numbers and the untrained towers' centres from training rows, before the first step."""
+        if self.encoder.tabular is not None:
+            self.encoder.tabular.fit(tabular_matrix(self.head).to(self.encoder.device))
+        if self.encoder.fields is not None:
+            self.encoder.fields.fit(self.collator.numbers(self.head).to(self.encoder.device))
+        self.settle()
+
+    def gradients(self, rows: pa.Table) -> Metrics:
+        """As in `Learner`."""
+        step = self.bundle.step
+        self.encoder.train()
+        part = self._part(rows)
+        observe = self.recipe.wants_gradients(step)
+        if observe and self.recipe.timing != "previous_step":
+            self._gradient_pass(part)
+            observe = False
+        norms = GradientNorms(self.encoder.template)
+        loss, statistics, parts = self._backward(
+            part, lambda tokens: [norms.observer(tokens), *(self._observers(tokens) if observe else [])]
+        )
+        mask = self.mask_log.step(step)
+        self.recipe.end_step(self.workers.reduce)
+        return {
+            "loss": loss, "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank,
+            "cos_positive": statistics.positive, "cos_negative": statistics.negative,
+            **{f"masked_{term}": share for term, share in statistics.masked.items()}, **parts,
+            **norms.means(self.workers, self.encoder.device), **mask, "temperature": self.config.temperature,
+            "tokens": float(part.towers.length_N.sum()), "flops": step_flops(self.encoder, part.towers.length_N),
+        }  # fmt: skip
+
+    def advance(self) -> None:
+        """As in `Learner`."""
+        self.bundle = replace(self.bundle, step=self.bundle.step + 1)
+
+    def settle(self) -> None:
+        """Set the towers' centres to their means over training rows, under the mask that embedding would use."""
+        if not self.encoder.config.centre:
+            return
+        self.encoder.eval()
+        states = self._part(self.head.slice(0, self.config.centre_rows)).towers.states(self.bundle.embedding_weight)
+        self.encoder.set_centres(states["user"], states["answer"])
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """As in `Learner`."""
+        of_heads = self.heads.named_parameters() if self.heads is not None else ()
+        return self.encoder.trainable() | {f"heads.{name}": p for name, p in of_heads}
+
+    def save(self, directory: str) -> None:
+        """As in `Learner`."""
+        self.save_encoder(directory)
+        if self.heads is not None:
+            heads = {name: tensor.detach().cpu() for name, tensor in self.heads.state_dict().items()}
+            save_file(heads, os.path.join(directory, HEADS))
+
+    def restore(self, directory: str, step: int, record: dict[str, list[float]]) -> None:
+        """As in `Learner`."""
+        saved.restore(self.encoder, self.recipe, directory, directory)
+        if self.heads is not None:
+            self.heads.load_state_dict(load_file(os.path.join(directory, HEADS)))
+        self.bundle, self.mask_log.weight = replace(self.bundle, step=step), record
+
+    def save_encoder(self, location: str) -> None:
+        """As in `Learner`."""
+        saved.save(self.bundle, location)
+
+    def write_record(self, location: str) -> None:
+        """The mask's history (mask.json)."""
+        weights = self.mask_log.slot_weights(self.bundle.mask)
+        storage.write_json(storage.join(location, "mask.json"), weights.model_dump(mode="json"))
+
+    def _part(self, rows: pa.Table, answer_seed: int | None = None) -> _Part:
+        """This worker's part of a batch. Answers are drawn with a seed that all workers share; dropout is not."""
+        step, device = self.bundle.step, self.encoder.device
+        seed = ((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003
+        answer_seed = self.seed + step if answer_seed is None else answer_seed
+        answers = draw_answers(rows, self.collator, self.config.answer, answer_seed)
+        sequences: dict[Tower, Sequences[Batch]] = {
+            "user": self.collator.user_sequences(rows),
+            "answer": answers.sequences,
+        }
+        towers = Towers(self.encoder, sequences, self.config.tokens_per_micro_batch, seed)
+        return _Part(rows, towers, user_ids(rows).to(device), torch.from_numpy(answers.id_N).to(device))
+
+    def _backward(self, part: _Part, observers: Observers) -> tuple[float, BatchStatistics, dict[str, float]]:
+        """Add the gradients of the global batch; returns the same as `_loss`."""
+        results: list[tuple[float, BatchStatistics, dict[str, float]]] = []
+        targets = self._gathered_targets(part.rows)
+
+        def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
+            loss, statistics, parts = self._loss(user_bW, answer_ND, part, targets)
+            check_loss(loss.item(), statistics, self.bundle.step, part.rows)
+            results.append((loss.item(), statistics, parts))
+            return loss
+
+        part.towers.backward(self._weight, loss_of, self.config.graph_tokens, observers)
+        return results[0]
+
+    def _gathered_targets(self, rows: pa.Table) -> Targets | None:
+        """The targets of the global batch; None without targets."""
+        if self.make_targets is None:
+            return None
+        return Targets(*(self.workers.gather(part) for part in self.make_targets(rows).parts))
+
+    def _loss(
+        self, user_bW: Tensor, answer_ND: Tensor, part: _Part, targets: Targets | None
+    ) -> tuple[Tensor, BatchStatistics, dict[str, float]]:
+        """Loss of the global batch, with its graph; the statistics of its contrast; and its parts, with targets."""
+        user_bD, centre, b = user_bW[:, : self.encoder.width], self.encoder.config.centre, len(user_bW)
+        draws = [
+            gathered(user_bD, answer_bD, part.user_ids_b, centre, self.workers.gather, ids_b)
+            for answer_bD, ids_b in zip(answer_ND.split(b), part.answer_ids_N.split(b), strict=True)
+        ]
+        statistics = batch_statistics(draws[0], self.config.objective)
+        losses_K = torch.stack([info_nce(sides, self.config.objective) for sides in draws])
+        contrast = self.config.contrast_weight * losses_K.mean()
+        if self.heads is None or targets is None or self.config.targets is None:
+            return contrast, statistics, {}
+        vector_BW = self.encoder.batch_vectors(self.workers.gather(user_bW))
+        losses = {"contrast": contrast} | self.heads.losses(vector_BW, targets, self.config.targets)
+        named = {f"loss_{name}": loss.item() for name, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum(), statistics, named
+
+    def held_out(self, rows: pa.Table) -> Metrics:
+        """Metrics of held-out pairs under the mask of the next step, as one batch over all workers."""
+        self.encoder.eval()
+        part = self._part(rows, answer_seed=self.seed)
+        states = part.towers.states(self._weight)
+        loss, statistics, parts = self._loss(states["user"], states["answer"], part, self._gathered_targets(rows))
+        return {
+            "loss": loss.item(), "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank, **parts,
+        }  # fmt: skip
+
+    def _weight(self, tokens: Tokens) -> Tensor:
+        return self.recipe.future_weight(tokens, self.bundle.step)
+
+    def _gradient_pass(self, part: _Part) -> None:
+        """Run forward and backward for `observe` only, with the encoder's present weights or those of step 0."""
+        parameters = self.encoder.trainable()
+        present = {name: p.data for name, p in parameters.items()}
+        for name, value in self.initial.items():
+            parameters[name].data = value
+        self._backward(part, self._observers)
+        for name, value in present.items():
+            parameters[name].data = value
+        self.recipe.end_step(self.workers.reduce)
+        for parameter in self.parameters().values():
+            parameter.grad = None
+
+    def _observers(self, tokens: Tokens) -> Sequence[Observe]:
+        assert self.recipe.grad_site is not None
+        return [Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.bundle.step))]
+
+
+def user_ids(rows: pa.Table) -> Tensor:
+    """A number per row that is the same for all rows of a user, on every worker, int64 (b,)."""
+    return torch.from_numpy(hash64(rows["user_id"]).view(np.int64).copy())

@@ -59,7 +59,7 @@ def draw_slices(length_b: Tensor, K: int, least: int, most: int, workers: Worker
     Lengths are drawn evenly from `least` to `most`, and cut to the row's; beginnings evenly from those that are left.
     A row's draw depends on its place in the global batch, not on the number of workers.
     """
-    share_bK2 = draws_of_rows(len(length_b), 2 * K, workers, seed).to(length_b.device).unflatten(1, (K, 2))
+    share_bK2 = draws_of_rows(len(length_b), 2 * K, workers, seed, length_b.device).unflatten(1, (K, 2))
     length_bK = torch.minimum(least + (share_bK2[:, :, 0] * (most - least + 1)).long(), length_b[:, None])
     return (share_bK2[:, :, 1] * (length_b[:, None] - length_bK + 1)).long(), length_bK
 

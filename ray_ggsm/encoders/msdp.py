@@ -102,7 +102,8 @@ class Msdp(StreamModel):
         """As in `StreamModel`: each worker has its rows' part of the mean."""
         c, history = self.config, batch.history
         J, L = c.windows_per_row, history.event_BL.shape[1]
-        share_bX = draws_of_rows(len(history.length_B), J * (1 + c.newest), workers, seed).to(self.masked_D)
+        n_draws, device = J * (1 + c.newest), self.masked_D.device
+        share_bX = draws_of_rows(len(history.length_B), n_draws, workers, seed, device).to(self.masked_D.dtype)
         days_n = 1 + (share_bX[:, :J] * self.future_days).floor().clamp(max=self.future_days - 1).flatten()
         hidden_nL = share_bX[:, J:].unflatten(1, (J, -1))[:, :, :L].flatten(0, 1) < c.masked_share
         x_nLD = self.input(history).repeat_interleave(J, dim=0)

@@ -117,7 +117,7 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
     *(
         build(Experiment, {**EXPERIMENT, "mask": None, "model": {"kind": k, "event_encoder": {"name": "e"}}}, "example")
-        for k in ("cpc", "coles", "msdp")
+        for k in ("cpc", "coles", "msdp", "one4all")
     ),
     build(Experiment, {**EXPERIMENT, "ray": {"embed_workers": {"min": 2, "max": 4}}}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),

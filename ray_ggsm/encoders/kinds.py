@@ -13,6 +13,7 @@ from ray_ggsm.encoders.coles import Coles
 from ray_ggsm.encoders.cpc import Cpc
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.encoders.msdp import Msdp
+from ray_ggsm.encoders.one4all import One4all
 from ray_ggsm.encoders.stream import StreamReader
 from ray_ggsm.encoders.stream_model import (
     StreamEncoder,
@@ -29,19 +30,20 @@ from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.contents import Lookup
 from ray_ggsm.model.contract import Encoder
 from ray_ggsm.model.description import FILE, SavedEncoder
-from ray_ggsm.model.kinds import ColesConfig, CpcConfig, EncoderConfig, MsdpConfig, StreamConfig
+from ray_ggsm.model.kinds import ColesConfig, CpcConfig, EncoderConfig, MsdpConfig, One4allConfig, StreamConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.learner import Learner
 from ray_ggsm.training.workers import Workers
 
-StreamKind = CpcConfig | ColesConfig | MsdpConfig
+StreamKind = CpcConfig | ColesConfig | MsdpConfig | One4allConfig
 """Configs of kinds that read streams."""
 MODELS: dict[type[StreamConfig], Callable[[Any, tuple[Modality, ...], int], StreamModel]] = {
     CpcConfig: Cpc,
     ColesConfig: Coles,
     MsdpConfig: Msdp,
+    One4allConfig: One4all,
 }
 
 

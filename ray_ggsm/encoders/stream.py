@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from ray_ggsm.clock import MICROSECONDS_PER_DAY, wall_clock_of_as_of
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.adapters import FieldEmbedding, NumberEmbedding
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
@@ -47,6 +48,8 @@ class StreamBatch:
     """int64: events."""
     user_B: Tensor
     """int64: equal for rows of one user."""
+    as_of_B: Tensor
+    """float64: what clocks in the zone of the rows showed at as_of, days since 1970."""
 
     def to(self, device: torch.device) -> "StreamBatch":
         """The same batch on another device."""
@@ -108,6 +111,7 @@ class StreamReader:
             torch.from_numpy(length_B),
             torch.from_numpy(kept_B),
             torch.from_numpy(hash64(rows["user_id"]).view(np.int64).copy()),
+            torch.from_numpy(wall_clock_of_as_of(rows["as_of"]) / MICROSECONDS_PER_DAY),
         )
 
     def future(self, rows: pa.Table) -> StreamBatch:

@@ -59,6 +59,11 @@ class ColesConfig(StreamConfig):
         return self
 
 
+def _check_heads(width: int, heads: int) -> None:
+    if width % heads:
+        raise ValueError(f"heads: {heads} do not divide width: {width}")
+
+
 class MsdpConfig(StreamConfig):
     """MSDP (`ray_ggsm.encoders.msdp`)."""
 
@@ -81,9 +86,31 @@ class MsdpConfig(StreamConfig):
     """Windows whose states are published, one after the other; null: that of `future_days`."""
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} do not divide width: {self.width}")
+    def _heads_fit(self) -> Self:
+        _check_heads(self.width, self.heads)
+        return self
+
+
+class One4allConfig(StreamConfig):
+    """One4all, ShopperBERT (`ray_ggsm.encoders.one4all`)."""
+
+    kind: Literal["one4all"]
+    codebooks: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 64, 256), min_length=1)
+    """Sizes of the codebooks of event vectors."""
+    clustered_events: int = Field(50_000, ge=1)
+    """Events of training rows that the codebooks are found on, drawn at random."""
+    most_years: int = Field(20, ge=1)
+    """Years that are told apart, up to the last one of the training rows; earlier ones count as the first."""
+    layers: int = Field(2, ge=1)
+    """Layers of the transformer."""
+    heads: int = Field(4, ge=1)
+    """Heads of each layer; `width` must be a multiple."""
+    masked_share: float = Field(0.15, gt=0, lt=1)
+    """Share of the events that are hidden."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        _check_heads(self.width, self.heads)
         return self
 
 
@@ -97,7 +124,8 @@ EncoderConfig = Annotated[
     Annotated[ModelConfig, Tag("llm")]
     | Annotated[CpcConfig, Tag("cpc")]
     | Annotated[ColesConfig, Tag("coles")]
-    | Annotated[MsdpConfig, Tag("msdp")],
+    | Annotated[MsdpConfig, Tag("msdp")]
+    | Annotated[One4allConfig, Tag("one4all")],
     Field(discriminator=Discriminator(kind)),
 ]
 """The config of any kind."""

@@ -21,7 +21,7 @@ from ray_ggsm.encoders.kinds import Inputs, Run, new_learner
 from ray_ggsm.encoders.stream import StreamReader
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.model.kinds import ColesConfig, CpcConfig, MsdpConfig, StreamConfig
+from ray_ggsm.model.kinds import ColesConfig, CpcConfig, MsdpConfig, One4allConfig, StreamConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training import loop
 from ray_ggsm.training.config import TrainingConfig
@@ -36,6 +36,7 @@ SMALL = {"event_encoder": EVENTS, "newest": 9, "width": 6}
 KINDS: list[StreamConfig] = [
     CpcConfig(kind="cpc", state=8, negatives=5, **SMALL),
     ColesConfig(kind="coles", state=8, least=2, most=6, **SMALL),
+    One4allConfig(kind="one4all", codebooks=(2, 5), heads=2, **SMALL),
     MsdpConfig(kind="msdp", behaviours=4, heads=2, windows_days=(3, 30), **SMALL),
 ]
 MODALITIES = (Modality("bill", 7), Modality("app", 5))

@@ -160,6 +160,16 @@ class Experiment(Config):
         return self
 
     @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        days, windows = self.data.snapshots.future_days, getattr(self.model, "windows_days", None)
+        if windows and max(windows) > days:
+            raise ValueError(
+                f"model.windows_days: {max(windows)} days are more than the future has "
+                f"(data.snapshots.future_days: {days})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _can_train(self) -> Self:
         if all(split.role != "train" for split in self.data.splits.values()):
             raise ValueError("data.splits: one split needs `role: train`; encoders are trained on its rows")

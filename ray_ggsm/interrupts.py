@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -56,3 +56,21 @@ def interruptible() -> Iterator[Interrupt]:
         interrupt.is_over = True
         if is_main:
             signal.signal(SIGNAL, before)
+
+
+@contextmanager
+def watched(watch: Callable[[Interrupt, threading.Event], None]) -> Iterator[None]:
+    """A block beside which a thread runs `watch`, which may end the block, and returns once the event is set.
+
+    Raises:
+        NotNow: it did.
+    """
+    stop = threading.Event()
+    with interruptible() as interrupt:
+        thread = threading.Thread(target=watch, args=(interrupt, stop), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()

@@ -13,10 +13,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow, Record
-from ray_ggsm.interrupts import Interrupt, interruptible
+from ray_ggsm.interrupts import Interrupt, watched
 
 RENEW_SECONDS = 4.0
 """Time between two renewals of the lock file."""
@@ -88,19 +89,15 @@ def held(location: str, work: str = "a refresh of this table") -> Iterator[None]
         NotNow: another process holds it, or took it over because this one did not renew it for too long; the sentence
             says which one, since when and where.
     """
-    this, stop = Holder.this_process(), threading.Event()
+    this = Holder.this_process()
     _take(location, this, work)
-    with interruptible() as interrupt:
-        thread = threading.Thread(target=_renew, args=(location, this, stop, interrupt), daemon=True)
-        thread.start()
-        try:
+    try:
+        with watched(partial(_renew, location, this)):
             yield
-        finally:
-            stop.set()
-            thread.join()
-            last = Holder.read(location)
-            if last and last.token == this.token:
-                storage.remove(location)
+    finally:
+        last = Holder.read(location)
+        if last and last.token == this.token:
+            storage.remove(location)
 
 
 def _take(location: str, this: Holder, work: str) -> None:
@@ -126,7 +123,7 @@ def _take(location: str, this: Holder, work: str) -> None:
             storage.remove(successor)
 
 
-def _renew(location: str, holder: Holder, stop: threading.Event, interrupt: Interrupt) -> None:
+def _renew(location: str, holder: Holder, interrupt: Interrupt, stop: threading.Event) -> None:
     """Renew the lock file until the end; if another holder has it, end the work of the main thread."""
     count = 0
     while not stop.wait(RENEW_SECONDS):

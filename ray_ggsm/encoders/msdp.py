@@ -16,13 +16,21 @@ events and states, H width of event vectors, K behaviours.
 from dataclasses import dataclass
 from math import log
 
-import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamReader, last, raw_vectors, rows_of_events
+from ray_ggsm.encoders.stream import (
+    StreamBatch,
+    StreamInput,
+    StreamReader,
+    clusters,
+    last,
+    nearest,
+    raw_vectors,
+    rows_of_events,
+    transformer,
+)
 from ray_ggsm.encoders.stream_model import StreamModel, draws_of_rows
 from ray_ggsm.model.kinds import MsdpConfig
 from ray_ggsm.model.modality import Modality
@@ -62,8 +70,7 @@ class Msdp(StreamModel):
         super().__init__(V * D)
         self.config = config
         self.input = StreamInput(config, modalities, event_width)
-        layer = nn.TransformerEncoderLayer(D, config.heads, 4 * D, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.transformer = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(D), enable_nested_tensor=False)
+        self.transformer = transformer(config)
         self.window = nn.Sequential(nn.Linear(1, D), nn.GELU(), nn.Linear(D, D))
         self.masked_D = nn.Parameter(0.02 * torch.randn(D))
         """Stands for a masked event."""
@@ -78,16 +85,10 @@ class Msdp(StreamModel):
         """As in `StreamModel`; also finds the behaviours, by k-means on the vectors of future events."""
         super().prepare(reader, head, future_days, seed)
         assert future_days is not None, "rows to train on have futures"
-        vector_EH = raw_vectors(reader.future(head).contents).numpy()
-        some = np.random.default_rng(seed).permutation(len(vector_EH))[: self.config.clustered_events]
-        distinct_EH = np.unique(vector_EH[some], axis=0)
-        k = min(self.config.behaviours, len(distinct_EH))
-        self.centre_KH.fill_(torch.inf)
-        if k:
-            centres = KMeans(k, n_init=1, random_state=seed).fit(vector_EH[some]).cluster_centers_
-            self.centre_KH[:k] = torch.from_numpy(centres)
+        c, vector_EH = self.config, raw_vectors(reader.future(head).contents)
+        self.centre_KH.copy_(clusters(vector_EH, c.behaviours, c.clustered_events, seed))
         self.future_days.fill_(future_days)
-        self.days_V.copy_(torch.tensor(self.config.windows_days or (future_days,)))
+        self.days_V.copy_(torch.tensor(c.windows_days or (future_days,)))
 
     def states(self, batch: StreamBatch) -> Tensor:
         """As in `StreamModel`: h of one window after the other, (B, V D)."""
@@ -122,10 +123,9 @@ class Msdp(StreamModel):
         """Share of each behaviour within so many days, and at last of "nothing", (b, J, K + 1)."""
         b, J = days_bJ.shape
         K, row_E = self.config.behaviours, rows_of_events(future)
-        known_KH = self.centre_KH[self.centre_KH.isfinite().all(dim=1)]
         count_bJK = days_bJ.new_zeros(b, J, K + 1)
         if len(row_E):
-            kind_E = torch.cdist(raw_vectors(future.contents), known_KH).argmin(dim=1)
+            kind_E = nearest(raw_vectors(future.contents), self.centre_KH)
             inside_EJ = -future.age_E[:, None] <= days_bJ[row_E]
             for j in range(J):
                 inside_E = inside_EJ[:, j]

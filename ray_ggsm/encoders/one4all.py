@@ -17,10 +17,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamReader, raw_vectors, rows_of_events
+from ray_ggsm.encoders.stream import (
+    StreamBatch,
+    StreamInput,
+    StreamReader,
+    clusters,
+    nearest,
+    raw_vectors,
+    rows_of_events,
+    transformer,
+)
 from ray_ggsm.encoders.stream_model import StreamModel, draws_of_rows
 from ray_ggsm.model.kinds import One4allConfig
 from ray_ggsm.model.modality import Modality
@@ -61,8 +69,7 @@ class One4all(StreamModel):
         self.input = StreamInput(config, modalities, event_width)
         self.place = nn.Embedding(config.newest, D)
         """Of an event, counted from the newest one: a hidden event tells no age."""
-        layer = nn.TransformerEncoderLayer(D, config.heads, 4 * D, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.transformer = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(D), enable_nested_tensor=False)
+        self.transformer = transformer(config)
         self.hidden_D = nn.Parameter(0.02 * torch.randn(D))
         """Stands for a hidden event."""
         classes = [len(modalities), *config.codebooks, config.most_years, 12, 31, 7, 24]
@@ -75,19 +82,12 @@ class One4all(StreamModel):
         """As in `StreamModel`; also finds the codebooks, by k-means on event vectors, and the years."""
         super().prepare(reader, head, future_days, seed)
         batch = self.training_batch(reader, head)
-        vector_EH = raw_vectors(batch.history.contents).numpy()
-        some = np.random.default_rng(seed).permutation(len(vector_EH))[: self.config.clustered_events]
-        distinct = len(np.unique(vector_EH[some], axis=0))
+        vector_EH, years_E = raw_vectors(batch.history.contents), batch.calendar_E5[:, 0]
         for i, size in enumerate(self.config.codebooks):
-            k = min(size, distinct)
-            if k:
-                centres = KMeans(k, n_init=1, random_state=seed).fit(vector_EH[some]).cluster_centers_
-                self.get_buffer(f"codebook{i}_CH")[:k] = torch.from_numpy(centres)
-        if len(vector_EH):
-            years_E = batch.calendar_E5[:, 0]
-            last = int(years_E.max())
-            first = max(int(years_E.min()), last - self.config.most_years + 1)
-            self.years_2.copy_(torch.tensor([first, last]))
+            self.get_buffer(f"codebook{i}_CH").copy_(clusters(vector_EH, size, self.config.clustered_events, seed))
+        last = int(years_E.max())
+        first = max(int(years_E.min()), last - self.config.most_years + 1)
+        self.years_2.copy_(torch.tensor([first, last]))
 
     def states(self, batch: StreamBatch) -> Tensor:
         """As in `StreamModel`: the mean over the events' states."""
@@ -125,13 +125,8 @@ class One4all(StreamModel):
 
     def answers(self, batch: One4allBatch, event_m: Tensor) -> Tensor:
         """The right class of each question about these events, int64 (m, 9)."""
-        vector_EH = raw_vectors(batch.history.contents)
-        codes = []
-        for i in range(len(self.config.codebooks)):
-            book_CH = self.get_buffer(f"codebook{i}_CH")
-            known_CH = book_CH[book_CH.isfinite().all(dim=1)]
-            near_m = torch.cdist(vector_EH[event_m], known_CH).argmin(dim=1) if len(event_m) else event_m
-            codes.append(near_m)
+        vector_mH = raw_vectors(batch.history.contents)[event_m]
+        codes = [nearest(vector_mH, self.get_buffer(f"codebook{i}_CH")) for i in range(len(self.config.codebooks))]
         calendar_m5 = batch.calendar_E5[event_m]
         year_m = calendar_m5[:, 0].clamp(self.years_2[0], self.years_2[1]) - self.years_2[0]
         return torch.stack([batch.history.modality_E[event_m], *codes, year_m, *calendar_m5[:, 1:].T], dim=1)

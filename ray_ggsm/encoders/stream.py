@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from ray_ggsm.clock import MICROSECONDS_PER_DAY, wall_clock_of_as_of
+from ray_ggsm.config import InputError
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.adapters import FieldEmbedding, NumberEmbedding
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.contract import Sequences
 from ray_ggsm.model.events import Events, history_events, kept_events, sample_future_events
-from ray_ggsm.model.kinds import StreamConfig
+from ray_ggsm.model.kinds import StreamConfig, TransformerConfig
 from ray_ggsm.model.modality import Modality, field_names
 from ray_ggsm.model.ragged import ranks
 
@@ -182,6 +184,34 @@ def raw_vectors(contents: Contents) -> Tensor:
     return nn.functional.embedding_bag(
         contents.content_X, contents.vector_PH, contents.first_E, mode="sum", per_sample_weights=contents.weight_X
     )
+
+
+def transformer(config: TransformerConfig) -> nn.TransformerEncoder:
+    """The transformer of a config."""
+    D = config.width
+    layer = nn.TransformerEncoderLayer(D, config.heads, 4 * D, 0.0, "gelu", batch_first=True, norm_first=True)
+    return nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(D), enable_nested_tensor=False)
+
+
+def clusters(vector_EH: Tensor, size: int, most: int, seed: int) -> Tensor:
+    """Centres of k-means on up to `most` vectors, (size, H); infinite where fewer vectors are distinct.
+
+    Raises:
+        InputError: there is no vector.
+    """
+    if not len(vector_EH):
+        raise InputError("data: the training rows have no event to find clusters on; this kind of encoder needs some")
+    some = np.random.default_rng(seed).permutation(len(vector_EH))[:most]
+    found_EH = vector_EH.numpy()[some]
+    k = min(size, len(np.unique(found_EH, axis=0)))
+    centre_CH = torch.full((size, found_EH.shape[1]), torch.inf)
+    centre_CH[:k] = torch.from_numpy(KMeans(k, n_init=1, random_state=seed).fit(found_EH).cluster_centers_)
+    return centre_CH
+
+
+def nearest(vector_EH: Tensor, centre_CH: Tensor) -> Tensor:
+    """The nearest of the centres that are finite, int64 (E,)."""
+    return torch.cdist(vector_EH, centre_CH[centre_CH.isfinite().all(dim=1)]).argmin(dim=1)
 
 
 def _tensors_on(value: StreamBatch | Contents, device: torch.device) -> dict[str, Any]:

@@ -6,7 +6,6 @@ less their mean over training rows, L2-normalised.
 Legend: B rows, W width of the vectors.
 """
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamReader
 from ray_ggsm.model.contract import Sequences, Tower
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
+from ray_ggsm.model.saved import file_digest
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_finite
 from ray_ggsm.training.learner import Metrics
@@ -202,8 +202,7 @@ class StreamLearner:
         with tempfile.TemporaryDirectory() as directory:
             file = os.path.join(directory, WEIGHTS)
             save_file({name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}, file)
-            with open(file, "rb") as written:
-                files = {WEIGHTS: hashlib.file_digest(written, "sha256").hexdigest()[:16]}
+            files = {WEIGHTS: file_digest(directory, WEIGHTS)}
             storage.upload(directory, location)
         described = self.description(self.step, files).model_dump(mode="json", exclude_none=True)
         storage.write_json(storage.join(location, FILE), described)
@@ -258,7 +257,5 @@ def check_files(saved: SavedEncoder, directory: str) -> None:
         InputError: one is not.
     """
     for name, digest in saved.description.files.items():
-        with open(os.path.join(directory, name), "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        if found != digest:
+        if file_digest(directory, name) != digest:
             raise InputError(f"{saved.location}: {name} was changed since it was saved; train again, or restore it")

@@ -19,7 +19,7 @@ class StreamConfig(Config):
     """Periods whose phases an event's age is told in: a day, a week."""
     newest: int = Field(256, ge=1)
     """Events of a row that are read: the newest of all modalities."""
-    width: int = Field(128, ge=1)
+    width: int = Field(128, ge=2)
     """Width of an event in the stream."""
 
 
@@ -59,23 +59,29 @@ class ColesConfig(StreamConfig):
         return self
 
 
-def _check_heads(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"heads: {heads} do not divide width: {width}")
+class TransformerConfig(StreamConfig):
+    """What kinds share that read the stream with a transformer, and clusters of event vectors."""
 
-
-class MsdpConfig(StreamConfig):
-    """MSDP (`ray_ggsm.encoders.msdp`)."""
-
-    kind: Literal["msdp"]
-    behaviours: int = Field(64, ge=1)
-    """Clusters of event vectors."""
-    clustered_events: int = Field(50_000, ge=1)
-    """Future events of training rows that the clusters are found on, drawn at random."""
     layers: int = Field(2, ge=1)
     """Layers of the transformer."""
     heads: int = Field(4, ge=1)
     """Heads of each layer; `width` must be a multiple."""
+    clustered_events: int = Field(50_000, ge=1)
+    """Events of training rows that clusters are found on, drawn at random."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} do not divide width: {self.width}")
+        return self
+
+
+class MsdpConfig(TransformerConfig):
+    """MSDP (`ray_ggsm.encoders.msdp`)."""
+
+    kind: Literal["msdp"]
+    behaviours: int = Field(64, ge=1)
+    """Clusters of future events' vectors."""
     windows_per_row: int = Field(3, ge=1)
     """Windows of a row in a step, of 1 to `future_days` days."""
     masked_share: float = Field(0.2, ge=0, lt=1)
@@ -83,35 +89,19 @@ class MsdpConfig(StreamConfig):
     alike_weight: float = Field(0.5, ge=0)
     """lambda: weight of the part that wants both sides alike."""
     windows_days: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Windows whose states are published, one after the other; null: that of `future_days`."""
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        _check_heads(self.width, self.heads)
-        return self
+    """Windows whose states are published, one after the other, none longer than `future_days`; null: that one."""
 
 
-class One4allConfig(StreamConfig):
+class One4allConfig(TransformerConfig):
     """One4all, ShopperBERT (`ray_ggsm.encoders.one4all`)."""
 
     kind: Literal["one4all"]
     codebooks: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 64, 256), min_length=1)
     """Sizes of the codebooks of event vectors."""
-    clustered_events: int = Field(50_000, ge=1)
-    """Events of training rows that the codebooks are found on, drawn at random."""
     most_years: int = Field(20, ge=1)
     """Years that are told apart, up to the last one of the training rows; earlier ones count as the first."""
-    layers: int = Field(2, ge=1)
-    """Layers of the transformer."""
-    heads: int = Field(4, ge=1)
-    """Heads of each layer; `width` must be a multiple."""
     masked_share: float = Field(0.15, gt=0, lt=1)
     """Share of the events that are hidden."""
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        _check_heads(self.width, self.heads)
-        return self
 
 
 def kind(values: Any) -> str | None:

@@ -117,7 +117,7 @@ def save(bundle: EncoderBundle, location: str) -> None:
         _write(os.path.join(directory, "modules.safetensors"), _modules(encoder))
         _write(os.path.join(directory, "mask.safetensors"), bundle.recipe.state_dict())
         bundle.tokenizer.save_pretrained(os.path.join(directory, "tokenizer"))
-        description = _description(bundle, {name: _file_digest(directory, name) for name in FILES})
+        description = _description(bundle, {name: file_digest(directory, name) for name in FILES})
         storage.upload(directory, location)
     values = description.model_dump(mode="json")
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
@@ -144,7 +144,7 @@ def load(location: str, device: torch.device) -> EncoderBundle:
     encoder = UserEncoder(config, template, len(features), backbone, description.event_width, recipe)
     with storage.local_copy(location) as directory:
         for name in FILES:
-            _expect(location, name, description.files[name], _file_digest(directory, name))
+            _expect(location, name, description.files[name], file_digest(directory, name))
         restore(encoder, recipe, directory, location)
         place = os.path.join(directory, "tokenizer")
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
@@ -206,7 +206,8 @@ def _tokenizer_digest(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
     return digest(sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map, cut)
 
 
-def _file_digest(directory: str, name: str) -> str:
+def file_digest(directory: str, name: str) -> str:
+    """Digest of the bytes of a file in a local directory."""
     with open(os.path.join(directory, name), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.experiment import RayConfig
-from ray_ggsm.interrupts import Interrupt, interruptible
+from ray_ggsm.interrupts import Interrupt, watched
 from ray_ggsm.on_ray.cluster.nodes import started_by_job
 
 Resources = Mapping[str, float]
@@ -111,18 +112,11 @@ def kept_room(need: Need, config: RayConfig) -> Iterator[None]:
     if started_by_job():  # its only node is this machine
         yield
         return
-    stop = threading.Event()
-    with interruptible() as interrupt:
-        watch = threading.Thread(target=_watch, args=(need, config, stop, interrupt), daemon=True)
-        watch.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            watch.join()
+    with watched(partial(_watch, need, config)):
+        yield
 
 
-def _watch(need: Need, config: RayConfig, stop: threading.Event, interrupt: Interrupt) -> None:
+def _watch(need: Need, config: RayConfig, interrupt: Interrupt, stop: threading.Event) -> None:
     minutes, seen = config.stalled_after_minutes, time.monotonic()
     while not stop.wait(POLL_SECONDS):
         try:

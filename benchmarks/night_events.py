@@ -35,7 +35,7 @@ from journey_model import CONFIG
 from night import encode_only, timed, watched
 
 from ray_ggsm import storage
-from ray_ggsm.config import load
+from ray_ggsm.config import build, load
 from ray_ggsm.data.definition import read
 from ray_ggsm.data.night import night_config
 from ray_ggsm.experiment import Experiment, RayConfig
@@ -140,7 +140,7 @@ def ratios(work: Path, users: int) -> None:
         ray = {"embed_workers": workers, "cpus_per_embed_worker": 1}
         gates = {"gates": {"max_similarity": 1.0}}
         values = log.night(encoder, FIRST + dt.timedelta(DAYS), str(work / table), embedding=embedding, ray=ray)
-        return RefreshConfig.model_validate({**values, "publishing": gates})
+        return build(RefreshConfig, {**values, "publishing": gates}, "the night")
 
     with started(RayConfig()):
         refresh(config("warm", 2))
@@ -162,7 +162,7 @@ def _rows(config: RefreshConfig, work: Path) -> pa.Table:
     assert definition is not None
     data = night_config(config.events, definition, storage.join(config.encoder, "rows.json"), config.max_text_length)
     rows_of(data, str(work / "rows"), str(work / "unused"), config.ray)
-    return pq.read_table([str(file) for file in (work / "rows").rglob("*.parquet") if "night" in str(file)])
+    return pq.read_table([str(file) for file in (work / "rows" / "rows").rglob("*.parquet")])
 
 
 def _halves(config: RefreshConfig, rows: pa.Table) -> list[tuple[str, RefreshConfig, pa.Table, int, int]]:

@@ -13,7 +13,7 @@ from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.masks import MaskConfig
-from ray_ggsm.model.kinds import EncoderConfig
+from ray_ggsm.model.kinds import EncoderConfig, FeaturesConfig, SupervisedConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.tables.config import PublishingConfig
 from ray_ggsm.training.config import TrainingConfig
@@ -156,6 +156,18 @@ class Experiment(Config):
                 raise ValueError(
                     f"training.{name}: an encoder of the kind {self.model.kind} does not use it; leave it out, or set "
                     f"it to its default, where a base gives it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _model_has_what_it_reads(self) -> Self:
+        if isinstance(self.model, FeaturesConfig) and not self.data.features:
+            raise ValueError("model.kind: features: data.features has none, so there is nothing to read")
+        if isinstance(self.model, SupervisedConfig):
+            wanted, there = self.model.labels or (), self.data.labels
+            if missing := [name for name in wanted if name not in there] or ([] if there else ["any"]):
+                raise ValueError(
+                    f"model.labels: data.labels has no '{missing[0]}'; it has {', '.join(there) or 'none'}"
                 )
         return self
 

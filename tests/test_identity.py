@@ -117,7 +117,13 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
     *(
         build(Experiment, {**EXPERIMENT, "mask": None, "model": {"kind": k, "event_encoder": {"name": "e"}}}, "example")
-        for k in ("cpc", "coles", "msdp", "one4all")
+        for k in ("cpc", "coles", "msdp", "one4all", "found")
+    ),
+    *(
+        build(Experiment, {**EXPERIMENT, "mask": None, "model": model}, "example")
+        for model in (
+            {"kind": "supervised", "event_encoder": {"name": "e"}}, {"kind": "features"}, {"kind": "text", "name": "m"}
+        )
     ),
     build(Experiment, {**EXPERIMENT, "ray": {"embed_workers": {"min": 2, "max": 4}}}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),
@@ -174,6 +180,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "RefreshConfig.carry": [{"carry": {"when": "events", "max_age_days": 3}}],
     "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
+    "TextConfig.max_tokens": [{"max_tokens": 64}],
     "FeatureConfig.name": [{"name": "other"}],
     "SimulationConfig.first_day": [{"first_day": dt.date(2025, 1, 1)}],
     "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],

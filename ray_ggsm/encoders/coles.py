@@ -15,8 +15,8 @@ events, C width of the state.
 import torch
 from torch import Tensor, nn
 
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, last
-from ray_ggsm.encoders.stream_model import StreamModel, draws_of_rows
+from ray_ggsm.encoders.small_model import draws_of_rows
+from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, last
 from ray_ggsm.model.kinds import ColesConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
@@ -33,11 +33,11 @@ class Coles(StreamModel):
         self.gru = nn.GRU(config.width, config.state, batch_first=True)
 
     def states(self, batch: StreamBatch) -> Tensor:
-        """As in `StreamModel`: the state after the whole stream."""
+        """As in `SmallModel`: the state after the whole stream."""
         return self._after(self.input(batch), batch.length_B)
 
     def loss(self, batch: StreamBatch, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
-        """As in `StreamModel`; `uncut` is the share of rows that are too short to be cut."""
+        """As in `SmallModel`; `uncut` is the share of rows that are too short to be cut."""
         c = self.config
         first_bK, length_bK = draw_slices(batch.length_B, c.slices, c.least, c.most, workers, seed)
         x_bLD, L = self.input(batch), int(length_bK.max())

@@ -15,8 +15,7 @@ N negatives, V valid positions of all rows.
 import torch
 from torch import Tensor, nn
 
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, last
-from ray_ggsm.encoders.stream_model import StreamModel
+from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, last
 from ray_ggsm.model.kinds import CpcConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
@@ -35,11 +34,11 @@ class Cpc(StreamModel):
         """W_k, behind what is gathered from all workers."""
 
     def states(self, batch: StreamBatch) -> Tensor:
-        """As in `StreamModel`: c at the last event."""
+        """As in `SmallModel`: c at the last event."""
         return last(self._states(batch), batch.length_B)
 
     def loss(self, batch: StreamBatch, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
-        """As in `StreamModel`."""
+        """As in `SmallModel`."""
         state_bLC = self._states(batch)
         content_bLD = self.input.placed(batch, self.input.events(batch, torch.zeros_like(batch.age_E)))
         L = int(workers.gather(torch.tensor([state_bLC.shape[1]], device=state_bLC.device)).max())

@@ -9,20 +9,26 @@ import pyarrow as pa
 import torch
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.encoders.coles import Coles
 from ray_ggsm.encoders.cpc import Cpc
+from ray_ggsm.encoders.features import FeatureReader, Features
+from ray_ggsm.encoders.found import Found
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.encoders.msdp import Msdp
 from ray_ggsm.encoders.one4all import One4all
-from ray_ggsm.encoders.stream import StreamReader
-from ray_ggsm.encoders.stream_model import (
-    StreamEncoder,
-    StreamLearner,
-    StreamModel,
+from ray_ggsm.encoders.small_model import (
+    Reader,
+    SmallEncoder,
+    SmallLearner,
+    SmallModel,
     check_files,
     description_of,
     load_weights,
 )
+from ray_ggsm.encoders.stream import StreamModel, StreamReader
+from ray_ggsm.encoders.supervised import Supervised
+from ray_ggsm.encoders.text import TextModel, TextReader
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
@@ -30,16 +36,29 @@ from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.contents import Lookup
 from ray_ggsm.model.contract import Encoder
 from ray_ggsm.model.description import FILE, SavedEncoder
-from ray_ggsm.model.kinds import ColesConfig, CpcConfig, EncoderConfig, MsdpConfig, One4allConfig, StreamConfig
+from ray_ggsm.model.kinds import (
+    ColesConfig,
+    CpcConfig,
+    EncoderConfig,
+    FeaturesConfig,
+    FoundConfig,
+    MsdpConfig,
+    One4allConfig,
+    StreamConfig,
+    SupervisedConfig,
+    TextConfig,
+)
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.learner import Learner
 from ray_ggsm.training.workers import Workers
 
-StreamKind = CpcConfig | ColesConfig | MsdpConfig | One4allConfig
-"""Configs of kinds that read streams."""
-MODELS: dict[type[StreamConfig], Callable[[Any, tuple[Modality, ...], int], StreamModel]] = {
+SmallConfig = (
+    CpcConfig | ColesConfig | MsdpConfig | One4allConfig | FoundConfig | SupervisedConfig | FeaturesConfig | TextConfig
+)
+"""Configs of all kinds but the language model."""
+STREAM_MODELS: dict[type[StreamConfig], Callable[[Any, tuple[Modality, ...], int], StreamModel]] = {
     CpcConfig: Cpc,
     ColesConfig: Coles,
     MsdpConfig: Msdp,
@@ -55,6 +74,8 @@ class Inputs:
     """Event sequences, in order."""
     feature_names: tuple[str, ...]
     """Tabular features, in order; empty without features."""
+    labels: tuple[str, ...]
+    """Labels of the data's config, in order."""
     event_width: int
     """Width of the event vectors."""
     event_encoder_digest: str
@@ -87,7 +108,7 @@ def new_learner(config: EncoderConfig, mask: MaskConfig | None, inputs: Inputs, 
         InputError: a pretrained part cannot be loaded.
     """
     if not isinstance(config, ModelConfig):
-        return _stream_learner(config, inputs, run)
+        return _small_learner(config, inputs, run)
     assert mask is not None, "the experiment has checked it"
     made_of = (inputs.modalities, inputs.feature_names, inputs.event_width, inputs.event_encoder_digest)
     bundle = saved.new_encoder(config, mask, *made_of, run.seed)
@@ -114,11 +135,19 @@ def load(location: str, lookup: Lookup, device: torch.device, finished_mask: boo
     described = found.description
     if isinstance(described.model, ModelConfig):
         return LanguageModel(saved.load(location, device), lookup, finished_mask)
-    model = _stream_model(described.model, described.modalities, described.event_width, seed=0)
+    made_of = (described.modalities, described.feature_names)
+    model = _small_model(described.model, *made_of, described.event_width, seed=0)
+    if model.source != described.backbone_digest:
+        raise InputError(
+            f"{location}: it was made with the weights {described.backbone_digest}, and its config names "
+            f"{model.source} now; restore them, or pin `model.revision` and train again"
+        )
+    if isinstance(model, Found):
+        model.event_encoder_digest = described.event_encoder_digest
     with storage.local_copy(location) as directory:
         check_files(found, directory)
         load_weights(model, directory, location)
-    return StreamEncoder(model.to(device), StreamReader(described.modalities, described.model.newest, lookup))
+    return SmallEncoder(model.to(device), _reader(described.model, model, *made_of, lookup))
 
 
 def copy(directory: str, location: str) -> int:
@@ -133,18 +162,40 @@ def copy(directory: str, location: str) -> int:
     return described.step
 
 
-def _stream_learner(config: StreamKind, inputs: Inputs, run: Run) -> Learner:
-    model = _stream_model(config, inputs.modalities, inputs.event_width, run.seed).to(run.device)
+def _small_learner(config: SmallConfig, inputs: Inputs, run: Run) -> Learner:
+    if isinstance(config, SupervisedConfig) and config.labels is None:
+        config = config.model_copy(update={"labels": inputs.labels})
+    model = _small_model(config, inputs.modalities, inputs.feature_names, inputs.event_width, run.seed).to(run.device)
     described = description_of(
-        config, inputs.modalities, inputs.feature_names, inputs.event_width, inputs.event_encoder_digest,
-        len(model.centre_W),
-    )  # fmt: skip
-    reader = StreamReader(inputs.modalities, config.newest, inputs.lookup)
-    return StreamLearner(model, reader, described, run.training, run.workers, run.seed, run.head, run.future_days)
+        config, inputs.modalities, inputs.feature_names, inputs.event_width, inputs.event_encoder_digest, model
+    )
+    reader = _reader(config, model, inputs.modalities, inputs.feature_names, inputs.lookup)
+    return SmallLearner(model, reader, described, run.training, run.workers, run.seed, run.head, run.future_days)
 
 
-def _stream_model(config: StreamKind, modalities: tuple[Modality, ...], event_width: int, seed: int) -> StreamModel:
-    """A model with new weights; equal arguments give equal weights."""
+def _small_model(
+    config: SmallConfig, modalities: tuple[Modality, ...], features: tuple[str, ...], event_width: int, seed: int
+) -> SmallModel[Any]:
+    """A model with new weights, where they are not pretrained; equal arguments give equal weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MODELS[type(config)](config, modalities, event_width)
+        if isinstance(config, FeaturesConfig):
+            return Features(len(features))
+        if isinstance(config, TextConfig):
+            return TextModel(config)
+        if isinstance(config, FoundConfig):
+            return Found(config, modalities, event_width, len(features))
+        if isinstance(config, SupervisedConfig):
+            return Supervised(config, modalities, event_width, len(features))
+        return STREAM_MODELS[type(config)](config, modalities, event_width)
+
+
+def _reader(
+    config: SmallConfig, model: Any, modalities: tuple[Modality, ...], features: tuple[str, ...], lookup: Lookup
+) -> Reader[Any]:
+    """What makes the batches of a model."""
+    if isinstance(config, FeaturesConfig):
+        return FeatureReader()
+    if isinstance(config, TextConfig):
+        return TextReader(model, modalities, features)
+    return StreamReader(modalities, config.newest, lookup)

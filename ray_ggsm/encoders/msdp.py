@@ -20,9 +20,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from ray_ggsm.encoders.small_model import draws_of_rows
 from ray_ggsm.encoders.stream import (
     StreamBatch,
     StreamInput,
+    StreamModel,
     StreamReader,
     clusters,
     last,
@@ -31,7 +33,6 @@ from ray_ggsm.encoders.stream import (
     rows_of_events,
     transformer,
 )
-from ray_ggsm.encoders.stream_model import StreamModel, draws_of_rows
 from ray_ggsm.model.kinds import MsdpConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
@@ -82,7 +83,7 @@ class Msdp(StreamModel):
         self.register_buffer("future_days", torch.ones(()))
 
     def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
-        """As in `StreamModel`; also finds the behaviours, by k-means on the vectors of future events."""
+        """As in `SmallModel`; also finds the behaviours, by k-means on the vectors of future events."""
         super().prepare(reader, head, future_days, seed)
         assert future_days is not None, "rows to train on have futures"
         c, vector_EH = self.config, raw_vectors(reader.future(head).contents)
@@ -91,16 +92,16 @@ class Msdp(StreamModel):
         self.days_V.copy_(torch.tensor(c.windows_days or (future_days,)))
 
     def states(self, batch: StreamBatch) -> Tensor:
-        """As in `StreamModel`: h of one window after the other, (B, V D)."""
+        """As in `SmallModel`: h of one window after the other, (B, V D)."""
         x_BLD = self.input(batch)
         return torch.cat([self._read(x_BLD, batch.length_B, days.expand(len(x_BLD))) for days in self.days_V], dim=1)
 
-    def training_batch(self, reader: StreamReader, rows: pa.Table) -> MsdpBatch:
-        """As in `StreamModel`."""
+    def training_batch(self, reader: StreamReader, rows: pa.Table, seed: int) -> MsdpBatch:
+        """As in `SmallModel`."""
         return MsdpBatch(reader.batch(rows), reader.future(rows))
 
     def loss(self, batch: MsdpBatch, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
-        """As in `StreamModel`: each worker has its rows' part of the mean."""
+        """As in `SmallModel`: each worker has its rows' part of the mean."""
         c, history = self.config, batch.history
         J, L = c.windows_per_row, history.event_BL.shape[1]
         n_draws, device = J * (1 + c.newest), self.masked_D.device

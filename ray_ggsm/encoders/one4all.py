@@ -19,9 +19,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from ray_ggsm.encoders.small_model import draws_of_rows
 from ray_ggsm.encoders.stream import (
     StreamBatch,
     StreamInput,
+    StreamModel,
     StreamReader,
     clusters,
     nearest,
@@ -29,7 +31,6 @@ from ray_ggsm.encoders.stream import (
     rows_of_events,
     transformer,
 )
-from ray_ggsm.encoders.stream_model import StreamModel, draws_of_rows
 from ray_ggsm.model.kinds import One4allConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
@@ -79,9 +80,9 @@ class One4all(StreamModel):
         self.register_buffer("years_2", torch.zeros(2, dtype=torch.int64))
 
     def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
-        """As in `StreamModel`; also finds the codebooks, by k-means on event vectors, and the years."""
+        """As in `SmallModel`; also finds the codebooks, by k-means on event vectors, and the years."""
         super().prepare(reader, head, future_days, seed)
-        batch = self.training_batch(reader, head)
+        batch = self.training_batch(reader, head, seed)
         vector_EH, years_E = raw_vectors(batch.history.contents), batch.calendar_E5[:, 0]
         for i, size in enumerate(self.config.codebooks):
             self.get_buffer(f"codebook{i}_CH").copy_(clusters(vector_EH, size, self.config.clustered_events, seed))
@@ -90,19 +91,19 @@ class One4all(StreamModel):
         self.years_2.copy_(torch.tensor([first, last]))
 
     def states(self, batch: StreamBatch) -> Tensor:
-        """As in `StreamModel`: the mean over the events' states."""
+        """As in `SmallModel`: the mean over the events' states."""
         state_BLD = self._through(self.input(batch), batch)
         valid_BL1 = batch.valid_BL[:, :, None]
         return (state_BLD * valid_BL1).sum(dim=1) / valid_BL1.sum(dim=1)
 
-    def training_batch(self, reader: StreamReader, rows: pa.Table) -> One4allBatch:
-        """As in `StreamModel`."""
+    def training_batch(self, reader: StreamReader, rows: pa.Table, seed: int) -> One4allBatch:
+        """As in `SmallModel`."""
         batch = reader.batch(rows)
         row_E = rows_of_events(batch).clamp(min=0)
         return One4allBatch(batch, calendar(batch.as_of_B[row_E].numpy() - batch.age_E.double().numpy()))
 
     def loss(self, batch: One4allBatch, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
-        """As in `StreamModel`: each worker has its rows' part of the mean."""
+        """As in `SmallModel`: each worker has its rows' part of the mean."""
         history = batch.history
         L, device = history.event_BL.shape[1], self.hidden_D.device
         share_bL = draws_of_rows(len(history.length_B), self.config.newest, workers, seed, device)[:, :L]

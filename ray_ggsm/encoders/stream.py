@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from ray_ggsm.clock import MICROSECONDS_PER_DAY, wall_clock_of_as_of
 from ray_ggsm.config import InputError
+from ray_ggsm.encoders.small_model import SmallModel
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.adapters import FieldEmbedding, NumberEmbedding
+from ray_ggsm.model.batch import tabular_matrix
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.contract import Sequences
 from ray_ggsm.model.events import Events, history_events, kept_events, sample_future_events
@@ -52,6 +54,8 @@ class StreamBatch:
     """int64: equal for rows of one user."""
     as_of_B: Tensor
     """float64: what clocks in the zone of the rows showed at as_of, days since 1970."""
+    tabular_BF: Tensor
+    """float32: features as they are in the rows."""
 
     def to(self, device: torch.device) -> "StreamBatch":
         """The same batch on another device."""
@@ -114,6 +118,7 @@ class StreamReader:
             torch.from_numpy(kept_B),
             torch.from_numpy(hash64(rows["user_id"]).view(np.int64).copy()),
             torch.from_numpy(wall_clock_of_as_of(rows["as_of"]) / MICROSECONDS_PER_DAY),
+            tabular_matrix(rows),
         )
 
     def future(self, rows: pa.Table) -> StreamBatch:
@@ -163,6 +168,17 @@ class StreamInput(nn.Module):
     def forward(self, batch: StreamBatch) -> Tensor:
         """x, (B, L, D)."""
         return self.placed(batch, self.events(batch, batch.age_E))
+
+
+class StreamModel(SmallModel[StreamBatch]):
+    """A kind of encoder that reads streams."""
+
+    input: StreamInput
+
+    def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
+        """As in `SmallModel`: statistics of the events' number fields."""
+        if self.input.fields is not None:
+            self.input.fields.fit(reader.numbers(head).to(self.centre_W.device))
 
 
 def last(state_BLD: Tensor, length_B: Tensor) -> Tensor:

@@ -90,20 +90,14 @@ class FieldEmbedding(nn.Module):
         return torch.stack([part.float() for part in embedded]).sum(dim=0)
 
 
-class TabularAdapter(nn.Module):
-    """Turns tabular features into K vectors, (B, F) -> (B, K, D): signed log, z-score over training rows, small MLP.
-
-    `residual` maps the same z-scores linearly to (B, D); they are added to the pooled state, past the backbone.
-    """
+class FeatureScores(nn.Module):
+    """Z-scores of the tabular features' signed logarithms over training rows, (B, F) -> (B, F), cut to [-5, 5]."""
 
     mean_F: Tensor
     scale_F: Tensor
 
-    def __init__(self, F: int, D: int, tokens: int, dropout: float, residual: bool) -> None:
+    def __init__(self, F: int) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.residual = nn.Sequential(nn.Dropout(dropout), nn.Linear(F, D, bias=False)) if residual else None
-        self.mlp = nn.Sequential(nn.Dropout(dropout), nn.Linear(F, D), nn.GELU(), nn.Linear(D, tokens * D))
         self.register_buffer("mean_F", torch.zeros(F))
         self.register_buffer("scale_F", torch.ones(F))
 
@@ -114,11 +108,24 @@ class TabularAdapter(nn.Module):
         self.mean_F.copy_(log_BF.mean(dim=0))
         self.scale_F.copy_(torch.where(deviation_F > 1e-6, deviation_F, 1.0))
 
+    def z_scores(self, tabular_BF: Tensor) -> Tensor:
+        """The z-scores, (B, F)."""
+        return ((signed_log(tabular_BF, torch) - self.mean_F) / self.scale_F).clamp(-5, 5)
+
+
+class TabularAdapter(FeatureScores):
+    """Turns tabular features into K vectors, (B, F) -> (B, K, D): signed log, z-score over training rows, small MLP.
+
+    `residual` maps the same z-scores linearly to (B, D); they are added to the pooled state, past the backbone.
+    """
+
+    def __init__(self, F: int, D: int, tokens: int, dropout: float, residual: bool) -> None:
+        super().__init__(F)
+        self.tokens = tokens
+        self.residual = nn.Sequential(nn.Dropout(dropout), nn.Linear(F, D, bias=False)) if residual else None
+        self.mlp = nn.Sequential(nn.Dropout(dropout), nn.Linear(F, D), nn.GELU(), nn.Linear(D, tokens * D))
+
     def forward(self, tabular_BF: Tensor) -> Tensor:
         """K vectors per row, (B, K, D)."""
         vectors: Tensor = self.mlp(self.z_scores(tabular_BF)).unflatten(1, (self.tokens, -1))
         return vectors
-
-    def z_scores(self, tabular_BF: Tensor) -> Tensor:
-        """Z-scores of the features' signed logarithms, (B, F), cut to [-5, 5]."""
-        return ((signed_log(tabular_BF, torch) - self.mean_F) / self.scale_F).clamp(-5, 5)

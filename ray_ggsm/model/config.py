@@ -1,6 +1,6 @@
 """Settings of the encoder's parts. Reading them loads no torch."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,6 +94,8 @@ class FusionConfig(Config):
 class ModelConfig(Config):
     """The language model, the paper's encoder."""
 
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train, under most masks."""
     kind: Literal["llm"] = "llm"
     """Which kind of encoder it is."""
     backbone: BackboneConfig

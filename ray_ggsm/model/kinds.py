@@ -1,16 +1,18 @@
 """Configs of all kinds of encoders; `model.kind` in YAML chooses which. Reading them loads no torch."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from ray_ggsm.config import Config
-from ray_ggsm.model.config import EventEncoderConfig, FieldsConfig, ModelConfig
+from ray_ggsm.model.config import EventEncoderConfig, FieldsConfig, ModelConfig, Precision
 
 
 class StreamConfig(Config):
     """What kinds share that read all events of a row as one stream (`ray_ggsm.encoders.stream`)."""
 
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train."""
     event_encoder: EventEncoderConfig
     """The frozen text encoder of single events."""
     fields: FieldsConfig = FieldsConfig()
@@ -104,6 +106,70 @@ class One4allConfig(TransformerConfig):
     """Share of the events that are hidden."""
 
 
+class FoundConfig(StreamConfig):
+    """FOUND (`ray_ggsm.encoders.found`)."""
+
+    kind: Literal["found"]
+    state: int = Field(128, ge=1)
+    """Width of each modality's state, which is that of the vector."""
+    first_stage: float = Field(1 / 3, ge=0, le=1)
+    """Share of the steps in which windows of one history are aligned; then vectors with sentences about the future."""
+    window_days: float = Field(30.0, gt=0)
+    """Shortest window of a history."""
+    divergence_weight: float = Field(0.1, ge=0)
+    """Weight of the part that wants the windows' vectors to be distributed alike."""
+    temperature: float = Field(0.07, gt=0)
+    """tau of both contrasts."""
+    told_events: int = Field(16, ge=1)
+    """Future events, drawn anew at each step, that a sentence tells."""
+
+
+class SupervisedConfig(StreamConfig):
+    """A network that is trained on labels (`ray_ggsm.encoders.supervised`)."""
+
+    kind: Literal["supervised"]
+    labels: tuple[str, ...] | None = Field(None, min_length=1)
+    """Labels of `data.labels` that it is trained on; null: all of them."""
+    state: int = Field(256, ge=1)
+    """Width of the GRU's state."""
+    hidden: int = Field(256, ge=1)
+    """Width of the features' network."""
+    vector: int = Field(128, ge=2)
+    """Width of the vector."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout on the features, and before the vector."""
+
+
+class FeaturesConfig(Config):
+    """The hand-crafted features themselves (`ray_ggsm.encoders.features`)."""
+
+    trains: ClassVar[bool] = False
+    kind: Literal["features"]
+    event_encoder: ClassVar[None] = None
+    """It reads no event."""
+
+
+class TextConfig(Config):
+    """A text embedding model on rows that are told as text (`ray_ggsm.encoders.text`)."""
+
+    trains: ClassVar[bool] = False
+    kind: Literal["text"]
+    event_encoder: ClassVar[None] = None
+    """It reads no event vectors."""
+    name: str
+    """Directory, hub name, or package:NAME/PATH of a model that sentence-transformers loads."""
+    revision: str | None = None
+    """Hub revision (commit) to pin; null: the hub's default branch."""
+    prompt: str = ""
+    """What stands before each text, as the model was trained with."""
+    max_tokens: int | None = Field(None, ge=4)
+    """Longest text, in tokens; longer ones are cut. null: the model's own."""
+    newest: int = Field(64, ge=1)
+    """Events of a row that are told: the newest of all modalities."""
+    dtype: Precision = "bfloat16"
+    """Type of weights and matrix products."""
+
+
 def kind(values: Any) -> str | None:
     """The kind of a config, or of its values before validation; those without `kind` are the language model's."""
     found: str | None = values.get("kind", "llm") if isinstance(values, dict) else getattr(values, "kind", None)
@@ -115,7 +181,11 @@ EncoderConfig = Annotated[
     | Annotated[CpcConfig, Tag("cpc")]
     | Annotated[ColesConfig, Tag("coles")]
     | Annotated[MsdpConfig, Tag("msdp")]
-    | Annotated[One4allConfig, Tag("one4all")],
+    | Annotated[One4allConfig, Tag("one4all")]
+    | Annotated[FoundConfig, Tag("found")]
+    | Annotated[SupervisedConfig, Tag("supervised")]
+    | Annotated[FeaturesConfig, Tag("features")]
+    | Annotated[TextConfig, Tag("text")],
     Field(discriminator=Discriminator(kind)),
 ]
 """The config of any kind."""

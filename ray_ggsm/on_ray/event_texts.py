@@ -25,7 +25,8 @@ from ray_ggsm.stage_results import EventCounts
 class EventEncoding:
     """What encodes event texts, and where their vectors are kept."""
 
-    encoder: EventEncoderConfig
+    encoder: EventEncoderConfig | None
+    """None: the encoder of users reads no event vectors."""
     digest: str | None
     """Digest of the event encoder that a trained encoder goes with; None: the digest of `encoder`."""
     location: str
@@ -46,11 +47,15 @@ class EncodedEvents:
 def encode_events(config: EventEncoding, chunks: Sequence[Chunk], columns: Sequence[str]) -> EncodedEvents:
     """Bring the store up to date with all event texts in `columns` of the chunks, and say what it had.
 
+    Without an event encoder, nothing is read and the store is empty.
     The event encoder is loaded only where texts are new to the store, or where its digest is asked for.
 
     Raises:
         InputError: texts are new, and the config names another event encoder than the digest.
     """
+    if config.encoder is None:
+        counts = EventCounts(events=0, events_found_in_store=0, event_texts_encoded=0)
+        return EncodedEvents("", VectorStore((), config.ray.cache_directory), counts)
     digest = config.digest or ray.get(_digest.remote(config.encoder))
     location = storage.join(config.location, digest)
     known = event_vectors.find(location, config.ray.cache_directory)
@@ -75,6 +80,7 @@ def encode_events(config: EventEncoding, chunks: Sequence[Chunk], columns: Seque
 
 def _encode(counted: ray.data.Dataset, config: EventEncoding, digest: str, location: str) -> None:
     """Encode the texts that the store does not know, into new parts of the store."""
+    assert config.encoder is not None
     texts = counted.map_batches(unknown_texts, batch_format="pyarrow")
     # equal texts have equal keys, so after this shuffle each text is in one Ray block only
     encoded = texts.repartition(config.ray.pool.max * 2, keys=["key"]).map_batches(

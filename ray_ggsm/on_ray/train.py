@@ -19,6 +19,7 @@ from ray_ggsm.data import definition
 from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.encoders.kinds import copy
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.model.kinds import SupervisedConfig
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import training as training_workers
@@ -44,6 +45,7 @@ def train(pipeline: Pipeline) -> str:
     for sentence in unlike_runs(stage.location, _pattern(stage), _settings(experiment)):
         print(sentence, flush=True)
     held_out = experiment.training.held_out
+    learns_labels = isinstance(experiment.model, SupervisedConfig)
     with connected(experiment), timed(stage) as running, console() as lines:
         require(training_workers(experiment.ray), experiment.ray)
         events = _encode_events(pipeline, tuple(summary.features))
@@ -54,6 +56,8 @@ def train(pipeline: Pipeline) -> str:
             prepared=pipeline.prepare.directory,
             location=stage.location,
             feature_names=tuple(summary.features),
+            labels=pipeline.prepare.labels(split) if learns_labels else None,
+            held_out_labels=pipeline.prepare.labels(held_out.split) if learns_labels and held_out else None,
             event_encoder_digest=events.digest,
             vectors=events.vectors,
             event_width=events.vectors.open().width,
@@ -67,14 +71,18 @@ def train(pipeline: Pipeline) -> str:
         for encoder in (stage.encoder, stage.untrained):
             definition.write(rows_are, encoder)
         publishes_best = held_out is not None and held_out.publish == "best"
-        mask = experiment.resolved_mask()
-        trains = mask is None or mask.build().trains
         running.result = TrainResult(
             steps=experiment.training.total_steps,
-            best_step=_publish_best(result, stage) if publishes_best and trains else None,
+            best_step=_publish_best(result, stage) if publishes_best and _trains(experiment) else None,
             **events.counts.model_dump(),
         )
     return stage.location
+
+
+def _trains(experiment: Experiment) -> bool:
+    """Whether there is anything to train."""
+    mask = experiment.resolved_mask()
+    return experiment.model.trains and (mask is None or mask.build().trains)
 
 
 def _pattern(stage: TrainStage) -> str:

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.training.labelled import open_parquet, read_group
 
 Group = tuple[str, int, int]
 """File, index of the row group in the file, number of its rows."""
@@ -25,8 +25,9 @@ class Pairs:
     """Random access to the global batch of any step."""
 
     def __init__(
-        self, location: str, batch_size: int, seed: int, window_groups: int = 8, lane_groups: int = 32, lanes: int = 16
-    ) -> None:
+        self, location: str, batch_size: int, seed: int, window_groups: int = 8, lane_groups: int = 32, lanes: int = 16,
+        *, labels: str | None = None,
+    ) -> None:  # fmt: skip
         """Read the footers of the Parquet files below `location`.
 
         Args:
@@ -36,11 +37,13 @@ class Pairs:
             window_groups: number of row groups that are shuffled together.
             lane_groups: smallest number of row groups in a lane; with many of them, lanes are about equally long.
             lanes: largest number of lanes.
+            labels: directory of the rows' labels, which then stand beside them; None: without.
 
         Raises:
             InputError: there are fewer rows than one batch needs.
         """
         self.location, self.batch_size, self.seed, self.window_groups = location, batch_size, seed, window_groups
+        self.labels = labels
         self.groups = _groups(location)
         self.rows = sum(rows for _, _, rows in self.groups)
         if self.rows < batch_size:
@@ -102,22 +105,18 @@ class Pairs:
         return self._windows[key]
 
     def _read_window(self, epoch: int, lane: int, window: int) -> pa.Table:
-        tables = []
-        for file, group, _ in self._order(epoch, lane)[window : window + self.window_groups]:
-            with _open(file) as parquet:
-                tables.append(parquet.read_row_group(group))
-        table = pa.concat_tables(tables)
+        chosen = self._order(epoch, lane)[window : window + self.window_groups]
+        table = pa.concat_tables([read_group(file, group, self.labels) for file, group, _ in chosen])
         return table.take(pa.array(np.random.default_rng((self.seed, epoch, lane, window)).permutation(len(table))))
 
 
-def head(location: str, n: int) -> pa.Table:
-    """The first rows below `location` as they are stored, at most `n`."""
+def head(location: str, n: int, labels: str | None = None) -> pa.Table:
+    """The first rows below `location` as they are stored, at most `n`; `labels` as in `Pairs`."""
     tables, rows = [], 0
     for file, group, size in _groups(location):
         if rows >= n:
             break
-        with _open(file) as parquet:
-            tables.append(parquet.read_row_group(group))
+        tables.append(read_group(file, group, labels))
         rows += size
     return pa.concat_tables(tables).slice(0, n).combine_chunks()
 
@@ -130,11 +129,6 @@ def row_groups(location: str) -> list[tuple[str, int, int]]:
 def _groups(location: str) -> list[Group]:
     groups: list[Group] = []
     for file in storage.list_files(location, ".parquet"):
-        with _open(file) as parquet:
+        with open_parquet(file) as parquet:
             groups += [(file, i, parquet.metadata.row_group(i).num_rows) for i in range(parquet.num_row_groups)]
     return groups
-
-
-def _open(file: str) -> pq.ParquetFile:
-    fs, path = storage.arrow_filesystem(file)
-    return pq.ParquetFile(path, filesystem=fs)

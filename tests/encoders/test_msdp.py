@@ -55,7 +55,7 @@ def test_the_loss_is_least_where_the_prediction_is_the_distribution() -> None:
     msdp = model(rows, alike_weight=0.0)
     torch.nn.init.zeros_(msdp.behaviours.weight)
     torch.nn.init.zeros_(msdp.behaviours.bias)
-    batch = msdp.training_batch(READER, rows)
+    batch = msdp.training_batch(READER, rows, 0)
     assert msdp.loss(batch, ALONE, 0)[0].item() == pytest.approx(math.log(5), rel=1e-6)
     p = torch.tensor([0.5, 0.2, 0.2, 0.1, 0.0])
     msdp.distribution = lambda future, days_bJ: p.expand(*days_bJ.shape, 5)
@@ -72,7 +72,7 @@ def test_without_masks_and_with_an_identity_both_sides_are_the_same() -> None:
     rows = user_rows(12, seed=1)
     msdp = model(rows, masked_share=0.0, alike_weight=0.7)
     msdp.predictor = torch.nn.Identity()
-    loss, metrics = msdp.loss(msdp.training_batch(READER, rows), ALONE, 0)
+    loss, metrics = msdp.loss(msdp.training_batch(READER, rows, 0), ALONE, 0)
     assert loss.item() - metrics["loss_behaviours"] == pytest.approx(-0.7, rel=1e-5)
     assert metrics["cos_masked"] == pytest.approx(1, rel=1e-5)
 
@@ -87,7 +87,7 @@ def test_no_gradient_goes_through_the_stopped_side() -> None:
 def test_fewer_contents_than_behaviours() -> None:
     rows = user_rows(12, seed=1)
     msdp = model(rows, behaviours=5000)
-    loss, _ = msdp.loss(msdp.training_batch(READER, rows), ALONE, 0)
+    loss, _ = msdp.loss(msdp.training_batch(READER, rows, 0), ALONE, 0)
     assert math.isfinite(loss.item())
 
 

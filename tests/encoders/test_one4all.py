@@ -37,7 +37,7 @@ def test_questions_that_nothing_is_known_about_cost_the_logarithms_of_their_clas
     for question in one4all.questions:
         torch.nn.init.zeros_(question.weight)
         torch.nn.init.zeros_(question.bias)
-    loss, metrics = one4all.loss(one4all.training_batch(READER, rows), ALONE, 0)
+    loss, metrics = one4all.loss(one4all.training_batch(READER, rows, 0), ALONE, 0)
     classes = [2, 2, 5, 9, 20, 12, 31, 7, 24]
     assert loss.item() == pytest.approx(sum(map(math.log, classes)) / 9, rel=1e-5)
     assert metrics["loss_weekday"] == pytest.approx(math.log(7), rel=1e-5)
@@ -65,7 +65,7 @@ def test_a_hidden_event_tells_nothing_of_itself() -> None:
 def test_answers_against_the_rows() -> None:
     rows = user_rows(20, seed=3)
     one4all = model(rows)
-    batch = one4all.training_batch(READER, rows)
+    batch = one4all.training_batch(READER, rows, 0)
     found = one4all.answers(batch, torch.arange(len(batch.history.age_E)))
     expected = []
     for m, modality in enumerate(MODALITIES):
@@ -95,5 +95,5 @@ def test_the_calendar(moment: str) -> None:
 def test_one_year_is_no_question() -> None:
     rows = user_rows(30)
     one4all = model(rows, most_years=1)
-    _, metrics = one4all.loss(one4all.training_batch(READER, rows), ALONE, 0)
+    _, metrics = one4all.loss(one4all.training_batch(READER, rows, 0), ALONE, 0)
     assert metrics["loss_year"] == 0

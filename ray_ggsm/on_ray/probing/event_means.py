@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.model.contents import contents_of
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import find
@@ -21,6 +22,8 @@ def event_means(pipeline: Pipeline, rows: str) -> pa.Table:
     Legend: B rows, E events, X contents of events, H width of event vectors, M modalities.
     """
     modalities = pipeline.experiment.modalities
+    if pipeline.experiment.model.event_encoder is None:
+        raise InputError("event mean: the encoder of this experiment reads no event vectors, so they have no mean")
     events_digest = SavedEncoder.read(pipeline.train.encoder).description.event_encoder_digest
     location = storage.join(pipeline.event_vectors, events_digest)
     lookup = find(location, pipeline.experiment.ray.cache_directory).open()

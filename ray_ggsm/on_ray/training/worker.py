@@ -39,6 +39,9 @@ class TrainingJob:
     location: str
     """Where encoders and logs go."""
     feature_names: tuple[str, ...]
+    labels: str | None
+    """Location of the training pairs' labels; None: they are not trained on."""
+    held_out_labels: str | None
     event_encoder_digest: str
     vectors: VectorStore
     """Store of event vectors."""
@@ -75,7 +78,7 @@ def _train(job: TrainingJob, lines: Any) -> None:
     workers = process_group() if ray.train.get_context().get_world_size() > 1 else ALONE
     trainer = _trainer(job, workers)
     _start(trainer, job, workers, lines)
-    pairs = Pairs(job.rows, training.batch_size, job.experiment.seed)
+    pairs = Pairs(job.rows, training.batch_size, job.experiment.seed, labels=job.labels)
     batches = stream(pairs, trainer.learner.step, training.total_steps, workers)
     while not trainer.done:
         metrics = trainer.step(next(batches))
@@ -107,15 +110,18 @@ def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
     e = job.experiment
     if not e.ray.gpu:
         use_cpu(e.ray.cpus_per_train_worker)
-    made_of = (e.modalities, job.feature_names, job.event_width, job.event_encoder_digest, job.vectors.open())
+    made_of = Inputs(
+        e.modalities, job.feature_names, tuple(e.data.labels), job.event_width, job.event_encoder_digest,
+        job.vectors.open(),
+    )  # fmt: skip
     rows, device = head(job.rows, HEAD_ROWS), ray.train.torch.get_device()
     run = Run(e.training, workers, e.seed, rows, e.data.snapshots.future_days, device)
-    learner, held_out = new_learner(e.model, e.resolved_mask(), Inputs(*made_of), run), e.training.held_out
+    learner, held_out = new_learner(e.model, e.resolved_mask(), made_of, run), e.training.held_out
     return Trainer(
         learner,
         e.training,
         workers,
-        held_out=head(job.held_out, held_out.rows) if held_out and job.held_out else None,
+        held_out=head(job.held_out, held_out.rows, job.held_out_labels) if held_out and job.held_out else None,
         identity={
             "model": digest(e.model),
             "mask": digest(e.mask),

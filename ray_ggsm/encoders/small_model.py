@@ -1,7 +1,7 @@
-"""What encoders of streams share: how they are trained, saved, loaded, and give vectors.
+"""What all kinds but the language model share: how they are trained, saved, loaded, and give vectors.
 
-A kind is a `StreamModel` with two methods: the states that become vectors, and the loss of a batch. Vectors are states
-less their mean over training rows, L2-normalised.
+A kind is a `SmallModel` with two methods: the states that become vectors, and the loss of a batch; and a reader, which
+makes its batches of rows. Vectors are states less their mean over training rows, L2-normalised.
 
 Legend: B rows, W width of the vectors.
 """
@@ -9,7 +9,7 @@ Legend: B rows, W width of the vectors.
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamReader
-from ray_ggsm.model.contract import Sequences, Tower
+from ray_ggsm.model.contract import AnyBatch, Sequences, Tower
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.saved import file_digest
 from ray_ggsm.training.config import TrainingConfig
@@ -31,28 +30,48 @@ from ray_ggsm.training.workers import Workers
 WEIGHTS = "modules.safetensors"
 
 
-class StreamModel(nn.Module):
-    """A kind of encoder that reads streams."""
+class Reader(Protocol[AnyBatch]):
+    """User rows (`ray_ggsm.data.schema`) -> batches of a model."""
 
+    def counts(self, rows: pa.Table) -> np.ndarray:
+        """Events of each row that are read, int64 (B,)."""
+
+    def sequences(self, rows: pa.Table) -> Sequences[AnyBatch]:
+        """Lengths of the rows, and their batches on demand."""
+
+    def batch(self, rows: pa.Table) -> AnyBatch:
+        """The batch of rows, in their order."""
+
+
+class SmallModel(nn.Module, Generic[AnyBatch]):
+    """An encoder that is trained and saved as a whole."""
+
+    trains = True
+    """Whether there is anything to train."""
+    progress: float = 0.0
+    """Share of the training steps that are done, for losses that change."""
+    source: str | None = None
+    """Digest of pretrained weights that are not saved with the encoder; None without such."""
     centre_W: Tensor
     """Mean of the states of training rows."""
-    input: StreamInput
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("centre_W", torch.zeros(width))
 
-    def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
-        """Take statistics from training rows, the same on every worker, before the first step."""
-        if self.input.fields is not None:
-            self.input.fields.fit(reader.numbers(head).to(self.centre_W.device))
+    def saved_weights(self) -> dict[str, Tensor]:
+        """What is saved, by name."""
+        return self.state_dict()
 
-    def states(self, batch: StreamBatch) -> Tensor:
+    def prepare(self, reader: Any, head: pa.Table, future_days: int | None, seed: int) -> None:
+        """Take statistics from training rows, the same on every worker, before the first step."""
+
+    def states(self, batch: AnyBatch) -> Tensor:
         """One state per row, (B, W) float32."""
         raise NotImplementedError
 
-    def training_batch(self, reader: StreamReader, rows: pa.Table) -> Any:
-        """What `loss` reads of training rows; has `to` and `n_tokens`."""
+    def training_batch(self, reader: Any, rows: pa.Table, seed: int) -> Any:
+        """What `loss` reads of training rows; has `to` and `n_tokens`. `seed` is that of `loss`."""
         return reader.batch(rows)
 
     def loss(self, batch: Any, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
@@ -65,15 +84,23 @@ class StreamModel(nn.Module):
         """
         raise NotImplementedError
 
-    def vectors(self, batch: StreamBatch) -> Tensor:
+    def text_sequences(self, texts: Sequence[str]) -> Sequences[Any]:
+        """As in `Encoder`."""
+        raise InputError("encoder: this kind has learned nothing about texts, so users cannot be compared with one")
+
+    def text_vectors(self, batch: Any) -> Tensor:
+        """Vectors of texts that users are compared with, (B, W) float32."""
+        raise NotImplementedError
+
+    def vectors(self, batch: AnyBatch) -> Tensor:
         """Published vectors, (B, W) float32."""
         return nn.functional.normalize(self.states(batch).float() - self.centre_W, dim=1)
 
 
-class StreamEncoder:
+class SmallEncoder:
     """A trained model as an `Encoder`."""
 
-    def __init__(self, model: StreamModel, reader: StreamReader) -> None:
+    def __init__(self, model: SmallModel[Any], reader: Reader[Any]) -> None:
         self.model, self.reader = model.eval(), reader
 
     @property
@@ -86,33 +113,32 @@ class StreamEncoder:
         """As in `Encoder`."""
         return self.model.centre_W.device
 
-    def user_sequences(self, rows: pa.Table) -> Sequences[StreamBatch]:
+    def user_sequences(self, rows: pa.Table) -> Sequences[Any]:
         """As in `Encoder`."""
         return self.reader.sequences(rows)
 
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Any]:
-        """As in `Encoder`: always refused."""
-        raise InputError("encoder: this kind has learned nothing about texts, so users cannot be compared with one")
+        """As in `Encoder`."""
+        return self.model.text_sequences(texts)
 
     def events_read(self, rows: pa.Table) -> np.ndarray:
         """As in `Encoder`."""
         return self.reader.counts(rows).astype(np.int32)
 
-    def vectors(self, batch: StreamBatch, tower: Tower) -> Tensor:
+    def vectors(self, batch: Any, tower: Tower) -> Tensor:
         """As in `Encoder`."""
-        return self.model.vectors(batch)
+        return self.model.vectors(batch) if tower == "user" else self.model.text_vectors(batch)
 
 
-class StreamLearner:
+class SmallLearner:
     """A model in training, as a `Learner`."""
 
-    trains = True
     product_dtype = torch.float32
 
     def __init__(
         self,
-        model: StreamModel,
-        reader: StreamReader,
+        model: SmallModel[Any],
+        reader: Reader[Any],
         description: Callable[[int, dict[str, str]], EncoderDescription],
         config: TrainingConfig,
         workers: Workers,
@@ -139,6 +165,11 @@ class StreamLearner:
         self.record: dict[str, list[float]] = {}
 
     @property
+    def trains(self) -> bool:
+        """As in `Learner`."""
+        return self.model.trains
+
+    @property
     def device(self) -> torch.device:
         """As in `Learner`."""
         return self.model.centre_W.device
@@ -146,7 +177,9 @@ class StreamLearner:
     @property
     def sources(self) -> dict[str, str]:
         """As in `Learner`."""
-        return {"event encoder": self.description(0, {}).event_encoder_digest}
+        described = self.description(0, {})
+        pretrained = {} if described.backbone_digest is None else {"backbone": described.backbone_digest}
+        return {"event encoder": described.event_encoder_digest, **pretrained}
 
     def prepare(self) -> None:
         """As in `Learner`."""
@@ -156,8 +189,10 @@ class StreamLearner:
     def gradients(self, rows: pa.Table) -> Metrics:
         """As in `Learner`."""
         self.model.train()
-        batch = self.model.training_batch(self.reader, rows).to(self.device)
-        loss, found = self.model.loss(batch, self.workers, self.seed * 1_000_003 + self.step)
+        self.model.progress = self.step / self.config.total_steps
+        seed = self.seed * 1_000_003 + self.step
+        batch = self.model.training_batch(self.reader, rows, seed).to(self.device)
+        loss, found = self.model.loss(batch, self.workers, seed)
         check_finite(loss.item(), self.step, rows)
         loss.backward()
         weights = sum(p.numel() for p in self.model.parameters())
@@ -171,7 +206,8 @@ class StreamLearner:
     def held_out(self, rows: pa.Table) -> Metrics:
         """As in `Learner`; the draws are the same at every look."""
         self.model.eval()
-        batch = self.model.training_batch(self.reader, rows).to(self.device)
+        self.model.progress = self.step / self.config.total_steps
+        batch = self.model.training_batch(self.reader, rows, self.seed).to(self.device)
         loss, found = self.model.loss(batch, self.workers, self.seed)
         return {"loss": loss.item(), **found}
 
@@ -201,7 +237,7 @@ class StreamLearner:
         """As in `Learner`."""
         with tempfile.TemporaryDirectory() as directory:
             file = os.path.join(directory, WEIGHTS)
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}, file)
+            save_file({name: t.detach().cpu().contiguous() for name, t in self.model.saved_weights().items()}, file)
             files = {WEIGHTS: file_digest(directory, WEIGHTS)}
             storage.upload(directory, location)
         described = self.description(self.step, files).model_dump(mode="json", exclude_none=True)
@@ -223,31 +259,37 @@ def draws_of_rows(rows: int, n: int, workers: Workers, seed: int, device: torch.
 
 
 def description_of(
-    config: Any, modalities: tuple[Any, ...], features: tuple[str, ...], event_width: int, digest: str, width: int
+    config: Any,
+    modalities: tuple[Any, ...],
+    features: tuple[str, ...],
+    event_width: int,
+    digest: str,
+    model: SmallModel[Any],
 ) -> Callable[[int, dict[str, str]], EncoderDescription]:
     """What `encoder.json` says, but for step and files."""
 
     def described(step: int, files: dict[str, str]) -> EncoderDescription:
         return EncoderDescription(
             format=FORMAT, model=config, step=step, modalities=modalities, feature_names=features,
-            event_width=event_width, width=width, event_encoder_digest=digest, files=files,
+            event_width=event_width, width=len(model.centre_W), event_encoder_digest=digest,
+            backbone_digest=model.source, files=files,
         )  # fmt: skip
 
     return described
 
 
-def load_weights(model: nn.Module, directory: str, location: str) -> None:
+def load_weights(model: SmallModel[Any], directory: str, location: str) -> None:
     """Load the weights in a local directory, in place; errors name it `location`.
 
     Raises:
         InputError: they are not those of the model.
     """
-    state, expected = load_file(os.path.join(directory, WEIGHTS)), model.state_dict()
+    state, expected = load_file(os.path.join(directory, WEIGHTS)), model.saved_weights()
     shapes, wanted = ({name: tuple(t.shape) for name, t in each.items()} for each in (state, expected))
     if shapes != wanted:
         odd = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
         raise InputError(f"{location}: {WEIGHTS} does not fit the encoder's config: {', '.join(odd[:3])}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)  # what is saved was compared
 
 
 def check_files(saved: SavedEncoder, directory: str) -> None:

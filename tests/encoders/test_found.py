@@ -1,0 +1,139 @@
+"""FOUND: its closed forms, its fusion, its windows, and its sentences."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ray_ggsm.config import InputError
+from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.encoders.found import Found, FoundBatch, Sentences, alike, draw_windows, sentences
+from ray_ggsm.encoders.small_model import SmallEncoder
+from ray_ggsm.encoders.stream import StreamReader
+from ray_ggsm.model.config import EventEncoderConfig
+from ray_ggsm.model.kinds import FoundConfig
+from ray_ggsm.model.modality import Modality
+from ray_ggsm.training.workers import ALONE
+from tests.helpers.encoders import WIDTH, lookup
+from tests.helpers.rows import user_rows
+
+MODALITIES = (Modality("bill", 7), Modality("app", 5))
+READER = StreamReader(MODALITIES, 9, lookup)
+
+
+def model(event_encoder: str = "unused", width: int = WIDTH, **settings: float) -> Found:
+    torch.manual_seed(0)
+    config = FoundConfig(
+        kind="found", event_encoder=EventEncoderConfig(name=event_encoder, dtype="float32"), newest=9, width=6,
+        state=8, **settings,
+    )  # fmt: skip
+    return Found(config, MODALITIES, width, 7).eval()
+
+
+def test_fusion_weights_sum_to_one_and_what_is_absent_has_none() -> None:
+    rows = user_rows(6)
+    empty = pa.array([[]] * 6, rows.schema.field("app").type)
+    rows = rows.set_column(rows.column_names.index("app"), "app", empty)
+    found, batch = model(), READER.batch(rows)
+    slot_BSC, there_BS = found.slots(found.input(batch), batch, batch.valid_BL, with_features=True)
+    weight_BS = found.weights(slot_BSC, there_BS)
+    torch.testing.assert_close(weight_BS.sum(dim=1), torch.ones(6))
+    assert slot_BSC.shape[1] == 4  # bill, app, features, nothing
+    assert (weight_BS[:, 1] == 0).all()
+    assert (weight_BS[:, 3] == 0).all()
+    assert (weight_BS[:, [0, 2]] > 0).all()
+
+
+def test_a_window_without_events_is_nothing() -> None:
+    found, batch = model(), READER.batch(user_rows(4))
+    e_BC = found.fused(found.input(batch), batch, torch.zeros_like(batch.valid_BL), with_features=False)
+    torch.testing.assert_close(e_BC, found.nothing_C.expand(4, -1))
+
+
+def test_a_modalitys_state_is_that_of_its_events_in_their_order() -> None:
+    """Against each GRU run over one row's events of one modality, picked by hand."""
+    found, batch = model(), READER.batch(user_rows(5, seed=2))
+    x_BLD = found.input(batch)
+    slot_BSC, there_BS = found.slots(x_BLD, batch, batch.valid_BL, with_features=False)
+    for b in range(5):
+        events = [int(e) for e in batch.event_BL[b] if e < len(batch.age_E)]
+        for m, gru in enumerate(found.grus):
+            mine = [i for i, e in enumerate(events) if batch.modality_E[e] == m]
+            assert bool(there_BS[b, m]) == bool(mine)
+            if mine:
+                torch.testing.assert_close(slot_BSC[b, m], gru(x_BLD[b, mine][None])[0][0, -1])
+
+
+def test_windows_lie_in_the_history_and_are_long_enough() -> None:
+    share_B2 = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
+    from_B, to_B = draw_windows(share_B2, 30.0, 90.0)
+    assert (from_B >= 0).all()
+    assert (to_B <= 90 + 1e-4).all()
+    assert ((to_B - from_B) >= 30 - 1e-4).all()
+    assert ((to_B - from_B).max() - (to_B - from_B).min()) > 50
+    from_B, to_B = draw_windows(share_B2, 30.0, 20.0)
+    torch.testing.assert_close(from_B, torch.zeros(500))
+    torch.testing.assert_close(to_B, torch.full((500,), 20.0))
+
+
+def test_equal_vectors_are_alike_and_others_diverge_as_in_numpy() -> None:
+    e1_BC, e2_BC = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
+    assert alike(e1_BC, e1_BC).item() == pytest.approx(0, abs=1e-7)
+    p, q = (np.exp(e.numpy().astype(np.float64)) for e in (e1_BC, e2_BC))
+    p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
+    expected = ((p * np.log(p / q)).sum(axis=1) + (q * np.log(q / p)).sum(axis=1)).mean() / 2
+    assert alike(e1_BC, e2_BC).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_windows_that_hold_everything_leave_only_the_contrast() -> None:
+    """Both windows are the whole history, so the divergence is 0."""
+    rows, found = user_rows(8), model(first_stage=1.0, window_days=1000)
+    found.prepare(READER, rows, 80, 0)
+    _, metrics = found.loss(found.training_batch(READER, rows, 0), ALONE, 0)
+    assert metrics["divergence"] == pytest.approx(0, abs=1e-7)
+    assert metrics["accuracy"] == 1
+
+
+def test_equal_similarities_cost_the_logarithm_of_the_batch() -> None:
+    """A map of sentences that gives one point: every answer is as near as the own one."""
+    rows, found = user_rows(8), model(first_stage=0.0)
+    torch.nn.init.zeros_(found.sentence.weight)
+    told = Sentences(torch.randn(8, WIDTH), torch.arange(8))
+    loss, _ = found.loss(FoundBatch(READER.batch(rows), told), ALONE, 0)
+    # e -> q: all the same, ln 8; q -> e: q is one point, and the mean over rows of -log softmax over e is at least ln 8
+    e_BC = torch.nn.functional.normalize(found.states(READER.batch(rows)), dim=1)
+    q_C = torch.nn.functional.normalize(found.sentence.bias, dim=0)
+    score_B = (e_BC @ q_C / found.config.temperature).double()
+    backward = (score_B.logsumexp(dim=0) - score_B).mean().item()
+    assert loss.item() == pytest.approx((math.log(8) + backward) / 2, rel=1e-5)
+    alike_told = Sentences(told.vector_BH, torch.zeros(8, dtype=torch.int64))
+    assert found.loss(FoundBatch(READER.batch(rows), alike_told), ALONE, 0)[0].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_sentences_tell_the_future_and_draw_anew_with_each_seed() -> None:
+    rows = user_rows(12, seed=5)
+    texts = sentences(rows, MODALITIES, 1000, 0)
+    for text, future in zip(texts, rows["future"].to_pylist(), strict=True):
+        assert all(event["text"] in text for event in future)
+        amount = int(sum(event["amount"] or 0 for event in future))
+        assert (f"For more than {amount}." in text) == (amount > 0)
+        assert future or text == "nothing"
+    some = [sentences(rows, MODALITIES, 2, seed) for seed in (1, 1, 2)]
+    assert some[0] == some[1] != some[2]
+    assert sentences(rows.slice(3, 2), MODALITIES, 2, 1) == some[0][3:5]
+
+
+def test_users_and_sentences_can_be_compared(tiny_event_encoder: str) -> None:
+    found = model(tiny_event_encoder, width=WIDTH)
+    encoder = SmallEncoder(found, READER)
+    texts = Embedder(encoder, 100).texts(
+        ["bill: item 3. For more than 12.", "nothing", "bill: item 3. For more than 12."]
+    )
+    assert texts.vectors.shape == (3, 8)
+    np.testing.assert_allclose(np.linalg.norm(texts.vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(texts.vectors[0], texts.vectors[2], atol=1e-6)
+    found.event_encoder_digest, found._texts = "another", None
+    with pytest.raises(InputError, match="was trained with another"):
+        found.told(["nothing"])

@@ -25,8 +25,9 @@ LIFTERS = ROOT.parent / "shared" / "benchmarks" / "lifters" / "lifters.parquet"
 MADE = [
     ROOT / "configs" / file
     for file in ("refresh.yaml", "night.yaml", "attach_definition.yaml", "simulated.yaml", "ingest.yaml")
-]
-"""They read what another job has to make first (tests/on_ray/test_shipped_refresh.py and test_simulate.py do so)."""
+] + sorted(ROOT.glob("configs/formats/*.yaml"))
+"""They read what another job has to make first (tests/on_ray/test_shipped_refresh.py and test_simulate.py do so), or a
+benchmark's files (tests/data/test_benchmark_formats.py)."""
 LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file not in MADE]
 """Files that name no location on s3://, which a dry run would ask."""
 SCHEMAS: dict[str, type[Config]] = {

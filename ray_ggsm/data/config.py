@@ -134,10 +134,13 @@ class SnapshotsConfig(Config):
 
 
 class UsersConfig(Config):
-    """A stable split of users: test are those with int(md5(salt + user), 16) % 100 >= 100 - test_percent."""
+    """A stable split of users: test are those with int(md5(salt + user), 16) % 100 >= 100 - test_percent, or those of a
+    table."""
 
     salt: str = ""
     test_percent: int = Field(30, ge=0, le=100)
+    test_table: Name | None = None
+    """Table whose users are the test users, instead: for data with a split of their own. null: the hash says."""
     key_file: Runtime[str | None] = None
     """File with a secret key, on every node or on s3://: rows, labels and dead letters then name users by keyed hashes.
     What they are depends on the key, not on the place of its file. null: users are named as in the source."""
@@ -191,6 +194,12 @@ class DataConfig(Config):
     """The run stops when a larger share of a table's rows, or of the user rows, is rejected."""
     max_text_length: int = Field(2000, ge=1)
     """Longest event text in characters; events with a longer one are rejected."""
+
+    @property
+    def snapshot_tables(self) -> set[str]:
+        """Tables that say which users are looked at."""
+        named = (self.snapshots.minimum_events.table, self.users.test_table)
+        return {table for table in named if table is not None}
 
     @property
     def train_split(self) -> str:

@@ -142,7 +142,7 @@ def learn(
     if not labels and not per:
         return Learned({}, {}, {})
     tables = {
-        config.snapshots.minimum_events.table,
+        *config.snapshot_tables,
         *(label.table for label in labels.values()),
         *(f.table for f in per),
     }
@@ -171,11 +171,12 @@ def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:
         **{f"features.{i}": f.table for i, f in enumerate(config.features)},
         **{f"labels.{name}": label.table for name, label in config.labels.items()},
         "snapshots.minimum_events": config.snapshots.minimum_events.table,
+        **({} if config.users.test_table is None else {"users.test": config.users.test_table}),
     }
     for key, table in users.items():
         if table not in tables:
             raise InputError(f"data.{key}.table: there is no table '{table}'; the source has {', '.join(tables)}")
-    dated = {key: table for key, table in users.items() if not key.startswith("features")}
+    dated = {key: table for key, table in users.items() if key.startswith(("modalities", "snapshots"))}
     for i, feature in enumerate(config.features):
         if feature.windows is not None:
             dated[f"features.{i}"] = feature.table

@@ -74,7 +74,7 @@ def count_users(
     config: DataConfig, types: Types, shard: int, shards: int, *, source: Source, threads: int | None
 ) -> int:
     """Users of a shard who get a row."""
-    only = {config.snapshots.minimum_events.table}
+    only = config.snapshot_tables
     with opened(config, shard, shards, types=types, threads=threads, source=source, only=only, texts=False) as database:
         create_snapshots(database, config, config.splits)
         return int(database.connection.execute("SELECT count(*) FROM snapshots").fetchall()[0][0])

@@ -156,8 +156,7 @@ def labels_at(
         user_id, as_of and a nullable boolean per label, for every split; records that could be used and that could not,
         by table; the day of the newest event in the zone of the snapshots, None: there is none.
     """
-    least = config.snapshots.minimum_events.table
-    tables = {least, *(label.table for label in config.labels.values())}
+    tables = {*config.snapshot_tables, *(label.table for label in config.labels.values())}
     options: dict[str, Any] = {"types": fitted.types, "threads": threads, "source": source}
     with opened(config, shard, shards, **options, only=tables, texts=False) as database:
         counts = count_rows(database, config.max_bad_share, tables)
@@ -167,7 +166,8 @@ def labels_at(
         answers = _fetch(
             database, f"SELECT user_id, as_of{columns} FROM snapshots JOIN labels USING (row) ORDER BY row"
         )
-        times = [f"SELECT max({quote(database.tables[t].time or '')}) AS time FROM {quote(t)}" for t in sorted(tables)]
+        dated = {t: database.tables[t].time for t in sorted(tables)}
+        times = [f"SELECT max({quote(time)}) AS time FROM {quote(t)}" for t, time in dated.items() if time is not None]
         newest = database.connection.execute(f"SELECT max(time)::DATE FROM ({' UNION ALL '.join(times)})").fetchall()
     return _named(answers.cast(label_schema(list(config.labels))), _key(config, fitted)), counts, newest[0][0]
 

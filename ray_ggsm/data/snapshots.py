@@ -47,8 +47,7 @@ def create_snapshots(
     database.connection.execute(
         f"""CREATE TABLE snapshots AS
         WITH {users} AS MATERIALIZED (
-            SELECT user_id, ('0x' || md5({text(config.users.salt)} || user_id))::uhugeint % 100
-                >= {100 - config.users.test_percent} AS is_test
+            SELECT user_id, {_is_test(database, config)} AS is_test
             FROM (SELECT DISTINCT {user} AS user_id FROM {quote(least.table)}) {others}
         ), {cutoffs}(k, {instants}) AS (VALUES {dates}),
         {wanted} AS (SELECT row_number() OVER () AS {number}, * FROM ({rows})),
@@ -89,6 +88,14 @@ def _cutoff(k: int, day: dt.date, windows: list[Window], zone: str) -> str:
     ends = [_days_after(day, -window.days if window.side == "history" else window.days) for window in windows]
     calendar = f"timestamp {text(day.isoformat() + ' 00:00:00')}"
     return f"({', '.join([str(k), _instant(day, zone), calendar, *(_instant(end, zone) for end in ends)])})"
+
+
+def _is_test(database: Database, config: DataConfig) -> str:
+    """SQL: whether a user is a test user."""
+    users = config.users
+    if users.test_table is not None:
+        return f"user_id IN (SELECT {quote(database.tables[users.test_table].user)} FROM {quote(users.test_table)})"
+    return f"('0x' || md5({text(users.salt)} || user_id))::uhugeint % 100 >= {100 - users.test_percent}"
 
 
 def _days_after(day: dt.date, days: int) -> dt.date:

@@ -19,7 +19,12 @@ class TableConfig(Config):
     time: str | None = None
     """Column of the event's time; null: the table is static and belongs to every snapshot of its users."""
     time_format: str = "iso"
-    """iso, seconds, milliseconds or microseconds (since 1970), or a strptime pattern such as '%d.%m.%Y %H:%M'."""
+    """iso, a unit (days, hours, seconds, milliseconds or microseconds since 1970, also with fractions), or a strptime
+    pattern such as '%d.%m.%Y %H:%M'."""
+    nested: tuple[str, ...] = ()
+    """Columns of Parquet files whose records are whole sequences: each holds a list with an item per event, and a
+    record becomes as many rows as its lists have items, with its other columns beside each. A record whose lists
+    differ in length is rejected."""
     timezone: TimeZone = "UTC"
     """Time zone of times that do not carry their own offset."""
     types: dict[str, Annotated[str, AfterValidator(sql_type)]] = Field({})

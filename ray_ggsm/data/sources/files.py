@@ -92,12 +92,11 @@ class EventFiles:
             if found is None:
                 continue
             places = found.lines(records)
-            unit = ":" if found.unit == "line" else f", {found.unit} "
             if not places:
                 continue
             lines = ", ".join(f"({record}, {line})" for record, line in places.items())
             connection.execute(
-                f"UPDATE rejected SET source = source || {text(unit)} || line, record = NULL "
+                f"UPDATE rejected SET source = source || {text(found.separator)} || line, record = NULL "
                 f"FROM (VALUES {lines}) AS places(n, line) "
                 'WHERE "table" = ? AND source = ? AND record = n', [name, file],
             )  # fmt: skip

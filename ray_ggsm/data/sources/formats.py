@@ -1,6 +1,7 @@
 """Which format a file has. The content decides, not the name."""
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.csv_part import Csv
 from ray_ggsm.data.sources.json_part import JsonLines
@@ -18,6 +19,8 @@ def part(file: str, table: TableConfig) -> Part | None:
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")
     if kind == "parquet":
         return Parquet(file, table)
+    if table.nested:
+        raise InputError(f"{file}: `nested` is for Parquet files, and this is none; leave it out")
     with opened(file, kind) as stream:
         start = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not start:

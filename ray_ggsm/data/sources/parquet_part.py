@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from ray_ggsm import storage
@@ -34,7 +35,7 @@ class Parquet(Part):
 
     def columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         """The columns of the file's schema."""
-        schema = self.dataset.schema
+        schema = self._schema
         if len({name.lower() for name in schema.names}) < len(schema.names):
             raise InputError(f"{self.file}: two columns have the same name, upper and lower case aside")
         empty = pa.schema([(field.name, _plain(field.type)) for field in schema]).empty_table()
@@ -48,23 +49,75 @@ class Parquet(Part):
     def rows(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], bad: list[BadLine] | None = None
     ) -> Iterator[str]:
-        """A table of Arrow batches; its records are rows."""
-        fields = [pa.field(c, _plain(self.dataset.schema.field(c).type)) for c in columns]
+        """A table of Arrow batches; its records are rows of the file, each with one or many events."""
+        fields = [pa.field(c, _plain(self._schema.field(c).type)) for c in columns]
         schema = pa.schema([*fields, pa.field(RECORD, pa.int64())])
 
         def batches() -> Iterator[pa.RecordBatch]:
             start = 1
-            for batch in self.dataset.scanner(columns={c: ds.field(c) for c in columns}).to_batches():
-                arrays = [_cast(batch.column(i), field.type) for i, field in enumerate(fields)]
-                records = pa.array(np.arange(start, start + batch.num_rows))
+            read = dict.fromkeys([*columns, *self.table.nested])
+            for batch in self.dataset.scanner(columns={c: ds.field(c) for c in read}).to_batches():
+                record_n = np.arange(start, start + batch.num_rows)
                 start += batch.num_rows
-                yield pa.record_batch([*arrays, records], schema=schema)
+                if self.table.nested:
+                    batch, record_n = _unnested(batch, record_n, self.table.nested, bad)
+                arrays = [_cast(batch.column(i), field.type) for i, field in enumerate(fields)]
+                yield pa.record_batch([*arrays, pa.array(record_n)], schema=schema)
 
         connection.register(own("part"), pa.RecordBatchReader.from_batches(schema, batches()))
         try:
             yield quote(own("part"))
         finally:
             connection.unregister(own("part"))
+
+    @property
+    def _schema(self) -> pa.Schema:
+        """The columns of the table's rows: of lists that are one item per event, the type of an item.
+
+        Raises:
+            InputError: `nested` names a column that holds no lists.
+        """
+        schema = self.dataset.schema
+        for name in self.table.nested:
+            i = schema.get_field_index(name)
+            if i < 0 or not _is_list(schema.field(i).type):
+                there = f"is {schema.field(i).type}" if i >= 0 else "is not there"
+                raise InputError(f"{self.file}: `nested` names the column '{name}', which {there}; expected lists")
+            schema = schema.set(i, pa.field(name, schema.field(i).type.value_type))
+        return schema
+
+
+def _unnested(
+    batch: pa.RecordBatch, record_n: np.ndarray, nested: Sequence[str], bad: list[BadLine] | None
+) -> tuple[pa.RecordBatch, np.ndarray]:
+    """One row per item of the nested columns, and the record of each."""
+    lengths_cn = np.stack([_lengths(batch.column(name)) for name in nested])
+    differ_n = (lengths_cn != lengths_cn[0]).any(axis=0)
+    if bad is not None:
+        bad += [
+            (
+                int(record),
+                f"lists of different lengths: {', '.join(f'{c} {n}' for c, n in zip(nested, row, strict=True))}",
+            )
+            for record, row in zip(record_n[differ_n], lengths_cn.T[differ_n], strict=True)
+        ]
+    batch, record_n, length_n = batch.filter(pa.array(~differ_n)), record_n[~differ_n], lengths_cn[0, ~differ_n]
+    row_e = np.repeat(np.arange(len(record_n)), length_n)
+    columns = {
+        name: batch.column(name).flatten() if name in nested else batch.column(name).take(pa.array(row_e))
+        for name in batch.schema.names
+    }
+    return pa.RecordBatch.from_pydict(columns), record_n[row_e]
+
+
+def _lengths(column: pa.Array) -> np.ndarray:
+    """Items per list, 0 for null."""
+    lengths: np.ndarray = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return lengths
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -75,7 +128,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", "UTC" if kind.tz else None)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind):
         return pa.list_(_plain(kind.value_type))
     if kind in (pa.string_view(), pa.large_string()):
         return pa.string()

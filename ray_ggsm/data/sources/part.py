@@ -57,6 +57,11 @@ class Part(ABC):
         """
 
     @property
+    def separator(self) -> str:
+        """What stands between the file and a place in it."""
+        return ":" if self.unit == "line" else f", {self.unit} "
+
+    @property
     def place(self) -> str:
         """SQL of the file that a row stands in."""
         return text(self.file)

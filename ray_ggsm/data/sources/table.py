@@ -213,7 +213,7 @@ class FileTable:
         for line, why in bad:
             self.connection.execute(
                 "INSERT INTO rejected VALUES (?, NULL, NULL, NULL, ?, NULL, 'bad_line', ?)",
-                [self.name, f"{each.file}:{line}", why[:300]],
+                [self.name, each.file + each.separator + str(line), why[:300]],
             )
 
     def _insert(

@@ -5,7 +5,14 @@ from ray_ggsm.data.names import EARLIEST_YEAR, LATEST_YEAR, time_zones
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sql import own, quote, text
 
-MICROSECONDS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+MICROSECONDS = {
+    "days": 86_400_000_000,
+    "hours": 3_600_000_000,
+    "seconds": 1_000_000,
+    "milliseconds": 1_000,
+    "microseconds": 1,
+}
+"""Unit of a number -> microseconds."""
 ISO = (
     r"(\d{4}-\d{1,2}-\d{1,2})(?:(?:[T ]|\s+)(\d{1,2}:\d{2}(?::\d{2})?)([.,]\d+)?\s*(?i:(AM|PM)\b)?"
     r"\s*([Zz]|[-+]\d{2}(?::?\d{2})?|[A-Za-z][A-Za-z0-9_+/-]*)?)?"
@@ -47,7 +54,7 @@ def instant(where: str, file: str, table: TableConfig, kind: str) -> str:
         if "%Z" in pattern:
             return f"(CASE WHEN {_names_a_zone(column)} THEN ({parsed})::TIMESTAMPTZ END)"
         return f"({parsed})::TIMESTAMPTZ" if "%z" in pattern else f"timezone({zone}, ({parsed})::TIMESTAMP)"
-    hint = "say what the number means: seconds, milliseconds or microseconds" if is_number else "it needs none"
+    hint = f"say what the number means: one of {', '.join(MICROSECONDS)}" if is_number else "it needs none"
     if not (is_number or kind.startswith(("TIMESTAMP", "DATE"))):
         hint = "expected times, texts or numbers"
     raise InputError(

@@ -44,7 +44,10 @@ SCHEMAS: dict[str, type[Config]] = {
 """Config classes of the jobs that read no experiment."""
 
 
-OTHER_NAMES = {"night": "refresh", "nights": "replay", "ingredients": "study", "vectors": "study"}
+OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals"), "study") | {
+    "night": "refresh",
+    "nights": "replay",
+}
 """Name of a config -> its job."""
 
 

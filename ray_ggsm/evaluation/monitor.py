@@ -10,19 +10,17 @@ users recur. They do not cover the choice of the rows that a probe was fitted on
 Shapes: N rows of one encoder, L labels, F folds, R resamples.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm.config import Config, Record
-from ray_ggsm.evaluation.alignment import Aligned, ProbeData
+from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.config import ProbeConfig
+from ray_ggsm.evaluation.cross_fitting import ProbeAll, cross_fitted, folds_of
 from ray_ggsm.evaluation.metrics import MEAN, BootstrappedAuc, Estimate, bootstrap_aucs, paired_difference
-from ray_ggsm.evaluation.results import RESAMPLES, Probed
-from ray_ggsm.hashing import bucket_of
+from ray_ggsm.evaluation.results import RESAMPLES
 
 FIXED, FRESH = "fixed", "fresh"
 """The probe of the reference period, and that of the period itself."""
@@ -38,8 +36,6 @@ ADVICE = {
     TOO_FEW: "no verdict",
 }
 """Verdict -> what to do."""
-ProbeAll = Callable[[ProbeConfig, int, Mapping[str, ProbeData]], Probed]
-"""Fits all probes (`ray_ggsm.on_ray.probing.probes.probe_all`)."""
 
 
 class RetrainConfig(Config):
@@ -152,23 +148,11 @@ class _Fits:
 
     def __init__(self, rows: Aligned, config: ProbeConfig, seed: int, probe_all: ProbeAll) -> None:
         self.rows, self.config, self.seed, self.probe_all = rows, config, seed, probe_all
-        self.fold_N = bucket_of(pa.array(rows.users), config.folds)
+        self.fold_N = folds_of(rows.users, config.folds)
 
     def scores(self, fit_N: np.ndarray, score_N: np.ndarray, labels: Sequence[str]) -> dict[str, np.ndarray]:
         """Label -> (N,) scores of the rows `score_N` (bool) by probes on rows `fit_N` of other folds; NaN elsewhere."""
-        parts = {fold: score_N & (self.fold_N == fold) for fold in range(self.config.folds)}
-        data = {
-            str(fold): ProbeData(
-                _part(self.rows, fit_N & (self.fold_N != fold), labels), _part(self.rows, mine_N, labels)
-            )
-            for fold, mine_N in parts.items()
-        }
-        probed = self.probe_all(self.config, self.seed, data)
-        found = {label: np.full(len(score_N), np.nan, dtype=np.float32) for label in labels}
-        for fold, mine_N in parts.items():
-            for label, result in probed[str(fold), self.config.kinds[0]].items():
-                found[label][mine_N] = result.scores
-        return found
+        return cross_fitted(self.rows, fit_N, score_N, labels, self.config, self.seed, self.probe_all)
 
     def aucs(self, scores: Mapping[str, np.ndarray], here_N: np.ndarray, labels: Sequence[str]) -> BootstrappedAuc:
         """AUCs of the rows `here_N` (bool), means over the folds; all calls draw the same users."""
@@ -205,15 +189,6 @@ class _Fits:
         """Number of different users of some rows in each fold, (F,)."""
         _, place = np.unique(self.rows.users[which_N], return_index=True)
         return np.bincount(self.fold_N[which_N][place], minlength=self.config.folds)
-
-
-def _part(rows: Aligned, which_N: np.ndarray, labels: Sequence[str]) -> Aligned:
-    return replace(
-        rows,
-        vectors=rows.vectors[which_N],
-        labels={label: rows.labels[label][which_N] for label in labels},
-        users=rows.users[which_N],
-    )
 
 
 def _only(auc: BootstrappedAuc, labels: Sequence[str]) -> BootstrappedAuc:

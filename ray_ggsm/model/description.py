@@ -1,7 +1,9 @@
 """Reads the description of a saved encoder, without loading the encoder."""
 
 import json
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
@@ -58,6 +60,16 @@ class SavedEncoder:
     """Digest of `encoder.json` as it was written; tables name their encoder by it."""
     description: EncoderDescription
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in the encoder's safetensors files, by their headers."""
+        return sum(
+            math.prod(tensor["shape"])
+            for name in self.description.files
+            if name.endswith(".safetensors")
+            for tensor in _header(storage.join(self.location, name)).values()
+        )
+
     @classmethod
     def find(cls, pattern: str) -> "SavedEncoder":
         """Read the encoder in a directory, or in the only one that a pattern matches; raises like `read`."""
@@ -94,3 +106,13 @@ class SavedEncoder:
         if description is None:
             raise InputError(f"{location}: expected an encoder of format {FORMAT}, found {version}")
         return cls(location, digest(values), description)
+
+
+def _header(file: str) -> dict[str, dict[str, Any]]:
+    """The tensors of a safetensors file, by name: the file begins with the length of this JSON text."""
+    fs, path = storage.filesystem(file)
+    with fs.open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        tensors: dict[str, dict[str, Any]] = json.loads(stream.read(length))
+    tensors.pop("__metadata__", None)
+    return tensors

@@ -7,8 +7,9 @@ rows, and `<output>/study-<digest>/study.html`, `.md` and `.json` the comparison
 
 import itertools
 import json
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,18 +22,23 @@ from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.study_report import StudyReport, write_study
-from ray_ggsm.evaluation.pages.study_text import markdown
+from ray_ggsm.evaluation.pages.study_text import Cost, markdown
 from ray_ggsm.evaluation.study import Scores, StudySummary, check_labels_agree, study_summary
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention, attention_picture, attention_split
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import check_evaluation
 from ray_ggsm.on_ray.prepare import prepare
-from ray_ggsm.on_ray.probing.scores import score_test_rows
+from ray_ggsm.on_ray.probing.scores import ScoredRows, score_rows
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.stages import Pipeline, pipelines
 
+NOT_TESTED = (
+    "These are rows of the split that probes are fitted on, each scored by probes on other users; no test row was "
+    "looked at."
+)
 Baseline = Literal["hand-crafted", "event mean"]
 
 
@@ -62,6 +68,8 @@ class StudyConfig(Config):
     these pairs alone, which finds smaller differences than the matrix of all pairs."""
     probe: Kind = "linear"
     """Kind of probe that scores."""
+    scored: ScoredRows = "score"
+    """Which rows are scored. fit: for choices (tuning) that must not look at the test rows."""
     attention: tuple[str, ...] = ()
     """Variants whose attention the page shows, before and after training with the first seed."""
     parallel: Runtime[int] = Field(1, ge=1)
@@ -128,7 +136,7 @@ def study(config: StudyConfig) -> StudySummary:
         for scored in _score_all(config, runs):
             scores.setdefault(scored.name, {})[scored.seed] = scored.scores
         for baseline in config.baselines:
-            scores[baseline] = {0: score_test_rows(first, baseline, config.probe)}
+            scores[baseline] = {0: score_rows(first, baseline, config.probe, config.scored)}
         for variant in config.attention:
             attention(runs[variant, config.seeds[0]].pipeline)
     summary = study_summary(
@@ -137,7 +145,10 @@ def study(config: StudyConfig) -> StudySummary:
     place = storage.join(config.output, f"study-{digest(config)}")
     report = _report(config, runs, summary, place)
     write_study(report, place)
-    print(f"\n{markdown(config.name, summary, report.groups)}\nstudy: {storage.join(place, 'study.html')}", flush=True)
+    print(
+        f"\n{markdown(config.name, summary, report.groups, report.costs)}\nstudy: {storage.join(place, 'study.html')}",
+        flush=True,
+    )
     return summary
 
 
@@ -239,9 +250,9 @@ def _score_group(config: StudyConfig, group: list[Run]) -> list[Scored]:
         started = time.monotonic()
         train(run.pipeline)
         embed(run.pipeline)
-        results.append(Scored(run.variant, run.seed, score_test_rows(run.pipeline, "encoder", config.probe)))
+        results.append(Scored(run.variant, run.seed, score_rows(run.pipeline, "encoder", config.probe, config.scored)))
         if run.variant in config.joined:
-            scores = score_test_rows(run.pipeline, "joined", config.probe)
+            scores = score_rows(run.pipeline, "joined", config.probe, config.scored)
             results.append(Scored(joined_name(run.variant), run.seed, scores))
         print(f"study: {run.variant}, seed {run.seed}: {time.monotonic() - started:.0f} s", flush=True)
     return results
@@ -265,5 +276,19 @@ def _report(config: StudyConfig, runs: Runs, summary: StudySummary, place: str) 
         },
         attention={name: figure for name in config.attention if (figure := attention_picture(by_variant[name][0]))},
         digests={f"{run.variant}, seed {run.seed}": run.pipeline.embed.directory for run in runs.values()},
-        notes=first.notes,
+        notes=first.notes if config.scored == "score" else (*first.notes, NOT_TESTED),
+        costs={name: _cost(each) for name, each in by_variant.items()},
+    )
+
+
+def _cost(pipelines: Sequence[Pipeline]) -> Cost:
+    """What a variant's training took, means over its seeds."""
+    logs = [pipeline.train.log() for pipeline in pipelines]
+    if pipelines[0].experiment.embedding.checkpoint != "final":
+        logs = [[] for _ in logs]
+    first = pipelines[0]
+    return Cost(
+        parameters=SavedEncoder.read(first.train.encoder).parameters,
+        rows=statistics.fmean(len(log) * first.experiment.training.batch_size for log in logs),
+        seconds=statistics.fmean(sum(entry["seconds"] for entry in log) for log in logs),
     )

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from ray_ggsm.config import InputError
+from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.study import StudyConfig, preview, study
+from ray_ggsm.stages import Pipeline
 
 UNTRAINED = {"embedding.checkpoint": "untrained"}
 
@@ -41,6 +43,19 @@ def test_a_study_of_the_finished_run(config: Callable[..., StudyConfig], finishe
     assert len(scored) == 4
     assert study(whole) == summary
     assert {file: os.stat(file).st_mtime_ns for file in scored} == scored
+
+
+def test_choices_are_scored_on_the_rows_of_the_probes(config: Callable[..., StudyConfig], finished: Experiment) -> None:
+    """With `scored: fit`, nothing is asked of the test rows, and other scores are kept."""
+    summary = study(config(scored="fit"))
+    fit, score = (len(read_labels(Pipeline.of(finished).prepare.labels(s))) for s in finished.probe_splits)
+    assert summary.rows == fit != score
+    (page,) = [
+        p for p in Path(finished.output).glob("study-*/study.html") if "no test row was looked at" in p.read_text()
+    ]
+    assert "Cost of training" in page.read_text()
+    for variant in summary.variants.values():
+        assert variant.auc["mean"] != study(config()).variants["ggsm"].auc["mean"]
 
 
 def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ray_ggsm.evaluation.pages.charts import Points
 from ray_ggsm.evaluation.pages.figure import Figure
 from ray_ggsm.evaluation.pages.mask_figures import MaskHistory
 from ray_ggsm.evaluation.pages.page import page
-from ray_ggsm.evaluation.pages.study_text import findings, headline, markdown
+from ray_ggsm.evaluation.pages.study_text import Cost, findings, headline, markdown
 from ray_ggsm.evaluation.pages.svg import STYLES
 from ray_ggsm.evaluation.study import LEVEL, StudySummary
 
@@ -45,6 +45,8 @@ class StudyReport:
     """"variant, seed" -> digest of its vectors."""
     notes: tuple[str, ...] = ()
     """Sentences about the data, for example that they are simulated."""
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    """Variant -> what its training took."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def write_study(report: StudyReport, place: str) -> None:
     """Write study.json, study.md, config.yaml and study.html to a directory, local or s3://."""
     values = {"config": report.config.model_dump(mode="json"), **report.summary.model_dump(mode="json")}
     storage.write_json(storage.join(place, "study.json"), values)
-    storage.write_text(storage.join(place, "study.md"), markdown(report.title, report.summary, report.groups))
+    storage.write_text(
+        storage.join(place, "study.md"), markdown(report.title, report.summary, report.groups, report.costs)
+    )
     storage.write_text(storage.join(place, "config.yaml"), to_yaml(report.config))
     storage.write_text(storage.join(place, "study.html"), render(report))
 

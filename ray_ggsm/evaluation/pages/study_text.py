@@ -1,10 +1,23 @@
 """A study in words and as Markdown: what to ship, the AUCs, the questions, and every pair."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ray_ggsm.evaluation.comparison import Comparison
 from ray_ggsm.evaluation.metrics import MEAN
 from ray_ggsm.evaluation.study import LEVEL, PairSummary, StudySummary, VariantSummary
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the training of a variant took, means over its seeds."""
+
+    parameters: int
+    """Numbers that are saved as the encoder, pretrained weights that are not aside."""
+    rows: float
+    """Training rows, each counted as often as it was used."""
+    seconds: float
+    """Seconds of all steps, reading aside."""
 
 
 def headline(summary: StudySummary) -> str:
@@ -28,16 +41,18 @@ def findings(summary: StudySummary) -> list[str]:
     return sentences
 
 
-def markdown(title: str, summary: StudySummary, groups: Mapping[str, Sequence[str]]) -> str:
+def markdown(title: str, summary: StudySummary, groups: Mapping[str, Sequence[str]], costs: Mapping[str, Cost]) -> str:
     """The study as a Markdown page.
 
     Args:
         title: its heading.
         summary: its numbers.
         groups: label group -> labels, in the order of the columns.
+        costs: variant -> what its training took.
     """
     lines = [f"# {title}", "", headline(summary), "", *(f"- {sentence}" for sentence in findings(summary)), ""]
     lines += _auc_table(summary, [label for labels in groups.values() for label in labels])
+    lines += _cost_table(summary, costs)
     lines += _pair_table("Questions, fixed before the first result", summary.questions)
     lines += _pair_table("All pairs", summary.pairs)
     return "\n".join(lines) + "\n"
@@ -55,6 +70,25 @@ def _auc_row(name: str, variant: VariantSummary, labels: Sequence[str]) -> str:
     spread = "" if variant.between_seeds is None else f"{variant.between_seeds:.4f}"
     aucs = " | ".join(f"{variant.auc[label]:.3f}" for label in labels)
     return f"| {name} | {len(variant.seeds)} | {variant.auc[MEAN]:.4f} | {spread} | {minus} | {aucs} |"
+
+
+def _cost_table(summary: StudySummary, costs: Mapping[str, Cost]) -> list[str]:
+    """A section with what each variant's training took, in the order of the AUCs; nothing without variants."""
+    if not costs:
+        return []
+    head = [
+        "",
+        "## Cost of training",
+        "",
+        "| | saved parameters | rows | seconds | mean AUC |",
+        "|---|---|---|---|---|",
+    ]
+    return head + [
+        f"| {name} | {costs[name].parameters:,} | {costs[name].rows:,.0f} | {costs[name].seconds:,.0f} | "
+        f"{variant.auc[MEAN]:.4f} |"
+        for name, variant in summary.ranked()
+        if name in costs
+    ]
 
 
 def _pair_table(title: str, pairs: Sequence[PairSummary]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_ggsm.evaluation.pages.study_text import findings, headline, markdown
+from ray_ggsm.evaluation.pages.study_text import Cost, findings, headline, markdown
 from ray_ggsm.evaluation.study import StudySummary
 from tests.helpers.runs_of_a_study import GROUPS, made_up_summary
 
@@ -34,9 +34,13 @@ def test_the_best_encoder_is_named_where_other_vectors_are_above_it(summary: Stu
 
 
 def test_markdown(summary: StudySummary) -> None:
-    lines = markdown("Three recipes", summary, GROUPS).splitlines()
+    costs = {"good": Cost(12_345, 12_800.0, 61.4), "plain": Cost(7, 640.0, 2.0)}
+    lines = markdown("Three recipes", summary, GROUPS, costs).splitlines()
+    auc = f"{summary.variants['good'].auc['mean']:.4f}"
+    assert f"| good | 12,345 | 12,800 | 61 | {auc} |" in lines
+    assert markdown("Three recipes", summary, GROUPS, {}).count("## Cost of training") == 0
     assert lines[:3] == ["# Three recipes", "", headline(summary)]
     assert "| | seeds | mean | between seeds | minus plain (95 %) | a | b |" in lines
     assert any(line.startswith("| good | 3 | 0.") for line in lines)
-    assert sum(line.startswith("| ") for line in lines) == 1 + 4 + 1 + 2 + 1 + 6
+    assert sum(line.startswith("| ") for line in lines) == 1 + 4 + 1 + 2 + 1 + 2 + 1 + 6
     assert sum(line.startswith("- ") for line in lines) == len(findings(summary))

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from ray_ggsm.clock import MICROSECONDS_PER_DAY, wall_clock_of_as_of
@@ -215,6 +214,8 @@ def clusters(vector_EH: Tensor, size: int, most: int, seed: int) -> Tensor:
     Raises:
         InputError: there is no vector.
     """
+    from sklearn.cluster import KMeans  # only training needs it, and it takes a second to load
+
     if not len(vector_EH):
         raise InputError("data: the training rows have no event to find clusters on; this kind of encoder needs some")
     some = np.random.default_rng(seed).permutation(len(vector_EH))[:most]

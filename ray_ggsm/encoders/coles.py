@@ -15,12 +15,11 @@ events, C width of the state.
 import torch
 from torch import Tensor, nn
 
-from ray_ggsm.encoders.small_model import draws_of_rows
 from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, last
 from ray_ggsm.model.kinds import ColesConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
-from ray_ggsm.training.workers import Workers
+from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
 class Coles(StreamModel):

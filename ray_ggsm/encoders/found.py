@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from ray_ggsm.config import InputError
-from ray_ggsm.encoders.small_model import draws_of_rows
 from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, StreamReader, last
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.adapters import FeatureScores
@@ -34,7 +33,7 @@ from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.answers import render
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.loss import Objective, batch_statistics, gathered, info_nce
-from ray_ggsm.training.workers import Workers
+from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
 @dataclass(frozen=True)

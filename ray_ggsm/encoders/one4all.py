@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from ray_ggsm.encoders.small_model import draws_of_rows
 from ray_ggsm.encoders.stream import (
     StreamBatch,
     StreamInput,
@@ -34,7 +33,7 @@ from ray_ggsm.encoders.stream import (
 from ray_ggsm.model.kinds import One4allConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
-from ray_ggsm.training.workers import Workers
+from ray_ggsm.training.workers import Workers, draws_of_rows
 
 MINUTES_PER_DAY = 1440
 CALENDAR = ("year", "month", "day", "weekday", "hour")

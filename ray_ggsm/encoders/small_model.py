@@ -247,17 +247,6 @@ class SmallLearner:
         """As in `Learner`: there is none."""
 
 
-def draws_of_rows(rows: int, n: int, workers: Workers, seed: int, device: torch.device) -> Tensor:
-    """`n` random numbers in [0, 1) for each of this worker's rows, float64 (rows, n), on a device.
-
-    They depend on the row's place in the global batch, not on the number of workers or the device.
-    """
-    counts = workers.gather(torch.tensor([rows], device=device))
-    share_BX = torch.rand(int(counts.sum()), n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    first = int(counts[: workers.rank].sum())
-    return share_BX[first : first + rows].to(device)
-
-
 def description_of(
     config: Any,
     modalities: tuple[Any, ...],

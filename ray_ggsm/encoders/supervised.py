@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from ray_ggsm.config import InputError
-from ray_ggsm.encoders.small_model import draws_of_rows
 from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, StreamReader, last
 from ray_ggsm.model.adapters import FeatureScores
 from ray_ggsm.model.kinds import SupervisedConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.labelled import PREFIX
 from ray_ggsm.training.learner import Metrics
-from ray_ggsm.training.workers import Workers
+from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "RefreshConfig.carry": [{"carry": {"when": "events", "max_age_days": 3}}],
     "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],
+    "UsersConfig.test_table": [{"test_table": "clicks", "salt": "", "test_percent": 30}],
     "TextConfig.max_tokens": [{"max_tokens": 64}],
     "FeatureConfig.name": [{"name": "other"}],
     "SimulationConfig.first_day": [{"first_day": dt.date(2025, 1, 1)}],

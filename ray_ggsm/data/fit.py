@@ -171,8 +171,11 @@ def _check_tables(config: DataConfig, tables: Mapping[str, Keys]) -> None:
         **{f"features.{i}": f.table for i, f in enumerate(config.features)},
         **{f"labels.{name}": label.table for name, label in config.labels.items()},
         "snapshots.minimum_events": config.snapshots.minimum_events.table,
-        **({} if config.users.test_table is None else {"users.test": config.users.test_table}),
     }
+    if config.users.test_table is not None and config.users.test_table not in tables:
+        raise InputError(
+            f"data.users.test_table: there is no table '{config.users.test_table}'; the source has {', '.join(tables)}"
+        )
     for key, table in users.items():
         if table not in tables:
             raise InputError(f"data.{key}.table: there is no table '{table}'; the source has {', '.join(tables)}")

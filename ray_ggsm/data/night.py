@@ -7,13 +7,14 @@ from pydantic import Field
 
 from ray_ggsm.clock import today
 from ray_ggsm.config import Config, Runtime
-from ray_ggsm.data.config import DataConfig, MinimumEvents, SnapshotsConfig, SplitConfig, UsersConfig
+from ray_ggsm.data.config import DataConfig, MinimumEvents, SnapshotsConfig
 from ray_ggsm.data.database import opened
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.data.snapshots import create_snapshots
 from ray_ggsm.data.source_config import FilesSource, JourneySource, StoreSource
 from ray_ggsm.data.sources.column_types import Types
 from ray_ggsm.data.sources.source import Source
+from ray_ggsm.data.splits_config import SplitConfig, UsersConfig
 
 SPLIT = "night"
 """Name of the only split."""

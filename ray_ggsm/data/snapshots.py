@@ -7,9 +7,10 @@ import pyarrow as pa
 
 from ray_ggsm.clock import start_of_day
 from ray_ggsm.data.aggregates import CALENDAR, EVENTS, SNAPSHOT, Window, all_windows
-from ray_ggsm.data.config import DataConfig, SplitConfig
+from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import Database
 from ray_ggsm.data.schema import DEAD_LETTER
+from ray_ggsm.data.splits_config import SplitConfig
 from ray_ggsm.data.sql import own, quote, text
 
 SHUFFLED = "md5(user_id || '|' || epoch_us(as_of))"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_ggsm.config import InputError
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, StreamReader, last
+from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, StreamReader, TrainingBatch, last
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.adapters import FeatureScores
 from ray_ggsm.model.contract import Sequences
@@ -56,21 +56,11 @@ class Sentences:
 
 
 @dataclass(frozen=True)
-class FoundBatch:
+class FoundBatch(TrainingBatch):
     """Histories, and sentences about what came next."""
 
-    history: StreamBatch
     sentences: Sentences | None
     """None in stage I."""
-
-    def to(self, device: torch.device) -> "FoundBatch":
-        """The same batch on another device."""
-        return FoundBatch(self.history.to(device), self.sentences and self.sentences.to(device))
-
-    @property
-    def n_tokens(self) -> int:
-        """Positions of the histories, without padding."""
-        return self.history.n_tokens
 
 
 class Found(StreamModel):

@@ -54,9 +54,7 @@ from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.learner import Learner
 from ray_ggsm.training.workers import Workers
 
-SmallConfig = (
-    CpcConfig | ColesConfig | MsdpConfig | One4allConfig | FoundConfig | SupervisedConfig | FeaturesConfig | TextConfig
-)
+SmallConfig = StreamConfig | FeaturesConfig | TextConfig
 """Configs of all kinds but the language model."""
 STREAM_MODELS: dict[type[StreamConfig], Callable[[Any, tuple[Modality, ...], int], StreamModel]] = {
     CpcConfig: Cpc,

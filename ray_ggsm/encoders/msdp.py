@@ -25,6 +25,7 @@ from ray_ggsm.encoders.stream import (
     StreamInput,
     StreamModel,
     StreamReader,
+    TrainingBatch,
     clusters,
     last,
     nearest,
@@ -39,21 +40,11 @@ from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
 @dataclass(frozen=True)
-class MsdpBatch:
+class MsdpBatch(TrainingBatch):
     """Histories and futures of some rows."""
 
-    history: StreamBatch
     future: StreamBatch
     """All future events; their ages are zero or less."""
-
-    def to(self, device: torch.device) -> "MsdpBatch":
-        """The same batch on another device."""
-        return MsdpBatch(self.history.to(device), self.future.to(device))
-
-    @property
-    def n_tokens(self) -> int:
-        """Positions of the histories, without padding."""
-        return self.history.n_tokens
 
 
 class Msdp(StreamModel):

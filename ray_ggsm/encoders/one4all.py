@@ -24,6 +24,7 @@ from ray_ggsm.encoders.stream import (
     StreamInput,
     StreamModel,
     StreamReader,
+    TrainingBatch,
     clusters,
     nearest,
     raw_vectors,
@@ -40,21 +41,11 @@ CALENDAR = ("year", "month", "day", "weekday", "hour")
 
 
 @dataclass(frozen=True)
-class One4allBatch:
+class One4allBatch(TrainingBatch):
     """Histories of some rows, and when their events were."""
 
-    history: StreamBatch
     calendar_E5: Tensor
     """int64: year, month (0 to 11), day (0 to 30), weekday (0: Monday) and hour, on the clock of the rows."""
-
-    def to(self, device: torch.device) -> "One4allBatch":
-        """The same batch on another device."""
-        return One4allBatch(self.history.to(device), self.calendar_E5.to(device, non_blocking=True))
-
-    @property
-    def n_tokens(self) -> int:
-        """Positions of the histories, without padding."""
-        return self.history.n_tokens
 
 
 class One4all(StreamModel):

@@ -16,10 +16,8 @@ from ray_ggsm.model.events import Events, history_events
 from ray_ggsm.model.modality import Modality
 
 
-def row_texts(
-    rows: pa.Table, modalities: Sequence[Modality], feature_names: Sequence[str], newest: int
-) -> tuple[list[str], np.ndarray]:
-    """The text of each row, and the events that it tells, int64 (B,).
+def row_texts(rows: pa.Table, modalities: Sequence[Modality], feature_names: Sequence[str], newest: int) -> list[str]:
+    """The text of each row.
 
     Args:
         rows: user rows (`ray_ggsm.data.schema`).
@@ -42,8 +40,7 @@ def row_texts(
     numbers = [
         [f"{name}: {value:.6g}" for name, value in zip(feature_names, row, strict=True)] for row in _features(rows)
     ]
-    texts = ["\n".join([*some, *features]) for some, features in zip(chosen, numbers, strict=True)]
-    return texts, np.array([len(some) for some in chosen], dtype=np.int64)
+    return ["\n".join([*some, *features]) for some, features in zip(chosen, numbers, strict=True)]
 
 
 def _features(rows: pa.Table) -> list[list[float]]:

@@ -8,7 +8,7 @@ H width of event vectors, D width of the stream.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ from ray_ggsm.model.adapters import FieldEmbedding, NumberEmbedding
 from ray_ggsm.model.batch import tabular_matrix
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.contract import Sequences
-from ray_ggsm.model.events import Events, history_events, kept_events, sample_future_events
+from ray_ggsm.model.events import Events, history_events, read_events, sample_future_events
 from ray_ggsm.model.kinds import StreamConfig, TransformerConfig
 from ray_ggsm.model.modality import Modality, field_names
 from ray_ggsm.model.ragged import ranks
@@ -72,6 +72,24 @@ class StreamBatch:
         return torch.arange(self.event_BL.shape[1], device=self.length_B.device) < self.length_B[:, None]
 
 
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What a loss reads: histories, and what a kind adds to them."""
+
+    history: StreamBatch
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch on another device."""
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved: dict[str, Any] = {k: None if value is None else value.to(device) for k, value in values.items()}
+        return replace(self, **moved)
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions of the histories, without padding."""
+        return self.history.n_tokens
+
+
 class StreamReader:
     """User rows (`ray_ggsm.data.schema`) -> batches."""
 
@@ -81,8 +99,7 @@ class StreamReader:
 
     def counts(self, rows: pa.Table) -> np.ndarray:
         """Events of each row that are read, int64 (B,)."""
-        found: np.ndarray = np.minimum(kept_events(rows, self.modalities).sum(axis=0), self.newest)
-        return found
+        return read_events(rows, self.modalities, self.newest)
 
     def sequences(self, rows: pa.Table) -> Sequences[StreamBatch]:
         """Lengths of the rows, and their batches on demand."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_ggsm.config import InputError
-from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, StreamReader, last
+from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, StreamReader, TrainingBatch, last
 from ray_ggsm.model.adapters import FeatureScores
 from ray_ggsm.model.kinds import SupervisedConfig
 from ray_ggsm.model.modality import Modality
@@ -26,21 +26,11 @@ from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabelledBatch(TrainingBatch):
     """Rows with their labels."""
 
-    history: StreamBatch
     label_BQ: Tensor
     """float32: 1, 0, or NaN where a row has no such label."""
-
-    def to(self, device: torch.device) -> "LabelledBatch":
-        """The same batch on another device."""
-        return LabelledBatch(self.history.to(device), self.label_BQ.to(device, non_blocking=True))
-
-    @property
-    def n_tokens(self) -> int:
-        """Positions of the histories, without padding."""
-        return self.history.n_tokens
 
 
 class Supervised(StreamModel):

@@ -20,9 +20,13 @@ from ray_ggsm.config import InputError
 from ray_ggsm.encoders.rendered import row_texts
 from ray_ggsm.encoders.small_model import SmallModel
 from ray_ggsm.model.contract import Sequences
+from ray_ggsm.model.events import read_events
 from ray_ggsm.model.kinds import TextConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.source import resolve, weights_digest
+
+AT_ONCE = 256
+"""Texts whose tokens are counted together: all are padded to the longest of them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class TextModel(SmallModel[TextBatch]):
             InputError: sentence-transformers is not installed, or cannot load it.
         """
         model = _load(config)
-        super().__init__(int(model.get_embedding_dimension() or 0))
+        width = model.get_embedding_dimension()
+        if width is None:
+            raise InputError(f"model '{config.name}': it does not say how wide its vectors are; choose another")
+        super().__init__(width)
         self.config, self.model, self.source = config, model, weights_digest(model)
 
     def saved_weights(self) -> dict[str, Tensor]:
@@ -73,23 +80,24 @@ class TextReader:
     def __init__(self, model: TextModel, modalities: Sequence[Modality], feature_names: Sequence[str]) -> None:
         self.model, self.modalities, self.feature_names = model, tuple(modalities), tuple(feature_names)
 
-    def texts(self, rows: pa.Table) -> tuple[list[str], np.ndarray]:
-        """Texts of rows, and their events, (B,)."""
+    def texts(self, rows: pa.Table) -> list[str]:
+        """Texts of rows."""
         return row_texts(rows, self.modalities, self.feature_names, self.model.config.newest)
 
     def counts(self, rows: pa.Table) -> np.ndarray:
         """As in `Reader`; the last ones of a row may be cut."""
-        return self.texts(rows)[1]
+        return read_events(rows, self.modalities, self.model.config.newest)
 
     def sequences(self, rows: pa.Table) -> Sequences[TextBatch]:
         """As in `Reader`."""
-        texts, _ = self.texts(rows)
-        length_B = self._batch(texts).inputs["attention_mask"].sum(dim=1).numpy()
+        texts = self.texts(rows)
+        parts = [self._batch(texts[n : n + AT_ONCE]) for n in range(0, len(texts), AT_ONCE)]
+        length_B = np.concatenate([part.inputs["attention_mask"].sum(dim=1).numpy() for part in parts])
         return Sequences(length_B, lambda index_N: self._batch([texts[n] for n in index_N]))
 
     def batch(self, rows: pa.Table) -> TextBatch:
         """As in `Reader`."""
-        return self._batch(self.texts(rows)[0])
+        return self._batch(self.texts(rows))
 
     def _batch(self, texts: list[str]) -> TextBatch:
         return TextBatch(dict(self.model.model.preprocess(texts, prompt=self.model.config.prompt or None)))

@@ -54,6 +54,12 @@ def kept_events(rows: pa.Table, modalities: Sequence[Modality]) -> np.ndarray:
     return np.stack([np.minimum(list_lengths(rows[m.name].combine_chunks()), m.keep) for m in modalities])
 
 
+def read_events(rows: pa.Table, modalities: Sequence[Modality], newest: int) -> np.ndarray:
+    """Number of events of each row that are read, the `newest` of those that modalities keep, int64 (B,)."""
+    found: np.ndarray = np.minimum(kept_events(rows, modalities).sum(axis=0), newest)
+    return found
+
+
 def history_events(rows: pa.Table, modalities: Sequence[Modality]) -> Events:
     """The newest `keep` events per modality and row."""
     as_of_B = wall_clock_of_as_of(rows["as_of"])

@@ -12,11 +12,12 @@ from ray_ggsm import storage
 from ray_ggsm.config import digest
 from ray_ggsm.data import prepare as shards
 from ray_ggsm.data.aggregates import Fitted
-from ray_ggsm.data.config import DataConfig, SplitConfig
+from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import enforce_table_shares
 from ray_ggsm.data.source_choice import source_of, store_of
 from ray_ggsm.data.source_config import FilesSource
 from ray_ggsm.data.sources.source import Source
+from ray_ggsm.data.splits_config import SplitConfig
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import connected

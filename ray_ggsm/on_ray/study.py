@@ -37,7 +37,7 @@ from ray_ggsm.stages import Pipeline, pipelines
 
 NOT_TESTED = (
     "These are rows of the split that probes are fitted on, each scored by probes on other users; no test row was "
-    "looked at."
+    "scored."
 )
 Baseline = Literal["hand-crafted", "event mean"]
 
@@ -132,7 +132,7 @@ def study(config: StudyConfig) -> StudySummary:
     first = next(iter(runs.values())).pipeline
     scores: dict[str, dict[int, Scores]] = {}
     with connected(first.experiment):
-        _prepare_all(runs)
+        _prepare_all(config, runs)
         for scored in _score_all(config, runs):
             scores.setdefault(scored.name, {})[scored.seed] = scored.scores
         for baseline in config.baselines:
@@ -166,6 +166,12 @@ def _check(config: StudyConfig) -> Runs:
     """The runs of a study; a wrong study is refused before anything trains."""
     _check_names(config)
     keys = list(itertools.product(config.seeds, config.variants))
+    name = next(iter(config.variants))
+    if "event mean" in config.baselines and config.variant(name, config.seeds[0]).model.event_encoder is None:
+        raise InputError(
+            f"baselines: 'event mean' needs the event vectors of the first variant, and '{name}' reads none; put "
+            "another variant first, or leave this baseline out"
+        )
     experiments = [config.variant(variant, seed) for seed, variant in keys]
     for (_, variant), experiment in zip(keys, experiments, strict=True):
         check_evaluation(experiment)
@@ -199,14 +205,14 @@ def _check_names(config: StudyConfig) -> None:
         raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; choose another")
 
 
-def _prepare_all(runs: Runs) -> None:
-    """Prepare the data of all runs, and refuse test labels that differ."""
+def _prepare_all(config: StudyConfig, runs: Runs) -> None:
+    """Prepare the data of all runs, and refuse labels of the scored rows that differ."""
     by_location = {run.pipeline.prepare.location: run.pipeline for run in runs.values()}
     labels = []
     for pipeline in by_location.values():
         prepare(pipeline)
-        _, score = pipeline.experiment.probe_splits
-        labels.append(read_labels(pipeline.prepare.labels(score)))
+        fit, score = pipeline.experiment.probe_splits
+        labels.append(read_labels(pipeline.prepare.labels(score if config.scored == "score" else fit)))
     check_labels_agree(labels)
 
 
@@ -277,18 +283,14 @@ def _report(config: StudyConfig, runs: Runs, summary: StudySummary, place: str) 
         attention={name: figure for name in config.attention if (figure := attention_picture(by_variant[name][0]))},
         digests={f"{run.variant}, seed {run.seed}": run.pipeline.embed.directory for run in runs.values()},
         notes=first.notes if config.scored == "score" else (*first.notes, NOT_TESTED),
-        costs={name: _cost(each) for name, each in by_variant.items()},
+        costs={name: _cost(each[0], logs.get(name, [[]])) for name, each in by_variant.items()},
     )
 
 
-def _cost(pipelines: Sequence[Pipeline]) -> Cost:
-    """What a variant's training took, means over its seeds."""
-    logs = [pipeline.train.log() for pipeline in pipelines]
-    if pipelines[0].experiment.embedding.checkpoint != "final":
-        logs = [[] for _ in logs]
-    first = pipelines[0]
+def _cost(pipeline: Pipeline, logs: Sequence[Sequence[Mapping[str, float]]]) -> Cost:
+    """What a variant's training took, means over the logs of its seeds."""
     return Cost(
-        parameters=SavedEncoder.read(first.train.encoder).parameters,
-        rows=statistics.fmean(len(log) * first.experiment.training.batch_size for log in logs),
+        parameters=SavedEncoder.read(pipeline.train.encoder).parameters,
+        rows=statistics.fmean(len(log) * pipeline.experiment.training.batch_size for log in logs),
         seconds=statistics.fmean(sum(entry["seconds"] for entry in log) for log in logs),
     )

@@ -154,3 +154,11 @@ def test_columns_that_hold_no_lists(rng: np.random.Generator) -> None:
         Path(f"data/hotpp/{part}.parquet").write_text("id,timestamps,labels\n1,2,3\n")
     with pytest.raises(InputError, match=r"\.parquet: `nested` is for Parquet files"):
         prepared("hotpp")
+
+
+def test_test_users_of_a_table_that_is_not_there(rng: np.random.Generator) -> None:
+    write("data/hotpp/test.parquet", id=[1], timestamps=[[1.0]], labels=[[1]])
+    with pytest.raises(InputError, match=r"data\.users\.test_table: there is no table 'others'; the source has events"):
+        prepared("hotpp", users={"test_table": "others"})
+    with pytest.raises(InputError, match="test_table: it takes the place of salt and test_percent"):
+        prepared("hotpp", users={"test_table": "test_users", "test_percent": 20})

@@ -13,6 +13,7 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders import kinds
 from ray_ggsm.encoders.kinds import Inputs, Run, new_learner
 from ray_ggsm.encoders.rendered import row_texts
+from ray_ggsm.model.events import read_events
 from ray_ggsm.model.kinds import TextConfig
 from ray_ggsm.model.modality import PARTS, Modality
 from ray_ggsm.training.config import TrainingConfig
@@ -59,12 +60,12 @@ def test_rows_are_told_newest_first() -> None:
         }
     )
     modalities = (Modality("bill", 5, ("kind",), ("items",), True), Modality("app", 5))
-    texts, told_B = row_texts(rows, modalities, ("visits", "share"), newest=2)
+    texts = row_texts(rows, modalities, ("visits", "share"), newest=2)
     assert texts[0].split("\n") == [
         "today, app: mail; 2", "9 days ago, bill: milk 3.25, bread 1, items 3; 12.5", "visits: 4", "share: 0.25"
     ]  # fmt: skip
     assert texts[1] == "visits: 0\nshare: 1e+09"
-    assert told_B.tolist() == [2, 0]
+    assert read_events(rows, modalities, 2).tolist() == [2, 0]
 
 
 @pytest.mark.slow  # loads a model of some size
@@ -87,7 +88,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, prompt: str)
 
     reference = SentenceTransformer(resolve(MINILM), device="cpu")
     reference.max_seq_length = 96
-    raw = reference.encode(row_texts(rows, MODALITIES, NAMES, 64)[0], prompt=prompt)
+    raw = reference.encode(row_texts(rows, MODALITIES, NAMES, 64), prompt=prompt)
     centred = raw - raw.mean(axis=0)
     np.testing.assert_allclose(found[1], centred / np.linalg.norm(centred, axis=1, keepdims=True), atol=1e-5)
     assert np.abs(raw).max() > 0.1

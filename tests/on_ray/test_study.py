@@ -50,12 +50,11 @@ def test_choices_are_scored_on_the_rows_of_the_probes(config: Callable[..., Stud
     summary = study(config(scored="fit"))
     fit, score = (len(read_labels(Pipeline.of(finished).prepare.labels(s))) for s in finished.probe_splits)
     assert summary.rows == fit != score
-    (page,) = [
-        p for p in Path(finished.output).glob("study-*/study.html") if "no test row was looked at" in p.read_text()
-    ]
+    (page,) = [p for p in Path(finished.output).glob("study-*/study.html") if "no test row was scored" in p.read_text()]
     assert "Cost of training" in page.read_text()
-    for variant in summary.variants.values():
-        assert variant.auc["mean"] != study(config()).variants["ggsm"].auc["mean"]
+    tested = study(config())
+    for name, variant in summary.variants.items():
+        assert variant.auc["mean"] != tested.variants[name].auc["mean"], name
 
 
 def test_runs_side_by_side(config: Callable[..., StudyConfig], tmp_path: Path) -> None:
@@ -101,3 +100,9 @@ def test_unknown_names(config: Callable[..., StudyConfig]) -> None:
         study(config(seeds=(0, 0)))
     with pytest.raises(InputError, match=r"training\.stepz: unknown key"):
         study(config(variants={"ggsm": {}, "later": {"training.stepz": 1}}))
+
+
+def test_a_mean_of_event_vectors_that_nobody_reads(config: Callable[..., StudyConfig]) -> None:
+    features = {"model": {"kind": "features"}, "mask": None, "training": {"steps": 1, "batch_size": 16}}
+    with pytest.raises(InputError, match="baselines: 'event mean' needs the event vectors of the first variant"):
+        preview(config(variants={"features": features}, reference="features"))

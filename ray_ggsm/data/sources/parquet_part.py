@@ -6,7 +6,6 @@ from contextlib import contextmanager
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from ray_ggsm import storage
@@ -14,6 +13,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part
 from ray_ggsm.data.sql import own, quote
+from ray_ggsm.model.ragged import list_lengths
 
 
 class Parquet(Part):
@@ -91,7 +91,7 @@ def _unnested(
     batch: pa.RecordBatch, record_n: np.ndarray, nested: Sequence[str], bad: list[BadLine] | None
 ) -> tuple[pa.RecordBatch, np.ndarray]:
     """One row per item of the nested columns, and the record of each."""
-    lengths_cn = np.stack([_lengths(batch.column(name)) for name in nested])
+    lengths_cn = np.stack([list_lengths(batch.column(name)) for name in nested])
     differ_n = (lengths_cn != lengths_cn[0]).any(axis=0)
     if bad is not None:
         bad += [
@@ -108,12 +108,6 @@ def _unnested(
         for name in batch.schema.names
     }
     return pa.RecordBatch.from_pydict(columns), record_n[row_e]
-
-
-def _lengths(column: pa.Array) -> np.ndarray:
-    """Items per list, 0 for null."""
-    lengths: np.ndarray = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    return lengths
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -13,7 +13,7 @@ class Cost:
     """What the training of a variant took, means over its seeds."""
 
     parameters: int
-    """Numbers that are saved as the encoder, pretrained weights that are not aside."""
+    """Numbers in the saved encoder, heads and codebooks included; not pretrained weights that are not saved with it."""
     rows: float
     """Training rows, each counted as often as it was used."""
     seconds: float

@@ -23,8 +23,15 @@ ROWS_AT_ONCE = 1024
 """Number of rows that are standardised at once, so that they stay in the processor's cache."""
 
 
+# Some BLAS kernels raise the processor's "invalid" flag for values that they compute and throw away (numpy issues 13173
+# and 24067), and NumPy then warns of a matrix product that is right. So the flag is not read here; the scores are.
+@np.errstate(invalid="ignore")
 def fit_linear(task: ProbeTask, config: LinearConfig) -> ProbeFit:
-    """Choose a strength over the folds, fit it on all rows with a label, and score in log-odds."""
+    """Choose a strength over the folds, fit it on all rows with a label, and score in log-odds.
+
+    Raises:
+        FloatingPointError: a score is not finite.
+    """
     strengths = sorted(config.strengths)
     auc_FC = np.empty((len(task.folds), len(strengths)))
     for fold, (fit, held_out) in enumerate(task.folds):
@@ -38,7 +45,14 @@ def fit_linear(task: ProbeTask, config: LinearConfig) -> ProbeFit:
     (model,) = _path(fit_KD, task.positive_K, [strengths[best]], config)
     chosen = {"C": strengths[best], "iterations": int(model.n_iter_[0])}
     score_MD, _ = standardised(task.score_MD, np.arange(len(task.score_MD)), scaler)
-    return ProbeFit(model.decision_function(score_MD), float(auc_FC.mean(axis=0)[best]), chosen)
+    scores_M = model.decision_function(score_MD)
+    if not np.isfinite(scores_M).all():
+        wrong = np.flatnonzero(~np.isfinite(scores_M))
+        raise FloatingPointError(
+            f"the linear probe gave {len(wrong):,} scores that are not finite (the first at row {wrong[0]}); "
+            "both the vectors and the solution of the logistic regression must be finite"
+        )
+    return ProbeFit(scores_M, float(auc_FC.mean(axis=0)[best]), chosen)
 
 
 def standardised(

@@ -1,14 +1,17 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from ray_ggsm.evaluation import linear_probe
 from ray_ggsm.numerics import signed_log
 from tests.helpers.probes import planted, run
 
+SCORED = len(planted(seed=1)[0])
+"""Rows to score; the folds hold fewer."""
+
 
 @pytest.mark.parametrize("at_once", [7, 1024])
 def test_linear_probe_is_sklearns_pipeline(at_once, monkeypatch):
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -24,6 +27,36 @@ def test_linear_probe_survives_long_tails():
     """exp(4 x) of the informative dimension is hopeless for a plain linear model, and read well after the logarithm."""
     (vectors, labels, users), (other, other_labels, _) = planted(), planted(seed=1)
     assert run("linear", (np.exp(4 * vectors), labels, users), (np.exp(4 * other), other_labels)).auc > 0.72
+
+
+class _RaisesTheFlag(LogisticRegression):
+    """Computes inf - inf and throws it away, as a BLAS kernel does with the lanes that pad a matrix."""
+
+    def fit(self, X, y):
+        np.float32(np.inf) - np.float32(np.inf)
+        return super().fit(X, y)
+
+    def decision_function(self, X):
+        np.float32(np.inf) - np.float32(np.inf)
+        return super().decision_function(X)
+
+
+class _Diverges(LogisticRegression):
+    def decision_function(self, X):
+        scores = super().decision_function(X)
+        return np.where(np.arange(len(scores)) == 2, np.nan, scores) if len(scores) == SCORED else scores
+
+
+def test_a_flag_without_a_wrong_number_is_no_error(monkeypatch):
+    quiet = run("linear", planted(), planted(seed=1))
+    monkeypatch.setattr(linear_probe, "LogisticRegression", _RaisesTheFlag)
+    np.testing.assert_array_equal(run("linear", planted(), planted(seed=1)).scores, quiet.scores)
+
+
+def test_a_score_that_is_not_finite_is_an_error(monkeypatch):
+    monkeypatch.setattr(linear_probe, "LogisticRegression", _Diverges)
+    with pytest.raises(FloatingPointError, match=r"1 scores that are not finite \(the first at row 2\)"):
+        run("linear", planted(), planted(seed=1))
 
 
 def test_signed_log_of_vectors_is_odd_monotone_and_neutral_for_unit_vectors():

@@ -13,6 +13,7 @@ from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.masks import MaskConfig
+from ray_ggsm.masks.ggsm import ImportanceConfig
 from ray_ggsm.model.kinds import EncoderConfig, FeaturesConfig, SupervisedConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.tables.config import PublishingConfig
@@ -144,6 +145,16 @@ class Experiment(Config):
             raise ValueError("mask: this key is required and missing")
         if self.model.kind != "llm" and self.mask is not None:
             raise ValueError(f"mask: an encoder of the kind {self.model.kind} has no attention mask; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _published_form_of_ggsm(self) -> Self:
+        mask = self.mask
+        if isinstance(mask, ImportanceConfig) and mask.calibration == "none" and mask.row_scale == "removed":
+            raise ValueError(
+                "mask.calibration: none is the published form of GG-SM, whose gradient norms keep their row's scale; "
+                "add row_scale: kept"
+            )
         return self
 
     @model_validator(mode="after")

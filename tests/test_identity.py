@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
-from ray_ggsm.config import Config, InputError, build, digest, identity
+from ray_ggsm.config import Before, Config, InputError, as_before, build, digest, identity
 from ray_ggsm.config.base import RUNTIME
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.experiment import Experiment
@@ -328,7 +328,8 @@ def _described(field: Any, *, runtime: bool) -> dict[str, Any]:
         return mark
     if isinstance(default, BaseModel):
         default = {type(default).__name__: identity(default)}
-    return {**mark, "default": to_jsonable_python(default)}
+    before = [mark.value for mark in field.metadata if isinstance(mark, Before)]
+    return {**mark, "default": to_jsonable_python(default), **({"before": before[0]} if before else {})}
 
 
 def complaints(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -346,14 +347,21 @@ def complaints(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             sentence = f"Runtime is {new['runtime']} and was {old['runtime']}. Whoever set it gets new digests"
         elif new["runtime"]:
             sentence = "its default has changed, which no digest depends on"
+        elif _left_out(old) == _left_out(new):
+            sentence = f"its default is now {new['default']}. Whoever left it out gets new digests"
         else:
             sentence = (
                 f"its default was {old.get('default', 'none')} and is {new.get('default', 'none')}. Digests leave out"
                 " defaults, so results of the old default would pass for results of the new one. Keep the default, or"
-                " give the new behaviour a field of its own"
+                " mark the field with Before(the old one), or give the new behaviour a field of its own"
             )
         sentences.append(f"{key}: {sentence}.")
     return sentences
+
+
+def _left_out(field: dict[str, Any]) -> Any:
+    """The value that digests leave out."""
+    return field.get("before", field.get("default", "none"))
 
 
 def test_defaults_and_marks_are_as_written_down() -> None:
@@ -370,6 +378,33 @@ def test_complaints() -> None:
     assert second.startswith("C.b: this field is gone")
     assert third.startswith("C.c: Runtime is False and was True")
     assert fourth.startswith("C.d: this field is new")
+    (moved,) = complaints({"C.a": one}, {"C.a": {**two, "before": 1}})
+    assert moved.startswith("C.a: its default is now 2. Whoever left it out gets new digests")
+    (wrong,) = complaints({"C.a": {**two, "before": 1}}, {"C.a": two})
+    assert "mark the field with Before" in wrong
+
+
+class _Moved(Config):
+    a: Annotated[int, Before(1)] = 2
+    b: int = 5
+
+
+def test_digests_leave_out_what_was_done_before() -> None:
+    """A config of before the field, which said nothing, has the digest of the value of then."""
+    assert identity(_Moved()) == {"a": 2}
+    assert identity(_Moved(a=1)) == {}
+    assert identity(_Moved(a=3)) == {"a": 3}
+    assert as_before(_Moved(b=4)) == _Moved(a=1, b=4)
+    assert as_before(_Moved(a=2)) == _Moved(a=2)
+
+
+def test_the_masks_study_keeps_its_digests() -> None:
+    """Stages of `configs/journey/study.yaml`, whose results are in docs, are those of the defaults of then."""
+    for given, then in (
+        ({"recipe": "ggsm", "row_scale": "kept"}, {"recipe": "ggsm"}),
+        ({"recipe": "hybrid_mask", "row_scale": "kept", "timing": "previous_step"}, {"recipe": "hybrid_mask"}),
+    ):
+        assert identity(build(Experiment, changed(EXPERIMENT, "mask", given), "example").mask) == then
 
 
 if __name__ == "__main__":

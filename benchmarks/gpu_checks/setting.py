@@ -49,7 +49,7 @@ RECIPES = {
     "scheduler, window": {"shape": "window"},
     "constant": {"warmup_share": 0.2},
     "ggsm": {"warmup_share": 0.2},
-    "ggsm, literal": {"warmup_share": 0.2, "calibration": "none", "smoothing": 0.0},
+    "ggsm, literal": {"warmup_share": 0.2, "calibration": "none", "row_scale": "kept", "smoothing": 0.0},
 }
 
 

@@ -1,15 +1,28 @@
 """Strict YAML -> frozen, typed configs."""
 
-from ray_ggsm.config.base import Config, InputError, Location, NotNow, Record, Runtime, digest, identity
+from ray_ggsm.config.base import (
+    Before,
+    Config,
+    InputError,
+    Location,
+    NotNow,
+    Record,
+    Runtime,
+    as_before,
+    digest,
+    identity,
+)
 from ray_ggsm.config.load import build, load, to_yaml
 
 __all__ = [
+    "Before",
     "Config",
     "InputError",
     "Location",
     "NotNow",
     "Record",
     "Runtime",
+    "as_before",
     "build",
     "digest",
     "identity",

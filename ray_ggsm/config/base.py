@@ -7,6 +7,7 @@ out.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
@@ -54,12 +55,24 @@ Runtime = Annotated[T, RUNTIME]
 """`Runtime[int]`: an int that changes how something runs, not its result."""
 
 
+@dataclass(frozen=True)
+class Before:
+    """Marks a field whose default is another than what was done before: `Annotated[int, Before(1)] = 2`.
+
+    Digests leave out the value of before instead of the default, so that old results pass for that value and for no
+    other.
+    """
+
+    value: Any
+    """What was done before there was the field, or its default of then."""
+
+
 def identity(value: Any) -> Any:
     """The plain values of a config that results depend on.
 
     `Runtime` fields are left out, and so are fields whose identity is that of their default: a new field changes no
-    digest as long as its default is what was done before. Therefore a default must never change, which
-    tests/test_identity.py checks.
+    digest as long as its default is what was done before. Where it is not, the field is marked with `Before`. Otherwise
+    a default must never change, which tests/test_identity.py checks.
     """
     if isinstance(value, BaseModel):
         plain = {
@@ -67,7 +80,7 @@ def identity(value: Any) -> Any:
             for name, field in type(value).model_fields.items()
             if RUNTIME not in field.metadata
         }
-        return {name: own for name, (own, field) in plain.items() if field.is_required() or own != _default(field)}
+        return {name: own for name, (own, field) in plain.items() if field.is_required() or own != left_out(field)}
     if isinstance(value, dict):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -75,8 +88,23 @@ def identity(value: Any) -> Any:
     return to_jsonable_python(value)
 
 
-def _default(field: FieldInfo) -> Any:
-    return identity(field.get_default(call_default_factory=True))
+def as_before(config: AnyConfig) -> AnyConfig:
+    """A config that was written out whole: fields that it does not have were not there then, and mean what was done
+    before (`Before`)."""
+    fields = type(config).model_fields.items()
+    missing = {name: _before(field) for name, field in fields if name not in config.model_fields_set}
+    return config.model_copy(update={name: before[0] for name, before in missing.items() if before})
+
+
+def left_out(field: FieldInfo) -> Any:
+    """The identity of the value that digests leave out: of before, if the field is marked, else of the default."""
+    before = _before(field)
+    return identity(before[0] if before else field.get_default(call_default_factory=True))
+
+
+def _before(field: FieldInfo) -> list[Any]:
+    """The value of the field's `Before`; empty without the mark."""
+    return [mark.value for mark in field.metadata if isinstance(mark, Before)]
 
 
 def digest(*parts: Any) -> str:

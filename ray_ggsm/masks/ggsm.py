@@ -5,9 +5,12 @@
 
 g_j is the norm of the loss gradient at h_j. The paper leaves two questions open: how a gradient can steer the forward
 pass that produces it, and what a weight frozen for one user's tokens means for the next user. Here the importance g is
-a vector over the template's slots: the mean norm over a slot's valid tokens on all workers, smoothed over past steps.
-A raw norm is so small that sigma(g) is about 0.5 for every slot. `calibration: none` is that published form; `zscore`
-spreads the importance over slots before the sigmoid.
+a vector over the template's slots: the mean over a slot's valid tokens on all workers, smoothed over past steps.
+
+Two things of the published form keep a gradient from guiding. A raw norm is so small that sigma(g) is about 0.5 for
+every slot; `calibration: zscore` spreads the importance over slots before the sigmoid. And a norm is mostly its row's
+scale: under mean pooling each token's gradient carries 1 / length, and late ranks exist in long rows only;
+`row_scale: removed` compares tokens within their rows. The published form is `calibration: none, row_scale: kept`.
 
 Steps: `observe` sums over micro-batches, `end_step` merges a step's sums into the importance, `future_weight` reads the
 importance. From step T_warm on, the importance is frozen.
@@ -22,8 +25,9 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from ray_ggsm.config import Before
 from ray_ggsm.masks.calibration import Calibration, calibrated
-from ray_ggsm.masks.norms import add_norms
+from ray_ggsm.masks.norms import add_norms, norms, relative_norms
 from ray_ggsm.masks.recipe import Clock, Recipe, Reduce, ScheduledConfig, Timing, WarmupConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
@@ -47,6 +51,9 @@ class ImportanceConfig(ScheduledConfig):
     """Backward pass that the gradients come from."""
     slot: Literal["modality_rank", "position"] = "modality_rank"
     """Tokens that share an importance: those of one (modality, recency rank), or those at one absolute position."""
+    row_scale: Annotated[Literal["kept", "removed"], Before("kept")] = "removed"
+    """kept: a token's gradient norm as it is (published). removed: relative to what its row's other tokens let expect,
+    so that neither the row's length nor its loss counts (`ray_ggsm.masks.norms.relative_norms`)."""
     calibration: Calibration = "zscore"
     """What the sigmoid takes: the raw gradient norm (as published), its z-score over the slots seen so far, or the
     normal score of its rank among them."""
@@ -70,6 +77,8 @@ class HybridMaskConfig(ImportanceConfig):
     """GG-SM's warm-up weight for the whole run, frozen for inference. Paper, Appendix A.4, hybrid (a)."""
 
     recipe: Literal["hybrid_mask"]
+    timing: Annotated[Timing, Before("previous_step")] = "frozen_tower"
+    """Backward pass that the gradients come from; in the appendix, that of a frozen encoder."""
 
     def build(self) -> "HybridMask":
         """GG-SM whose warm-up lasts the whole run."""
@@ -85,7 +94,7 @@ class GGSM(Recipe):
         self.grad_site = config.grad_site
         self.timing = config.timing
         self.importance_S = torch.zeros(0)
-        """Smoothed gradient norm per slot; meaningful where `seen_S`."""
+        """Smoothed mean per slot of gradient norms, or of relative norms; meaningful where `seen_S`."""
         self.seen_S = torch.zeros(0, dtype=torch.bool)
         self._sum_count_2S: Tensor | None = None
 
@@ -110,7 +119,11 @@ class GGSM(Recipe):
         n = tokens.n_slots if self.config.slot == "modality_rank" else tokens.n_positions
         if self._sum_count_2S is None:
             self._sum_count_2S = torch.zeros(2, n, device=grad_BLD.device)
-        add_norms(self._sum_count_2S, grad_BLD, self._slot_BL(tokens), tokens.valid_BL)
+        norm_BL, slot_BL, counted_BL = norms(grad_BLD), self._slot_BL(tokens), tokens.valid_BL
+        if self.config.row_scale == "removed":
+            norm_BL = relative_norms(norm_BL, self._expected_BL(slot_BL), tokens.valid_BL)
+            counted_BL = counted_BL & (norm_BL > 0).any(dim=1, keepdim=True)  # a row without any gradient says nothing
+        add_norms(self._sum_count_2S, norm_BL, slot_BL, counted_BL)
 
     def end_step(self, reduce: Reduce) -> None:
         """Sum over workers, take the mean per slot, and smooth it into the importance."""
@@ -145,6 +158,13 @@ class GGSM(Recipe):
         if not len(weight_S):
             return constant_weight(tokens, 0.5)
         return weight_S.to(tokens.valid_BL.device)[self._slot_BL(tokens)]
+
+    def _expected_BL(self, slot_BL: Tensor) -> Tensor:
+        """The importance so far of each token's slot; 1, the mean of relative norms, where none is known."""
+        if not len(self.importance_S):
+            return torch.ones(slot_BL.shape, device=slot_BL.device)
+        expected_S = torch.where(self.seen_S, self.importance_S, 1.0)
+        return expected_S.to(slot_BL.device)[slot_BL]
 
     def _slot_BL(self, tokens: Tokens) -> Tensor:
         return tokens.slot_BL if self.config.slot == "modality_rank" else tokens.position_BL()

@@ -7,16 +7,39 @@ import torch
 from torch import Tensor
 
 
-def add_norms(sum_count_2G: Tensor, grad_BLD: Tensor, group_BL: Tensor, valid_BL: Tensor) -> None:
-    """Add to each group the gradient norms of its valid tokens (first row) and their number (second row), in place.
+def norms(grad_BLD: Tensor) -> Tensor:
+    """The norm of the gradient at each token, (B, L) float32."""
+    return grad_BLD.detach().float().norm(dim=-1)
+
+
+def relative_norms(norm_BL: Tensor, expected_BL: Tensor, valid_BL: Tensor) -> Tensor:
+    """The norms without their row's scale, (B, L) float32: divided by the row's mean norm over what its tokens' groups
+    let expect, mean(expected).
+
+    A row's gradients carry its length under mean pooling (1 / L), and how hard the row is. Were importances compared
+    between rows as they are, groups that only long rows have would look unimportant. For rows that follow
+    norm = scale of the row * importance of the group, taking the means of relative norms again and again as what is
+    expected ends at the importances, whatever groups a row has.
 
     Args:
-        sum_count_2G: float32, on the gradient's device.
-        grad_BLD: gradient at one state per token.
-        group_BL: int64 in [0, G), the group of each token; arbitrary at padding.
+        norm_BL: gradient norms.
+        expected_BL: importance so far of each token's group; 1 everywhere takes the row's mean alone.
         valid_BL: bool, True for real tokens.
     """
-    groups = group_BL[valid_BL]
-    norms = grad_BLD.detach().float().norm(dim=-1)[valid_BL]
-    sum_count_2G[0].index_add_(0, groups, norms)
-    sum_count_2G[1].index_add_(0, groups, torch.ones_like(norms))
+    seen_BL = norm_BL.masked_fill(~valid_BL, 0)
+    scale_B = seen_BL.sum(dim=1) / expected_BL.masked_fill(~valid_BL, 0).sum(dim=1)
+    return seen_BL / scale_B.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+
+
+def add_norms(sum_count_2G: Tensor, norm_BL: Tensor, group_BL: Tensor, counted_BL: Tensor) -> None:
+    """Add to each group the norms of its counted tokens (first row) and their number (second row), in place.
+
+    Args:
+        sum_count_2G: float32, on the norms' device.
+        norm_BL: float32, one norm per token.
+        group_BL: int64 in [0, G), the group of each token; arbitrary where it is not counted.
+        counted_BL: bool, False for padding.
+    """
+    groups, counted = group_BL[counted_BL], norm_BL[counted_BL]
+    sum_count_2G[0].index_add_(0, groups, counted)
+    sum_count_2G[1].index_add_(0, groups, torch.ones_like(counted))

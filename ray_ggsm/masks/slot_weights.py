@@ -15,7 +15,9 @@ class SlotWeights(Record):
     weight: dict[int, tuple[float, ...]]
     """Step, counted from 1 -> weight of future keys per slot, in [0, 1]."""
     importance: tuple[float | None, ...] | None = None
-    """GG-SM's gradient norm g per slot at the end of its warm-up, None at slots without any token. None as a whole for
-    recipes without importances."""
+    """GG-SM's importance g per slot at the end of its warm-up, a gradient norm or a relative one, None at slots without
+    any token. None as a whole for recipes without importances."""
+    row_scale: str = "kept"
+    """GG-SM's `row_scale`: whether g is a gradient norm (`kept`) or relative to its row (`removed`)."""
     calibration: str | None = None
     """GG-SM's `calibration`; None for recipes without importances."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, Record, digest
+from ray_ggsm.config import InputError, Record, as_before, digest
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model.kinds import EncoderConfig
 from ray_ggsm.model.modality import Modality
@@ -105,6 +105,8 @@ class SavedEncoder:
             ) from None
         if description is None:
             raise InputError(f"{location}: expected an encoder of format {FORMAT}, found {version}")
+        if description.mask is not None:
+            description = description.model_copy(update={"mask": as_before(description.mask)})
         return cls(location, digest(values), description)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_ggsm.masks import Recipe, RecipeConfig, Tokens
 from ray_ggsm.masks.ggsm import GGSM, ImportanceConfig
-from ray_ggsm.masks.norms import add_norms
+from ray_ggsm.masks.norms import add_norms, norms
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.model.encoder import Observe
 from ray_ggsm.model.template import Template
@@ -34,7 +34,7 @@ class GradientNorms:
         def add(grad_BLD: Tensor) -> None:
             self.group_S = self.group_S.to(grad_BLD.device)
             self.sum_count_2G = self.sum_count_2G.to(grad_BLD.device)
-            add_norms(self.sum_count_2G, grad_BLD, self.group_S[tokens.slot_BL], tokens.valid_BL)
+            add_norms(self.sum_count_2G, norms(grad_BLD), self.group_S[tokens.slot_BL], tokens.valid_BL)
 
         return Observe("input", add)
 
@@ -81,6 +81,7 @@ class MaskLog:
             weight={int(step): tuple(weights) for step, weights in self.weight.items()},
             importance=self._importance(),
             calibration=mask.calibration if isinstance(mask, ImportanceConfig) else None,
+            row_scale=mask.row_scale if isinstance(mask, ImportanceConfig) else "kept",
         )
 
     def _importance(self) -> tuple[float | None, ...] | None:

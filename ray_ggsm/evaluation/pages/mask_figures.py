@@ -84,12 +84,17 @@ def over_steps(mask: MaskHistory) -> list[Figure]:
 
 
 def over_gradients(slots: SlotWeights | None) -> Figure | None:
-    """sigma(g), and sigma of the z-score of g, of every slot that has a gradient norm g, in the order of g (eq. 5)."""
+    """sigma(g), and sigma of the z-score of g, of every slot that has an importance g, in the order of g (eq. 5).
+
+    Without the row's scale, g is no gradient norm, and the published weight is not shown.
+    """
     if slots is None or slots.importance is None:
         return None
     norms = np.sort([g for g in slots.importance if g is not None])
     if len(norms) < 2:
         return None
+    if slots.row_scale == "removed":
+        return _over_relative_norms(norms, slots.calibration or "")
     published, zscored = published_weight(norms), calibrated_weight(norms)
     series = {
         name: list(enumerate(values.tolist(), 1))
@@ -102,6 +107,21 @@ def over_gradients(slots: SlotWeights | None) -> Figure | None:
     caption = "Why the published weight is flat" if flat else "The published weight and the calibrated one"
     note = f"{_weights_note(norms, published, zscored, flat)} {_CALIBRATIONS.get(slots.calibration or '', '')}"
     return Figure(caption, {"": picture}, note=note.strip())
+
+
+def _over_relative_norms(norms: np.ndarray, calibration: str) -> Figure:
+    """sigma of the z-score of relative gradient norms, which ascend."""
+    weights = calibrated_weight(norms)
+    title = "Weight of every slot, in the order of the gradient norm relative to its row"
+    axis_name = "slots, from the smallest relative gradient norm to the largest"
+    series = {"calibrated": list(enumerate(weights.tolist(), 1))}
+    picture = charts.lines(series, title, span=(0, 1), names=True, axis_name=axis_name, size=(540, 270))
+    note = (
+        f"The gradient norms g of {len(norms):,} slots lie between {norms[0]:.2g} and {norms[-1]:.2g} times what their "
+        f"rows let expect; σ of the z-score spreads the weight from {weights[0]:.3f} to {weights[-1]:.3f}. "
+        f"{_CALIBRATIONS.get(calibration, '')}"
+    )
+    return Figure("From gradient norms to weights", {"": picture}, note=note.strip())
 
 
 def _weights_note(norms: np.ndarray, published: np.ndarray, calibrated: np.ndarray, flat: bool) -> str:

@@ -17,6 +17,7 @@ from ray_ggsm.model.cpu import use_cpu
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.loop import Trainer
+from ray_ggsm.training.mask_log import slot_weights
 from ray_ggsm.training.pairs import head
 from ray_ggsm.training.workers import ALONE
 
@@ -38,7 +39,7 @@ def main() -> None:
         seen = []
         for step in range(arguments.steps):
             trainer.step(rows.slice(step * size, size))
-            weight_S = learner.recipe.future_weight(learner.encoder.template.every_slot(), step + 1)[0]
+            _, weight_S = slot_weights(learner.encoder.template, learner.recipe, step + 1)
             seen.append(weight_S[learner.recipe.seen_S])
         w = torch.cat(seen)
         norms = learner.recipe.importance_S[learner.recipe.seen_S]

@@ -22,6 +22,8 @@ from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
 from ray_ggsm.data.source_choice import pinned
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.log import about, say
+from ray_ggsm.masks.recipe import WarmupConfig
+from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
 
@@ -216,7 +218,7 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
     prepare = digest(e.data, input_files, ROWS_FORMAT)
     # without fields and parts, digests are those of encoders that could not read them
     detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
-    train = digest(prepare, e.model, e.mask, e.training, e.seed, *([detailed] if detailed else ()))
+    train = digest(prepare, e.model, e.mask, e.training, e.seed, *([detailed] if detailed else ()), *_changes(e))
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
         for checkpoint in ("final", "untrained")
@@ -231,6 +233,16 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
         embed_untrained=EmbedStage(storage.join(place, f"embed-{embed['untrained']}")),
         evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}")),
     )
+
+
+def _changes(e: Experiment) -> list[str]:
+    """What the train stage once did in another way with the same config: old results do not pass for new ones."""
+    found = []
+    if isinstance(e.mask, SchedulerConfig | WarmupConfig):
+        found.append("the encoder at step 0 is centred and embedded under the inference mask")
+    if e.mask is not None and e.training.answer.form == "text":
+        found.append("answers are not cut")
+    return found
 
 
 @dataclass

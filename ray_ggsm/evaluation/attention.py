@@ -8,7 +8,7 @@ the difference to it shows what a head does.
 Legend: B user rows, H heads, L tokens, N layers, i query position, j key position; X is 1 or H.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ray_ggsm.config import Config
+from ray_ggsm.masks import Tokens
 from ray_ggsm.model.attention import Watch
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.contents import Lookup
@@ -137,7 +138,11 @@ def _mean(values_BXL: Tensor, where_B1L: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def attention_of(
-    bundle: EncoderBundle, lookup: Lookup, rows: pa.Table, finished_mask: bool, tokens_per_batch: int = TOKENS_PER_BATCH
+    bundle: EncoderBundle,
+    lookup: Lookup,
+    rows: pa.Table,
+    weight: Callable[[Tokens], Tensor],
+    tokens_per_batch: int = TOKENS_PER_BATCH,
 ) -> AttentionMeans:
     """The user tower's attention on user rows.
 
@@ -145,7 +150,7 @@ def attention_of(
         bundle: the encoder.
         lookup: event texts -> event vectors.
         rows: validated user rows, at least one.
-        finished_mask: whether to use the recipe's inference mask even if training stopped before it was reached.
+        weight: tokens of a batch -> visibility of future keys.
         tokens_per_batch: padded tokens per forward pass.
     """
     encoder, tally = bundle.encoder.eval(), AttentionTally()
@@ -153,9 +158,8 @@ def attention_of(
     for chosen in batches_by_length(collator.user_lengths(rows), tokens_per_batch):
         batch = collator.users(rows.take(pa.array(chosen))).to(encoder.device)
         tokens = batch.layout.tokens
-        weight = bundle.embedding_weight(tokens, finished_mask)
         with encoder.autocast():
-            encoder.hidden(encoder.inputs(batch), tokens, weight, watch=tally.watch(tokens.valid_BL))
+            encoder.hidden(encoder.inputs(batch), tokens, weight(tokens), watch=tally.watch(tokens.valid_BL))
     return tally.means()
 
 

@@ -167,7 +167,9 @@ class GGSM(Recipe):
         return expected_S.to(slot_BL.device)[slot_BL]
 
     def _slot_BL(self, tokens: Tokens) -> Tensor:
-        return tokens.slot_BL if self.config.slot == "modality_rank" else tokens.position_BL()
+        if self.config.slot == "modality_rank":
+            return tokens.slot_BL
+        return tokens.position_BL().clamp(max=tokens.n_positions - 1)  # answers may be longer than any user's row
 
 
 class HybridMask(GGSM):

@@ -13,30 +13,30 @@ class SchedulerConfig(ScheduledConfig):
     """Opens from causal at step 0 to bidirectional at T_total."""
 
     recipe: Literal["scheduler"]
-    shape: Literal["linear", "cosine", "window"] = "linear"
-    """linear, cosine: every future key weighs alpha(t). window: a query sees the next Delta(t) keys and no later ones;
-    Delta(t) is alpha(t) times the row's length, with linear alpha."""
+    shape: Literal["linear", "cosine", "window", "cosine_window"] = "linear"
+    """linear, cosine: every future key weighs alpha(t). window, cosine_window: a query sees the next Delta(t) keys and
+    no later ones; Delta(t) is alpha(t) times the row's length, with linear or cosine alpha."""
 
     def build(self) -> "Scheduler":
         """A schedule of this shape up to T_total."""
-        return Scheduler(self.shape, self.require_total_steps())
+        return Scheduler(self)
 
 
 class Scheduler(Recipe):
     """A weight of future keys that rises with the step."""
 
-    def __init__(self, shape: Literal["linear", "cosine", "window"], total_steps: int) -> None:
-        self.shape, self.total_steps = shape, total_steps
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.shape, self.total_steps = config.shape, config.require_total_steps()
 
     def alpha(self, step: int) -> float:
         """0 at step 0, 1 from T_total on."""
         share = min(step / self.total_steps, 1.0)
-        return (1 - math.cos(math.pi * share)) / 2 if self.shape == "cosine" else share
+        return (1 - math.cos(math.pi * share)) / 2 if self.shape.startswith("cosine") else share
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
         """(B, L), or (B, L, L) for the window."""
         alpha = self.alpha(step)
-        if self.shape != "window":
+        if not self.shape.endswith("window"):
             return constant_weight(tokens, alpha)
         position_BL = tokens.position_BL()
         ahead_BLL = position_BL[:, None, :] - position_BL[:, :, None]

@@ -63,13 +63,13 @@ class Collator:
     def users(self, rows: pa.Table) -> Batch:
         """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order."""
         events = history_events(rows, self.template.modalities)
-        ids = self._token_ids(_instructions(rows))
+        ids = self._instruction_ids(rows)
         layout = self.template.user_layout(events.count_MB, _counts(ids))
         return self._batch(layout, ids, events, tabular_matrix(rows) if self.template.tabular_tokens else None)
 
     def user_lengths(self, rows: pa.Table) -> np.ndarray:
         """Tokens per row in the user tower, int64 (B,)."""
-        ids = self._token_ids(_instructions(rows))
+        ids = self._instruction_ids(rows)
         return self.template.user_lengths(kept_events(rows, self.template.modalities), _counts(ids))
 
     def numbers(self, rows: pa.Table) -> torch.Tensor:
@@ -85,8 +85,8 @@ class Collator:
         return Sequences(lengths_B, lambda index_N: self._answer_events(events.take(index_N)))
 
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
-        """The answer tower's sequences for texts; EOS is appended to each."""
-        ids = [[*tokens, self.tokenizer.eos_token_id] for tokens in self._token_ids(texts, reserve=1)]
+        """The answer tower's sequences for texts, however long; EOS is appended to each."""
+        ids = [[*tokens, self.tokenizer.eos_token_id] for tokens in self._token_ids(texts)]
         return Sequences(_counts(ids), lambda index_N: self._answer_ids([ids[n] for n in index_N]))
 
     def _answer_events(self, events: Events) -> Batch:
@@ -96,13 +96,16 @@ class Collator:
         layout = self.template.answer_text_layout(_counts(ids))
         return self._batch(layout, ids, no_events(self.template.modalities, len(ids)), None)
 
-    def _token_ids(self, texts: Sequence[str], reserve: int = 0) -> list[list[int]]:
-        """Token ids of each text, cut to the template's limit less `reserve`."""
+    def _instruction_ids(self, rows: pa.Table) -> list[list[int]]:
+        """Token ids of each row's instruction, cut to the template's limit."""
+        return [ids[: self.template.max_text_tokens] for ids in self._token_ids(_instructions(rows))]
+
+    def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
         if not len(texts):
             return []
-        limit = self.template.max_text_tokens - reserve
         encoded: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=True, max_length=limit, split_special_tokens=True
+            list(texts), add_special_tokens=False, truncation=False, split_special_tokens=True
         )["input_ids"]
         return encoded
 

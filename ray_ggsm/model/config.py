@@ -122,7 +122,7 @@ class ModelConfig(Config):
     """Join the tabular features with the sequence's state before the loss, if the rows have any; null: the paper's
     form."""
     max_text_tokens: int = Field(64, ge=4)
-    """Longest instruction or answer text, in tokens; longer ones are cut."""
+    """Longest instruction, in tokens; longer ones are cut. Answers are not cut."""
     attention: Runtime[Literal["auto", "sdpa", "flex", "eager"]] = "auto"
     """Implementation of attention; all give the same results. auto: `eager` on CPU, `sdpa` on CUDA. `flex` is meant for
     CUDA."""

@@ -42,6 +42,9 @@ class EncoderDescription(Record):
     """Of the language model, as the next two."""
     template_digest: str | None = None
     tokenizer_digest: str | None = None
+    text_answers: bool | None = None
+    """Whether the language model's answers were texts in training, so that a sentence's vector means something; written
+    only where it is true."""
     files: dict[str, str]
     """Name of a file in the directory -> digest of its bytes."""
 

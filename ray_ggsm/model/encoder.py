@@ -165,6 +165,7 @@ class UserEncoder(nn.Module):
             observe: get gradients in the backward pass.
             watch: gets every layer's attention shares, which `eager` then computes.
         """
+        self._check_length(inputs_BLD.shape[1])
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend = self._backend(inputs_BLD.is_cuda, watch is not None)
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch)
@@ -179,6 +180,15 @@ class UserEncoder(nn.Module):
                 state_BLD.register_hook(observer.take)
         states: Tensor = output.last_hidden_state
         return states
+
+    def _check_length(self, tokens: int) -> None:
+        """Raises InputError if the backbone has not so many positions."""
+        most = getattr(self.backbone.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and tokens > most:
+            raise InputError(
+                f"a row has {tokens:,} tokens, and the backbone '{self.config.backbone.name}' takes at most {most:,}; "
+                "keep fewer events (data.modalities.NAME.keep), or shorten texts"
+            )
 
     def _backend(self, is_cuda: bool, is_watched: bool) -> Backend:
         if is_watched:

@@ -54,6 +54,8 @@ class EncoderBundle:
     """Digest of the event encoder whose vectors the encoder reads."""
     backbone_digest: str
     """Digest of the pretrained weights."""
+    text_answers: bool | None = None
+    """Whether it is trained with texts as answers."""
 
     @property
     def is_half_way(self) -> bool:
@@ -64,9 +66,10 @@ class EncoderBundle:
         """Visibility of future keys for embedding, shapes as in `Recipe.future_weight`.
 
         It is the inference mask or, if training stopped at alpha < 1, the mask at that step. With `finished`, it is the
-        inference mask in both cases.
+        inference mask in both cases; so it is at step 0, where an encoder is looked at as what the trained one is
+        compared with, under the same mask.
         """
-        if self.is_half_way and not finished:
+        if self.is_half_way and self.step > 0 and not finished:
             return self.recipe.future_weight(tokens, self.step)
         return self.recipe.inference_weight(tokens)
 
@@ -121,6 +124,8 @@ def save(bundle: EncoderBundle, location: str) -> None:
         storage.upload(directory, location)
     values = description.model_dump(mode="json")
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
+    if bundle.text_answers is None:
+        del values["text_answers"]  # likewise
     storage.write_json(storage.join(location, FILE), values)
 
 
@@ -158,6 +163,7 @@ def load(location: str, device: torch.device) -> EncoderBundle:
         feature_names=features,
         event_encoder_digest=description.event_encoder_digest,
         backbone_digest=description.backbone_digest,
+        text_answers=description.text_answers,
     )
 
 
@@ -192,6 +198,7 @@ def _description(bundle: EncoderBundle, files: dict[str, str]) -> EncoderDescrip
         event_encoder_digest=bundle.event_encoder_digest,
         template_digest=_template_digest(template),
         tokenizer_digest=_tokenizer_digest(bundle.tokenizer),
+        text_answers=bundle.text_answers,
         files=files,
     )
 

@@ -33,7 +33,7 @@ class Template:
     tabular_tokens: int
     """Number of vectors that the tabular features become; 0 without features."""
     max_text_tokens: int
-    """Longest instruction or answer text, in tokens."""
+    """Longest instruction, in tokens; an answer may be longer."""
     global_query: bool = False
     """Whether a token after the history joins the user vector (mask recipe hybrid_gq)."""
 
@@ -56,10 +56,11 @@ class Template:
         return len(self.tags) + sum(m.keep for m in self.modalities) + self.tabular_tokens + self.max_text_tokens
 
     def every_slot(self) -> Tokens:
-        """One row that fills every slot once, to see a mask slot by slot."""
-        n = len(self.slot_names)
-        all_1S = torch.ones(1, n, dtype=torch.bool)
-        return Tokens(all_1S, torch.arange(n)[None], all_1S, n, self.n_positions)
+        """One row that fills every slot once, to see a mask slot by slot: a user's longest row with one token of text,
+        and at its end the answer's tag."""
+        keep_M1 = np.array([m.keep for m in self.modalities], dtype=np.int64).reshape(-1, 1)
+        one_1 = np.ones(1, dtype=np.int64)
+        return self._lay_out([*self._user_segments(keep_M1, one_1), self._tag(ANSWER_TOKEN, one_1)]).tokens
 
     def user_layout(self, events_MB: np.ndarray, text_B: np.ndarray) -> Layout:
         """The user tower's layout.

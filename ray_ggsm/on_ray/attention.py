@@ -3,7 +3,7 @@
 Writes `<output>/attention-<digest>/attention.json`: three readings of the same users. They tell what the mask did from
 what the weights learned:
 
-    before    the encoder at step 0, as embedding uses it: under the mask that training began with
+    before    the encoder at step 0, under the mask that training began with
     opened    the encoder at step 0, under the mask of `after` (hybrid_mlp's mask is weights: there it is `before`)
     after     the trained encoder, as embedding uses it
 """
@@ -11,9 +11,11 @@ what the weights learned:
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pyarrow as pa
 import ray
+from torch import Tensor
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
@@ -24,9 +26,11 @@ from ray_ggsm.evaluation.attention import AttentionMeans, attention_of, terminal
 from ray_ggsm.evaluation.pages.attention_figures import attention_figure
 from ray_ggsm.evaluation.pages.figure import Figure
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.masks import Tokens
 from ray_ggsm.model import saved
 from ray_ggsm.model.description import EncoderDescription, SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.devices import actor_resources, device_of, encoders
 from ray_ggsm.on_ray.cluster.resources import require
@@ -159,11 +163,15 @@ def _readings(experiment: Experiment, sample: _Sample) -> dict[str, Reading]:
         bundle.encoder.merge_lora()  # as embedding does
     opened = replace(before, recipe=after.recipe, step=after.step)
     lookup, finished = sample.vectors.open(), experiment.embedding.mask == "inference"
+
+    def weight(bundle: EncoderBundle, tokens: Tokens) -> Tensor:
+        return bundle.recipe.inference_weight(tokens) if finished else bundle.recipe.future_weight(tokens, bundle.step)
+
     return {
         name: Reading(
             step=bundle.step,
             alpha=1.0 if finished else bundle.recipe.alpha(bundle.step),
-            means=attention_of(bundle, lookup, rows, finished),
+            means=attention_of(bundle, lookup, rows, partial(weight, bundle)),
         )
         for name, bundle in {"before": before, "opened": opened, "after": after}.items()
     }

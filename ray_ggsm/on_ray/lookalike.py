@@ -146,14 +146,19 @@ def sentence_direction(table: EmbeddingTable, version: Version, text: str, encod
     """The vector of a sentence, (D,).
 
     Raises:
-        InputError: there is no encoder, or it is not the one that made the table.
+        InputError: there is no encoder, it is not the one that made the table, or it never learned from texts.
     """
     if not encoder:
         raise InputError("encoder: `text` needs the saved encoder that made the table")
-    made_by, digest = table.metadata(version).encoder, SavedEncoder.read(encoder).digest
-    if made_by != digest:
-        raise InputError(f"{encoder}: this encoder is {digest}, the table was made by {made_by}; give that one")
-    no_events = np.zeros((0, SavedEncoder.read(encoder).description.event_width), np.float32)
+    made_by, saved = table.metadata(version).encoder, SavedEncoder.read(encoder)
+    if made_by != saved.digest:
+        raise InputError(f"{encoder}: this encoder is {saved.digest}, the table was made by {made_by}; give that one")
+    if saved.description.model.kind == "llm" and not saved.description.text_answers:
+        raise InputError(
+            f"{encoder}: no text was an answer when this encoder was trained, so a sentence's vector means nothing; "
+            "give seed users (users_file), or train with training.answer.form: text"
+        )
+    no_events = np.zeros((0, saved.description.event_width), np.float32)
     loaded = load(encoder, lambda texts: no_events, torch.device("cpu"))
     vector_D: np.ndarray = Embedder(loaded, 16_384).texts([text]).vectors[0]
     return vector_D

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ray_ggsm import storage
 from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import Tokens
+from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Batch, Collator, tabular_matrix
 from ray_ggsm.model.contract import Sequences, Tower
@@ -31,8 +32,8 @@ from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_loss
 from ray_ggsm.training.flops import step_flops
 from ray_ggsm.training.learner import Metrics
-from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce
-from ray_ggsm.training.mask_log import GradientNorms, MaskLog
+from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce, mean_cosine
+from ray_ggsm.training.mask_log import GradientNorms, LearnedWeights, MaskLog
 from ray_ggsm.training.targets import Heads, TargetMaker, Targets
 from ray_ggsm.training.towers import Observers, Towers
 from ray_ggsm.training.workers import Workers
@@ -50,6 +51,19 @@ class _Part:
     user_ids_b: Tensor
     answer_ids_N: Tensor
     """One per row and draw."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a step's forward passes gave, over the global batch."""
+
+    loss: float
+    statistics: BatchStatistics
+    """Of the contrast."""
+    cosines: dict[str, float]
+    """Tower -> mean cosine of its states before they are centred."""
+    parts: dict[str, float]
+    """Parts of the loss, with targets."""
 
 
 class Contrastive:
@@ -77,14 +91,17 @@ class Contrastive:
             head: training rows that statistics and centres are taken from, the same on every worker.
             future_days: days that futures cover; needed for targets.
         """
-        self.bundle, self.head, self.collator, self.config = bundle, head, collator, config
+        self.bundle = replace(bundle, text_answers=True if config.answer.form == "text" else None)
+        self.head, self.collator, self.config = head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = bundle.encoder, bundle.recipe
         self.make_targets, self.heads = self._targets(future_days)
         kept = self.encoder.trainable() if self.recipe.timing == "frozen_tower" else {}
         self.initial = {name: p.detach().clone() for name, p in kept.items()}
         """The weights of step 0, if GG-SM takes its gradients from them."""
-        self.mask_log = MaskLog(self.encoder.template, self.recipe, config.total_steps)
+        self.mask_log, mask = MaskLog(self.encoder.template, self.recipe, config.total_steps), self.encoder.learned_mask
+        slots = len(self.encoder.template.slot_names)
+        self.learned = LearnedWeights(mask, slots) if isinstance(mask, LearnedMask) else None
         if config.activation_checkpointing:
             self.encoder.backbone.activation_checkpointing_enable({"use_reentrant": False})
 
@@ -145,15 +162,21 @@ class Contrastive:
             self._gradient_pass(part)
             observe = False
         norms = GradientNorms(self.encoder.template)
-        loss, statistics, parts = self._backward(
-            part, lambda tokens: [norms.observer(tokens), *(self._observers(tokens) if observe else [])]
-        )
-        mask = self.mask_log.step(step)
+
+        def observers(tokens: Tokens) -> list[Observe]:
+            if self.learned is not None:
+                self.learned.watch(tokens)
+            return [norms.observer(tokens), *(self._observers(tokens) if observe else [])]
+
+        found = self._backward(part, observers)
+        mask = self.mask_log.step(step, self.learned.end_step(self.workers) if self.learned is not None else None)
         self.recipe.end_step(self.workers.reduce)
+        statistics = found.statistics
         return {
-            "loss": loss, "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank,
+            "loss": found.loss, "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank,
             "cos_positive": statistics.positive, "cos_negative": statistics.negative,
-            **{f"masked_{term}": share for term, share in statistics.masked.items()}, **parts,
+            **{f"cos_{tower}_states": cosine for tower, cosine in found.cosines.items()},
+            **{f"masked_{term}": share for term, share in statistics.masked.items()}, **found.parts,
             **norms.means(self.workers, self.encoder.device), **mask, "temperature": self.config.temperature,
             "tokens": float(part.towers.length_N.sum()), "flops": step_flops(self.encoder, part.towers.length_N),
         }  # fmt: skip
@@ -211,15 +234,17 @@ class Contrastive:
         towers = Towers(self.encoder, sequences, self.config.tokens_per_micro_batch, seed)
         return _Part(rows, towers, user_ids(rows).to(device), torch.from_numpy(answers.id_N).to(device))
 
-    def _backward(self, part: _Part, observers: Observers) -> tuple[float, BatchStatistics, dict[str, float]]:
-        """Add the gradients of the global batch; returns the same as `_loss`."""
-        results: list[tuple[float, BatchStatistics, dict[str, float]]] = []
+    def _backward(self, part: _Part, observers: Observers) -> _Outcome:
+        """Add the gradients of the global batch."""
+        results: list[_Outcome] = []
         targets = self._gathered_targets(part.rows)
 
         def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
             loss, statistics, parts = self._loss(user_bW, answer_ND, part, targets)
-            check_loss(loss.item(), statistics, self.bundle.step, part.rows)
-            results.append((loss.item(), statistics, parts))
+            states = {"user": user_bW[:, : self.encoder.width], "answer": answer_ND}
+            cosines = {tower: mean_cosine(s, self.workers.reduce) for tower, s in states.items()}
+            check_loss(loss.item(), statistics, cosines, self.bundle.step, part.rows)
+            results.append(_Outcome(loss.item(), statistics, cosines, parts))
             return loss
 
         part.towers.backward(self._weight, loss_of, self.config.graph_tokens, observers)

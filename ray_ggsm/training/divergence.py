@@ -1,13 +1,15 @@
 """Stops a training run that cannot recover, with a sentence that names the symptom and a remedy."""
 
 import math
+from collections.abc import Mapping
 
 import pyarrow as pa
 
 from ray_ggsm.training.loss import BatchStatistics
 
 ONE_POINT = 0.9999
-"""Mean cosine of positives and of negatives above which both towers count as collapsed."""
+"""Mean cosine of positives and of negatives, or of user states before they are centred, above which they count as one
+point."""
 
 
 class DivergenceError(RuntimeError):
@@ -17,13 +19,30 @@ class DivergenceError(RuntimeError):
     """user_id and as_of of the batch in which it happened (this worker's part)."""
 
 
-def check_loss(loss: float, statistics: BatchStatistics, step: int, rows: pa.Table) -> None:
+def check_loss(
+    loss: float, statistics: BatchStatistics, cosines: Mapping[str, float], step: int, rows: pa.Table
+) -> None:
     """Check the loss of a step (0-based) on this worker's `rows`.
 
+    Args:
+        loss: the loss.
+        statistics: those of the batch, of its centred states where the encoder centres them.
+        cosines: tower -> mean cosine of its states before they are centred. Centred, states of one point are rounding,
+            and no statistic shows that.
+        step: number of steps before it.
+        rows: user_id and as_of of the batch's rows on this worker.
+
     Raises:
-        DivergenceError: the loss is not finite, or both towers collapsed to one point.
+        DivergenceError: the loss is not finite, or the towers collapsed to one point.
     """
     check_finite(loss, step, rows)
+    if cosines["user"] > ONE_POINT:
+        raise _error(
+            f"all user states point in one direction (mean cosine {cosines['user']:.6f} before centring, loss"
+            f" {loss:.4f}); try a lower training.optimizer.learning_rate",
+            step,
+            rows,
+        )
     if min(statistics.positive, statistics.negative) > ONE_POINT:
         sentence = (
             f"both towers collapsed to one point (all cosines are 1, loss {loss:.4f}); try a lower"

@@ -111,6 +111,21 @@ def _loss_of_rows(
     return (torch.logsumexp(logits, dim=1) - logits[:, 0]).sum()
 
 
+@torch.no_grad()
+def mean_cosine(states_bD: Tensor, reduce: Callable[[Tensor], Tensor]) -> float:
+    """Mean cosine between different rows of all workers' states, before they are centred; 0 for one row alone.
+
+    Args:
+        states_bD: states of this worker.
+        reduce: sums a tensor over all workers.
+    """
+    unit_bD = normalize(states_bD.double(), dim=1)
+    sum_D, rows = reduce(torch.cat([unit_bD.sum(dim=0), unit_bD.new_tensor([len(unit_bD)])])).split(
+        [unit_bD.shape[1], 1]
+    )
+    return ((sum_D @ sum_D - rows) / (rows * (rows - 1)).clamp(min=1)).item()
+
+
 @dataclass(frozen=True)
 class BatchStatistics:
     """How well a batch is solved, and how much of it is masked."""

@@ -3,12 +3,15 @@
 Legend: B rows, L tokens, D width, S slots of the template, G groups of slots.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_ggsm.masks import Recipe, RecipeConfig, Tokens
 from ray_ggsm.masks.ggsm import GGSM, ImportanceConfig
+from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.masks.norms import add_norms, norms
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.model.encoder import Observe
@@ -47,6 +50,53 @@ class GradientNorms:
         return {f"grad_norm/{n}": s / c for n, s, c in zip(self.names, sums, counts, strict=True) if c}
 
 
+def slot_weights(template: Template, recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
+    """Weights of future keys at `step` (0-based): their distribution, and their mean per slot, (S,).
+
+    They are those of a row that fills every slot. If the weight depends on the query, too, the distribution is over all
+    pairs, and a slot's mean is over the queries before it (the first slot of the row has none, and gets 0).
+    """
+    tokens = template.every_slot()
+    weight = recipe.future_weight(tokens, step)[0].float()
+    values, mean_L = weight, weight
+    if weight.dim() == 2:
+        future_LL = torch.ones_like(weight, dtype=torch.bool).triu(1)
+        values = weight[future_LL]
+        mean_L = weight.masked_fill(~future_LL, 0).sum(dim=0) / future_LL.sum(dim=0).clamp(min=1)
+    return values, torch.empty_like(mean_L).index_copy_(0, tokens.slot_BL[0], mean_L)
+
+
+class LearnedWeights:
+    """Mean weight per slot that a learned mask gave to future keys of user rows, over layers and queries."""
+
+    def __init__(self, mask: LearnedMask, slots: int) -> None:
+        self.layers, self.mean_S, self._sum_count_2S = len(mask.mlps), torch.zeros(slots), torch.zeros(2, slots)
+        self._tokens: Tokens | None = None
+        self._left = 0
+        mask.register_forward_hook(self._add)
+
+    def watch(self, tokens: Tokens) -> None:
+        """Count the next pass through all layers, which has these tokens."""
+        self._tokens, self._left = tokens, self.layers
+
+    def end_step(self, workers: Workers) -> Tensor:
+        """The means over the step's passes on all workers, (S,); slots without a token keep theirs, at first 0."""
+        sum_S, count_S = workers.reduce(self._sum_count_2S).cpu()
+        self.mean_S = torch.where(count_S > 0, sum_S / count_S.clamp(min=1), self.mean_S)
+        self._sum_count_2S = torch.zeros_like(self._sum_count_2S)
+        return self.mean_S
+
+    def _add(self, mask: nn.Module, arguments: Any, weight_BLL: Tensor) -> None:
+        if self._tokens is None or not self._left:
+            return  # the answer tower, embedding, or a layer that is computed again for its gradients
+        self._left -= 1
+        valid_BL, slot_BL = self._tokens.valid_BL, self._tokens.slot_BL
+        future_BLL = (valid_BL[:, :, None] & valid_BL[:, None, :]).triu(1)
+        self._sum_count_2S = self._sum_count_2S.to(weight_BLL.device)
+        for row, values_BLL in zip(self._sum_count_2S, (weight_BLL.detach() * future_BLL, future_BLL), strict=True):
+            row.index_add_(0, slot_BL[valid_BL], values_BLL.float().sum(dim=1)[valid_BL])
+
+
 class MaskLog:
     """Records the weights of future keys over the steps."""
 
@@ -55,15 +105,16 @@ class MaskLog:
         self.weight: dict[str, list[float]] = {}
         """Step, counted from 1 -> weight per slot."""
 
-    def step(self, step: int) -> dict[str, float]:
-        """Alpha and the distribution of w over slots at `step` (0-based); some steps are kept slot by slot."""
-        weight = self.recipe.future_weight(self.template.every_slot(), step)[0].float()
-        if weight.dim() == 1:
-            values, per_slot_S = weight, weight
-        else:  # the weight depends on the query, too: take all future keys, and the mean over a key's queries
-            future_SS = torch.ones_like(weight, dtype=torch.bool).triu(1)
-            values = weight[future_SS]
-            per_slot_S = weight.masked_fill(~future_SS, 0).sum(dim=0) / future_SS.sum(dim=0).clamp(min=1)
+    def step(self, step: int, learned_S: Tensor | None = None) -> dict[str, float]:
+        """Alpha and the distribution of w over slots at `step` (0-based); some steps are kept slot by slot.
+
+        Args:
+            step: the step.
+            learned_S: mean weights per slot of a learned mask, in the place of the recipe's.
+        """
+        values, per_slot_S = slot_weights(self.template, self.recipe, step)
+        if learned_S is not None:
+            values = per_slot_S = learned_S
         if step % self.every == 0:
             self.weight[str(step + 1)] = [round(w, 6) for w in per_slot_S.tolist()]
         p5, p95 = torch.quantile(values, torch.tensor([0.05, 0.95])).tolist()

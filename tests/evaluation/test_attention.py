@@ -148,8 +148,8 @@ def numbers(means: AttentionMeans) -> np.ndarray:
 def test_neither_batches_nor_padding_matter(recipe: RecipeConfig, tiny_decoder: str) -> None:
     """One batch with much padding, batches of a few rows, and rows one by one, each of which counts the same."""
     bundle, rows = encoder_on(tiny_decoder, recipe), user_rows(13)
-    wide, small = (attention_of(bundle, lookup, rows, False, tokens) for tokens in (100_000, 60))
-    alone = [attention_of(bundle, lookup, rows.slice(n, 1), False) for n in range(13)]
+    wide, small = (attention_of(bundle, lookup, rows, bundle.embedding_weight, tokens) for tokens in (100_000, 60))
+    alone = [attention_of(bundle, lookup, rows.slice(n, 1), bundle.embedding_weight) for n in range(13)]
     assert wide.rows == small.rows == 13
     np.testing.assert_allclose(numbers(wide), numbers(small), atol=1e-5)
     np.testing.assert_allclose(numbers(wide), np.mean([numbers(means) for means in alone], axis=0), atol=1e-5)
@@ -159,7 +159,7 @@ def test_neither_batches_nor_padding_matter(recipe: RecipeConfig, tiny_decoder: 
 def test_a_layer_with_a_mask_of_its_own(tiny_decoder: str) -> None:
     """hybrid_mlp starts with the weight sigmoid(-3) for every later key of the user segment, in every layer."""
     bundle, rows = encoder_on(tiny_decoder, HybridMLPConfig(recipe="hybrid_mlp")), user_rows(3)
-    means = attention_of(bundle, lookup, rows, False)
+    means = attention_of(bundle, lookup, rows, bundle.embedding_weight)
     batch = Collator(bundle.encoder.template, bundle.tokenizer, lookup).users(rows)
     weight, expected = 1 / (1 + math.exp(-START)), []
     for history, tokens in zip(batch.layout.tokens.history_BL, batch.layout.last_B.tolist(), strict=True):
@@ -188,7 +188,7 @@ def test_watching_changes_nothing(attention: str, tiny_decoder: str) -> None:
 
 def test_causal_masks_have_no_future(tiny_decoder: str) -> None:
     bundle = encoder_on(tiny_decoder, CausalConfig(recipe="causal"), dtype="bfloat16")
-    means = attention_of(bundle, lookup, user_rows(5), False)
+    means = attention_of(bundle, lookup, user_rows(5), bundle.embedding_weight)
     assert means.future_share == [[0] * 4] * 2
     assert means.uniform_future_share == [0, 0]
     assert np.min(means.distance) > 0
@@ -226,6 +226,5 @@ def test_rows_are_taken_in_any_table_form(tiny_decoder: str) -> None:
     bundle = encoder_on(tiny_decoder, BidirectionalConfig(recipe="bidirectional"))
     rows = user_rows(6)
     chunked = pa.concat_tables([rows.slice(0, 2), rows.slice(2)])
-    np.testing.assert_allclose(
-        numbers(attention_of(bundle, lookup, chunked, False)), numbers(attention_of(bundle, lookup, rows, False))
-    )
+    one, other = (attention_of(bundle, lookup, table, bundle.embedding_weight) for table in (chunked, rows))
+    np.testing.assert_allclose(numbers(one), numbers(other))

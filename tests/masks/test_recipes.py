@@ -246,14 +246,19 @@ def test_cosine_schedule() -> None:
         assert recipe.future_weight(tokens(), t)[1, 2].item() == pytest.approx(expected, abs=1e-7)
 
 
-def test_window_grows_with_the_row() -> None:
-    recipe = SchedulerConfig(recipe="scheduler", total_steps=8, shape="window").build()
+@pytest.mark.parametrize("shape", ["window", "cosine_window"])
+def test_window_grows_with_the_row(shape) -> None:
+    """min(i + Delta(t), L) with Delta(t) = alpha(t) L, which rises linearly or as a cosine (Appendix A.4 b)."""
+    recipe = SchedulerConfig(recipe="scheduler", total_steps=8, shape=shape).build()
     for t in range(10):
+        share = min(t / 8, 1)
+        alpha = share if shape == "window" else (1 - math.cos(math.pi * share)) / 2
+        assert recipe.alpha(t) == pytest.approx(alpha)
         weight = recipe.future_weight(tokens(), t)
         for b, length in enumerate((5, 4)):
             for i in range(length):
                 for j in range(i + 1, length):
-                    assert weight[b, i, j].item() == float(j - i <= math.floor(min(t / 8, 1) * length))
+                    assert weight[b, i, j].item() == float(j - i <= math.floor(round(alpha * length, 6)))
 
 
 def test_hybrid_mask_keeps_its_soft_mask_for_inference() -> None:

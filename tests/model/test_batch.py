@@ -61,6 +61,18 @@ def test_lengths_are_those_of_the_batches(make_rows, tiny_decoder) -> None:
         assert sequences.batch(index).layout.tokens.length_B().tolist() == sequences.length_B[index].tolist()
 
 
+def test_instructions_are_cut_and_answers_are_not(make_rows, tiny_decoder) -> None:
+    """Byte tokens: 6 of an instruction, and every one of an answer with its EOS."""
+    tokenizer = load_tokenizer(PretrainedConfig(name=tiny_decoder))
+    collator = Collator(TEMPLATE, tokenizer, lookup)
+    long = "bill: milk, bread x2. " * 9
+    assert collator.text_sequences([long, "tea"]).length_B.tolist() == [
+        len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1 for text in (long, "tea")
+    ]
+    short, cut = (make_rows(users=1).append_column("query", pa.array([query])) for query in (None, long))
+    assert collator.user_lengths(cut) == collator.user_lengths(short)
+
+
 def test_futures_are_drawn_from_the_row_itself_whatever_stands_beside_it(make_rows) -> None:
     rows = make_rows()
     drawn = sample_future_events(rows, TEMPLATE.modalities, 5, seed=3)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -155,12 +156,15 @@ def test_a_backbone_from_random_weights_is_trained_and_comes_back(width, make_en
 
 
 def test_half_way_encoder_embeds_with_its_own_mask(make_encoder) -> None:
-    bundle = make_encoder(RECIPES[2])
-    tokens = bundle.encoder.template.every_slot()
-    assert (bundle.embedding_weight(tokens) == 0).all()
-    assert (bundle.embedding_weight(tokens, finished=True) == 1).all()
-    done = EncoderBundle(**{**vars(bundle), "step": 10})
-    assert (done.embedding_weight(tokens) == 1).all()
+    """That of step 0 embeds with the mask of the finished one, which it is compared with."""
+    start = make_encoder(RECIPES[2])
+    tokens = start.encoder.template.every_slot()
+    half_way, done = (replace(start, step=step) for step in (5, 10))
+    assert (half_way.embedding_weight(tokens) == 0.5).all()
+    for finished in (
+        start.embedding_weight(tokens), half_way.embedding_weight(tokens, finished=True), done.embedding_weight(tokens)
+    ):  # fmt: skip
+        assert (finished == 1).all()
 
 
 @pytest.mark.parametrize("name", saved.FILES)

@@ -41,7 +41,8 @@ def test_the_job_against_the_same_rows_without_ray(sample: Callable, capsys, tmp
     rows = pq.read_table(files).slice(0, ROWS)
     bundle = saved.load(place.train.path("encoder"), torch.device("cpu"))
     location = storage.join(place.event_vectors, bundle.event_encoder_digest)
-    expected = attention_of(bundle, store.find(location, str(tmp_path / "cache")).open(), rows, False)
+    vectors = store.find(location, str(tmp_path / "cache")).open()
+    expected = attention_of(bundle, vectors, rows, bundle.embedding_weight)
     for name in ("future_share", "distance", "entropy", "relative_entropy", "uniform_future_share"):
         np.testing.assert_allclose(getattr(found["after"], name), getattr(expected, name), atol=1e-5)
     assert found["after"].rows == ROWS

@@ -11,6 +11,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.lookalike import LookalikeConfig, lookalike, preview
+from ray_ggsm.on_ray.train import train
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.maintenance import forget
@@ -69,12 +70,25 @@ def test_an_earlier_version_a_tag_and_the_forgotten(tmp_path: Path) -> None:
         audience(version=0, forgotten_key_file=str(tmp_path / "key"))
 
 
-def test_a_sentence(finished: Experiment, config: Callable, tmp_path: Path) -> None:
-    place = Pipeline.of(finished).train
-    lookalike(config(text="buys item 3", encoder=place.encoder, k=5))
+def test_a_sentence(experiment: Callable, beside: Callable, tmp_path: Path) -> None:
+    output = beside("prepare", "event_vectors")
+    pipeline = Pipeline.of(experiment(output=output, training__answer={"form": "text"}, embedding__splits=["test"]))
+    train(pipeline)
+    search = {"table": embed(pipeline), "output": str(tmp_path / "found.parquet"), "text": "buys item 3"}
+    lookalike(LookalikeConfig(**search, encoder=pipeline.train.encoder, k=5))
     found = pq.read_table(tmp_path / "found.parquet").to_pydict()
     assert len(set(found["user_id"])) == 5
     assert found["score"] == sorted(found["score"], reverse=True)
+    (tmp_path / "found.parquet").unlink()
+    with pytest.raises(InputError, match="no row of the instruction 'defualt'"):
+        lookalike(LookalikeConfig(**search, encoder=pipeline.train.encoder, instruction="defualt"))
+    assert not (tmp_path / "found.parquet").exists()
+
+
+def test_a_sentence_needs_an_encoder_of_texts(finished: Experiment, config: Callable) -> None:
+    place = Pipeline.of(finished).train
+    with pytest.raises(InputError, match=r"no text was an answer .* training\.answer\.form: text"):
+        lookalike(config(text="buys item 3", encoder=place.encoder))
     with pytest.raises(InputError, match="the table was made by"):
         lookalike(config(text="buys item 3", encoder=place.untrained))
     with pytest.raises(InputError, match="encoder: `text` needs the saved encoder"):
@@ -87,10 +101,3 @@ def test_seeds_that_are_not_there(config: Callable, tmp_path: Path) -> None:
     (tmp_path / "seeds.txt").write_text("nobody\n")
     with pytest.raises(InputError, match="none of the 1 seed users has a row of 'default'"):
         lookalike(config(users_file=str(tmp_path / "seeds.txt")))
-
-
-def test_an_instruction_that_no_row_has(finished: Experiment, config: Callable, tmp_path: Path) -> None:
-    search = config(text="buys shoes", encoder=Pipeline.of(finished).train.encoder, instruction="defualt")
-    with pytest.raises(InputError, match="no row of the instruction 'defualt'"):
-        lookalike(search)
-    assert not (tmp_path / "found.parquet").exists()

@@ -15,6 +15,7 @@ from ray_ggsm.model.saved import new_encoder
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
+from ray_ggsm.training.mask_log import slot_weights
 from ray_ggsm.training.optimizer import OptimizerConfig
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import WIDTH, lookup
@@ -72,7 +73,7 @@ def opened(decoder: str, **mask) -> dict[str, torch.Tensor]:
     log = [trainer.step(planted(step)) for step in range(WARMUP)]
     assert log[-1]["accuracy"] > 0.4, "the topics were not learned"
     seen_S, names = learner.recipe.seen_S.tolist(), bundle.encoder.template.slot_names
-    weight_S = learner.recipe.future_weight(bundle.encoder.template.every_slot(), WARMUP)[0]
+    _, weight_S = slot_weights(bundle.encoder.template, learner.recipe, WARMUP)
     slots = {
         m.name: [i for i, name in enumerate(names) if name.startswith(f"{m.name}[") and seen_S[i]] for m in MODALITIES
     }

@@ -26,7 +26,7 @@ from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
 from ray_ggsm.training.loop import Trainer
-from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce
+from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce, mean_cosine
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.targets import TargetsConfig
@@ -154,7 +154,7 @@ def test_graphs_beyond_the_limit_are_not_kept(make_trainer) -> None:
 
 
 def test_what_the_mask_did_is_logged_per_modality_and_slot(make_trainer) -> None:
-    trainer = make_trainer(mask={"calibration": "zscore", "smoothing": 0.0, "warmup_share": 0.5})
+    trainer = make_trainer(mask={"row_scale": "kept", "smoothing": 0.0, "warmup_share": 0.5})
     logs = [step(trainer) for _ in range(STEPS)]
     assert logs[0]["w_min"] == logs[0]["w_max"] == 0.5
     assert logs[0]["w_spread"] == 0
@@ -208,16 +208,52 @@ def test_a_restored_run_goes_on_bit_for_bit(model, make_trainer, tmp_path) -> No
 def test_collapse_and_divergence_stop_with_a_sentence_and_the_users(make_rows) -> None:
     rows = make_rows(users=3)
     solved = BatchStatistics(accuracy=1.0, mean_rank=1.0, positive=0.5, negative=0.1, masked={})
-    check_loss(1.0, solved, 4, rows)
+    apart = {"user": 0.9, "answer": 0.9}
+    check_loss(1.0, solved, apart, 4, rows)
     check_gradient(1.0, 4, rows)
+    collapsed = replace(solved, positive=1.0, negative=1.0)
     for check, sentence in (
-        (lambda: check_loss(3.6, replace(solved, positive=1.0, negative=1.0), 4, rows), "collapsed to one point"),
-        (lambda: check_loss(math.nan, solved, 4, rows), "the loss is nan"),
+        (
+            lambda: check_loss(3.6, collapsed, apart, 4, rows),
+            "collapsed to one point",
+        ),
+        (lambda: check_loss(math.nan, solved, apart, 4, rows), "the loss is nan"),
+        (
+            lambda: check_loss(3.87, solved, {**apart, "user": 0.99999}, 4, rows),
+            "all user states point in one direction",
+        ),
         (lambda: check_gradient(math.inf, 4, rows), "the gradient's norm is inf"),
     ):
         with pytest.raises(DivergenceError, match=f"step 4: .*{sentence}") as error:
             check()
         assert error.value.rows["user_id"].to_pylist() == rows["user_id"].to_pylist()
+
+
+def test_states_of_one_point_stop_the_run_although_centring_hides_them(make_trainer, monkeypatch) -> None:
+    """What all states have in common is a thousand times what sets them apart; centred, they look as before."""
+    trainer = make_trainer(model={"centre": True})
+    pool = trainer.learner.encoder.pool
+    step(trainer)
+    monkeypatch.setattr(trainer.learner.encoder, "pool", lambda *args: pool(*args) + 1e3)
+    with pytest.raises(DivergenceError, match="step 1: all user states point in one direction"):
+        step(trainer)
+    assert max(abs(trainer.log[0]["cos_positive"]), abs(trainer.log[0]["cos_negative"])) < 0.9
+
+
+def test_mean_cosine_against_a_loop_over_pairs() -> None:
+    states_BD = torch.tensor(np.random.default_rng(0).normal(0.3, 1, size=(7, 5)), dtype=torch.float32)
+    rows = states_BD.double().numpy()
+    cosines = [
+        float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
+        for i, x in enumerate(rows)
+        for j, y in enumerate(rows)
+        if i != j
+    ]
+    assert mean_cosine(states_BD, lambda sums: sums) == pytest.approx(np.mean(cosines), abs=1e-9)
+    parts: list[torch.Tensor] = []
+    mean_cosine(states_BD[:3], lambda sums: parts.append(sums) or sums)
+    assert mean_cosine(states_BD[3:], lambda sums: sums + parts[0]) == pytest.approx(np.mean(cosines), abs=1e-9)
+    assert mean_cosine(states_BD[:1], lambda sums: sums) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(make_trainer) -> None:
@@ -358,7 +394,7 @@ def test_gradient_passes_against_a_double_run_by_hand(timing, make_trainer) -> N
         twin.learner.recipe.end_step(lambda tensor: tensor)
         by_hand.learner.recipe.load_state_dict(twin.learner.recipe.state_dict())
         by_hand.optimizer.zero_grad(set_to_none=True)
-        loss, _, _ = by_hand.learner._backward(by_hand.learner._part(rows), lambda tokens: ())
+        loss = by_hand.learner._backward(by_hand.learner._part(rows), lambda tokens: ()).loss
         assert step(extra)["loss"] == pytest.approx(loss, rel=1e-5)
         torch.testing.assert_close(extra.learner.recipe.importance_S, by_hand.learner.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)

@@ -96,7 +96,7 @@ class BuiltVersion:
 def print_half_open_mask(job: str, encoder: SavedEncoder, config: EncodingConfig) -> None:
     """Print how far the mask is open and what embedding makes of it, if training stopped before it was fully open."""
     description = encoder.description
-    if description.alpha >= 1:
+    if description.alpha >= 1 or description.step == 0:  # the untrained encoder is embedded under the final mask
         return
     at = f"the encoder's mask stands at alpha {description.alpha:.2f} (step {description.step})"
     if config.mask == "trained":

@@ -214,6 +214,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "TrainingConfig.targets": [{"targets": {"horizons_days": [3]}}],
     "TargetsConfig.horizons_days": [{"horizons_days": [2, 5]}],
     "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
+    "AnswerConfig.aggregated": [{"aggregated": True, "form": "text"}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
 }
 """Class.field -> another valid value, with those of fields that must go with it, where `others` finds none."""

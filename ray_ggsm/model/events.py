@@ -76,6 +76,11 @@ def history_events(rows: pa.Table, modalities: Sequence[Modality]) -> Events:
     return _events(parts, rows.schema.field("as_of").type.tz, np.stack(counts), modalities)
 
 
+def future_events(rows: pa.Table, modalities: Sequence[Modality]) -> Events:
+    """All events of each row's `future` column, oldest first per modality."""
+    return _future_events(rows, modalities, np.arange(int(list_lengths(rows["future"].combine_chunks()).sum())))
+
+
 def sample_future_events(rows: pa.Table, modalities: Sequence[Modality], limit: int, seed: int | np.ndarray) -> Events:
     """At most `limit` events of each row's `future` column, drawn without replacement; oldest first per modality.
 
@@ -86,16 +91,38 @@ def sample_future_events(rows: pa.Table, modalities: Sequence[Modality], limit: 
     count_B = list_lengths(column)
     row_E, rank_E = np.repeat(np.arange(len(rows)), count_B), ranks(count_B)
     key_B = row_keys(rows) ^ np.asarray(seed, dtype=np.uint64)
+    drawn = np.flatnonzero(drawn_of_rows(key_B, row_E, rank_E, limit))
+    return _future_events(rows, modalities, drawn, keep=True)
+
+
+def drawn_of_rows(key_B: np.ndarray, row_E: np.ndarray, rank_E: np.ndarray, limit: int) -> np.ndarray:
+    """Which things of each row are drawn without replacement, at most `limit`, bool (E,), by the rows' keys.
+
+    Args:
+        key_B: uint64.
+        row_E: the row of each thing, ascending.
+        rank_E: its rank in the row.
+        limit: number of things.
+    """
     order = np.lexsort((scramble(scramble(key_B)[row_E] + rank_E.astype(np.uint64)), row_E))
-    drawn = np.sort(order[rank_E < limit])
-    events, row_E = column.flatten().take(pa.array(drawn)), row_E[drawn]
+    drawn_E = np.zeros(len(row_E), dtype=bool)
+    drawn_E[order[rank_E < limit]] = True
+    return drawn_E
+
+
+def _future_events(rows: pa.Table, modalities: Sequence[Modality], chosen: np.ndarray, keep: bool = False) -> Events:
+    """The future events at these positions among all rows' events; with `keep`, at most as many as a modality keeps."""
+    column = rows["future"].combine_chunks()
+    row_E = np.repeat(np.arange(len(rows)), list_lengths(column))[chosen]
+    events = column.flatten().take(pa.array(chosen))
     names = np.array(events.field("modality").to_pylist(), dtype=object)
     as_of_B = wall_clock_of_as_of(rows["as_of"])
     parts, counts = [], []
     for modality in modalities:
         index = np.flatnonzero(names == modality.name)
-        rank = np.arange(len(index)) - np.searchsorted(row_E[index], row_E[index])
-        index = index[rank < modality.keep]
+        if keep:
+            rank = np.arange(len(index)) - np.searchsorted(row_E[index], row_E[index])
+            index = index[rank < modality.keep]
         if len(index):  # else the future need not have what only this modality has
             _check_details(events.type, modality, "future")
         parts.append((events.take(pa.array(index)), as_of_B[row_E[index]]))

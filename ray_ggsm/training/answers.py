@@ -4,19 +4,21 @@ With event vectors, both towers speak one language from the first step; rendered
 `answer` (query-answer pairs) use it as text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_ggsm.config import Config
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.batch import Batch, Collator
 from ray_ggsm.model.contract import Sequences
-from ray_ggsm.model.events import Events, sample_future_events
+from ray_ggsm.model.events import Events, drawn_of_rows, future_events, row_keys, sample_future_events
+from ray_ggsm.model.modality import Modality
 
 
 class AnswerConfig(Config):
@@ -26,9 +28,18 @@ class AnswerConfig(Config):
     """events: future events as vectors. text: the row's `answer`, or its future events rendered as one text."""
     max_events: int = Field(16, ge=1)
     """Number of future events drawn from a row at each step."""
+    aggregated: bool = False
+    """For texts: count equal events of the whole future first, and draw `max_events` of those, each with its number
+    (paper, 3.1). false: draw events first, and count those that are equal."""
     draws: int = Field(1, ge=1, le=64)
     """Number of answers drawn from a row's future at each step, each of them a positive: the loss is the mean over the
     draws. Given answers are taken once."""
+
+    @model_validator(mode="after")
+    def _texts_are_counted(self) -> Self:
+        if self.aggregated and self.form != "text":
+            raise ValueError("aggregated: only answers with form: text say how often something happened")
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed:
     draw_N = np.repeat(np.arange(config.draws, dtype=np.uint64), len(rows))
     seed_N = np.uint64(seed) ^ (draw_N << np.uint64(40))
     repeated = pa.concat_tables([rows] * config.draws)
+    if config.aggregated:
+        return _texts(aggregated(repeated, collator.template.modalities, config.max_events, seed_N), collator)
     events = sample_future_events(repeated, collator.template.modalities, config.max_events, seed_N)
     if config.form == "events":
         return Answers(collator.event_sequences(events), _ids(_shown(events)))
@@ -85,6 +98,31 @@ def render(events: Events, modalities: list[str]) -> list[str]:
     return [" ".join(parts) or "nothing" for parts in sentences]
 
 
+def aggregated(rows: pa.Table, modalities: Sequence[Modality], limit: int, seed_N: np.ndarray) -> list[str]:
+    """One text per row, as `render`, of `limit` things drawn from those of its whole future, each with its number."""
+    names, events = [m.name for m in modalities], future_events(rows, modalities)
+    modality_E, row_E = np.divmod(np.repeat(np.arange(events.count_MB.size), events.count_MB.reshape(-1)), len(rows))
+    order = np.lexsort((modality_E, row_E))
+    texts = _texts_of(events)
+    counts: dict[tuple[int, int, str], int] = {}  # (row, modality, text), rows in their order
+    for e in order.tolist():
+        thing = int(row_E[e]), int(modality_E[e]), texts[e]
+        counts[thing] = counts.get(thing, 0) + 1
+    things = list(counts)
+    row_T = np.array([row for row, _, _ in things], dtype=np.int64)
+    drawn_T = drawn_of_rows(
+        row_keys(rows) ^ seed_N, row_T, np.arange(len(row_T)) - np.searchsorted(row_T, row_T), limit
+    )
+    cells: dict[tuple[int, int], list[str]] = {}
+    for thing, drawn in zip(things, drawn_T.tolist(), strict=True):
+        if drawn:
+            cells.setdefault(thing[:2], []).append(_with_number(thing[2], counts[thing]))
+    return [
+        " ".join(f"{name}: {', '.join(cells[b, m])}." for m, name in enumerate(names) if (b, m) in cells) or "nothing"
+        for b in range(len(rows))
+    ]
+
+
 def _texts_of(events: Events) -> list[str]:
     """The text of each event; of an event without one, its text fields and parts: `Boston, milk, bread`."""
     texts = events.text_E.to_pylist()
@@ -101,4 +139,8 @@ def _counted(texts: list[str]) -> str:
     counts: dict[str, int] = {}
     for text in texts:
         counts[text] = counts.get(text, 0) + 1
-    return ", ".join(text if n == 1 else f"{text} x{n}" for text, n in counts.items())
+    return ", ".join(_with_number(text, n) for text, n in counts.items())
+
+
+def _with_number(text: str, n: int) -> str:
+    return text if n == 1 else f"{text} x{n}"

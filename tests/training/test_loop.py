@@ -21,7 +21,7 @@ from ray_ggsm.model.config import FusionConfig, LoraConfig
 from ray_ggsm.model.events import sample_future_events
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.template import Template
-from ray_ggsm.training.answers import AnswerConfig, draw_answers, render
+from ray_ggsm.training.answers import AnswerConfig, aggregated, draw_answers, render
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
@@ -402,3 +402,30 @@ def test_gradient_passes_against_a_double_run_by_hand(timing, make_trainer) -> N
         by_hand.learner.bundle = extra.learner.bundle.__class__(**{**vars(by_hand.learner.bundle), "step": index + 1})
         for name, weight in weights(by_hand).items():
             torch.testing.assert_close(weight, weights(extra)[name])
+
+
+def things(text: str) -> set[tuple[str, str]]:
+    """(modality, thing with its number) of a rendered answer."""
+    parts = [part.split(": ") for part in text.rstrip(".").split(". ")] if text != "nothing" else []
+    return {(name, thing) for name, list_ in parts for thing in list_.split(", ")}
+
+
+def test_an_aggregated_answer_tells_how_often_its_things_happened_in_the_whole_future(make_rows) -> None:
+    """Counted first and drawn then (paper, 3.1): the numbers are those of the future, not of what was drawn."""
+    rows, modalities = make_rows(users=40, most=40), (Modality("bill", 3), Modality("app", 3))
+    seed_N = np.zeros(len(rows), dtype=np.uint64)
+    truth: list[set[tuple[str, str]]] = []
+    for future in rows["future"].to_pylist():
+        counts: dict[tuple[str, str], int] = {}
+        for event in future:
+            counts[event["modality"], event["text"]] = counts.get((event["modality"], event["text"]), 0) + 1
+        truth.append({(m, t if n == 1 else f"{t} x{n}") for (m, t), n in counts.items()})
+    assert [things(text) for text in aggregated(rows, modalities, 1000, seed_N)] == truth
+    drawn = aggregated(rows, modalities, 4, seed_N)
+    for text, whole in zip(drawn, truth, strict=True):
+        assert things(text) <= whole
+        assert len(things(text)) == min(4, len(whole))
+    assert aggregated(rows.slice(5, 2), modalities, 4, seed_N[:2]) == drawn[5:7]
+    assert aggregated(rows, modalities, 4, seed_N + np.uint64(1)) != drawn
+    with pytest.raises(ValueError, match="aggregated: only answers with form: text"):
+        AnswerConfig(aggregated=True)

@@ -4,11 +4,12 @@ Paper, Introduction (prefix, called hybrid there), section 5 (oracle) and Append
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
-from ray_ggsm.masks.recipe import Recipe, RecipeConfig, constant_weight
+from ray_ggsm.config import Before
+from ray_ggsm.masks.recipe import GlobalJoin, Recipe, RecipeConfig, constant_weight
 from ray_ggsm.masks.tokens import Tokens
 
 
@@ -43,16 +44,18 @@ class PrefixConfig(RecipeConfig):
 
 
 class HybridGQConfig(RecipeConfig):
-    """Causal, with one learnable global query after the history. Hybrid (c) of Appendix A.4.
-
-    The query has the whole history in its past, and its state joins the user vector.
+    """Causal, with one learnable global query after the history, which is all in its past. Hybrid (c) of Appendix A.4:
+    "its attention weights supervise block-level contextual integration without violating causality".
     """
 
     recipe: Literal["hybrid_gq"]
+    joins: Annotated[GlobalJoin, Before("state")] = "blocks"
+    """What joins the pooled state, half and half. blocks: the mean states of the blocks (modalities, features),
+    weighted by the query's attention to them in the last layer. state: the query's own state."""
 
     def build(self) -> "Fixed":
         """A causal mask, and a template with the global query."""
-        return Fixed(lambda tokens: constant_weight(tokens, 0.0), global_query=True)
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0), global_query=self.joins)
 
 
 class BidirectionalConfig(RecipeConfig):
@@ -68,7 +71,9 @@ class BidirectionalConfig(RecipeConfig):
 class Fixed(Recipe):
     """The same weight at every step and at inference."""
 
-    def __init__(self, weight: Callable[[Tokens], Tensor], trains: bool = True, global_query: bool = False) -> None:
+    def __init__(
+        self, weight: Callable[[Tokens], Tensor], trains: bool = True, global_query: GlobalJoin | None = None
+    ) -> None:
         self.weight, self.trains, self.global_query = weight, trains, global_query
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:

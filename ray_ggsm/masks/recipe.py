@@ -24,6 +24,9 @@ two_pass: an extra pass just before the step.
 frozen_tower: an extra pass of the encoder as it was at step 0.
 """
 
+GlobalJoin = Literal["blocks", "state"]
+"""What a global query adds to the user vector: blocks of the history by its attention, or its own state."""
+
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all workers and returns the sum on each of them; the identity on one worker."""
 
@@ -93,8 +96,8 @@ class Recipe(ABC):
     """The backward pass that these gradients come from."""
     trains: bool = True
     """Whether the encoder is trained at all."""
-    global_query: bool = False
-    """Whether a learnable token after the history joins the user vector."""
+    global_query: GlobalJoin | None = None
+    """What a learnable token after the history adds to the user vector; None without such a token."""
 
     @abstractmethod
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:

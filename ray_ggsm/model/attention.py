@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ray_ggsm.config import InputError
 from ray_ggsm.masks import attention_bias
 from ray_ggsm.model.config import Backend
+from ray_ggsm.model.global_query import GlobalQuery
 
 Arguments = tuple[Tensor, Tensor, Tensor]
 """Queries (B, H, L, d), keys and values (B, G, L, d)."""
@@ -37,7 +38,13 @@ class Visibility:
     """How far the layers of one forward pass see, with the masks that follow from it."""
 
     def __init__(
-        self, weight: Tensor, valid_BL: Tensor, dtype: torch.dtype, backend: Backend, watch: Watch | None = None
+        self,
+        weight: Tensor,
+        valid_BL: Tensor,
+        dtype: torch.dtype,
+        backend: Backend,
+        watch: Watch | None = None,
+        asked: GlobalQuery | None = None,
     ) -> None:
         """Masks are built when a layer first needs them.
 
@@ -47,15 +54,17 @@ class Visibility:
             dtype: type of the attention logits.
             backend: implementation of attention.
             watch: gets each layer's attention shares; needs `eager`.
+            asked: gets the attention of one query per row.
         """
         assert watch is None or backend == "eager", "fused kernels do not give the shares"
         self.weight, self.valid_BL, self.dtype, self.backend, self.watch = weight, valid_BL, dtype, backend, watch
+        self.asked = asked
         self._biases: dict[int | None, Tensor] = {}
         self._blocks: dict[int | None, BlockMask] = {}
 
     def with_weight(self, weight: Tensor) -> "Visibility":
         """A copy with another weight, for one layer."""
-        return Visibility(weight, self.valid_BL, self.dtype, self.backend, self.watch)
+        return Visibility(weight, self.valid_BL, self.dtype, self.backend, self.watch, self.asked)
 
     @cached_property
     def plain(self) -> Literal["causal", "open"] | None:
@@ -124,6 +133,8 @@ def attend(
     if ignored.get("softcap") is not None:
         raise InputError("the backbone caps its attention logits, which this attention cannot do; choose another one")
     window = sliding_window if sliding_window is not None and sliding_window < query_BHLd.shape[2] else None
+    if visibility.asked is not None:
+        visibility.asked.take(query_BHLd, key_BGLd, visibility.valid_BL, scaling)
     compute = {"sdpa": _sdpa, "flex": _flex, "eager": _eager}[visibility.backend]
     out_BHLd = compute(module, (query_BHLd, key_BGLd, value_BGLd), visibility, window, scaling, dropout)
     return out_BHLd.transpose(1, 2).contiguous(), None

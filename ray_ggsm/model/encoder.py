@@ -29,6 +29,7 @@ from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.config import Backend, ModelConfig
 from ray_ggsm.model.contract import Tower
 from ray_ggsm.model.fusion import Fusion, component_scales, fuse
+from ray_ggsm.model.global_query import GlobalQuery
 from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.template import Template
 
@@ -104,6 +105,7 @@ class UserEncoder(nn.Module):
         self.fields = FieldEmbedding(len(texts), len(numbers), D, config.fields) if texts or numbers else None
         dropout, residual, tokens = config.tabular_dropout, config.tabular_residual, template.tabular_tokens
         self.tabular = TabularAdapter(features, D, tokens, dropout, residual) if tokens else None
+        self.global_query = recipe.global_query
         self.learned_mask = recipe.learned_mask(D, len(layers))
         for index, layer in enumerate(layers if self.learned_mask is not None else []):
             layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
@@ -155,6 +157,7 @@ class UserEncoder(nn.Module):
         weight: Tensor,
         observe: Sequence[Observe] = (),
         watch: Watch | None = None,
+        asked: GlobalQuery | None = None,
     ) -> Tensor:
         """Final hidden states, (B, L, D).
 
@@ -164,11 +167,12 @@ class UserEncoder(nn.Module):
             weight: visibility of future keys, as in `ray_ggsm.masks.attention_bias`.
             observe: get gradients in the backward pass.
             watch: gets every layer's attention shares, which `eager` then computes.
+            asked: gets the attention of one query per row.
         """
         self._check_length(inputs_BLD.shape[1])
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend = self._backend(inputs_BLD.is_cuda, watch is not None)
-        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch)
+        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
             visibility=visibility,
@@ -191,21 +195,23 @@ class UserEncoder(nn.Module):
             )
 
     def _backend(self, is_cuda: bool, is_watched: bool) -> Backend:
-        if is_watched:
-            return "eager"
-        if self.config.attention != "auto":
-            return self.config.attention
+        if is_watched or self.config.attention != "auto":
+            return "eager" if is_watched else self.config.attention
         return "sdpa" if is_cuda else "eager"
 
-    def pool(self, hidden_BLD: Tensor, batch: Batch) -> Tensor:
-        """One state per row, (B, D) float32, neither centred nor normalised; (B, W) in a user tower with fusion."""
+    def pool(self, hidden_BLD: Tensor, batch: Batch, asked: GlobalQuery | None = None) -> Tensor:
+        """One state per row, (B, D) float32, neither centred nor normalised; (B, W) in a user tower with fusion. The
+        blocks that a global query attends to join it if the query was `asked`."""
         rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
             pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
         else:
             valid_BL1 = layout.tokens.valid_BL[:, :, None]
             pooled_BD = hidden_BLD.float().masked_fill(~valid_BL1, 0).sum(dim=1) / valid_BL1.sum(dim=1)
-        if layout.global_B is not None:
+        if asked is not None:
+            block_S = self.template.block_S.to(hidden_BLD.device)
+            pooled_BD = (pooled_BD + asked.blocks(hidden_BLD.float(), layout.tokens, block_S)) / 2
+        elif layout.global_B is not None:
             pooled_BD = (pooled_BD + hidden_BLD[rows_B, layout.global_B].float()) / 2
         if batch.tabular_BF is not None and self.tabular is not None and self.tabular.residual is not None:
             pooled_BD = pooled_BD + self.tabular.residual(self.tabular.z_scores(batch.tabular_BF)).float()
@@ -216,8 +222,11 @@ class UserEncoder(nn.Module):
 
     def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
         """Pooled states, (B, D) float32; `weight` and `observe` as in `hidden`."""
+        layout, asked = batch.layout, None
+        if layout.global_B is not None and self.global_query == "blocks":
+            asked = GlobalQuery(layout.global_B)
         with self.autocast():
-            return self.pool(self.hidden(self.inputs(batch), batch.layout.tokens, weight, observe), batch)
+            return self.pool(self.hidden(self.inputs(batch), layout.tokens, weight, observe, asked=asked), batch, asked)
 
     def autocast(self) -> torch.autocast:
         """A context in which matrix products have the backbone's dtype."""

@@ -102,7 +102,7 @@ def new_encoder(
     tokenizer = load_tokenizer(config.backbone)
     recipe = mask.build()
     tabular_tokens = config.tabular_tokens if feature_names else 0
-    template = Template(modalities, tabular_tokens, config.max_text_tokens, recipe.global_query)
+    template = Template(modalities, tabular_tokens, config.max_text_tokens, recipe.global_query is not None)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = UserEncoder(config, template, len(feature_names), backbone, event_width, recipe)
@@ -141,7 +141,9 @@ def load(location: str, device: torch.device) -> EncoderBundle:
         raise InputError(f"{location}: expected a language model, found an encoder of the kind {config.kind}")
     recipe = mask.build()
     _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
-    template = Template(description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query)
+    template = Template(
+        description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query is not None
+    )
     backbone = load_model(config.backbone, config.backbone_dtype)
     _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
     _expect(location, "template", description.template_digest, _template_digest(template))

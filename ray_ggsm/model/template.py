@@ -8,6 +8,7 @@ Every event and every tabular vector takes one position. The answer tower has tw
 Legend: M modalities, B rows.
 """
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -49,6 +50,13 @@ class Template:
         """One name per slot: tags, `modality[recency rank]` (0 is the newest), `tabular[k]`, and `text`."""
         events = [f"{m.name}[{rank}]" for m in self.modalities for rank in range(m.keep)]
         return (*self.tags, *events, *(f"{TABULAR}[{k}]" for k in range(self.tabular_tokens)), "text")
+
+    @cached_property
+    def block_S(self) -> torch.Tensor:
+        """The block of the history that each slot belongs to, int64: a modality or the features, with their tags; -1
+        for the slots after the history."""
+        blocks = {m.name: i for i, m in enumerate(self.modalities)} | {TABULAR: len(self.modalities)}
+        return torch.tensor([blocks.get(re.split(r"\[", name.strip("</>"))[0], -1) for name in self.slot_names])
 
     @property
     def n_positions(self) -> int:

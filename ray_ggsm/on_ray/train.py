@@ -19,6 +19,9 @@ from ray_ggsm.data import definition
 from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.encoders.kinds import copy
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.log import say
+from ray_ggsm.masks.ggsm import ImportanceConfig
+from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.kinds import SupervisedConfig
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
@@ -42,6 +45,11 @@ def train(pipeline: Pipeline) -> str:
     _check(experiment, summary.rows)
     rows = pipeline.prepare.rows(split)
     Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
+    if rounds_published_weights(experiment):
+        say(
+            "train: with mask.calibration: none weights lie between .500 and .515, and model.dtype: bfloat16 rounds"
+            " them to about .5; set model.dtype: float32 to compare them with a constant"
+        )
     for sentence in unlike_runs(stage.location, _pattern(stage), _settings(experiment)):
         print(sentence, flush=True)
     held_out = experiment.training.held_out
@@ -77,6 +85,13 @@ def train(pipeline: Pipeline) -> str:
             **events.counts.model_dump(),
         )
     return stage.location
+
+
+def rounds_published_weights(experiment: Experiment) -> bool:
+    """Whether the published form of GG-SM would be computed in numbers too coarse for it."""
+    mask, model = experiment.mask, experiment.model
+    literal = isinstance(mask, ImportanceConfig) and mask.calibration == "none"
+    return literal and isinstance(model, ModelConfig) and model.dtype == "bfloat16"
 
 
 def _trains(experiment: Experiment) -> bool:

@@ -34,6 +34,7 @@ from ray_ggsm.training.flops import step_flops
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce, mean_cosine
 from ray_ggsm.training.mask_log import GradientNorms, LearnedWeights, MaskLog
+from ray_ggsm.training.outcome import Outcome
 from ray_ggsm.training.targets import Heads, TargetMaker, Targets
 from ray_ggsm.training.towers import Observers, Towers
 from ray_ggsm.training.workers import Workers
@@ -51,19 +52,6 @@ class _Part:
     user_ids_b: Tensor
     answer_ids_N: Tensor
     """One per row and draw."""
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What a step's forward passes gave, over the global batch."""
-
-    loss: float
-    statistics: BatchStatistics
-    """Of the contrast."""
-    cosines: dict[str, float]
-    """Tower -> mean cosine of its states before they are centred."""
-    parts: dict[str, float]
-    """Parts of the loss, with targets."""
 
 
 class Contrastive:
@@ -171,13 +159,9 @@ class Contrastive:
         found = self._backward(part, observers)
         mask = self.mask_log.step(step, self.learned.end_step(self.workers) if self.learned is not None else None)
         self.recipe.end_step(self.workers.reduce)
-        statistics = found.statistics
         return {
-            "loss": found.loss, "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank,
-            "cos_positive": statistics.positive, "cos_negative": statistics.negative,
-            **{f"cos_{tower}_states": cosine for tower, cosine in found.cosines.items()},
-            **{f"masked_{term}": share for term, share in statistics.masked.items()}, **found.parts,
-            **norms.means(self.workers, self.encoder.device), **mask, "temperature": self.config.temperature,
+            **found.metrics(), **norms.means(self.workers, self.encoder.device), **mask,
+            "temperature": self.config.temperature,
             "tokens": float(part.towers.length_N.sum()), "flops": step_flops(self.encoder, part.towers.length_N),
         }  # fmt: skip
 
@@ -234,9 +218,9 @@ class Contrastive:
         towers = Towers(self.encoder, sequences, self.config.tokens_per_micro_batch, seed)
         return _Part(rows, towers, user_ids(rows).to(device), torch.from_numpy(answers.id_N).to(device))
 
-    def _backward(self, part: _Part, observers: Observers) -> _Outcome:
+    def _backward(self, part: _Part, observers: Observers) -> Outcome:
         """Add the gradients of the global batch."""
-        results: list[_Outcome] = []
+        results: list[Outcome] = []
         targets = self._gathered_targets(part.rows)
 
         def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
@@ -244,7 +228,7 @@ class Contrastive:
             states = {"user": user_bW[:, : self.encoder.width], "answer": answer_ND}
             cosines = {tower: mean_cosine(s, self.workers.reduce) for tower, s in states.items()}
             check_loss(loss.item(), statistics, cosines, self.bundle.step, part.rows)
-            results.append(_Outcome(loss.item(), statistics, cosines, parts))
+            results.append(Outcome(loss.item(), statistics, cosines, parts))
             return loss
 
         part.towers.backward(self._weight, loss_of, self.config.graph_tokens, observers)

@@ -195,8 +195,10 @@ class UserEncoder(nn.Module):
             )
 
     def _backend(self, is_cuda: bool, is_watched: bool) -> Backend:
-        if is_watched or self.config.attention != "auto":
-            return "eager" if is_watched else self.config.attention
+        if is_watched:
+            return "eager"
+        if self.config.attention != "auto":
+            return self.config.attention
         return "sdpa" if is_cuda else "eager"
 
     def pool(self, hidden_BLD: Tensor, batch: Batch, asked: GlobalQuery | None = None) -> Tensor:
@@ -222,9 +224,8 @@ class UserEncoder(nn.Module):
 
     def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
         """Pooled states, (B, D) float32; `weight` and `observe` as in `hidden`."""
-        layout, asked = batch.layout, None
-        if layout.global_B is not None and self.global_query == "blocks":
-            asked = GlobalQuery(layout.global_B)
+        layout, joins_blocks = batch.layout, self.global_query == "blocks"
+        asked = GlobalQuery(layout.global_B) if joins_blocks and layout.global_B is not None else None
         with self.autocast():
             return self.pool(self.hidden(self.inputs(batch), layout.tokens, weight, observe, asked=asked), batch, asked)
 

@@ -44,7 +44,7 @@ SCHEMAS: dict[str, type[Config]] = {
 """Config classes of the jobs that read no experiment."""
 
 
-OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals"), "study") | {
+OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot"), "study") | {
     "night": "refresh",
     "nights": "replay",
 }

@@ -24,6 +24,24 @@ class Comparison(Record):
     """Upper end of the 95 % interval."""
     p: float
     """Two-sided p value; 1 if there is no difference at all."""
+    error_of_users: float = 0.0
+    """The part of the standard error that other test users would change."""
+    error_of_seeds: float = 0.0
+    """The part that other seeds would change."""
+    seeds: int = 1
+    """Number of seeds; of the side with fewer, if they are not paired."""
+
+    def effort(self, half: float) -> tuple[float, int]:
+        """What a 95 % interval of +-`half` would take, by the measured parts: how many times the test users, and how
+        many seeds on those.
+
+        Test users are added only where no number of seeds is enough without them; then twice as many as the users'
+        part alone asks for, so that the seeds have room.
+        """
+        allowed = (half / float(stats.norm.ppf(0.975))) ** 2
+        users = 1.0 if self.error_of_users**2 < allowed else 2 * self.error_of_users**2 / allowed
+        left = allowed - self.error_of_users**2 / users
+        return users, max(1, math.ceil(self.seeds * self.error_of_seeds**2 / left))
 
 
 def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> Comparison:
@@ -45,32 +63,37 @@ def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> C
     return _tested(float(value_2[0] - value_2[1]), math.sqrt(max(variance, 0.0)), math.inf)
 
 
-def compare_seeds(first: Sequence[BootstrappedAuc], second: Sequence[BootstrappedAuc]) -> Comparison:
+Runs = Mapping[int, BootstrappedAuc]
+"""Seed -> AUCs of the run with that seed; all with equal rows, resamples and bootstrap seed."""
+
+
+def compare_seeds(first: Runs, second: Runs) -> Comparison:
     """Compare the mean AUCs of two recipes, each trained with several seeds and scored on the same test rows.
 
     Seeds and test users are both random. The variance of the difference of means is the variance of this difference
-    over the user bootstrap (whose draws are the same for all runs), plus each side's variance between seeds over K.
-    Degrees of freedom follow Welch and Satterthwaite, with the users' part taken as known. A side with one seed adds
-    no variance between seeds.
-
-    Args:
-        first: one per seed, all with equal rows, resamples and bootstrap seed.
-        second: likewise; the numbers of seeds may differ.
+    over the user bootstrap (whose draws are the same for all runs), plus the variance between seeds over their number.
+    Runs with the same seed share initial weights, order and dropout as far as the recipes allow; so if both sides have
+    the same seeds, those are paired, and the variance is that of the K differences. Otherwise it is the sum of both
+    sides' variances, and a side with one seed adds none. Degrees of freedom follow Welch and Satterthwaite, with the
+    users' part taken as known.
     """
-    sides = first, second
+    sides = [[runs[seed] for seed in sorted(runs)] for runs in (first, second)]
     values = [np.array([float(run.values.mean()) for run in runs]) for runs in sides]
     means_R = [np.mean([run.resampled.mean(axis=1) for run in runs], axis=0) for runs in sides]
     users = float(np.nanvar(means_R[0] - means_R[1], ddof=1))
-    seeds = [float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0 for v in values]
+    spreads = [values[0] - values[1]] if first.keys() == second.keys() else values
+    spreads = [v for v in spreads if len(v) > 1]
+    seeds = [float(v.var(ddof=1)) / len(v) for v in spreads]
     total = users + sum(seeds)
-    spread = sum(s**2 / (len(v) - 1) for s, v in zip(seeds, values, strict=True) if len(v) > 1)
-    freedom = total**2 / spread if spread else math.inf
-    return _tested(float(values[0].mean() - values[1].mean()), math.sqrt(total), freedom)
+    squares = sum(s**2 / (len(v) - 1) for s, v in zip(seeds, spreads, strict=True))
+    found = _tested(
+        float(values[0].mean() - values[1].mean()), math.sqrt(total), total**2 / squares if squares else math.inf
+    )
+    parts = {"error_of_users": math.sqrt(users), "error_of_seeds": math.sqrt(sum(seeds))}
+    return found.model_copy(update={**parts, "seeds": min(len(v) for v in spreads) if spreads else 1})
 
 
-def pairwise(
-    runs: Mapping[str, Sequence[BootstrappedAuc]], pairs: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], Comparison]:
+def pairwise(runs: Mapping[str, Runs], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
     """`compare_seeds` for these pairs of recipes, with p values after Holm's correction over them."""
     comparisons = [compare_seeds(runs[a], runs[b]) for a, b in pairs]
     corrected = holm([comparison.p for comparison in comparisons]).tolist()

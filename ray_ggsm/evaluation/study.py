@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_ggsm.config import InputError, Record
-from ray_ggsm.evaluation.comparison import Comparison, compare_seeds, pairwise
+from ray_ggsm.evaluation.comparison import Comparison, Runs, compare_seeds, pairwise
 from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.keys import KEYS
 from ray_ggsm.evaluation.measures import MEASURES, measured, probabilities
@@ -96,6 +96,8 @@ class StudySummary(Record):
     rows: int
     """Number of test rows."""
     variants: dict[str, VariantSummary]
+    resolution: float | None = None
+    """Half width that the intervals of the questions should have."""
     questions: tuple[PairSummary, ...]
     """Pairs fixed before the first result; p values after Holm's correction over the questions."""
     pairs: tuple[PairSummary, ...]
@@ -130,6 +132,7 @@ def study_summary(
     kind: Kind,
     questions: Sequence[tuple[str, str]],
     encoders: Collection[str],
+    resolution: float | None = None,
 ) -> StudySummary:
     """Compare all variants with the reference and with each other; arguments as the fields of `StudySummary`.
 
@@ -140,13 +143,14 @@ def study_summary(
         kind: the kind of probe that scored.
         questions: pairs of variants.
         encoders: names of variants.
+        resolution: half width that intervals should have.
 
     Raises:
         InputError: the runs were scored on different rows.
     """
     _check_rows(runs)
     resampled = {
-        name: [bootstrap_aucs(s.labels, s.scores, s.users, resamples, seed=0) for _, s in sorted(seeds.items())]
+        name: {k: bootstrap_aucs(s.labels, s.scores, s.users, resamples, seed=0) for k, s in sorted(seeds.items())}
         for name, seeds in runs.items()
     }
     return StudySummary(
@@ -154,6 +158,7 @@ def study_summary(
         resamples=resamples,
         probe=kind,
         encoders=tuple(name for name in runs if name in encoders),
+        resolution=resolution,
         rows=len(next(iter(runs[reference].values())).users),
         variants={
             name: _variant(seeds, resampled[name], None if name == reference else resampled[reference], kind)
@@ -174,16 +179,17 @@ def _check_rows(runs: Mapping[str, Mapping[int, Scores]]) -> None:
 
 def _variant(
     seeds: Mapping[int, Scores],
-    resampled: Sequence[BootstrappedAuc],
-    baseline: Sequence[BootstrappedAuc] | None,
+    resampled: Runs,
+    baseline: Runs | None,
     kind: Kind,
 ) -> VariantSummary:
     """The numbers of a variant; `baseline` holds the reference's AUCs, None for the reference itself."""
-    means = [float(run.values.mean()) for run in resampled]
+    runs = list(resampled.values())
+    means = [float(run.values.mean()) for run in runs]
     return VariantSummary(
         seeds=tuple(sorted(seeds)),
-        auc=_means(resampled),
-        interval=_intervals(resampled),
+        auc=_means(runs),
+        interval=_intervals(runs),
         between_seeds=float(np.std(means, ddof=1)) if len(means) > 1 else None,
         mean_of_each_seed=tuple(means),
         measures=_measures([scores for _, scores in sorted(seeds.items())], kind),
@@ -214,9 +220,7 @@ def _measures(runs: Sequence[Scores], kind: Kind) -> dict[str, float]:
     return {name: float(np.mean([label[name] for label in values])) for name in MEASURES}
 
 
-def _pairs(
-    resampled: Mapping[str, Sequence[BootstrappedAuc]], pairs: Sequence[tuple[str, str]]
-) -> tuple[PairSummary, ...]:
+def _pairs(resampled: Mapping[str, Runs], pairs: Sequence[tuple[str, str]]) -> tuple[PairSummary, ...]:
     return tuple(
         PairSummary(first=first, second=second, **comparison.model_dump())
         for (first, second), comparison in pairwise(resampled, pairs).items()

@@ -66,6 +66,8 @@ class StudyConfig(Config):
     questions: tuple[tuple[str, str], ...] = ()
     """Pairs (first, second) of names in the results, fixed before the first result. Their p values are corrected for
     these pairs alone, which finds smaller differences than the matrix of all pairs."""
+    resolution: Runtime[float | None] = Field(None, gt=0)
+    """Half width that the intervals of the questions should have; the page says what is missing."""
     probe: Kind = "linear"
     """Kind of probe that scores."""
     scored: ScoredRows = "score"
@@ -140,7 +142,13 @@ def study(config: StudyConfig) -> StudySummary:
         for variant in config.attention:
             attention(runs[variant, config.seeds[0]].pipeline)
     summary = study_summary(
-        scores, config.reference, config.resamples, config.probe, config.questions, config.variants.keys()
+        scores,
+        config.reference,
+        config.resamples,
+        config.probe,
+        config.questions,
+        config.variants.keys(),
+        config.resolution,
     )
     place = storage.join(config.output, f"study-{digest(config)}")
     report = _report(config, runs, summary, place)

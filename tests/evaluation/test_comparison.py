@@ -1,5 +1,6 @@
 """Tests of differences against their definitions, and their error rates where nothing differs."""
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ray_ggsm.evaluation.comparison import compare_seeds, delong, holm, pairwise
+from ray_ggsm.evaluation.comparison import Comparison, compare_seeds, delong, holm, pairwise
 from ray_ggsm.evaluation.metrics import BootstrappedAuc, auc, bootstrap_aucs
 
 
@@ -59,14 +60,59 @@ def test_holm_by_hand():
     assert len(holm([])) == 0
 
 
-def runs(rng: np.random.Generator, labels: np.ndarray, seeds: int, strength: float, noise: float) -> list:
-    """One recipe's runs: every seed moves the strength of its scores; scores share most of their noise."""
-    shared = np.random.default_rng(17).normal(size=len(labels))
-    found = []
-    for _ in range(seeds):
-        scores = shared + 0.3 * rng.normal(size=len(labels)) + (strength + noise * rng.normal()) * labels
-        found.append(bootstrap_aucs({"a": labels}, {"a": scores}, np.arange(len(labels)), 100, 0))
+def runs(
+    rng: np.random.Generator, labels: np.ndarray, seeds: int, strength: float, noise: float, luck: dict | None = None
+) -> dict[int, BootstrappedAuc]:
+    """One recipe's runs, with seeds of its own: every seed moves the strength of its scores; scores share most of their
+    noise. With `luck` its seeds are those, and their luck is the other recipe's, too."""
+    shared, found = np.random.default_rng(17).normal(size=len(labels)), {}
+    for seed in luck or rng.choice(10**9, seeds, replace=False).tolist():
+        moved = strength + noise * rng.normal() + (luck[seed] if luck else 0)
+        scores = shared + 0.3 * rng.normal(size=len(labels)) + moved * labels
+        found[seed] = bootstrap_aucs({"a": labels}, {"a": scores}, np.arange(len(labels)), 100, 0)
     return found
+
+
+def paired(rng: np.random.Generator, labels: np.ndarray, seeds: int, strengths: tuple, common: float) -> list:
+    """Two recipes' runs with the same seeds, whose luck they have in common."""
+    luck = {seed: common * rng.normal() for seed in range(seeds)}
+    return [runs(rng, labels, seeds, strength, 0.05, luck) for strength in strengths]
+
+
+@pytest.mark.slow
+def test_paired_seeds_of_the_same_recipe_do_not_differ():
+    rng = np.random.default_rng(4)
+    labels = (np.random.default_rng(1).random(300) < 0.4).astype(float)
+    p = [compare_seeds(*paired(rng, labels, 5, (1.0, 1.0), 0.3)).p for _ in range(100)]
+    assert np.mean(np.array(p) < 0.05) <= 0.10  # binomial(100, .05) exceeds 10 with probability .01
+
+
+def test_pairing_takes_out_what_the_seeds_have_in_common():
+    """By hand: the variance of the differences over K, beside that of the users; Welch's sum would be far larger."""
+    rng = np.random.default_rng(6)
+    labels = (np.random.default_rng(1).random(400) < 0.4).astype(float)
+    first, second = paired(rng, labels, 6, (1.2, 1.0), 0.4)
+    got = compare_seeds(first, second)
+    differences = [first[k].values.mean() - second[k].values.mean() for k in range(6)]
+    assert got.error_of_seeds**2 == pytest.approx(np.var(differences, ddof=1) / 6)
+    assert got.standard_error**2 == pytest.approx(got.error_of_users**2 + got.error_of_seeds**2)
+    assert got.seeds == 6
+    other = compare_seeds(first, {k + 10: run for k, run in second.items()})
+    assert other.error_of_seeds > 3 * got.error_of_seeds
+    assert other.difference == pytest.approx(got.difference)
+
+
+def test_effort_by_hand():
+    """1.96^2 (u^2 + d^2 / K) <= half^2."""
+    z = stats.norm.ppf(0.975)
+    found = Comparison(
+        difference=0, standard_error=1, low=0, high=0, p=1, error_of_users=0.6, error_of_seeds=0.8, seeds=5
+    )
+    assert found.effort(z) == (1.0, math.ceil(5 * 0.8**2 / (1 - 0.6**2)))  # 5: as it is
+    assert found.effort(z * 0.61) == (1.0, math.ceil(5 * 0.8**2 / (0.61**2 - 0.6**2)))
+    users, seeds = found.effort(z * 0.3)
+    assert users == pytest.approx(2 * 0.6**2 / 0.3**2)
+    assert seeds == math.ceil(5 * 0.8**2 / (0.3**2 / 2))
 
 
 @pytest.mark.slow
@@ -100,7 +146,7 @@ def test_variance_of_the_mixed_comparison_is_the_sum_of_its_parts():
     rng = np.random.default_rng(0)
     names = ("x", "y")
     first, second = ([BootstrappedAuc(names, rng.random(2), rng.random((50, 2))) for _ in range(k)] for k in (3, 2))
-    got = compare_seeds(first, second)
+    got = compare_seeds(dict(enumerate(first)), dict(enumerate(second)))
     draws = np.mean([r.resampled for r in first], axis=(0, 2)) - np.mean([r.resampled for r in second], axis=(0, 2))
     between = [np.var([r.values.mean() for r in side], ddof=1) / len(side) for side in (first, second)]
     assert got.standard_error**2 == pytest.approx(draws.var(ddof=1) + sum(between))

@@ -30,7 +30,7 @@ def findings(summary: StudySummary) -> list[str]:
     is about other vectors."""
     names = [name for name, _ in summary.ranked()]
     encoders = [name for name in names if name in summary.encoders]
-    sentences = [_answer(question) for question in summary.questions]
+    sentences = [_answer(question, summary.resolution) for question in summary.questions]
     if names[0] not in encoders and len(encoders) > 1:
         sentences.insert(0, f"Of the encoders alone, {_highest(summary, encoders)}")
     differ, pairs = sum(not pair.may_be_chance for pair in summary.pairs), len(summary.pairs)
@@ -114,12 +114,23 @@ def _highest(summary: StudySummary, names: Sequence[str]) -> str:
     return f"{text}; its lead over {_listed(even)} may be chance."
 
 
-def _answer(question: PairSummary) -> str:
+def _answer(question: PairSummary, resolution: float | None) -> str:
     if question.may_be_chance:
         words = "cannot be told apart from"
     else:
         words = "is better than" if question.difference > 0 else "is worse than"
-    return f"{question.first} {words} {question.second}: {_difference(question)}, p = {question.p:.2g}."
+    answer = f"{question.first} {words} {question.second}: {_difference(question)}, p = {question.p:.2g}."
+    if resolution is None:
+        return answer
+    half = (question.high - question.low) / 2
+    if half <= resolution:
+        return f"{answer} Its interval is ±{half:.4f}, at most ±{resolution}, as asked."
+    users, seeds = question.effort(resolution)
+    more = "these test users" if users == 1 else f"{users:.1f} times the test users"
+    return (
+        f"{answer} Its interval is ±{half:.4f}; ±{resolution} would take some {seeds} seeds on {more} (standard error "
+        f"of users {question.error_of_users:.4f}, of {question.seeds} seeds {question.error_of_seeds:.4f})."
+    )
 
 
 def _difference(comparison: Comparison) -> str:

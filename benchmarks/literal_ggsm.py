@@ -45,7 +45,7 @@ def main() -> None:
         norms = learner.recipe.importance_S[learner.recipe.seen_S]
         print(
             f"{name}: w mean {w.mean():.5f}, least {w.min():.5f}, greatest {w.max():.5f};"
-            f" gradient norms {norms.min():.2e} to {norms.max():.2e}",
+            f" importances {norms.min():.2e} to {norms.max():.2e}",
             flush=True,
         )
 

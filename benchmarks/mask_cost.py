@@ -31,7 +31,7 @@ RECIPES = {
     "bidirectional": {},
     "causal": {},
     "prefix": {},
-    "hybrid_mask": {},
+    "hybrid_mask": {"timing": "previous_step"},
     "hybrid_mlp": {},
     "hybrid_gq": {},
     "scheduler": {},

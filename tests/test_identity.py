@@ -399,11 +399,12 @@ def test_digests_leave_out_what_was_done_before() -> None:
     assert as_before(_Moved(a=2)) == _Moved(a=2)
 
 
-def test_the_masks_study_keeps_its_digests() -> None:
-    """Stages of `configs/journey/study.yaml`, whose results are in docs, are those of the defaults of then."""
+def test_the_study_of_masks_keeps_what_its_masks_were() -> None:
+    """The masks of `configs/journey/study.yaml`, whose results are in docs, are those of the defaults of then."""
     for given, then in (
         ({"recipe": "ggsm", "row_scale": "kept"}, {"recipe": "ggsm"}),
         ({"recipe": "hybrid_mask", "row_scale": "kept", "timing": "previous_step"}, {"recipe": "hybrid_mask"}),
+        ({"recipe": "hybrid_gq", "joins": "state"}, {"recipe": "hybrid_gq"}),
     ):
         assert identity(build(Experiment, changed(EXPERIMENT, "mask", given), "example").mask) == then
 

@@ -12,6 +12,9 @@ from scipy import stats
 from ray_ggsm.config import Record
 from ray_ggsm.evaluation.metrics import BootstrappedAuc, defined
 
+MOST_SEEDS = 100
+"""Largest number of seeds that `effort` asks for."""
+
 
 class Comparison(Record):
     """`first - second`."""
@@ -29,19 +32,26 @@ class Comparison(Record):
     error_of_seeds: float = 0.0
     """The part that other seeds would change."""
     seeds: int = 1
-    """Number of seeds; of the side with fewer, if they are not paired."""
+    """Number of paired seeds, or else of the side with fewer among those with several."""
 
-    def effort(self, half: float) -> tuple[float, int]:
+    def effort(self, half: float) -> tuple[float, int] | None:
         """What a 95 % interval of +-`half` would take, by the measured parts: how many times the test users, and how
-        many seeds on those.
+        many seeds on those, at most MOST_SEEDS. None if the seeds' part is unknown.
 
-        Test users are added only where no number of seeds is enough without them; then twice as many as the users'
-        part alone asks for, so that the seeds have room.
+        Test users are added only where so many seeds are not enough without them.
         """
-        allowed = (half / float(stats.norm.ppf(0.975))) ** 2
-        users = 1.0 if self.error_of_users**2 < allowed else 2 * self.error_of_users**2 / allowed
-        left = allowed - self.error_of_users**2 / users
-        return users, max(1, math.ceil(self.seeds * self.error_of_seeds**2 / left))
+        if self.seeds < 2:
+            return None
+        users = 1.0
+        while self._half(users, MOST_SEEDS) > half:
+            users *= 1.1
+        seeds = next(k for k in range(2, MOST_SEEDS + 1) if self._half(users, k) <= half)
+        return users, seeds
+
+    def _half(self, users: float, seeds: int) -> float:
+        """Half of the interval with so many times the users and so many paired seeds."""
+        of_users, of_seeds = self.error_of_users**2 / users, self.error_of_seeds**2 * self.seeds / seeds
+        return _interval_half(of_users + of_seeds, of_seeds**2 / (seeds - 1))
 
 
 def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> Comparison:
@@ -111,6 +121,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     corrected_X = np.empty(len(p_X))
     corrected_X[order] = np.minimum(steps, 1.0)
     return corrected_X
+
+
+def _interval_half(variance: float, squares: float) -> float:
+    """Half of the 95 % interval; `squares` is the sum over the seeds' variances of their square over their freedom."""
+    freedom = variance**2 / squares if squares else math.inf
+    distribution = stats.norm if math.isinf(freedom) else stats.t(freedom)
+    return float(distribution.ppf(0.975)) * math.sqrt(variance)
 
 
 def _tested(difference: float, error: float, freedom: float) -> Comparison:

@@ -97,7 +97,7 @@ class StudySummary(Record):
     """Number of test rows."""
     variants: dict[str, VariantSummary]
     resolution: float | None = None
-    """Half width that the intervals of the questions should have."""
+    """Half width that the intervals of the questions should have, for the page."""
     questions: tuple[PairSummary, ...]
     """Pairs fixed before the first result; p values after Holm's correction over the questions."""
     pairs: tuple[PairSummary, ...]
@@ -132,7 +132,6 @@ def study_summary(
     kind: Kind,
     questions: Sequence[tuple[str, str]],
     encoders: Collection[str],
-    resolution: float | None = None,
 ) -> StudySummary:
     """Compare all variants with the reference and with each other; arguments as the fields of `StudySummary`.
 
@@ -143,7 +142,6 @@ def study_summary(
         kind: the kind of probe that scored.
         questions: pairs of variants.
         encoders: names of variants.
-        resolution: half width that intervals should have.
 
     Raises:
         InputError: the runs were scored on different rows.
@@ -158,7 +156,6 @@ def study_summary(
         resamples=resamples,
         probe=kind,
         encoders=tuple(name for name in runs if name in encoders),
-        resolution=resolution,
         rows=len(next(iter(runs[reference].values())).users),
         variants={
             name: _variant(seeds, resampled[name], None if name == reference else resampled[reference], kind)

@@ -12,13 +12,14 @@ every slot; `calibration: zscore` spreads the importance over slots before the s
 scale: under mean pooling each token's gradient carries 1 / length, and late ranks exist in long rows only;
 `row_scale: removed` compares tokens within their rows. The published form is `calibration: none, row_scale: kept`.
 
-Steps: `observe` sums over micro-batches, `end_step` merges a step's sums into the importance, `future_weight` reads the
+Steps: `observe` takes a micro-batch, `end_step` merges the step's means into the importance, `future_weight` reads the
 importance. From step T_warm on, the importance is frozen.
 
 Legend: B rows, L tokens, D width, S slots of the template.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -41,6 +42,12 @@ def _grad_site(name: str) -> str:
 GradSite = Annotated[str, AfterValidator(_grad_site)]
 
 
+Norms = tuple[Tensor, Tensor, Tensor]
+"""Gradient norm of each token (B, L), its slot, and whether it counts."""
+ROUNDS = 10
+"""How often rows' scales and slots' importances are found from each other in a step."""
+
+
 class ImportanceConfig(ScheduledConfig):
     """How gradients become an importance per slot, and importances become weights."""
 
@@ -52,8 +59,8 @@ class ImportanceConfig(ScheduledConfig):
     slot: Literal["modality_rank", "position"] = "modality_rank"
     """Tokens that share an importance: those of one (modality, recency rank), or those at one absolute position."""
     row_scale: Annotated[Literal["kept", "removed"], Before("kept")] = "removed"
-    """kept: a token's gradient norm as it is (published). removed: relative to what its row's other tokens let expect,
-    so that neither the row's length nor its loss counts (`ray_ggsm.masks.norms.relative_norms`)."""
+    """kept: a token's gradient norm as it is (published). removed: relative to the scale of its row, so that neither
+    the row's length nor its loss counts (`ray_ggsm.masks.norms.relative_norms`)."""
     calibration: Calibration = "zscore"
     """What the sigmoid takes: the raw gradient norm (as published), its z-score over the slots seen so far, or the
     normal score of its rank among them."""
@@ -96,7 +103,8 @@ class GGSM(Recipe):
         self.importance_S = torch.zeros(0)
         """Smoothed mean per slot of gradient norms, or of relative norms; meaningful where `seen_S`."""
         self.seen_S = torch.zeros(0, dtype=torch.bool)
-        self._sum_count_2S: Tensor | None = None
+        self._norms: list[Norms] = []
+        """The step's micro-batches so far."""
 
     def alpha(self, step: int) -> float:
         """Share of the way from the soft mask to bidirectional: 0 during warm-up, 1 at T_total."""
@@ -113,28 +121,23 @@ class GGSM(Recipe):
         return (1 - alpha) * entered * self._soft_BL(tokens) + alpha
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
-        """Add this micro-batch's gradient norms to the step's sums, unless the importance is frozen."""
+        """Keep this micro-batch's gradient norms until the step ends, unless the importance is frozen."""
         if not self.wants_gradients(step):
             return
-        n = tokens.n_slots if self.config.slot == "modality_rank" else tokens.n_positions
-        if self._sum_count_2S is None:
-            self._sum_count_2S = torch.zeros(2, n, device=grad_BLD.device)
-        norm_BL, slot_BL, counted_BL = norms(grad_BLD), self._slot_BL(tokens), tokens.valid_BL
-        if self.config.row_scale == "removed":
-            norm_BL = relative_norms(norm_BL, self._expected_BL(slot_BL), tokens.valid_BL)
-            counted_BL = counted_BL & (norm_BL > 0).any(dim=1, keepdim=True)  # a row without any gradient says nothing
-        add_norms(self._sum_count_2S, norm_BL, slot_BL, counted_BL)
+        if not len(self.importance_S):
+            n = tokens.n_slots if self.config.slot == "modality_rank" else tokens.n_positions
+            self.importance_S, self.seen_S = torch.zeros(n), torch.zeros(n, dtype=torch.bool)
+        self._norms.append((norms(grad_BLD), self._slot_BL(tokens), tokens.valid_BL))
 
     def end_step(self, reduce: Reduce) -> None:
         """Sum over workers, take the mean per slot, and smooth it into the importance."""
-        if self._sum_count_2S is None:
+        if not self._norms:
             return
-        sum_S, count_S = reduce(self._sum_count_2S).cpu()
-        self._sum_count_2S = None
-        now_S = count_S > 0
-        mean_S = sum_S / count_S.clamp(min=1)
-        if not len(self.importance_S):
-            self.importance_S, self.seen_S = torch.zeros_like(mean_S), torch.zeros_like(now_S)
+        if self.config.row_scale == "kept":
+            mean_S, now_S = self._means(self._norms, reduce)
+        else:
+            mean_S, now_S = self._relative_means(reduce)
+        self._norms = []
         keep = self.config.smoothing
         smoothed_S = torch.where(self.seen_S, keep * self.importance_S + (1 - keep) * mean_S, mean_S)
         self.importance_S = torch.where(now_S, smoothed_S, self.importance_S)
@@ -159,17 +162,37 @@ class GGSM(Recipe):
             return constant_weight(tokens, 0.5)
         return weight_S.to(tokens.valid_BL.device)[self._slot_BL(tokens)]
 
-    def _expected_BL(self, slot_BL: Tensor) -> Tensor:
-        """The importance so far of each token's slot; 1, the mean of relative norms, where none is known."""
-        if not len(self.importance_S):
-            return torch.ones(slot_BL.shape, device=slot_BL.device)
-        expected_S = torch.where(self.seen_S, self.importance_S, 1.0)
-        return expected_S.to(slot_BL.device)[slot_BL]
+    def _means(self, seen: Sequence[Norms], reduce: Reduce) -> tuple[Tensor, Tensor]:
+        """Mean norm per slot over all workers, (S,), and whether the slot has any, bool (S,)."""
+        sum_count_2S = torch.zeros(2, len(self.importance_S), device=seen[0][0].device)
+        for norm_BL, slot_BL, valid_BL in seen:
+            add_norms(sum_count_2S, norm_BL, slot_BL, valid_BL)
+        sum_S, count_S = reduce(sum_count_2S).cpu()
+        return sum_S / count_S.clamp(min=1), count_S > 0
+
+    def _relative_means(self, reduce: Reduce) -> tuple[Tensor, Tensor]:
+        """As `_means`, of norms without their rows' scales.
+
+        Scales follow from importances and importances from scales, so both are found in rounds, which begin at the
+        importance so far; 1, the mean of relative norms, where none is known.
+        """
+        mean_S, now_S = torch.where(self.seen_S, self.importance_S, 1.0), self.seen_S
+        for _ in range(ROUNDS):
+            found_S, now_S = self._means([_relative(norms, mean_S) for norms in self._norms], reduce)
+            mean_S = torch.where(now_S, found_S, mean_S)
+        return mean_S, now_S
 
     def _slot_BL(self, tokens: Tokens) -> Tensor:
         if self.config.slot == "modality_rank":
             return tokens.slot_BL
         return tokens.position_BL().clamp(max=tokens.n_positions - 1)  # answers may be longer than any user's row
+
+
+def _relative(norms: Norms, importance_S: Tensor) -> Norms:
+    """Without the rows' scales. A row without any gradient says nothing, and does not count."""
+    norm_BL, slot_BL, valid_BL = norms
+    relative_BL = relative_norms(norm_BL, importance_S.to(slot_BL.device)[slot_BL], valid_BL)
+    return relative_BL, slot_BL, valid_BL & (relative_BL > 0).any(dim=1, keepdim=True)
 
 
 class HybridMask(GGSM):

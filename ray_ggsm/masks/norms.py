@@ -12,22 +12,23 @@ def norms(grad_BLD: Tensor) -> Tensor:
     return grad_BLD.detach().float().norm(dim=-1)
 
 
-def relative_norms(norm_BL: Tensor, expected_BL: Tensor, valid_BL: Tensor) -> Tensor:
-    """The norms without their row's scale, (B, L) float32: divided by the row's mean norm over what its tokens' groups
-    let expect, mean(expected).
+def relative_norms(norm_BL: Tensor, importance_BL: Tensor, valid_BL: Tensor) -> Tensor:
+    """The norms over their row's scale, (B, L) float32. The scale is the sum of the row's norms over the sum of the
+    importances of its tokens' groups.
 
-    A row's gradients carry its length under mean pooling (1 / L), and how hard the row is. Were importances compared
-    between rows as they are, groups that only long rows have would look unimportant. For rows that follow
-    norm = scale of the row * importance of the group, taking the means of relative norms again and again as what is
-    expected ends at the importances, whatever groups a row has.
+    A row's gradients carry its length under mean pooling (1 / L), and how hard the row is. Were norms compared between
+    rows as they are, groups that only long rows have would look unimportant. For rows that follow norm = scale of the
+    row * importance of the group, importances that are the means of relative norms are found in rounds, whichever of
+    the groups a row has, as long as rows share some.
 
     Args:
         norm_BL: gradient norms.
-        expected_BL: importance so far of each token's group; 1 everywhere takes the row's mean alone.
+        importance_BL: importance so far of each token's group, at least 0; 1 everywhere compares with the row's mean.
         valid_BL: bool, True for real tokens.
     """
     seen_BL = norm_BL.masked_fill(~valid_BL, 0)
-    scale_B = seen_BL.sum(dim=1) / expected_BL.masked_fill(~valid_BL, 0).sum(dim=1)
+    floor = 1e-6  # a row whose groups had no gradient so far has a scale, too
+    scale_B = seen_BL.sum(dim=1) / importance_BL.clamp(min=floor).masked_fill(~valid_BL, 0).sum(dim=1)
     return seen_BL / scale_B.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
 
 

@@ -77,7 +77,7 @@ class Visibility:
 
     def bias(self, window: int | None) -> Tensor:
         """The additive bias (B, 1, L, L) of layers that see less than `window` tokens to either side (None: all)."""
-        if window not in self._biases:
+        if window not in self._biases or self.weight.requires_grad:  # a graph belongs to one run of the layer
             bias_B1LL = attention_bias(self.weight, self.valid_BL, self.dtype)
             if window is not None:
                 bias_B1LL = bias_B1LL.masked_fill(self._far_LL(window), -torch.inf)

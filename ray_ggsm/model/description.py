@@ -43,8 +43,8 @@ class EncoderDescription(Record):
     template_digest: str | None = None
     tokenizer_digest: str | None = None
     text_answers: bool | None = None
-    """Whether the language model's answers were texts in training, so that a sentence's vector means something; written
-    only where it is true."""
+    """Whether the language model's answers were texts in training, so that a sentence's vector means something. None:
+    other kinds, and encoders of before this was written down."""
     files: dict[str, str]
     """Name of a file in the directory -> digest of its bytes."""
 

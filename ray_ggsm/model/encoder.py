@@ -169,7 +169,8 @@ class UserEncoder(nn.Module):
             watch: gets every layer's attention shares, which `eager` then computes.
             asked: gets the attention of one query per row.
         """
-        self._check_length(inputs_BLD.shape[1])
+        if self.training:  # a saved encoder may have learned from rows as long
+            self._check_length(inputs_BLD.shape[1])
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend = self._backend(inputs_BLD.is_cuda, watch is not None)
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked)
@@ -214,6 +215,7 @@ class UserEncoder(nn.Module):
             block_S = self.template.block_S.to(hidden_BLD.device)
             pooled_BD = (pooled_BD + asked.blocks(hidden_BLD.float(), layout.tokens, block_S)) / 2
         elif layout.global_B is not None:
+            assert self.global_query == "state", "blocks need the query's attention"
             pooled_BD = (pooled_BD + hidden_BLD[rows_B, layout.global_B].float()) / 2
         if batch.tabular_BF is not None and self.tabular is not None and self.tabular.residual is not None:
             pooled_BD = pooled_BD + self.tabular.residual(self.tabular.z_scores(batch.tabular_BF)).float()

@@ -11,7 +11,7 @@ from ray_ggsm.masks import Tokens
 
 
 class GlobalQuery:
-    """Asks the layers for the attention of one query per row; the last layer's remains."""
+    """Asks the layers for the attention of one query per row to all of its past; the last layer's remains."""
 
     def __init__(self, position_B: Tensor) -> None:
         self.position_B = position_B
@@ -24,7 +24,8 @@ class GlobalQuery:
         B, H, L, d = query_BHLd.shape
         rows_B, G = torch.arange(B, device=query_BHLd.device), key_BGLd.shape[1]
         own_BGQd = query_BHLd[rows_B, :, self.position_B].view(B, G, H // G, d).float()
-        logits_BGQL = own_BGQd @ key_BGLd.float().transpose(-1, -2) * (d**-0.5 if scale is None else scale)
+        with torch.autocast(own_BGQd.device.type, enabled=False):
+            logits_BGQL = own_BGQd @ key_BGLd.float().transpose(-1, -2) * (d**-0.5 if scale is None else scale)
         past_BL = valid_BL & (torch.arange(L, device=valid_BL.device) <= self.position_B[:, None])
         share_BGQL = logits_BGQL.masked_fill(~past_BL[:, None, None], -torch.inf).softmax(dim=-1)
         self.share_BL = share_BGQL.mean(dim=(1, 2))
@@ -41,6 +42,7 @@ class GlobalQuery:
         block_BL = block_S[tokens.slot_BL].masked_fill(~tokens.history_BL, -1)
         number_K = torch.arange(int(block_S.max()) + 1, device=hidden_BLD.device)
         member_BKL = (block_BL[:, None, :] == number_K[:, None]).float()
-        share_BK = (member_BKL @ self.share_BL[:, :, None]).squeeze(-1)
-        mean_BKD = member_BKL @ hidden_BLD / member_BKL.sum(dim=-1, keepdim=True).clamp(min=1)
-        return (share_BK[:, None, :] @ mean_BKD).squeeze(1) / share_BK.sum(dim=1, keepdim=True)
+        with torch.autocast(hidden_BLD.device.type, enabled=False):
+            share_BK = (member_BKL @ self.share_BL[:, :, None]).squeeze(-1)
+            mean_BKD = member_BKL @ hidden_BLD / member_BKL.sum(dim=-1, keepdim=True).clamp(min=1)
+            return (share_BK[:, None, :] @ mean_BKD).squeeze(1) / share_BK.sum(dim=1, keepdim=True)

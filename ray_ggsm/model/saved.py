@@ -55,7 +55,7 @@ class EncoderBundle:
     backbone_digest: str
     """Digest of the pretrained weights."""
     text_answers: bool | None = None
-    """Whether it is trained with texts as answers."""
+    """Whether it is trained with texts as answers; None: unknown."""
 
     @property
     def is_half_way(self) -> bool:
@@ -124,8 +124,6 @@ def save(bundle: EncoderBundle, location: str) -> None:
         storage.upload(directory, location)
     values = description.model_dump(mode="json")
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
-    if bundle.text_answers is None:
-        del values["text_answers"]  # likewise
     storage.write_json(storage.join(location, FILE), values)
 
 

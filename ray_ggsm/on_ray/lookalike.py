@@ -153,7 +153,9 @@ def sentence_direction(table: EmbeddingTable, version: Version, text: str, encod
     made_by, saved = table.metadata(version).encoder, SavedEncoder.read(encoder)
     if made_by != saved.digest:
         raise InputError(f"{encoder}: this encoder is {saved.digest}, the table was made by {made_by}; give that one")
-    if saved.description.model.kind == "llm" and not saved.description.text_answers:
+    if saved.description.model.kind == "llm" and saved.description.text_answers is None:
+        print(f"lookalike: {encoder} does not say whether it learned from texts; if not, the result means nothing")
+    if saved.description.text_answers is False:
         raise InputError(
             f"{encoder}: no text was an answer when this encoder was trained, so a sentence's vector means nothing; "
             "give seed users (users_file), or train with training.answer.form: text"

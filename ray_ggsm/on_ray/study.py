@@ -142,14 +142,8 @@ def study(config: StudyConfig) -> StudySummary:
         for variant in config.attention:
             attention(runs[variant, config.seeds[0]].pipeline)
     summary = study_summary(
-        scores,
-        config.reference,
-        config.resamples,
-        config.probe,
-        config.questions,
-        config.variants.keys(),
-        config.resolution,
-    )
+        scores, config.reference, config.resamples, config.probe, config.questions, config.variants.keys()
+    ).model_copy(update={"resolution": config.resolution})
     place = storage.join(config.output, f"study-{digest(config)}")
     report = _report(config, runs, summary, place)
     write_study(report, place)

@@ -47,8 +47,8 @@ def train(pipeline: Pipeline) -> str:
     Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
     if rounds_published_weights(experiment):
         say(
-            "train: with mask.calibration: none weights lie between .500 and .515, and model.dtype: bfloat16 rounds"
-            " them to about .5; set model.dtype: float32 to compare them with a constant"
+            "train: with mask.calibration: none weights are close to .5, and model.dtype: bfloat16 rounds what sets"
+            " them apart; set model.dtype: float32 to compare them with a constant"
         )
     for sentence in unlike_runs(stage.location, _pattern(stage), _settings(experiment)):
         print(sentence, flush=True)

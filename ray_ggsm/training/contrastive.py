@@ -79,7 +79,7 @@ class Contrastive:
             head: training rows that statistics and centres are taken from, the same on every worker.
             future_days: days that futures cover; needed for targets.
         """
-        self.bundle = replace(bundle, text_answers=True if config.answer.form == "text" else None)
+        self.bundle = replace(bundle, text_answers=config.answer.form == "text")
         self.head, self.collator, self.config = head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = bundle.encoder, bundle.recipe
@@ -227,7 +227,7 @@ class Contrastive:
             loss, statistics, parts = self._loss(user_bW, answer_ND, part, targets)
             states = {"user": user_bW[:, : self.encoder.width], "answer": answer_ND}
             cosines = {tower: mean_cosine(s, self.workers.reduce) for tower, s in states.items()}
-            check_loss(loss.item(), statistics, cosines, self.bundle.step, part.rows)
+            check_loss(loss.item(), statistics, cosines["user"], self.encoder.config.dtype, self.bundle.step, part.rows)
             results.append(Outcome(loss.item(), statistics, cosines, parts))
             return loss
 

@@ -1,15 +1,16 @@
 """Stops a training run that cannot recover, with a sentence that names the symptom and a remedy."""
 
 import math
-from collections.abc import Mapping
 
 import pyarrow as pa
 
 from ray_ggsm.training.loss import BatchStatistics
 
 ONE_POINT = 0.9999
-"""Mean cosine of positives and of negatives, or of user states before they are centred, above which they count as one
-point."""
+"""Mean cosine of positives and of negatives above which both towers count as collapsed."""
+ONE_DIRECTION = {"bfloat16": 0.9999, "float32": 0.999999}
+"""Mean cosine of user states, before they are centred, above which what sets them apart is hardly more than the
+rounding of the backbone's numbers."""
 
 
 class DivergenceError(RuntimeError):
@@ -20,25 +21,26 @@ class DivergenceError(RuntimeError):
 
 
 def check_loss(
-    loss: float, statistics: BatchStatistics, cosines: Mapping[str, float], step: int, rows: pa.Table
+    loss: float, statistics: BatchStatistics, user_cosine: float, dtype: str, step: int, rows: pa.Table
 ) -> None:
     """Check the loss of a step (0-based) on this worker's `rows`.
 
     Args:
         loss: the loss.
         statistics: those of the batch, of its centred states where the encoder centres them.
-        cosines: tower -> mean cosine of its states before they are centred. Centred, states of one point are rounding,
-            and no statistic shows that.
+        user_cosine: mean cosine of user states before they are centred. Centred, states of one point are rounding, and
+            no statistic shows that. (Answers may well be equal, where users have no future.)
+        dtype: the backbone's numbers, `bfloat16` or `float32`.
         step: number of steps before it.
         rows: user_id and as_of of the batch's rows on this worker.
 
     Raises:
-        DivergenceError: the loss is not finite, or the towers collapsed to one point.
+        DivergenceError: the loss is not finite, or the user tower or both towers collapsed to one point.
     """
     check_finite(loss, step, rows)
-    if cosines["user"] > ONE_POINT:
+    if user_cosine > ONE_DIRECTION[dtype]:
         raise _error(
-            f"all user states point in one direction (mean cosine {cosines['user']:.6f} before centring, loss"
+            f"all user states point in one direction (mean cosine {user_cosine:.7f} before centring, loss"
             f" {loss:.4f}); try a lower training.optimizer.learning_rate",
             step,
             rows,

@@ -70,7 +70,7 @@ class LearnedWeights:
     """Mean weight per slot that a learned mask gave to future keys of user rows, over layers and queries."""
 
     def __init__(self, mask: LearnedMask, slots: int) -> None:
-        self.layers, self.mean_S, self._sum_count_2S = len(mask.mlps), torch.zeros(slots), torch.zeros(2, slots)
+        self.layers, self._sum_count_2S = len(mask.mlps), torch.zeros(2, slots)
         self._tokens: Tokens | None = None
         self._left = 0
         mask.register_forward_hook(self._add)
@@ -80,11 +80,10 @@ class LearnedWeights:
         self._tokens, self._left = tokens, self.layers
 
     def end_step(self, workers: Workers) -> Tensor:
-        """The means over the step's passes on all workers, (S,); slots without a token keep theirs, at first 0."""
+        """The means over the step's passes on all workers, (S,); NaN for slots that no query had before it."""
         sum_S, count_S = workers.reduce(self._sum_count_2S).cpu()
-        self.mean_S = torch.where(count_S > 0, sum_S / count_S.clamp(min=1), self.mean_S)
         self._sum_count_2S = torch.zeros_like(self._sum_count_2S)
-        return self.mean_S
+        return sum_S / count_S
 
     def _add(self, mask: nn.Module, arguments: Any, weight_BLL: Tensor) -> None:
         if self._tokens is None or not self._left:
@@ -110,11 +109,12 @@ class MaskLog:
 
         Args:
             step: the step.
-            learned_S: mean weights per slot of a learned mask, in the place of the recipe's.
+            learned_S: mean weights per slot of a learned mask, in the place of the recipe's; NaN where there is none,
+                which is kept as 0.
         """
         values, per_slot_S = slot_weights(self.template, self.recipe, step)
         if learned_S is not None:
-            values = per_slot_S = learned_S
+            values, per_slot_S = learned_S[~learned_S.isnan()], learned_S.nan_to_num()
         if step % self.every == 0:
             self.weight[str(step + 1)] = [round(w, 6) for w in per_slot_S.tolist()]
         p5, p95 = torch.quantile(values, torch.tensor([0.05, 0.95])).tolist()

@@ -102,17 +102,24 @@ def test_pairing_takes_out_what_the_seeds_have_in_common():
     assert other.difference == pytest.approx(got.difference)
 
 
-def test_effort_by_hand():
-    """1.96^2 (u^2 + d^2 / K) <= half^2."""
-    z = stats.norm.ppf(0.975)
-    found = Comparison(
-        difference=0, standard_error=1, low=0, high=0, p=1, error_of_users=0.6, error_of_seeds=0.8, seeds=5
-    )
-    assert found.effort(z) == (1.0, math.ceil(5 * 0.8**2 / (1 - 0.6**2)))  # 5: as it is
-    assert found.effort(z * 0.61) == (1.0, math.ceil(5 * 0.8**2 / (0.61**2 - 0.6**2)))
-    users, seeds = found.effort(z * 0.3)
-    assert users == pytest.approx(2 * 0.6**2 / 0.3**2)
-    assert seeds == math.ceil(5 * 0.8**2 / (0.3**2 / 2))
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("half", [0.01, 0.002, 0.0008])
+def test_effort_is_enough_and_not_more(seeds, half):
+    """Fed back into the interval, by the t distribution at Welch and Satterthwaite's degrees of freedom."""
+    u, d = 0.0007, 0.0009
+    parts = {"error_of_users": u, "error_of_seeds": d, "seeds": seeds}
+    found = Comparison(difference=0, standard_error=1, low=0, high=0, p=1, **parts)
+
+    def interval(times: float, k: int) -> float:
+        of_users, of_seeds = u**2 / times, d**2 * seeds / k
+        freedom = (of_users + of_seeds) ** 2 / (of_seeds**2 / (k - 1))
+        return stats.t(freedom).ppf(0.975) * math.sqrt(of_users + of_seeds)
+
+    times, k = found.effort(half)
+    assert interval(times, k) <= half
+    assert k == 2 or interval(times, k - 1) > half
+    assert times == 1 or interval(times / 1.11, 100) > half
+    assert Comparison(difference=0, standard_error=u, low=0, high=0, p=1, error_of_users=u).effort(half) is None
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from ray_ggsm.config import InputError, build, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.on_ray.study import StudyConfig
+from ray_ggsm.on_ray.train import rounds_published_weights
 
 ROOT = Path(__file__).parents[2]
 JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
@@ -125,6 +126,11 @@ def test_seeds_of_a_study_are_not_negative() -> None:
 def test_every_recipe_has_a_config_that_differs_in_mask_and_name_only() -> None:
     files = [*ROOT.glob("configs/journey/masks/*.yaml"), ROOT / "configs/journey/language_model.yaml"]
     loaded = [load(Experiment, str(file)) for file in files]
+    literal = files.index(ROOT / "configs/journey/masks/ggsm_literal.yaml")
+    assert not rounds_published_weights(loaded[literal])  # which float32 is for
+    coarse = ["model.dtype=bfloat16", "model.event_encoder.dtype=bfloat16"]
+    loaded[literal] = load(Experiment, str(files[literal]), coarse)
+    assert rounds_published_weights(loaded[literal])
     settings = [experiment.model_dump(exclude={"mask", "name", "output"}) for experiment in loaded]
     assert all(values == settings[0] for values in settings)
     assert {e.mask.recipe for e in loaded} == set(TypeAdapter(MaskConfig).json_schema()["discriminator"]["mapping"])

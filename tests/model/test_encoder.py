@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModel
 
 from ray_ggsm.config import InputError
-from ray_ggsm.masks.fixed import CausalConfig, HybridGQConfig
+from ray_ggsm.masks.fixed import CausalConfig
 from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.adapters import NumberEmbedding
@@ -80,51 +80,6 @@ def test_bidirectional_sees_the_future_and_causal_does_not(make_encoder, make_ro
         weight = bundle.recipe.inference_weight(tokens)
         first = bundle.encoder.hidden(inputs, tokens, weight)[0, 0]
         assert torch.equal(first, bundle.encoder.hidden(other, tokens, weight)[0, 0]) != changes
-
-
-def test_the_global_query_sees_the_whole_history_and_joins_the_user_vector(make_encoder, make_rows) -> None:
-    bundle, rows = make_encoder(HybridGQConfig(recipe="hybrid_gq", joins="state")), make_rows()
-    template, batch = bundle.encoder.template, collator(bundle).users(rows)
-    layout = batch.layout
-    is_global = layout.id_BL == template.tags.index("<GLOBAL>")
-    assert (is_global.sum(dim=1) == 1).all()
-    assert torch.equal(is_global.int().argmax(dim=1), layout.global_B)
-    positions = torch.arange(layout.id_BL.shape[1])
-    assert (positions[None] < layout.global_B[:, None])[layout.tokens.history_BL].all()  # all history is in its past
-    states = torch.randn(len(rows), layout.id_BL.shape[1], bundle.encoder.width)
-    index = torch.arange(len(rows))
-    expected = (states[index, layout.last_B] + states[index, layout.global_B]) / 2
-    torch.testing.assert_close(bundle.encoder.pool(states, batch), expected)
-
-
-@pytest.mark.parametrize("pooling", ["user", "mean"])
-def test_the_global_querys_attention_weighs_the_blocks_of_the_history(pooling, make_encoder, make_rows) -> None:
-    """Against loops over tokens, with the last layer's attention as eager attention shows it."""
-    bundle, rows = make_encoder(HybridGQConfig(recipe="hybrid_gq"), pooling=pooling), make_rows()
-    encoder, batch = bundle.encoder.eval(), collator(bundle).users(rows)
-    tokens, shares = batch.layout.tokens, {}
-    weight = bundle.recipe.future_weight(tokens, 0)
-    names = encoder.template.slot_names
-    with torch.no_grad():
-        found = encoder(batch, weight)
-        states = encoder.hidden(
-            encoder.inputs(batch), tokens, weight, watch=lambda layer, share, bias: shares.update({layer: share})
-        )
-    last = shares[max(shares)].double().mean(dim=1)
-    for b in range(len(rows)):
-        length, g = int(tokens.length_B()[b]), int(batch.layout.global_B[b])
-        attention: dict[str, float] = {}
-        members: dict[str, list[torch.Tensor]] = {}
-        for j in range(g):
-            block = names[int(tokens.slot_BL[b, j])].strip("</>").split("[")[0]
-            attention[block] = attention.get(block, 0.0) + last[b, g, j].item()
-            members.setdefault(block, []).append(states[b, j].double())
-        assert set(members) == {"bill", "app", "tabular"}
-        context = sum(attention[k] * torch.stack(members[k]).mean(dim=0) for k in members) / sum(attention.values())
-        pooled_D = (states[b, length - 1] if pooling == "user" else states[b, :length].mean(dim=0)).double()
-        torch.testing.assert_close(found[b].double(), (pooled_D + context) / 2, atol=1e-5, rtol=1e-4)
-    encoder(batch, weight).square().sum().backward()
-    assert encoder.tags.weight.grad[encoder.template.tags.index("<GLOBAL>")].abs().sum() > 0
 
 
 def test_the_learned_mask_is_trained_saved_and_opens_the_history_only(make_encoder, make_rows, tmp_path) -> None:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from ray_ggsm.config import InputError
+from ray_ggsm.masks import MaskConfig, RecipeConfig
 from ray_ggsm.masks.fixed import OracleConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model import saved
@@ -38,13 +40,13 @@ STEPS = 6
 
 @pytest.fixture
 def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
-    def make(model: dict | None = None, mask: dict | None = None, **changes) -> Trainer:
+    def make(model: dict | None = None, mask: dict | RecipeConfig | None = None, **changes) -> Trainer:
         pq.write_table(make_rows(users=37), tmp_path / "rows.parquet", row_group_size=11)
         values = {"steps": STEPS, "batch_size": 12, "centre_rows": 20, "tokens_per_micro_batch": 10**6, **changes}
         config = TrainingConfig(**values)
-        bundle = make_encoder(
-            GGSMConfig(**{"recipe": "ggsm", "total_steps": STEPS, **(mask or {})}), pooling="mean", **(model or {})
-        )
+        if not isinstance(mask, RecipeConfig):
+            mask = GGSMConfig(**{"recipe": "ggsm", "total_steps": STEPS, **(mask or {})})
+        bundle = make_encoder(mask, pooling="mean", **(model or {}))
         collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
         pairs = Pairs(str(tmp_path), 12, 0)
         held_out = make_rows(users=9, seed=5) if config.held_out else None
@@ -208,18 +210,18 @@ def test_a_restored_run_goes_on_bit_for_bit(model, make_trainer, tmp_path) -> No
 def test_collapse_and_divergence_stop_with_a_sentence_and_the_users(make_rows) -> None:
     rows = make_rows(users=3)
     solved = BatchStatistics(accuracy=1.0, mean_rank=1.0, positive=0.5, negative=0.1, masked={})
-    apart = {"user": 0.9, "answer": 0.9}
-    check_loss(1.0, solved, apart, 4, rows)
+    check_loss(1.0, solved, 0.9, "bfloat16", 4, rows)
+    check_loss(1.0, solved, 0.99999, "float32", 4, rows)
     check_gradient(1.0, 4, rows)
     collapsed = replace(solved, positive=1.0, negative=1.0)
     for check, sentence in (
         (
-            lambda: check_loss(3.6, collapsed, apart, 4, rows),
+            lambda: check_loss(3.6, collapsed, 0.9, "bfloat16", 4, rows),
             "collapsed to one point",
         ),
-        (lambda: check_loss(math.nan, solved, apart, 4, rows), "the loss is nan"),
+        (lambda: check_loss(math.nan, solved, 0.9, "bfloat16", 4, rows), "the loss is nan"),
         (
-            lambda: check_loss(3.87, solved, {**apart, "user": 0.99999}, 4, rows),
+            lambda: check_loss(3.87, solved, 0.99999, "bfloat16", 4, rows),
             "all user states point in one direction",
         ),
         (lambda: check_gradient(math.inf, 4, rows), "the gradient's norm is inf"),
@@ -234,7 +236,7 @@ def test_states_of_one_point_stop_the_run_although_centring_hides_them(make_trai
     trainer = make_trainer(model={"centre": True})
     pool = trainer.learner.encoder.pool
     step(trainer)
-    monkeypatch.setattr(trainer.learner.encoder, "pool", lambda *args: pool(*args) + 1e3)
+    monkeypatch.setattr(trainer.learner.encoder, "pool", lambda *args: pool(*args) + 1e4)
     with pytest.raises(DivergenceError, match="step 1: all user states point in one direction"):
         step(trainer)
     assert max(abs(trainer.log[0]["cos_positive"]), abs(trainer.log[0]["cos_negative"])) < 0.9
@@ -306,9 +308,11 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(make_trainer, tmp_path) 
         second.restore(str(tmp_path / "checkpoint"))
 
 
-def test_activation_checkpointing_changes_nothing(make_trainer) -> None:
+@pytest.mark.parametrize("recipe", ["ggsm", "hybrid_mlp", "hybrid_gq"])
+def test_activation_checkpointing_changes_nothing(recipe, make_trainer) -> None:
     model = {"lora": LoraConfig(r=3, alpha=3, dropout=0.2)}
-    plain, frugal = make_trainer(model), make_trainer(model, activation_checkpointing=True)
+    mask = TypeAdapter(MaskConfig).validate_python({"recipe": recipe}) if recipe != "ggsm" else None
+    plain, frugal = (make_trainer(model, mask, activation_checkpointing=frugal) for frugal in (False, True))
     for _ in range(2):
         assert comparable(step(plain)) == pytest.approx(comparable(step(frugal)), rel=1e-5)
 

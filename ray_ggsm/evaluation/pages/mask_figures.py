@@ -117,9 +117,9 @@ def _over_relative_norms(norms: np.ndarray, calibration: str) -> Figure:
     series = {"calibrated": list(enumerate(weights.tolist(), 1))}
     picture = charts.lines(series, title, span=(0, 1), names=True, axis_name=axis_name, size=(540, 270))
     note = (
-        f"The gradient norms g of {len(norms):,} slots lie between {norms[0]:.2g} and {norms[-1]:.2g} times what their "
-        f"rows let expect; σ of the z-score spreads the weight from {weights[0]:.3f} to {weights[-1]:.3f}. "
-        f"{_CALIBRATIONS.get(calibration, '')}"
+        f"Relative to their rows, the gradient norms g of {len(norms):,} slots lie between {norms[0]:.2g} and "
+        f"{norms[-1]:.2g} (1 is the mean); σ of the z-score spreads the weight from {weights[0]:.3f} to "
+        f"{weights[-1]:.3f}. {_CALIBRATIONS.get(calibration, '')}"
     )
     return Figure("From gradient norms to weights", {"": picture}, note=note.strip())
 

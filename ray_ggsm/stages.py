@@ -218,7 +218,9 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
     prepare = digest(e.data, input_files, ROWS_FORMAT)
     # without fields and parts, digests are those of encoders that could not read them
     detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
-    train = digest(prepare, e.model, e.mask, e.training, e.seed, *([detailed] if detailed else ()), *_changes(e))
+    train = digest(
+        prepare, e.model, e.mask, e.training, e.seed, *([detailed] if detailed else ()), *changes_of_training(e)
+    )
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
         for checkpoint in ("final", "untrained")
@@ -235,7 +237,7 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
     )
 
 
-def _changes(e: Experiment) -> list[str]:
+def changes_of_training(e: Experiment) -> list[str]:
     """What the train stage once did in another way with the same config: old results do not pass for new ones."""
     found = []
     if isinstance(e.mask, SchedulerConfig | WarmupConfig):

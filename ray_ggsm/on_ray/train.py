@@ -30,7 +30,7 @@ from ray_ggsm.on_ray.cluster.resources import kept_room, require
 from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_events
 from ray_ggsm.on_ray.training.worker import TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
-from ray_ggsm.stages import Pipeline, TrainStage, timed
+from ray_ggsm.stages import Pipeline, TrainStage, changes_of_training, timed
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.resume import unlike_runs
 
@@ -107,7 +107,8 @@ def _pattern(stage: TrainStage) -> str:
 def _settings(experiment: Experiment) -> dict[str, object]:
     """The settings that the results of training depend on, as plain values."""
     e = experiment
-    return {name: identity(getattr(e, name)) for name in ("data", "model", "mask", "training", "seed")}
+    settings = {name: identity(getattr(e, name)) for name in ("data", "model", "mask", "training", "seed")}
+    return {**settings, "way of training": changes_of_training(e)}
 
 
 def _check(experiment: Experiment, rows: dict[str, int]) -> None:

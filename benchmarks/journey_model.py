@@ -16,7 +16,7 @@ from ray_ggsm.masks import RecipeConfig, with_total_steps
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.event_encoder import EventEncoder
-from ray_ggsm.model.event_vectors import EventVectors
+from ray_ggsm.model.event_vectors import EventVectors, Segment
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
 from ray_ggsm.model.source import load_model, load_tokenizer
@@ -93,7 +93,7 @@ def vectors_of(experiment: Experiment, rows: pa.Table) -> EventVectors:
     texts = pc.unique(pa.chunked_array(found, pa.string()).drop_null())
     order = np.argsort(hash64(texts))
     encoded = EventEncoder(experiment.model.event_encoder, torch.device("cpu")).encode(texts.to_pylist())
-    return EventVectors(hash64(texts)[order], encoded[order])
+    return EventVectors([Segment(hash64(texts)[order], encoded[order])])
 
 
 def journey_learner(experiment: Experiment, rows: pa.Table, mask: RecipeConfig, graph_tokens: int) -> Contrastive:

@@ -44,7 +44,9 @@ class LanguageModel:
 
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
         """As in `Encoder`."""
-        return self.collator.text_sequences(texts)
+        sequences = self.collator.text_sequences(texts)
+        self.model.check_length(int(sequences.length_B.max(initial=0)))
+        return sequences
 
     def events_read(self, rows: pa.Table) -> np.ndarray:
         """As in `Encoder`."""

@@ -3,6 +3,7 @@
 Shapes: N rows, m positives, n negatives, K seeds, R resamples, L labels.
 """
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,8 +13,8 @@ from scipy import stats
 from ray_ggsm.config import Record
 from ray_ggsm.evaluation.metrics import BootstrappedAuc, defined
 
-MOST_SEEDS = 100
-"""Largest number of seeds that `effort` asks for."""
+MANY_SEEDS = 100
+"""Number of seeds up to which `effort` asks for seeds rather than for users."""
 
 
 class Comparison(Record):
@@ -36,17 +37,19 @@ class Comparison(Record):
 
     def effort(self, half: float) -> tuple[float, int] | None:
         """What a 95 % interval of +-`half` would take, by the measured parts: how many times the test users, and how
-        many seeds on those, at most MOST_SEEDS. None if the seeds' part is unknown.
+        many seeds on those. None if the seeds' part is unknown.
 
-        Test users are added only where so many seeds are not enough without them.
+        Test users are added where MANY_SEEDS are not enough without them; more seeds are asked for only where these are
+        too few for any number of users.
         """
         if self.seeds < 2:
             return None
-        users = 1.0
-        while self._half(users, MOST_SEEDS) > half:
+        alone = 2 * self.seeds * (self.error_of_seeds * 1.96 / half) ** 2  # the seeds' part has half of the variance
+        users, most = 1.0, max(MANY_SEEDS, math.ceil(alone))
+        while self._half(users, most) > half:
             users *= 1.1
-        seeds = next(k for k in range(2, MOST_SEEDS + 1) if self._half(users, k) <= half)
-        return users, seeds
+        seeds = range(2, most + 1)
+        return users, seeds[bisect.bisect_left(seeds, True, key=lambda k: self._half(users, k) <= half)]
 
     def _half(self, users: float, seeds: int) -> float:
         """Half of the interval with so many times the users and so many paired seeds."""

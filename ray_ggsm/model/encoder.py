@@ -169,8 +169,6 @@ class UserEncoder(nn.Module):
             watch: gets every layer's attention shares, which `eager` then computes.
             asked: gets the attention of one query per row.
         """
-        if self.training:  # a saved encoder may have learned from rows as long
-            self._check_length(inputs_BLD.shape[1])
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend = self._backend(inputs_BLD.is_cuda, watch is not None)
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked)
@@ -186,8 +184,8 @@ class UserEncoder(nn.Module):
         states: Tensor = output.last_hidden_state
         return states
 
-    def _check_length(self, tokens: int) -> None:
-        """Raises InputError if the backbone has not so many positions."""
+    def check_length(self, tokens: int) -> None:
+        """Raises InputError if the backbone has fewer positions than a row has tokens."""
         most = getattr(self.backbone.config.get_text_config(), "max_position_embeddings", None)
         if most is not None and tokens > most:
             raise InputError(

@@ -52,10 +52,14 @@ class Towers:
             sequences: the worker's rows for each tower, the user's first.
             tokens_per_micro_batch: padded tokens in one forward pass.
             seed: seed of dropout; the micro-batches take this number and the next ones.
+
+        Raises:
+            InputError: a row is longer than the backbone can take.
         """
         self.encoder, self.sequences = encoder, sequences
         self.length_N = np.concatenate([s.length_B for s in sequences.values()])
         """Tokens of every sequence of both towers."""
+        encoder.check_length(int(self.length_N.max(initial=0)))
         plans = [
             (tower, index_n, int(s.length_B[index_n].max()) * len(index_n))
             for tower, s in sequences.items()

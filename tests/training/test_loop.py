@@ -3,6 +3,7 @@
 import math
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -356,6 +357,17 @@ def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     answers = draw_answers(rows, trainer.learner.collator, trainer.config.answer, 0).sequences
     assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]
     assert (answers.batch(np.array([1, 0])).layout.last_B + 1).tolist() == answers.length_B[::-1].tolist()
+
+
+def test_an_answer_that_is_longer_than_the_backbone_can_take_is_refused(make_trainer, make_rows) -> None:
+    """The tiny decoder has 512 positions, and a token per byte; with EOS that is one too many."""
+    trainer = make_trainer(answer=AnswerConfig(form="text"))
+    for length, refused in ((511, False), (512, True)):
+        rows = make_rows(users=2).append_column("answer", pa.array(["yes", "n" * length]))
+        with (
+            pytest.raises(InputError, match="a row has 513 tokens, .* takes at most 512") if refused else nullcontext()
+        ):
+            trainer.step(rows)
 
 
 def test_every_draw_of_a_future_is_a_positive(make_trainer) -> None:

@@ -3,7 +3,6 @@
 import math
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np

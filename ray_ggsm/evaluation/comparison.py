@@ -54,7 +54,8 @@ class Comparison(Record):
     def _half(self, users: float, seeds: int) -> float:
         """Half of the interval with so many times the users and so many paired seeds."""
         of_users, of_seeds = self.error_of_users**2 / users, self.error_of_seeds**2 * self.seeds / seeds
-        return _interval_half(of_users + of_seeds, of_seeds**2 / (seeds - 1))
+        variance = of_users + of_seeds
+        return _half_interval(math.sqrt(variance), _freedom(variance, of_seeds**2 / (seeds - 1)))
 
 
 def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> Comparison:
@@ -99,9 +100,7 @@ def compare_seeds(first: Runs, second: Runs) -> Comparison:
     seeds = [float(v.var(ddof=1)) / len(v) for v in spreads]
     total = users + sum(seeds)
     squares = sum(s**2 / (len(v) - 1) for s, v in zip(seeds, spreads, strict=True))
-    found = _tested(
-        float(values[0].mean() - values[1].mean()), math.sqrt(total), total**2 / squares if squares else math.inf
-    )
+    found = _tested(float(values[0].mean() - values[1].mean()), math.sqrt(total), _freedom(total, squares))
     parts = {"error_of_users": math.sqrt(users), "error_of_seeds": math.sqrt(sum(seeds))}
     return found.model_copy(update={**parts, "seeds": min(len(v) for v in spreads) if spreads else 1})
 
@@ -126,11 +125,15 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected_X
 
 
-def _interval_half(variance: float, squares: float) -> float:
-    """Half of the 95 % interval; `squares` is the sum over the seeds' variances of their square over their freedom."""
-    freedom = variance**2 / squares if squares else math.inf
+def _half_interval(error: float, freedom: float) -> float:
+    """Half of the 95 % interval."""
     distribution = stats.norm if math.isinf(freedom) else stats.t(freedom)
-    return float(distribution.ppf(0.975)) * math.sqrt(variance)
+    return float(distribution.ppf(0.975)) * error
+
+
+def _freedom(variance: float, squares: float) -> float:
+    """Welch and Satterthwaite's degrees of freedom; `squares`: the sum over the seeds' parts of part**2 / its own."""
+    return variance**2 / squares if squares else math.inf
 
 
 def _tested(difference: float, error: float, freedom: float) -> Comparison:
@@ -138,7 +141,7 @@ def _tested(difference: float, error: float, freedom: float) -> Comparison:
         p = 1.0 if difference == 0 else 0.0
         return Comparison(difference=difference, standard_error=0.0, low=difference, high=difference, p=p)
     distribution = stats.norm if math.isinf(freedom) else stats.t(freedom)
-    half = float(distribution.ppf(0.975)) * error
+    half = _half_interval(error, freedom)
     p = 2 * float(distribution.sf(abs(difference) / error))
     return Comparison(difference=difference, standard_error=error, low=difference - half, high=difference + half, p=p)
 

@@ -110,6 +110,11 @@ class Pairs:
         return table.take(pa.array(np.random.default_rng((self.seed, epoch, lane, window)).permutation(len(table))))
 
 
+def slices(pairs: Pairs, first: int, last: int, rank: int, workers: int) -> list[pa.Table]:
+    """Worker `rank`'s rows of the global batches of steps [first, last), one table per step."""
+    return [pairs.batch(step, rank, workers) for step in range(first, last)]
+
+
 def head(location: str, n: int, labels: str | None = None) -> pa.Table:
     """The first rows below `location` as they are stored, at most `n`; `labels` as in `Pairs`."""
     tables, rows = [], 0

@@ -81,8 +81,8 @@ class RayConfig(Config):
     node has had room for a task."""
     pass_environment: tuple[str, ...] | None = None
     """Variables of the job's environment that workers of a cluster (RAY_ADDRESS) get, as names in which `*` stands for
-    anything; null: the AWS_* and HF_* that hold credentials, addresses and settings, RAY_GGSM_* and the proxies; []:
-    none, workers have their own."""
+    anything; null: the AWS_* and HF_* that hold credentials, addresses and settings, OPENAI_API_KEY, RAY_GGSM_* and
+    the proxies; []: none, workers have their own."""
 
     @property
     def cache_directory(self) -> str:
@@ -103,8 +103,8 @@ class RayConfig(Config):
 
 
 OF_THE_LANGUAGE_MODEL = (
-    "temperature", "margin", "terms", "same_side", "contrast_weight", "targets", "answer", "tokens_per_micro_batch",
-    "activation_checkpointing",
+    "temperature", "margin", "terms", "same_side", "contrast_weight", "targets", "answer", "questions", "mask_rule",
+    "tokens_per_micro_batch", "activation_checkpointing",
 )  # fmt: skip
 """Settings of `training` that other kinds of encoders have no use for."""
 

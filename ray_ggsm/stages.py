@@ -26,6 +26,7 @@ from ray_ggsm.masks.recipe import WarmupConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
+from ray_ggsm.training.questions import newest_questions
 
 Result = TypeVar("Result", bound=StageResult)
 
@@ -219,7 +220,14 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
     # without fields and parts, digests are those of encoders that could not read them
     detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
     train = digest(
-        prepare, e.model, e.mask, e.training, e.seed, *([detailed] if detailed else ()), *changes_of_training(e)
+        prepare,
+        e.model,
+        e.mask,
+        e.training,
+        e.seed,
+        *([detailed] if detailed else ()),
+        *changes_of_training(e),
+        *([newest_questions(e.training.questions)] if e.training.questions else ()),
     )
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)

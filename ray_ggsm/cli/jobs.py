@@ -115,6 +115,13 @@ def _ingest() -> Steps:
     return Steps(IngestConfig, ingest, _resolved(preview))
 
 
+def _synthesize() -> Steps:
+    from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
+    from ray_ggsm.on_ray.synthesize import preview, synthesize
+
+    return Steps(SynthesizeConfig, synthesize, _resolved(preview))
+
+
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
     """A preview that begins with the resolved config."""
     return lambda config: f"{to_yaml(config)}\n{preview(config)}"
@@ -128,6 +135,16 @@ Reads   the tables that `data.source` names (CSV, JSON lines, Parquet, local or 
 Writes  <output>/prepare-<digest>/: rows/<split>/, labels/<split>/, dead_letters/, data.json
 """,
         partial(_experiment_job, "prepare"),
+    ),
+    "synthesize": Job(
+        """Write questions about users and their answers, with a language model or by counting: more pairs to train on.
+
+Reads   the rows of the experiment that the config names (configs/journey/questions.yaml); they are prepared if need be
+Writes  <output>/<digest>/: rows/ (user rows with query and answer: training.questions), pairs/, failed/, quality.html;
+        <output>/replies/ (what a language model replied: no request is made twice), questions.json (the newest run)
+Start it again after any interruption, or with a larger budget: it goes on.
+""",
+        _synthesize,
     ),
     "train": Job(
         """Fine-tune the decoder into a user encoder with the configured mask recipe.

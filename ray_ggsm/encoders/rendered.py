@@ -22,7 +22,7 @@ def row_texts(rows: pa.Table, modalities: Sequence[Modality], feature_names: Seq
     Args:
         rows: user rows (`ray_ggsm.data.schema`).
         modalities: what is told of each kind of event.
-        feature_names: names of the tabular features, told after the events.
+        feature_names: names of the tabular features, told after the events; empty: they are not told.
         newest: the newest events of all modalities that are told.
     """
     events = history_events(rows, modalities)
@@ -37,9 +37,8 @@ def row_texts(rows: pa.Table, modalities: Sequence[Modality], feature_names: Seq
             ]
         first = int(bounds[-1])
     chosen = [[line for *_, line in sorted(each)[:newest]] for each in lines]
-    numbers = [
-        [f"{name}: {value:.6g}" for name, value in zip(feature_names, row, strict=True)] for row in _features(rows)
-    ]
+    values = _features(rows) if feature_names else [[]] * len(rows)
+    numbers = [[f"{name}: {value:.6g}" for name, value in zip(feature_names, row, strict=True)] for row in values]
     return ["\n".join([*some, *features]) for some, features in zip(chosen, numbers, strict=True)]
 
 

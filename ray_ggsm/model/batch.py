@@ -100,6 +100,12 @@ class Collator:
         """Token ids of each row's instruction, cut to the template's limit."""
         return [ids[: self.template.max_text_tokens] for ids in self._token_ids(_instructions(rows))]
 
+    def instruction_tokens_cut(self, rows: pa.Table) -> int:
+        """Tokens of the rows' instructions that are left out (`max_text_tokens`)."""
+        if "query" not in rows.column_names:
+            return 0
+        return sum(max(0, len(ids) - self.template.max_text_tokens) for ids in self._token_ids(_instructions(rows)))
+
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
         if not len(texts):

@@ -37,6 +37,8 @@ class Sequences(Generic[AnyBatch]):
     """int64: tokens per row."""
     batch: Callable[[np.ndarray], AnyBatch]
     """Positions of rows (N,) -> their batch, in that order."""
+    kind_B: np.ndarray | None = None
+    """int64: rows of different kinds never share a batch; None: all are of one kind."""
 
 
 class Encoder(Protocol):

@@ -10,6 +10,14 @@ BATCH_COST = 256
 with a lower cost, because their micro-batches become small (docs/benchmarks.md)."""
 
 
+def batches_by_kind(kind_N: np.ndarray | None, length_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
+    """As `batches_by_length`, for the rows of each kind (int64; None: all are of one kind) by themselves."""
+    if kind_N is None:
+        return batches_by_length(length_N, tokens_per_batch)
+    of_kinds = [np.flatnonzero(kind_N == kind) for kind in np.unique(kind_N)]
+    return [rows[index] for rows in of_kinds for index in batches_by_length(length_N[rows], tokens_per_batch)]
+
+
 def batches_by_length(length_N: np.ndarray, tokens_per_batch: int) -> list[np.ndarray]:
     """Indices of the rows of each batch, longest rows first.
 

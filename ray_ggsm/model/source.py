@@ -65,6 +65,11 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
     return model
 
 
+def load_language_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
+    """The model with its language-model head, in `dtype` on the CPU; errors as in `load_model`."""
+    return _load(config, _locate(config), dtype, transformers.AutoModelForCausalLM)
+
+
 def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenizerBase":
     """The tokenizer that belongs to the model; errors as in `load_model`."""
     try:
@@ -158,7 +163,9 @@ def _narrow(model_config: Any, width: int) -> None:
     model_config.num_attention_heads = model_config.num_key_value_heads = heads
 
 
-def _load(config: PretrainedConfig, source: _Source, dtype: torch.dtype) -> "transformers.PreTrainedModel":
+def _load(
+    config: PretrainedConfig, source: _Source, dtype: torch.dtype, loader: Any = transformers.AutoModel
+) -> "transformers.PreTrainedModel":
     if source.gguf_file is None:
         weights: dict[str, object] = {"use_safetensors": True}
     else:
@@ -167,9 +174,7 @@ def _load(config: PretrainedConfig, source: _Source, dtype: torch.dtype) -> "tra
         model_config = source.read(transformers.AutoConfig)
         _keep_layers(model_config, config)
         with _quiet():
-            model, report = source.read(
-                transformers.AutoModel, config=model_config, dtype=dtype, output_loading_info=True, **weights
-            )
+            model, report = source.read(loader, config=model_config, dtype=dtype, output_loading_info=True, **weights)
     except (OSError, ImportError, ValueError, SafetensorError) as error:
         raise InputError(
             f"model '{config.name}' cannot be loaded from {source.path}: {' '.join(str(error).split())[:400]}"

@@ -31,7 +31,8 @@ from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_eve
 from ray_ggsm.on_ray.training.worker import TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
 from ray_ggsm.stages import Pipeline, TrainStage, changes_of_training, timed
-from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.pairs import training_pairs
+from ray_ggsm.training.questions import read_questions
 from ray_ggsm.training.resume import unlike_runs
 
 
@@ -44,7 +45,10 @@ def train(pipeline: Pipeline) -> str:
     experiment = pipeline.experiment.resolved(summary.rows[split])
     _check(experiment, summary.rows)
     rows = pipeline.prepare.rows(split)
-    Pairs(rows, experiment.training.batch_size, experiment.seed)  # refuses too few rows before workers start
+    training = experiment.training
+    questions = read_questions(training.questions.output).rows if training.questions else None
+    # refuses too few rows before workers start
+    training_pairs(rows, questions, training.batch_size, training.question_rows, experiment.seed, None)
     if rounds_published_weights(experiment):
         say(
             "train: with mask.calibration: none weights are close to .5, and model.dtype: bfloat16 rounds what sets"
@@ -52,14 +56,15 @@ def train(pipeline: Pipeline) -> str:
         )
     for sentence in unlike_runs(stage.location, _pattern(stage), _settings(experiment)):
         print(sentence, flush=True)
-    held_out = experiment.training.held_out
+    held_out = training.held_out
     learns_labels = isinstance(experiment.model, SupervisedConfig)
     with connected(experiment), timed(stage) as running, console() as lines:
         require(training_workers(experiment.ray), experiment.ray)
-        events = _encode_events(pipeline, tuple(summary.features))
+        events = _encode_events(pipeline, tuple(summary.features), questions)
         job = TrainingJob(
             experiment=experiment,
             rows=rows,
+            questions=questions,
             held_out=pipeline.prepare.rows(held_out.split) if held_out else None,
             prepared=pipeline.prepare.directory,
             location=stage.location,
@@ -123,11 +128,12 @@ def _check(experiment: Experiment, rows: dict[str, int]) -> None:
         )
 
 
-def _encode_events(pipeline: Pipeline, features: tuple[str, ...]) -> EncodedEvents:
+def _encode_events(pipeline: Pipeline, features: tuple[str, ...], questions: str | None) -> EncodedEvents:
     """Vectors for all events of the training and held-out rows, futures included."""
     e, held_out = pipeline.experiment, pipeline.experiment.training.held_out
     splits = [e.data.train_split, *([held_out.split] if held_out else [])]
-    files = [file for split in splits for file in storage.list_files(pipeline.prepare.rows(split), ".parquet")]
+    places = [*(pipeline.prepare.rows(split) for split in splits), *([questions] if questions else [])]
+    files = [file for place in places for file in storage.list_files(place, ".parquet")]
     modalities = list(e.data.modalities)
     chunks = plan_chunks(files, e.embedding.rows_per_chunk, modalities, len(features))
     encoding = EventEncoding(e.model.event_encoder, None, pipeline.event_vectors, e.ray)

@@ -1,7 +1,9 @@
 """The answer tower's input: sampled future behaviour as vectors or as text, or a given answer. Paper, 3.1 and A.3.
 
 With event vectors, both towers speak one language from the first step; rendered text is the paper's form. Rows with an
-`answer` (query-answer pairs) use it as text.
+`answer` (query-answer pairs, 3.2) use it as text, whatever the rows beside them use.
+
+Legend: b rows, N answers to them (one per row and draw).
 """
 
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ class AnswerConfig(Config):
     """The answers that user vectors are aligned with."""
 
     form: Literal["events", "text"] = "events"
-    """events: future events as vectors. text: the row's `answer`, or its future events rendered as one text."""
+    """events: future events as vectors. text: future events rendered as one text. A row's own `answer` is text
+    anyway."""
     max_events: int = Field(16, ge=1)
     """Number of future events drawn from a row at each step."""
     aggregated: bool = False
@@ -33,7 +36,7 @@ class AnswerConfig(Config):
     (paper, 3.1). false: draw events first, and count those that are equal."""
     draws: int = Field(1, ge=1, le=64)
     """Number of answers drawn from a row's future at each step, each of them a positive: the loss is the mean over the
-    draws. Given answers are taken once."""
+    draws. A given answer is every draw of its row."""
 
     @model_validator(mode="after")
     def _texts_are_counted(self) -> Self:
@@ -56,8 +59,32 @@ def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed:
 
     The first draw does not depend on the number of draws.
     """
-    if config.form == "text" and "answer" in rows.column_names and rows["answer"].null_count == 0:
-        return _texts(rows["answer"].to_pylist(), collator)
+    given_b = rows["answer"].is_valid().to_numpy() if "answer" in rows.column_names else np.zeros(len(rows), bool)
+    if not given_b.any():
+        return _of_futures(rows, collator, config, seed)
+    given = _texts(rows["answer"].filter(pa.array(given_b)).to_pylist() * config.draws, collator)
+    if given_b.all():
+        return given
+    futures = _of_futures(rows.filter(pa.array(~given_b)), collator, config, seed)
+    return _merged(np.tile(given_b, config.draws), given, futures)
+
+
+def _merged(given_N: np.ndarray, given: Answers, futures: Answers) -> Answers:
+    """Given answers and those from futures, in the rows' order."""
+    local_N, length_N, id_N = (np.zeros(len(given_N), dtype=np.int64) for _ in range(3))
+    for chosen_N, answers in ((given_N, given), (~given_N, futures)):
+        local_N[chosen_N] = np.arange(int(chosen_N.sum()))
+        length_N[chosen_N], id_N[chosen_N] = answers.sequences.length_B, answers.id_N
+
+    def batch(index_N: np.ndarray) -> Batch:
+        answers = given if given_N[index_N[0]] else futures
+        return answers.sequences.batch(local_N[index_N])
+
+    return Answers(Sequences(length_N, batch, given_N.astype(np.int64)), id_N)
+
+
+def _of_futures(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Answers:
+    """Answers drawn from the rows' futures."""
     draw_N = np.repeat(np.arange(config.draws, dtype=np.uint64), len(rows))
     seed_N = np.uint64(seed) ^ (draw_N << np.uint64(40))
     repeated = pa.concat_tables([rows] * config.draws)

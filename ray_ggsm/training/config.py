@@ -6,8 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.training.answers import AnswerConfig
-from ray_ggsm.training.loss import Objective, SameSide, Term
+from ray_ggsm.training.loss import MaskRule, Objective, SameSide, Term
 from ray_ggsm.training.optimizer import OptimizerConfig
+from ray_ggsm.training.questions import QuestionsConfig
 from ray_ggsm.training.targets import TargetsConfig
 
 
@@ -30,7 +31,7 @@ class TrainingConfig(Config):
     steps: int | None = Field(None, ge=1)
     """Number of optimiser steps, which is T_total of the mask recipes. Give either this or `epochs`."""
     epochs: float | None = Field(None, gt=0)
-    """Passes over the pairs, from which the number of steps follows."""
+    """Passes over the behaviour pairs, from which the number of steps follows."""
     batch_size: int = Field(ge=2)
     """Pairs in the global batch, over all workers."""
     temperature: float = Field(0.05, gt=0)
@@ -38,15 +39,21 @@ class TrainingConfig(Config):
     margin: float = Field(0.1, ge=0)
     """c of eq. 8, the false-negative mask."""
     terms: tuple[Term, ...] = Field(("ua", "uu", "aa"), min_length=1)
-    """Kinds of negatives: user-answer, user-user, answer-answer."""
+    """Kinds of negatives: user-answer, user-user, answer-answer, answer-user."""
     same_side: SameSide = "literal"
-    """Whether eq. 8 masks uu and aa negatives, too (`literal`), or only ua negatives (`unmasked`)."""
+    """Whether eq. 8 masks uu and aa negatives, too (`literal`), or only those between a user and an answer
+    (`unmasked`)."""
+    mask_rule: MaskRule = "own"
+    """What eq. 8 compares: the similarity of each term (`own`), or for all terms those of the user to the other user
+    and the other answer (`any`)."""
     contrast_weight: float = Field(1.0, ge=0)
     """Weight of InfoNCE beside `targets`."""
     targets: TargetsConfig | None = None
     """Dense targets of the future beside InfoNCE; null: the paper's form."""
     answer: AnswerConfig = AnswerConfig()
     """The answer tower's input."""
+    questions: QuestionsConfig | None = None
+    """Query-answer pairs beside the behaviour pairs; null: none."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     tokens_per_micro_batch: int = Field(16_384, ge=1)
@@ -84,11 +91,37 @@ class TrainingConfig(Config):
             raise ValueError("give each kind of negatives once, or it counts twice")
         return terms
 
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.mask_rule == "any" and self.same_side == "unmasked":
+            raise ValueError("same_side: unmasked says what mask_rule: any contradicts; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _some_questions(self) -> Self:
+        if self.questions is not None and not self.question_rows:
+            share = self.questions.share
+            raise ValueError(
+                f"questions.share: {share} of a batch of {self.batch_size} is no pair; give a larger share"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _an_epoch_has_behaviour(self) -> Self:
+        if self.epochs is not None and self.question_rows == self.batch_size:
+            raise ValueError("epochs: passes over behaviour pairs, of which no batch has any; give steps")
+        return self
+
+    @property
+    def question_rows(self) -> int:
+        """Query-answer pairs in a batch."""
+        return 0 if self.questions is None else round(self.batch_size * self.questions.share)
+
     def resolved(self, rows: int) -> "TrainingConfig":
         """A copy with `steps` instead of `epochs`, for this number of training rows."""
         if self.epochs is None:
             return self
-        steps = max(1, round(self.epochs * (rows // self.batch_size)))
+        steps = max(1, round(self.epochs * (rows // max(1, self.batch_size - self.question_rows))))
         return self.model_copy(update={"steps": steps, "epochs": None})
 
     @property
@@ -100,4 +133,4 @@ class TrainingConfig(Config):
     @property
     def objective(self) -> Objective:
         """The negatives, and how sharply they count."""
-        return Objective(self.temperature, self.margin, self.terms, self.same_side)
+        return Objective(self.temperature, self.margin, self.terms, self.same_side, self.mask_rule)

@@ -79,7 +79,7 @@ class Contrastive:
             head: training rows that statistics and centres are taken from, the same on every worker.
             future_days: days that futures cover; needed for targets.
         """
-        self.bundle = replace(bundle, text_answers=config.answer.form == "text")
+        self.bundle = replace(bundle, text_answers=config.answer.form == "text" or config.questions is not None)
         self.head, self.collator, self.config = head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = bundle.encoder, bundle.recipe
@@ -159,6 +159,8 @@ class Contrastive:
         found = self._backward(part, observers)
         mask = self.mask_log.step(step, self.learned.end_step(self.workers) if self.learned is not None else None)
         self.recipe.end_step(self.workers.reduce)
+        if self.config.questions is not None:
+            mask["instruction_tokens_cut"] = float(self.collator.instruction_tokens_cut(rows))
         return {
             **found.metrics(), **norms.means(self.workers, self.encoder.device), **mask,
             "temperature": self.config.temperature,

@@ -3,8 +3,10 @@
     Z_i = e^{s(u_i,a_i)/tau} + sum_{j != i} [ m^ua_ij e^{s(u_i,a_j)/tau} + m^uu_ij e^{s(u_i,u_j)/tau}
                                              + m^aa_ij e^{s(a_i,a_j)/tau} ]
 
-m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. Two rows of one
-user, or with equal answers (two empty futures), are never each other's negatives.
+m^xy_ij = 0 where s(x_i, y_j) > s(u_i, a_i) + c, else 1: every term is masked by its own similarity. With the mask rule
+`any`, one m_ij = m^ua_ij m^uu_ij serves all terms, as eq. 8 can also be read. A further term, au, has the answer among
+the batch's users: e^{s(a_i,u_j)/tau}. Two rows of one user, or with equal answers (two empty futures), are never each
+other's negatives.
 
 Legend: B rows of the global batch, b rows of this worker, n rows at a time, D width.
 """
@@ -18,11 +20,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-Term = Literal["ua", "uu", "aa"]
+Term = Literal["ua", "uu", "aa", "au"]
+MaskRule = Literal["own", "any"]
 SameSide = Literal["literal", "unmasked"]
 Gather = Callable[[Tensor], Tensor]
 """(b, ...) -> (B, ...): the rows of all workers in rank order; this worker's rows keep their gradient."""
 
+SAME: tuple[Term, ...] = ("uu", "aa")
+"""Terms of negatives on the same side."""
 ROWS_AT_A_TIME = 256
 """Rows whose similarities with the whole batch are in memory at once; the backward pass computes them again."""
 
@@ -38,7 +43,10 @@ class Objective:
     terms: tuple[Term, ...] = ("ua", "uu", "aa")
     """Kinds of negatives: user-answer, user-user, answer-answer."""
     same_side: SameSide = "literal"
-    """literal: uu and aa negatives are masked as eq. 8 says. unmasked: all of them are kept."""
+    """literal: same-side negatives (uu, aa) are masked as eq. 8 says. unmasked: all of them are kept."""
+    mask_rule: MaskRule = "own"
+    """own: each term is masked by its own similarity. any: where the other user or the other answer is too close to the
+    user, all terms are masked."""
 
 
 class Sides(NamedTuple):
@@ -177,14 +185,18 @@ def _rows(sides: Sides, start: int, objective: Objective) -> tuple[dict[Term, Te
     with torch.autocast(user_BD.device.type, enabled=False):
         u_nD, a_nD = user_BD[start:end], answer_BD[start:end]
         pairs: dict[Term, tuple[Tensor, Tensor]] = {
-            "ua": (u_nD, answer_BD), "uu": (u_nD, user_BD), "aa": (a_nD, answer_BD)
+            "ua": (u_nD, answer_BD), "uu": (u_nD, user_BD), "aa": (a_nD, answer_BD), "au": (a_nD, user_BD),
         }  # fmt: skip
-        similarity = {name: x @ y.T for name, (x, y) in pairs.items() if name == "ua" or name in objective.terms}
+        needed = {"ua", *objective.terms, *(("uu",) if objective.mask_rule == "any" else ())}
+        similarity = {name: x @ y.T for name, (x, y) in pairs.items() if name in needed}
     positive_n = similarity["ua"].diagonal(offset=start)
     other = sides.others(start)
     limit_n1 = positive_n.detach()[:, None] + objective.margin
+    if objective.mask_rule == "any":
+        far = other & (similarity["ua"] <= limit_n1) & (similarity["uu"] <= limit_n1)
+        return similarity, dict.fromkeys(similarity, far), positive_n
     kept = {
-        name: other if name != "ua" and objective.same_side == "unmasked" else other & (s <= limit_n1)
+        name: other if name in SAME and objective.same_side == "unmasked" else other & (s <= limit_n1)
         for name, s in similarity.items()
     }
     return similarity, kept, positive_n

@@ -8,7 +8,7 @@ any step can be read without those before it (resume), and only a few windows ar
 An epoch ends when the shortest lane has no whole share left; the rows left over differ from epoch to epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -110,7 +110,44 @@ class Pairs:
         return table.take(pa.array(np.random.default_rng((self.seed, epoch, lane, window)).permutation(len(table))))
 
 
-def slices(pairs: Pairs, first: int, last: int, rank: int, workers: int) -> list[pa.Table]:
+class Mixed:
+    """Batches that hold pairs of several sources: those of the first, then those of the next."""
+
+    def __init__(self, sources: Sequence[Pairs]) -> None:
+        """Take the sources; each gives as many rows as its own batch has."""
+        self.sources = tuple(sources)
+
+    @property
+    def steps_per_window(self) -> int:
+        """As in `Pairs`."""
+        return min(source.steps_per_window for source in self.sources)
+
+    def batch(self, step: int, rank: int = 0, workers: int = 1) -> pa.Table:
+        """As in `Pairs`; a column that a source does not have is null in its rows."""
+        tables = [source.batch(step, rank, workers) for source in self.sources]
+        return pa.concat_tables(tables, promote_options="default").combine_chunks()
+
+
+def training_pairs(
+    behaviour: str, questions: str | None, batch_size: int, asked: int, seed: int, labels: str | None
+) -> Pairs | Mixed:
+    """What is trained on: behaviour pairs, query-answer pairs, or both.
+
+    Args:
+        behaviour: location of the behaviour pairs.
+        questions: location of the query-answer pairs; None: there are none.
+        batch_size: rows of the global batch.
+        asked: how many of them are query-answer pairs.
+        seed: of the order.
+        labels: of the behaviour pairs, as in `Pairs`.
+    """
+    sources = [Pairs(behaviour, batch_size - asked, seed, labels=labels)] if asked < batch_size else []
+    if questions is not None:
+        sources.append(Pairs(questions, asked, seed))
+    return sources[0] if len(sources) == 1 else Mixed(sources)
+
+
+def slices(pairs: Pairs | Mixed, first: int, last: int, rank: int, workers: int) -> list[pa.Table]:
     """Worker `rank`'s rows of the global batches of steps [first, last), one table per step."""
     return [pairs.batch(step, rank, workers) for step in range(first, last)]
 

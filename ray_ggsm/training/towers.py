@@ -19,7 +19,7 @@ from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.contract import Sequences, Tower
 from ray_ggsm.model.encoder import Observe, UserEncoder
-from ray_ggsm.model.planning import batches_by_length
+from ray_ggsm.model.planning import batches_by_kind
 
 Weight = Callable[[Tokens], Tensor]
 """Tokens of a micro-batch -> visibility of future keys."""
@@ -63,7 +63,7 @@ class Towers:
         plans = [
             (tower, index_n, int(s.length_B[index_n].max()) * len(index_n))
             for tower, s in sequences.items()
-            for index_n in batches_by_length(s.length_B, tokens_per_micro_batch)
+            for index_n in batches_by_kind(s.kind_B, s.length_B, tokens_per_micro_batch)
         ]
         self.micro_batches = [MicroBatch(*plan, seed=seed + i) for i, plan in enumerate(plans)]
 

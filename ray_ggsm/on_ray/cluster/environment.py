@@ -28,9 +28,10 @@ from ray_ggsm.on_ray.cluster.nodes import name_of, on_all_nodes, started_by_job
 PASSED = (
     "AWS_*", "GOOGLE_*", "STORAGE_EMULATOR_HOST", "AZURE_*", "GCSFS_*",
     "HF_*", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE", "RAY_GGSM_*", "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+    "OPENAI_API_KEY",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 )  # fmt: skip
-"""Variables that workers get, unless the config says otherwise: those of storage, of model hubs and of proxies."""
+"""Variables that workers get, unless the config says otherwise: those of storage, of models and of proxies."""
 OF_A_MACHINE = (
     "*_FILE", "*_PATH", "AWS_CA_BUNDLE", "AWS_CONTAINER_*", "AWS_ROLE_*", "AWS_EXECUTION_ENV", "HF_HOME", "HF_*_CACHE",
     "HF_ASSETS_*", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_CONFIG_DIR",

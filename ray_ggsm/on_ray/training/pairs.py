@@ -14,14 +14,14 @@ from collections.abc import Iterator
 import pyarrow as pa
 import ray
 
-from ray_ggsm.training.pairs import Pairs, slices
+from ray_ggsm.training.pairs import Mixed, Pairs, slices
 from ray_ggsm.training.workers import Workers
 
 AHEAD = 2
 """Ranges of steps that are read at a time, for each training worker."""
 
 
-def stream(pairs: Pairs, first: int, last: int, workers: Workers) -> Iterator[pa.Table]:
+def stream(pairs: Pairs | Mixed, first: int, last: int, workers: Workers) -> Iterator[pa.Table]:
     """This worker's rows of the global batches of steps [first, last), one table per step."""
     # readers wait for storage, not for processors: they must not starve where training holds all of them
     read, shared = ray.remote(slices).options(num_cpus=0), ray.put(pairs)

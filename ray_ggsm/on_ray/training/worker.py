@@ -20,7 +20,7 @@ from ray_ggsm.on_ray.training.pairs import stream
 from ray_ggsm.training.divergence import DivergenceError
 from ray_ggsm.training.logs import write_log
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
-from ray_ggsm.training.pairs import Pairs, head, row_groups
+from ray_ggsm.training.pairs import head, row_groups, training_pairs
 from ray_ggsm.training.workers import ALONE, Workers, process_group
 
 
@@ -31,7 +31,9 @@ class TrainingJob:
     experiment: Experiment
     """Experiment whose number of training steps is filled in."""
     rows: str
-    """Location of the training pairs."""
+    """Location of the behaviour pairs."""
+    questions: str | None
+    """Location of the query-answer pairs; None: none are trained on."""
     held_out: str | None
     """Location of the held-out pairs."""
     prepared: str
@@ -40,7 +42,7 @@ class TrainingJob:
     """Where encoders and logs go."""
     feature_names: tuple[str, ...]
     labels: str | None
-    """Location of the training pairs' labels; None: they are not trained on."""
+    """Location of the behaviour pairs' labels; None: they are not trained on."""
     held_out_labels: str | None
     event_encoder_digest: str
     vectors: VectorStore
@@ -78,7 +80,9 @@ def _train(job: TrainingJob, lines: Any) -> None:
     workers = process_group() if ray.train.get_context().get_world_size() > 1 else ALONE
     trainer = _trainer(job, workers)
     _start(trainer, job, workers, lines)
-    pairs = Pairs(job.rows, training.batch_size, job.experiment.seed, labels=job.labels)
+    pairs = training_pairs(
+        job.rows, job.questions, training.batch_size, training.question_rows, job.experiment.seed, job.labels
+    )
     batches = stream(pairs, trainer.learner.step, training.total_steps, workers)
     while not trainer.done:
         metrics = trainer.step(next(batches))
@@ -126,7 +130,9 @@ def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
             "model": digest(e.model),
             "mask": digest(e.mask),
             "training": digest(e.training, e.seed),
-            "data snapshot": digest(job.prepared, row_groups(job.rows)),
+            "data snapshot": digest(
+                job.prepared, row_groups(job.rows), *([row_groups(job.questions)] if job.questions else ())
+            ),
             **learner.sources,
         },
     )

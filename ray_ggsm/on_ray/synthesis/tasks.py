@@ -1,0 +1,186 @@
+"""The tasks and actors of the synthesize job: the guide (steps 1 to 3), the pairs of a part of the rows, measures."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from ray_ggsm import storage
+from ray_ggsm.data.chunks import Chunk, chunk_of, read_chunk
+from ray_ggsm.data.validate import validate
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.model.event_encoder import EventEncoder
+from ray_ggsm.on_ray.cluster.devices import device_of
+from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
+from ray_ggsm.synthesis.asking import Asker
+from ray_ggsm.synthesis.author import Author, Guide
+from ray_ggsm.synthesis.chat import Ask, BudgetSpentError
+from ray_ggsm.synthesis.clients import chat_of
+from ray_ggsm.synthesis.config import RulesConfig
+from ray_ggsm.synthesis.counted import CountedPairs
+from ray_ggsm.synthesis.difficulty import difficulties, hard, threshold
+from ray_ggsm.synthesis.pairs import Pair, failed_table, pairs_table, training_rows
+from ray_ggsm.synthesis.prompts import Prompts
+from ray_ggsm.synthesis.quality import PartCounts, counts_of
+from ray_ggsm.synthesis.questions import Difficulty, GuideResult
+from ray_ggsm.synthesis.written import WrittenPairs
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every worker gets."""
+
+    config: SynthesizeConfig
+    experiment: Experiment
+    features: int
+    location: str
+    """Directory of this run."""
+    replies: str
+
+    def path(self, *parts: str) -> str:
+        """A location below the run's own."""
+        return storage.join(self.location, *parts)
+
+
+class _Purse:
+    """The budget, in the process of its actor."""
+
+    def __init__(self, budget: Any) -> None:
+        self.budget = budget
+
+    def admit(self, ask: Ask) -> None:
+        """As in `Purse`."""
+        seconds = ray.get(self.budget.take.remote(ask.estimate))
+        if seconds is None:
+            raise BudgetSpentError
+        time.sleep(seconds)
+
+    def settle(self, ask: Ask, used: int) -> None:
+        """As in `Purse`."""
+        self.budget.settle.remote(ask.estimate, used)
+
+
+def _author(run: Run, purse: Any) -> Author:
+    c, e = run.config, run.experiment
+    if isinstance(c.client, RulesConfig):
+        future = [name for name, modality in e.data.modalities.items() if modality.future]
+        return CountedPairs(c.client, c.pairs, e.modalities, future, e.data.snapshots.future_days, c.seed)
+    asker = Asker(chat_of(c.client, c.ray.pool.max, device_of(c.ray)), run.replies, _Purse(purse))
+    return WrittenPairs(asker, c.client, c.pairs, Prompts(c.prompts), e.modalities, c.seed)
+
+
+@ray.remote
+def calibrate(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult | None:
+    """Task: the pool, the calibration set D_c, its difficulty, and the rules of D_hard; None: the budget is spent."""
+    author, c = _author(run, purse), run.config
+    try:
+        guide = Guide(author.scenarios())
+        written = [(rows, author.write(rows, guide)) for rows in (_rows(run, chunk) for chunk in chunks)]
+        pairs = [pair for _, each in written for pair in each.pairs][: c.pairs.calibration]
+        measured, difficulty_N = None, np.zeros(len(pairs))
+        if c.difficulty.embedding is not None and pairs:
+            difficulty_N = _difficulties(run, [(rows, each.pairs) for rows, each in written])[: len(pairs)]
+            limit = threshold(difficulty_N, c.difficulty)
+            measured = Difficulty.of(difficulty_N, limit)
+            guide = Guide(guide.pool, author.induce(hard(pairs, difficulty_N, limit)))
+    except BudgetSpentError:
+        return None
+    tables = [pairs_table(rows, each.pairs) for rows, each in written]
+    if tables:
+        table = pa.concat_tables(tables).slice(0, len(pairs))
+        column = pa.array(difficulty_N if measured else [None] * len(pairs), pa.float64())
+        storage.write_parquet(run.path("calibration", "pairs.parquet"), table.append_column("difficulty", column))
+    counts = PartCounts(requests=dict(vars(author.spent)))
+    return GuideResult(pool=guide.pool, rules=guide.rules, difficulty=measured, counts=counts)
+
+
+@ray.remote
+def measure(run: Run, chunks: Sequence[Chunk]) -> Difficulty | None:
+    """Task: how hard the final pairs of the same rows are; None where nothing is measured."""
+    if run.config.difficulty.embedding is None:
+        return None
+    guide = GuideResult.model_validate_json(storage.read_text(run.path("guide.json")))
+    found = []
+    for chunk in chunks:
+        rows = read(run.path("rows", file_of(chunk)))
+        texts = zip(*(rows[name].to_pylist() for name in ("scenario", "query", "answer")), strict=True)
+        found.append((rows, [Pair(n, *each) for n, each in enumerate(texts)]))
+    difficulty_N = _difficulties(run, found)
+    return (
+        Difficulty.of(difficulty_N, guide.difficulty.threshold if guide.difficulty else 0.0)
+        if len(difficulty_N)
+        else None
+    )
+
+
+def _difficulties(run: Run, pairs: Sequence[tuple[pa.Table, Sequence[Pair]]]) -> np.ndarray:
+    assert run.config.difficulty.embedding is not None
+    encoder = EventEncoder(run.config.difficulty.embedding, device_of(run.config.ray))
+    found = [difficulties(rows, some, run.experiment.modalities, encoder.encode) for rows, some in pairs if some]
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+class WritePairs:
+    """Actor: a part of the rows -> its pairs."""
+
+    def __init__(self, run: Run, guide: Guide, purse: Any) -> None:
+        self.run, self.guide, self.purse = run, guide, purse
+        self.author = _author(run, purse)
+
+    def __call__(self, described: pa.Table) -> pa.Table:
+        """Write the pairs of a part (`chunk_of`): rows done, and whether the budget was enough."""
+        chunk = chunk_of(described)
+        try:
+            self._write(chunk)
+        except BudgetSpentError:
+            return pa.table({"rows": [0], "done": [False]})
+        return pa.table({"rows": [chunk.rows], "done": [True]})
+
+    def _write(self, chunk: Chunk) -> None:
+        before = dict(vars(self.author.spent))
+        rows = _rows(self.run, chunk)
+        written = self.author.write(rows, self.guide)
+        if self.run.config.pairs.rewriting:
+            written = self.author.revise(rows, written)
+        spent = type(self.author.spent)(**{name: n - before[name] for name, n in vars(self.author.spent).items()})
+        counts = counts_of(rows, written, self.run.experiment.modalities, spent)
+        storage.write_parquet(self.run.path("failed", file_of(chunk)), failed_table(rows, written.failed))
+        storage.write_parquet(self.run.path("pairs", file_of(chunk)), pairs_table(rows, written.pairs))
+        storage.write_parquet(self.run.path("rows", file_of(chunk)), training_rows(rows, written.pairs))
+        storage.write_json(self.run.path("counts", f"{name_of(chunk)}.json"), counts.model_dump(mode="json"))
+
+
+def _rows(run: Run, chunk: Chunk) -> pa.Table:
+    """A part's rows that are good; the others are among the dead letters of those who train on them."""
+    e = run.experiment
+    rows, _ = validate(
+        read_chunk(chunk, columns(e)), list(e.data.modalities), run.features, e.data.max_text_length,
+        source=chunk.file, zone=e.data.snapshots.timezone,
+    )  # fmt: skip
+    return rows
+
+
+def name_of(chunk: Chunk) -> str:
+    """Name of a part."""
+    return f"part-{chunk.number:06d}"
+
+
+def file_of(chunk: Chunk) -> str:
+    """Name of a part's files."""
+    return f"{name_of(chunk)}.parquet"
+
+
+def read(file: str) -> pa.Table:
+    """A Parquet file, local or s3://."""
+    fs, path = storage.arrow_filesystem(file)
+    return pq.read_table(path, filesystem=fs)
+
+
+def columns(experiment: Experiment) -> list[str]:
+    """Columns of prepared rows that are read."""
+    return ["user_id", "as_of", *experiment.data.modalities, "tabular", "future"]

@@ -1,0 +1,226 @@
+"""The synthesize job: query-answer pairs for the rows that an experiment trains on (D_qa). Paper, 3.2.
+
+    rows -> pool, calibration set, its difficulty, rules of the hard pairs (guide.json)      steps 1 to 3
+         -> pairs of all rows, checked against the history                                   step 4
+         -> rows/ with `query` and `answer` (training.questions), pairs/, failed/, quality.html
+
+`<output>/replies/` keeps every reply of a language model, one file per request, whatever settings it was for; all else
+lies below `<output>/<digest>/`. A part of the rows whose `counts/` are there is done. `<output>/questions.json` names
+the newest finished run.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError, digest, load, to_yaml
+from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
+from ray_ggsm.encoders.rendered import row_texts
+from ray_ggsm.experiment import Experiment
+from ray_ggsm.log import say
+from ray_ggsm.on_ray.cluster.connection import started
+from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, actor_resources
+from ray_ggsm.on_ray.cluster.places import check_place
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
+from ray_ggsm.on_ray.synthesis.tasks import Run, WritePairs, calibrate, columns, measure, name_of, read
+from ray_ggsm.progress import bar
+from ray_ggsm.stages import Pipeline
+from ray_ggsm.synthesis.author import Guide
+from ray_ggsm.synthesis.budget import Budget
+from ray_ggsm.synthesis.clients import model_of
+from ray_ggsm.synthesis.config import RulesConfig
+from ray_ggsm.synthesis.prompts import Prompts
+from ray_ggsm.synthesis.quality import PartCounts, sampled, total
+from ray_ggsm.synthesis.quality_page import render
+from ray_ggsm.synthesis.questions import GuideResult, Questions
+from ray_ggsm.training.questions import POINTER
+
+SAMPLE = 20_000
+"""Pairs that the quality page measures."""
+LINE_SECONDS = 10.0
+"""Time between two lines about progress."""
+
+
+def synthesize(config: SynthesizeConfig) -> Questions:
+    """Write what is missing; returns what is there then.
+
+    Raises:
+        InputError: a setting is wrong, the model gives no usable scenarios, or the budget is spent.
+        NotNow: the model cannot be reached.
+    """
+    experiment, begun = _experiment(config), time.monotonic()
+    with started(config.ray):
+        check_place("output", config.output)
+        pipeline = Pipeline.of(experiment)
+        prepare(pipeline)
+        run, chunks = _run(config, pipeline), _chunks(config, pipeline)
+        purse = ray.remote(num_cpus=0)(Budget).remote(config.budget, storage.join(run.location, "..", "spent.json"))
+        try:
+            guide = _guide(run, chunks, purse)
+            parts = _write_all(run, chunks, guide, purse)
+        finally:
+            ray.get(purse.close.remote())
+        after = ray.get(measure.options(**actor_resources(config.ray)).remote(run, _first(chunks, config)))
+    counts = total([guide.counts, *parts])
+    result = Questions(
+        rows=run.path("rows"), digest=run.location.rsplit("/", 1)[-1], pairs=sum(part.pairs for part in parts),
+        author=_authorname_of(config), prompts=Prompts(config.prompts).digests, seed=config.seed, counts=counts,
+        rules=guide.rules, difficulty=guide.difficulty, difficulty_after=after, seconds=time.monotonic() - begun,
+    )  # fmt: skip
+    storage.write_text(run.path("quality.html"), render(result, sampled(_sample(run)), to_yaml(config)))
+    storage.write_json(run.path("questions.json"), result.model_dump(mode="json"))
+    storage.write_json(storage.join(config.output, POINTER), result.model_dump(mode="json"))
+    failed = sum(counts.failed.values())
+    say(f"synthesize: {result.pairs:,} pairs of {counts.rows:,} rows, {failed:,} failures; {run.path('quality.html')}")
+    return result
+
+
+def preview(config: SynthesizeConfig) -> str:
+    """What would be written and asked, and what it would cost."""
+    experiment = _experiment(config)
+    Prompts(config.prompts)
+    pipeline = Pipeline.of(experiment)
+    prepared = pipeline.prepare.result()
+    if prepared is None:
+        return f"synthesize: the rows are not prepared yet, so nothing is estimated; {pipeline.prepare.location}"
+    chunks = _chunks(config, pipeline)
+    rows = sum(chunk.rows for chunk in chunks)
+    sentence = f"synthesize: up to {rows * config.pairs.per_user:,} pairs of {rows:,} rows"
+    if isinstance(config.client, RulesConfig):
+        return f"{sentence}, counted; no request is made"
+    tokens = _estimate(config, experiment, read_chunk(chunks[0], columns(experiment)))
+    b = config.budget
+    cost = rows * (tokens[0] * b.prompt_price + tokens[1] * b.reply_price) / 1e6
+    per_row = 3 if config.pairs.rewriting else 2
+    return (
+        f"{sentence}; some {per_row * rows:,} requests with {rows * tokens[0]:,.0f} tokens of prompts and at most"
+        f" {rows * tokens[1]:,.0f} of replies: {cost:,.2f} at the prices of `budget`"
+    )
+
+
+def _estimate(config: SynthesizeConfig, experiment: Experiment, rows: pa.Table) -> tuple[float, float]:
+    """Tokens of prompts and replies that one row takes."""
+    assert not isinstance(config.client, RulesConfig)
+    texts = row_texts(rows, experiment.modalities, (), config.client.events)
+    history = sum(len(text.encode()) for text in texts) / len(texts) / 3  # bytes of a token, about
+    requests = 3 if config.pairs.rewriting else 2
+    return requests * (history + 300) + 40 * config.pairs.scenarios, requests * config.client.max_reply_tokens
+
+
+def _experiment(config: SynthesizeConfig) -> Experiment:
+    overrides = [f"{key}={json.dumps(value)}" for key, value in config.settings.items()]
+    experiment = load(Experiment, config.experiment, overrides, ["settings"] * len(overrides))
+    return experiment.model_copy(update={"training": experiment.training.model_copy(update={"questions": None})})
+
+
+def _run(config: SynthesizeConfig, pipeline: Pipeline) -> Run:
+    summary, prompts = pipeline.prepare.require().summary, Prompts(config.prompts).digests
+    read = [repr(modality) for modality in pipeline.experiment.modalities]
+    used = {} if isinstance(config.client, RulesConfig) else prompts
+    name = digest(config.model_copy(update={"experiment": "", "settings": {}}), pipeline.prepare.directory, read, used)
+    output = storage.absolute(config.output)
+    return Run(
+        config, pipeline.experiment, len(summary.features), storage.join(output, name), storage.join(output, "replies")
+    )
+
+
+def _chunks(config: SynthesizeConfig, pipeline: Pipeline) -> list[Chunk]:
+    """The parts of the rows that get questions, in an order that the seed decides."""
+    e = pipeline.experiment
+    files = storage.list_files(pipeline.prepare.rows(e.data.train_split), ".parquet")
+    features = len(pipeline.prepare.require().summary.features)
+    chunks = plan_chunks(files, config.rows_per_part, list(e.data.modalities), features)
+    found, left = [], config.rows
+    for n in np.random.default_rng(config.seed).permutation(len(chunks)).tolist():
+        chunk = chunks[n]
+        if left is not None:
+            chunk = replace(chunk, rows=min(chunk.rows, left))
+            left -= chunk.rows
+        if chunk.rows:
+            found.append(chunk)
+    return found
+
+
+def _first(chunks: Sequence[Chunk], config: SynthesizeConfig) -> list[Chunk]:
+    """The parts that the calibration set is made of."""
+    found: list[Chunk] = []
+    while (
+        len(found) < len(chunks)
+        and sum(chunk.rows for chunk in found) * config.pairs.per_user < config.pairs.calibration
+    ):
+        found.append(chunks[len(found)])
+    return found
+
+
+def _authorname_of(config: SynthesizeConfig) -> str:
+    return "counting rules" if isinstance(config.client, RulesConfig) else model_of(config.client)
+
+
+def _guide(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult:
+    """Steps 1 to 3; what they gave is kept in guide.json."""
+    file = run.path("guide.json")
+    if not storage.exists(file):
+        found = ray.get(
+            calibrate.options(**actor_resources(run.config.ray)).remote(run, _first(chunks, run.config), purse)
+        )
+        if found is None:
+            raise _spent(run)
+        storage.write_json(file, found.model_dump(mode="json"))
+    guide = GuideResult.model_validate_json(storage.read_text(file))
+    say(f"synthesize: {len(guide.pool)} scenarios, {len(guide.rules)} rules")
+    return guide
+
+
+def _write_all(run: Run, chunks: Sequence[Chunk], guide: GuideResult, purse: Any) -> list[PartCounts]:
+    """Step 4: the pairs of all parts that are not done yet."""
+    done = {file.rsplit("/", 1)[-1] for file in storage.list_files(run.path("counts"), ".json")}
+    left = [chunk for chunk in chunks if f"{name_of(chunk)}.json" not in done]
+    if left:
+        described = ray.data.from_items([asdict(chunk) for chunk in left], override_num_blocks=len(left))
+        parts = described.map_batches(
+            WritePairs, fn_constructor_args=[run, Guide(guide.pool, guide.rules), purse],
+            batch_format="pyarrow", batch_size=1, compute=actor_pool(run.config.ray, len(left)),
+            **actor_options(run.config.ray),
+        )  # fmt: skip
+        _follow(run, parts, sum(chunk.rows for chunk in left))
+    return [PartCounts.model_validate_json(storage.read_text(run.path("counts", f"{name_of(c)}.json"))) for c in chunks]
+
+
+def _follow(run: Run, parts: ray.data.Dataset, rows: int) -> None:
+    """Wait for all parts, and tell how far they are."""
+    done, told, all_done = 0, time.monotonic(), True
+    for part in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
+        done += sum(part["rows"].to_pylist())
+        all_done = all_done and all(part["done"].to_pylist())
+        if time.monotonic() - told > LINE_SECONDS:
+            told = time.monotonic()
+            say(f"synthesize: {bar(done / rows)} {done:,} of {rows:,} rows")
+    if not all_done:
+        raise _spent(run)
+
+
+def _sample(run: Run) -> pa.Table:
+    """Pairs of the first parts."""
+    tables, n = [], 0
+    for file in storage.list_files(run.path("pairs"), ".parquet"):
+        tables.append(read(file))
+        n += len(tables[-1])
+        if n >= SAMPLE:
+            break
+    return pa.concat_tables(tables).slice(0, SAMPLE)
+
+
+def _spent(run: Run) -> InputError:
+    return InputError(
+        f"budget.tokens: {run.config.budget.tokens:,} tokens are spent; what was answered is kept: raise the budget and"
+        " run the same command to go on"
+    )

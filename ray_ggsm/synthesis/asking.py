@@ -1,0 +1,136 @@
+"""Asks a language model: each request once, within the budget, with one repair of a reply that does not fit.
+
+A reply is kept the moment it comes, in a file named by its request, so a killed run asks again only what was under
+way. A reply that does not fit its format is sent back once with the reason; if the second does not fit either, the
+request has failed, and the raw text is told.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from ray_ggsm import storage
+from ray_ggsm.synthesis.chat import Ask, Chat, Message, Refused, Reply
+from ray_ggsm.synthesis.formats import Reply as Format
+
+NOT_JSON = "reply_does_not_fit"
+REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request without a usable reply."""
+
+    reason: str
+    """reply_does_not_fit or refused."""
+    detail: str
+    """Why."""
+    raw: str
+    """What the model wrote."""
+
+
+@dataclass
+class Spent:
+    """Requests and tokens of some work."""
+
+    asked: int = 0
+    """Requests that were sent."""
+    found: int = 0
+    """Requests whose replies were there already."""
+    repaired: int = 0
+    """Replies that fitted at the second try."""
+    prompt_tokens: int = 0
+    """Tokens of all prompts, also of those that were not sent again."""
+    reply_tokens: int = 0
+    """Tokens of all replies, likewise."""
+
+    def plus(self, other: "Spent") -> "Spent":
+        """The sum."""
+        return Spent(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+class Purse(Protocol):
+    """Where requests get their tokens from (`ray_ggsm.synthesis.budget`), also from another process."""
+
+    def admit(self, ask: Ask) -> None:
+        """Wait until the request may be sent; `BudgetSpentError` if it may never be."""
+
+    def settle(self, ask: Ask, used: int) -> None:
+        """Say what it has used."""
+
+
+class Asker:
+    """A language model with a memory and a budget."""
+
+    def __init__(self, chat: Chat, replies: str, purse: Purse) -> None:
+        """Take the model; `replies` is the directory of replies, local or s3://."""
+        self.chat, self.directory, self.purse, self.spent = chat, replies, purse, Spent()
+
+    def ask(self, asks: Sequence[Ask]) -> list[Format | Failed]:
+        """The replies to requests, in their order.
+
+        Raises:
+            BudgetSpentError, NotNow, InputError: as `Chat.replies`; replies that have come are kept.
+        """
+        replies = self._replies(asks)
+        results = [_fitted(ask, reply) for ask, reply in zip(asks, replies, strict=True)]
+        broken = [n for n, result in enumerate(results) if isinstance(result, Failed) and result.reason == NOT_JSON]
+        if not broken:
+            return results
+        again = [_repair(asks[n], result) for n in broken if isinstance(result := results[n], Failed)]
+        for n, ask, reply in zip(broken, again, self._replies(again), strict=True):
+            results[n] = _fitted(ask, reply)
+            self.spent.repaired += not isinstance(results[n], Failed)
+        return results
+
+    def _replies(self, asks: Sequence[Ask]) -> list[Reply | Refused]:
+        """Replies from the directory, or else from the model; equal requests are sent once."""
+        known = {key: self._kept(key) for key in {ask.key for ask in asks}}
+        missing = {ask.key: ask for ask in asks if known[ask.key] is None}
+        self.spent.found += len(known) - len(missing)
+        for key, reply in self._new(list(missing.values())):
+            known[key] = reply
+        found = [known[ask.key] for ask in asks]
+        for each in found:
+            if isinstance(each, Reply):
+                self.spent.prompt_tokens += each.prompt_tokens
+                self.spent.reply_tokens += each.reply_tokens
+        return [each for each in found if each is not None]
+
+    def _new(self, asks: list[Ask]) -> Iterator[tuple[str, Reply | Refused]]:
+        """Ask the model; each reply is kept before it is given."""
+        for n, reply in self.chat.replies(asks, self.purse.admit):
+            self.spent.asked += 1
+            self.purse.settle(asks[n], reply.tokens if isinstance(reply, Reply) else 0)
+            storage.write_json(self._file(asks[n].key), vars(reply))
+            yield asks[n].key, reply
+
+    def _kept(self, key: str) -> Reply | Refused | None:
+        file = self._file(key)
+        if not storage.exists(file):
+            return None
+        kept = storage.read_json(file)
+        return Refused(**kept) if "reason" in kept else Reply(**kept)
+
+    def _file(self, key: str) -> str:
+        return storage.join(self.directory, key[:2], f"{key}.json")
+
+
+def _fitted(ask: Ask, reply: Reply | Refused) -> Format | Failed:
+    """The reply in its format, or why it does not fit."""
+    if isinstance(reply, Refused):
+        return Failed(REFUSED, reply.reason, "")
+    try:
+        return ask.format.model_validate_json(reply.text.strip())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return Failed(NOT_JSON, f"{where}: {first['msg']}" if where else first["msg"], reply.text)
+
+
+def _repair(ask: Ask, failed: Failed) -> Ask:
+    """The request once more, with the reply that did not fit and why."""
+    why = f"This does not fit: {failed.detail}. Reply again, with JSON alone, in the form that was asked for."
+    return replace(ask, messages=(*ask.messages, Message("assistant", failed.raw), Message("user", why)))

@@ -1,0 +1,56 @@
+"""Limits of what a run may ask: tokens in all, requests and tokens per minute. One budget serves all workers.
+
+The file says how much is granted. It is written before tokens are given out, in blocks, so that a kill can waste the
+rest of a block, but nothing is ever spent twice.
+"""
+
+import time
+from collections.abc import Callable
+
+from ray_ggsm import storage
+from ray_ggsm.synthesis.config import BudgetConfig
+
+BLOCKS = 50
+"""Parts in which the budget is granted."""
+
+
+class Budget:
+    """What is left."""
+
+    def __init__(self, config: BudgetConfig, file: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """Go on with what earlier runs have left; `file` keeps it, local or s3://."""
+        self.config, self.file, self.clock = config, file, clock
+        self.used: int = storage.read_json(file)["tokens"] if storage.exists(file) else 0
+        self.granted, self.reserved, self.free_at = self.used, 0, 0.0
+
+    def take(self, tokens: int) -> float | None:
+        """Reserve tokens for a request: the seconds until it may be sent, or None if there are not as many left."""
+        needed = self.used + self.reserved + tokens
+        if self.config.tokens is not None and needed > self.config.tokens:
+            return None
+        self.reserved += tokens
+        if self.config.tokens is not None and needed > self.granted:
+            self.granted = min(self.config.tokens, needed + self.config.tokens // BLOCKS)
+            self._keep(self.granted)
+        now = self.clock()
+        start = max(now, self.free_at)
+        self.free_at = start + self._seconds(tokens)
+        return start - now
+
+    def settle(self, reserved: int, used: int) -> None:
+        """Say what a request has used of what was reserved for it."""
+        self.reserved -= reserved
+        self.used += used
+
+    def close(self) -> None:
+        """Keep what was used; nothing is under way any more."""
+        self._keep(self.used)
+
+    def _keep(self, tokens: int) -> None:
+        storage.write_json(self.file, {"tokens": tokens})
+
+    def _seconds(self, tokens: int) -> float:
+        """How long the request after one of so many tokens must wait."""
+        c = self.config
+        by_requests = 60 / c.requests_per_minute if c.requests_per_minute else 0.0
+        return max(by_requests, 60 * tokens / c.tokens_per_minute if c.tokens_per_minute else 0.0)

@@ -1,0 +1,148 @@
+"""Requests: once each, kept at once, repaired once, within the budget."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from ray_ggsm.synthesis.asking import Asker, Failed
+from ray_ggsm.synthesis.budget import Budget
+from ray_ggsm.synthesis.chat import Admit, Ask, BudgetSpentError, Message, Refused, Reply
+from ray_ggsm.synthesis.config import BudgetConfig
+from ray_ggsm.synthesis.formats import Choice
+
+
+class Scripted:
+    """A model that replies what it is told to, in turn."""
+
+    def __init__(self, *texts: str | Refused) -> None:
+        self.texts, self.asked = list(texts), []
+
+    def replies(self, asks: Sequence[Ask], admit: Admit) -> Iterator[tuple[int, Reply | Refused]]:
+        for n, ask in enumerate(asks):
+            admit(ask)
+            self.asked.append(ask)
+            text = self.texts.pop(0)
+            yield n, text if isinstance(text, Refused) else Reply(text, 10, 5)
+
+
+class Purse:
+    """Room for so many tokens of estimates."""
+
+    def __init__(self, tokens: int = 10**9) -> None:
+        self.left, self.used = tokens, 0
+
+    def admit(self, ask: Ask) -> None:
+        if self.left < ask.estimate:
+            raise BudgetSpentError
+        self.left -= ask.estimate
+
+    def settle(self, ask: Ask, used: int) -> None:
+        self.left += ask.estimate - used
+        self.used += used
+
+
+def ask(text: str = "which?") -> Ask:
+    return Ask((Message("system", "choose"), Message("user", text)), Choice, "m", 50, 0.0, 0)
+
+
+def test_each_request_is_made_once(tmp_path: Path) -> None:
+    model, purse = Scripted('{"chosen": [1]}', '{"chosen": [2]}'), Purse()
+    asker = Asker(model, str(tmp_path), purse)
+    expected = [Choice(chosen=(1,)), Choice(chosen=(2,)), Choice(chosen=(1,))]
+    assert asker.ask([ask("a"), ask("b"), ask("a")]) == expected
+    assert len(model.asked) == 2
+    again = Asker(Scripted(), str(tmp_path), Purse())
+    assert again.ask([ask("a"), ask("b"), ask("a")]) == expected
+    assert (asker.spent.asked, asker.spent.found) == (2, 0)
+    assert (again.spent.asked, again.spent.found) == (0, 2)
+    assert purse.used == 2 * 15
+
+
+def test_another_model_prompt_seed_or_format_is_another_request() -> None:
+    base = ask()
+    others = [
+        Ask((*base.messages, Message("user", "more")), Choice, "m", 50, 0.0, 0),
+        Ask(base.messages, Choice, "other", 50, 0.0, 0), Ask(base.messages, Choice, "m", 51, 0.0, 0),
+        Ask(base.messages, Choice, "m", 50, 0.1, 0), Ask(base.messages, Choice, "m", 50, 0.0, 1),
+    ]  # fmt: skip
+    assert len({base.key, *(each.key for each in others)}) == 6
+
+
+def test_a_reply_that_does_not_fit_is_repaired_once(tmp_path: Path) -> None:
+    model = Scripted('{"chosen": "first"}', '```json\n{"chosen": [0]}\n```', '{"chosen": [3]}', "still no JSON")
+    asker = Asker(model, str(tmp_path), Purse())
+    mended, failed = asker.ask([ask("a"), ask("b")])
+    assert mended == Choice(chosen=(3,))
+    assert isinstance(failed, Failed)
+    assert (failed.reason, failed.raw) == ("reply_does_not_fit", "still no JSON")
+    turns = model.asked[2].messages
+    assert [turn.role for turn in turns] == ["system", "user", "assistant", "user"]
+    assert turns[2].content == '{"chosen": "first"}'
+    assert "chosen" in turns[3].content
+    assert asker.spent.repaired == 1
+
+
+@pytest.mark.parametrize(
+    "text", ['{"chosen": []}', '{"chosen": [-1]}', '{"chosen": [0], "also": 1}', "[0]", "", '{"chosen": [0]} yes']
+)
+def test_formats_are_strict(text: str, tmp_path: Path) -> None:
+    (found,) = Asker(Scripted(text, text), str(tmp_path), Purse()).ask([ask()])
+    assert isinstance(found, Failed)
+    assert found.raw == text
+
+
+def test_refusals_are_kept_and_not_repaired(tmp_path: Path) -> None:
+    model = Scripted(Refused("400: too long"))
+    for asker in (Asker(model, str(tmp_path), Purse()), Asker(Scripted(), str(tmp_path), Purse())):
+        (found,) = asker.ask([ask()])
+        assert found == Failed("refused", "400: too long", "")
+
+
+def test_a_spent_budget_keeps_what_was_answered(tmp_path: Path) -> None:
+    asker = Asker(Scripted('{"chosen": [1]}', '{"chosen": [2]}'), str(tmp_path), Purse(ask("a").estimate))
+    with pytest.raises(BudgetSpentError):
+        asker.ask([ask("a"), ask("b")])
+    model = Scripted('{"chosen": [2]}')
+    assert Asker(model, str(tmp_path), Purse()).ask([ask("a"), ask("b")]) == [Choice(chosen=(1,)), Choice(chosen=(2,))]
+    assert [each.messages[1].content for each in model.asked] == ["b"]
+
+
+def test_a_budget_is_never_overdrawn_whatever_is_killed(tmp_path: Path) -> None:
+    """Runs that end at any moment, without a word, together never use more than the budget."""
+    file, config, used, rounds = str(tmp_path / "spent.json"), BudgetConfig(tokens=10_000), 0, 0
+    while True:
+        budget = Budget(config, file)
+        for _ in range(rounds % 7):
+            if budget.take(90) is None:
+                break
+            budget.settle(90, 60)
+            used += 60
+        rounds += 1
+        if budget.take(90) is None:
+            break
+        used += 90  # sent, and the run was killed before it knew what it took
+    assert 10_000 / 2 < used <= 10_000
+
+
+def test_a_run_that_ends_gives_back_what_it_did_not_use(tmp_path: Path) -> None:
+    file = tmp_path / "spent.json"
+    budget = Budget(BudgetConfig(tokens=1000), str(file))
+    assert budget.take(400) == 0
+    budget.settle(400, 100)
+    budget.close()
+    assert json.loads(file.read_text()) == {"tokens": 100}
+    assert Budget(BudgetConfig(tokens=1000), str(file)).take(900) == 0
+    assert Budget(BudgetConfig(tokens=1000), str(file)).take(901) is None
+
+
+def test_rates_space_requests_out(tmp_path: Path) -> None:
+    now = [0.0]
+    config = BudgetConfig(requests_per_minute=30, tokens_per_minute=6000)
+    budget = Budget(config, str(tmp_path / "spent.json"), lambda: now[0])
+    assert budget.take(100) == 0
+    assert budget.take(1000) == pytest.approx(2)  # two seconds after a request
+    assert budget.take(10) == pytest.approx(12)  # ten more after a thousand tokens
+    now[0] = 100
+    assert budget.take(10) == 0

@@ -18,6 +18,7 @@ from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
+from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
@@ -40,11 +41,13 @@ SCHEMAS: dict[str, type[Config]] = {
     "simulate": SimulateConfig,
     "ingest": IngestConfig,
     "replay": ReplayConfig,
+    "synthesize": SynthesizeConfig,
 }
 """Config classes of the jobs that read no experiment."""
 
 
 OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot"), "study") | {
+    "questions": "synthesize",
     "night": "refresh",
     "nights": "replay",
 }

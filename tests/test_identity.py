@@ -28,12 +28,13 @@ from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
+from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
 
 FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
-    SimulateConfig, ReplayConfig, MonitorConfig,
+    SimulateConfig, ReplayConfig, MonitorConfig, SynthesizeConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
@@ -167,6 +168,20 @@ EXAMPLES: list[Config] = [
         },
         "example",
     ),
+    build(Experiment, changed(EXPERIMENT, "training.questions", {"output": "q"}), "example"),
+    *(
+        build(
+            SynthesizeConfig,
+            {"experiment": "e.yaml", "output": "o", "client": client, "difficulty": {"embedding": {"name": "e"}}},
+            "example",
+        )
+        for client in (
+            {"kind": "rules"},
+            {"kind": "openai", "base_url": "http://x/v1", "model": "m", "user_data_leave_the_cluster": True},
+            {"kind": "transformers", "name": "m"},
+            {"kind": "replay", "replies": "r", "model": "m"},
+        )
+    ),
     build(
         SimulateConfig,
         {"output": "o", "population": {"users": 2, "first_day": dt.date(2024, 3, 1), "days": 1}},
@@ -216,6 +231,8 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
     "AnswerConfig.aggregated": [{"aggregated": True, "form": "text"}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
+    "TrainingConfig.questions": [{"questions": {"output": "q", "share": 0.25}}],
+    "SynthesizeConfig.client": [{"client": {"kind": "rules", "contents": 3}}],
 }
 """Class.field -> another valid value, with those of fields that must go with it, where `others` finds none."""
 

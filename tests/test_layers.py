@@ -13,7 +13,7 @@ LAYERS = [
     {"jobs"},
     {"cli"},
     {"on_ray"},
-    {"stages", "building"},
+    {"stages", "building", "synthesis"},
     {"experiment", "stage_results"},
     {"encoders"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},

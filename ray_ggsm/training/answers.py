@@ -36,7 +36,7 @@ class AnswerConfig(Config):
     (paper, 3.1). false: draw events first, and count those that are equal."""
     draws: int = Field(1, ge=1, le=64)
     """Number of answers drawn from a row's future at each step, each of them a positive: the loss is the mean over the
-    draws. A given answer is every draw of its row."""
+    draws. A given answer is the same in all of them (and taken once where no row has a future to draw from)."""
 
     @model_validator(mode="after")
     def _texts_are_counted(self) -> Self:
@@ -62,9 +62,10 @@ def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed:
     given_b = rows["answer"].is_valid().to_numpy() if "answer" in rows.column_names else np.zeros(len(rows), bool)
     if not given_b.any():
         return _of_futures(rows, collator, config, seed)
-    given = _texts(rows["answer"].filter(pa.array(given_b)).to_pylist() * config.draws, collator)
+    texts = rows["answer"].filter(pa.array(given_b)).to_pylist()
     if given_b.all():
-        return given
+        return _texts(texts, collator)
+    given = _texts(texts * config.draws, collator)
     futures = _of_futures(rows.filter(pa.array(~given_b)), collator, config, seed)
     return _merged(np.tile(given_b, config.draws), given, futures)
 

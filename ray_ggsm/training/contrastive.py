@@ -35,6 +35,7 @@ from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce, mean_cosine
 from ray_ggsm.training.mask_log import GradientNorms, LearnedWeights, MaskLog
 from ray_ggsm.training.outcome import Outcome
+from ray_ggsm.training.questions import without_some_queries
 from ray_ggsm.training.targets import Heads, TargetMaker, Targets
 from ray_ggsm.training.towers import Observers, Towers
 from ray_ggsm.training.workers import Workers
@@ -212,6 +213,8 @@ class Contrastive:
         step, device = self.bundle.step, self.encoder.device
         seed = ((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003
         answer_seed = self.seed + step if answer_seed is None else answer_seed
+        if self.config.questions is not None:
+            rows = without_some_queries(rows, self.config.questions.without_query, answer_seed)
         answers = draw_answers(rows, self.collator, self.config.answer, answer_seed)
         sequences: dict[Tower, Sequences[Batch]] = {
             "user": self.collator.user_sequences(rows),

@@ -31,6 +31,7 @@ from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce, mean_cosine
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
 from ray_ggsm.training.pairs import Pairs, head
+from ray_ggsm.training.questions import without_some_queries
 from ray_ggsm.training.targets import TargetsConfig
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import lookup
@@ -356,6 +357,42 @@ def test_rows_with_an_answer_use_it(make_trainer, make_rows) -> None:
     answers = draw_answers(rows, trainer.learner.collator, trainer.config.answer, 0).sequences
     assert answers.length_B.tolist() == [len("yes") + 1, len("rather not") + 1]
     assert (answers.batch(np.array([1, 0])).layout.last_B + 1).tolist() == answers.length_B[::-1].tolist()
+
+
+@pytest.mark.parametrize("form", ["events", "text"])
+@pytest.mark.parametrize("draws", [1, 2])
+def test_a_batch_may_hold_given_answers_and_futures(form, draws, make_trainer, make_rows) -> None:
+    """Every row's answer is its own, whatever stands beside it, and a row with one has the state that it has alone."""
+    trainer = make_trainer(answer=AnswerConfig(form=form, draws=draws))
+    learner, rows = trainer.learner, make_rows(users=5)
+    texts = [None, "yes", None, "rather not", "yes"]
+    mixed = rows.append_column("answer", pa.array(texts, pa.string()))
+    answers = draw_answers(mixed, learner.collator, trainer.config.answer, 3)
+    alone = draw_answers(rows, learner.collator, trainer.config.answer, 3)
+    b, future = len(rows), [0, 2]
+    for k in range(draws):
+        assert answers.id_N[k * b + 1] == answers.id_N[k * b + 4] != answers.id_N[k * b + 3]
+        for n in future:
+            assert answers.id_N[k * b + n] == alone.id_N[k * b + n]
+            assert answers.sequences.length_B[k * b + n] == alone.sequences.length_B[k * b + n]
+    part, by_itself = learner._part(mixed), learner._part(mixed.slice(3, 1))
+    state_ND = part.towers.states(learner._weight)["answer"]
+    assert len(state_ND) == draws * b
+    for k in range(draws):
+        torch.testing.assert_close(state_ND[k * b + 3], by_itself.towers.states(learner._weight)["answer"][0])
+        torch.testing.assert_close(state_ND[k * b + 1], state_ND[k * b + 4])
+    assert np.isfinite(trainer.step(mixed)["loss"])
+
+
+def test_some_queries_are_left_out_row_by_row(make_rows) -> None:
+    rows = make_rows(users=400).append_column("query", pa.array(["why?"] * 300 + [None] * 100))
+    assert without_some_queries(rows, 0.0, 1) is rows
+    some, again, other = (without_some_queries(rows, 0.25, seed)["query"].to_pylist() for seed in (1, 1, 2))
+    assert some == again != other
+    left = sum(query is None for query in some) - 100
+    assert 50 < left < 100  # 75 of 300, and four standard deviations around
+    assert without_some_queries(rows.slice(7, 50), 0.25, 1)["query"].to_pylist() == some[7:57]
+    assert without_some_queries(rows, 1.0, 1)["query"].null_count == 400
 
 
 def test_an_answer_that_is_longer_than_the_backbone_can_take_is_refused(make_trainer, make_rows) -> None:

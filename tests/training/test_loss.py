@@ -91,6 +91,26 @@ def test_masked_negatives_push_nothing() -> None:
     assert masked.item() == pytest.approx(reference(*map(np.asarray, (user, answer, [0, 1])), 0.1, 0.05, ("ua",), True))
 
 
+@settings(deadline=None)
+@given(B=st.integers(1, 7), seed=st.integers(0, 10**6), margin=st.sampled_from([0.05, 0.3]), any_rule=st.booleans())
+def test_answers_against_users_and_one_mask_for_all_terms(B, seed, margin, any_rule) -> None:
+    """The term au, and eq. 8 with one m_ij: 0 where the other user or the other answer is too close to the user."""
+    rng = np.random.default_rng(seed)
+    u, a = rng.normal(size=(2, B, 3))
+    terms, rule = ("ua", "uu", "aa", "au"), "any" if any_rule else "own"
+    got = info_nce(sides(torch.tensor(u), torch.tensor(a)), Objective(0.1, margin, terms, mask_rule=rule))
+    u, a = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (u, a))
+    losses = []
+    for i in range(B):
+        z, limit = math.exp(u[i] @ a[i] / 0.1), u[i] @ a[i] + margin
+        for j in set(range(B)) - {i}:
+            close = u[i] @ u[j] > limit or u[i] @ a[j] > limit
+            for s in (u[i] @ a[j], u[i] @ u[j], a[i] @ a[j], a[i] @ u[j]):
+                z += 0 if (close if any_rule else s > limit) else math.exp(s / 0.1)
+        losses.append(math.log(z) - u[i] @ a[i] / 0.1)
+    assert got.item() == pytest.approx(np.mean(losses), rel=2e-4, abs=2e-4)
+
+
 def test_stable_for_identical_vectors_and_low_temperature() -> None:
     same = torch.ones(6, 4, requires_grad=True)
     loss = info_nce(sides(same, torch.ones(6, 4)), Objective(temperature=0.005, margin=0.1))

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm.config import InputError
-from ray_ggsm.training.pairs import Pairs
+from ray_ggsm.training.pairs import Mixed, Pairs, training_pairs
 
 ROWS = 211
 
@@ -79,3 +79,23 @@ def test_no_more_than_two_windows_a_lane_are_held(location) -> None:
     for step in range(2 * pairs.steps_per_epoch):
         ids(pairs, step)
         assert len(pairs._windows) <= 2
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_mixed_batch_has_its_share_of_each_source(location, workers, tmp_path_factory) -> None:
+    """Each source in its own order; what a source does not have is null."""
+    asked = tmp_path_factory.mktemp("asked")
+    pq.write_table(pa.table({"user_id": [f"q{i}" for i in range(90)], "query": ["why?"] * 90}), asked / "a.parquet")
+    mixed = training_pairs(location, str(asked), 20, 8, 3, None)
+    assert isinstance(mixed, Mixed)
+    behaviour, questions = Pairs(location, 12, 3), Pairs(str(asked), 8, 3)
+    for step in (0, 5, 30):
+        parts = [mixed.batch(step, rank, workers) for rank in range(workers)]
+        assert max(map(len, parts)) - min(map(len, parts)) <= 2
+        rows = pa.concat_tables(parts)
+        assert sorted(rows["user_id"].to_pylist()) == sorted(ids(behaviour, step) + ids(questions, step))
+        assert [q is not None for q in rows["query"].to_pylist()] == [u[0] == "q" for u in rows["user_id"].to_pylist()]
+    assert isinstance(training_pairs(location, None, 20, 0, 3, None), Pairs)
+    assert training_pairs(location, str(asked), 20, 20, 3, None).batch(0)["query"].null_count == 0
+    with pytest.raises(InputError, match="less than a batch of 100"):
+        training_pairs(location, str(asked), 100, 100, 3, None)

@@ -11,7 +11,7 @@ from gpu_checks.setting import CPU, Attention, Dtype, Setting, collator, like, r
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.contract import Sequences, Tower
-from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.answers import AnswerConfig, draw_answers
 from ray_ggsm.training.contrastive import user_ids

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ray_ggsm.model.contract import Encoder, EncoderBatch, Sequences, Tower
+from ray_ggsm.model.contract import AsksMany, Encoder, EncoderBatch, Sequences, Tower
 from ray_ggsm.model.planning import batches_by_length
 
 
@@ -41,13 +41,25 @@ class Embedder:
         return self._embed(self.encoder.user_sequences(rows), "user")
 
     @torch.inference_mode()
+    def questions(self, rows: pa.Table, queries: Sequence[str]) -> list[Embedded]:
+        """Vectors of user rows for each query ("" for none). Where the encoder's histories do not look at the query,
+        each history is encoded once; elsewhere each row is encoded once per query."""
+        encoder = self.encoder
+        shared = encoder.question_sequences(rows, queries) if isinstance(encoder, AsksMany) else None
+        if shared is None or len(queries) == 1:
+            return [self(_asked(rows, query)) for query in queries]
+        found = self._embed(shared, "user", (len(queries), self.encoder.vector_width))
+        return [Embedded(found.vectors[:, k], found.fits) for k in range(len(queries))]
+
+    @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> Embedded:
         """Vectors of texts, from the answer tower; they can be compared with those of users."""
         return self._embed(self.encoder.text_sequences(texts), "answer")
 
-    def _embed(self, sequences: Sequences[Any], tower: Tower) -> Embedded:
-        B = len(sequences.length_B)
-        vector_BD, fits_B = np.zeros((B, self.encoder.vector_width), dtype=np.float32), np.zeros(B, dtype=bool)
+    def _embed(self, sequences: Sequences[Any], tower: Tower, shape: tuple[int, ...] = ()) -> Embedded:
+        """Vectors of `shape` for each row; by default (D,)."""
+        B, shape = len(sequences.length_B), shape or (self.encoder.vector_width,)
+        vector_BD, fits_B = np.zeros((B, *shape), dtype=np.float32), np.zeros(B, dtype=bool)
         waiting = batches_by_length(sequences.length_B, self.tokens_per_batch)[::-1]
         for index_N, building in _building(sequences, waiting):
             try:
@@ -64,6 +76,13 @@ class Embedder:
         self.tokens += batch.n_tokens
         vector_ND: np.ndarray = self.encoder.vectors(batch, tower).cpu().numpy()
         return vector_ND
+
+
+def _asked(rows: pa.Table, query: str) -> pa.Table:
+    column = pa.array([query or None] * len(rows), pa.string())
+    if "query" in rows.column_names:
+        return rows.set_column(rows.column_names.index("query"), "query", column)
+    return rows.append_column("query", column)
 
 
 def _building(sequences: Sequences[Any], waiting: list[np.ndarray]) -> Iterator[tuple[np.ndarray, Future[Any]]]:

@@ -42,6 +42,13 @@ class LanguageModel:
         """As in `Encoder`."""
         return self.collator.user_sequences(rows)
 
+    def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Batch] | None:
+        """As `user_sequences` for rows that are all asked the same Q things, whose `vectors` are (N, Q, W); None where
+        the mask lets a history see what it is asked."""
+        if self.bundle.recipe.history_sees_query:
+            return None
+        return self.collator.question_sequences(rows, queries)
+
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
         """As in `Encoder`."""
         sequences = self.collator.text_sequences(texts)
@@ -54,5 +61,5 @@ class LanguageModel:
 
     def vectors(self, batch: Batch, tower: Tower) -> torch.Tensor:
         """As in `Encoder`."""
-        weight = self.bundle.embedding_weight(batch.layout.tokens, self.finished_mask)
-        return self.model.vectors(self.model(batch, weight), tower)
+        state = self.model(batch, self.bundle.embedding_weight(batch.layout.tokens, self.finished_mask))
+        return self.model.vectors(state.flatten(0, -2), tower).unflatten(0, state.shape[:-1])

@@ -20,7 +20,7 @@ class OracleConfig(RecipeConfig):
 
     def build(self) -> "Fixed":
         """A causal mask, without training."""
-        return Fixed(lambda tokens: constant_weight(tokens, 0.0), trains=False)
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0), trains=False, history_sees_query=False)
 
 
 class CausalConfig(RecipeConfig):
@@ -30,7 +30,7 @@ class CausalConfig(RecipeConfig):
 
     def build(self) -> "Fixed":
         """Weight 0 for every future key."""
-        return Fixed(lambda tokens: constant_weight(tokens, 0.0))
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0), history_sees_query=False)
 
 
 class PrefixConfig(RecipeConfig):
@@ -40,7 +40,7 @@ class PrefixConfig(RecipeConfig):
 
     def build(self) -> "Fixed":
         """Weight 1 for future keys of the user segment; their queries are earlier, so they are in the segment, too."""
-        return Fixed(lambda tokens: tokens.history_BL.float())
+        return Fixed(lambda tokens: tokens.history_BL.float(), history_sees_query=False)
 
 
 class HybridGQConfig(RecipeConfig):
@@ -55,7 +55,7 @@ class HybridGQConfig(RecipeConfig):
 
     def build(self) -> "Fixed":
         """A causal mask, and a template with the global query."""
-        return Fixed(lambda tokens: constant_weight(tokens, 0.0), global_query=self.joins)
+        return Fixed(lambda tokens: constant_weight(tokens, 0.0), global_query=self.joins, history_sees_query=False)
 
 
 class BidirectionalConfig(RecipeConfig):
@@ -72,9 +72,14 @@ class Fixed(Recipe):
     """The same weight at every step and at inference."""
 
     def __init__(
-        self, weight: Callable[[Tokens], Tensor], trains: bool = True, global_query: GlobalJoin | None = None
+        self,
+        weight: Callable[[Tokens], Tensor],
+        trains: bool = True,
+        global_query: GlobalJoin | None = None,
+        history_sees_query: bool = True,
     ) -> None:
         self.weight, self.trains, self.global_query = weight, trains, global_query
+        self.history_sees_query = history_sees_query
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
         """(B, L), whatever the step."""

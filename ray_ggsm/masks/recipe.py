@@ -98,6 +98,8 @@ class Recipe(ABC):
     """Whether the encoder is trained at all."""
     global_query: GlobalJoin | None = None
     """What a learnable token after the history adds to the user vector; None without such a token."""
+    history_sees_query: bool = True
+    """Whether states of the history depend on the instruction after it. If not, many instructions share one history."""
 
     @abstractmethod
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:

@@ -24,12 +24,26 @@ class Tokens:
     """Number of slots in the template."""
     n_positions: int
     """Length of the longest sequence that the template allows, in tokens."""
+    question_BL: Tensor | None = None
+    """int64: 0 for the history, k for the k-th of several instructions after it, which do not see each other; None: a
+    row has one instruction."""
 
     def length_B(self) -> Tensor:
         """int64: number of real tokens per row."""
         return self.valid_BL.sum(dim=1)
 
     def position_BL(self) -> Tensor:
-        """int64: index of each token in its row."""
+        """int64: index of each token in its row; of several instructions, as if each were the only one."""
         B, L = self.valid_BL.shape
-        return torch.arange(L, device=self.valid_BL.device).expand(B, L)
+        index_BL = torch.arange(L, device=self.valid_BL.device).expand(B, L)
+        if self.question_BL is None:
+            return index_BL
+        before_BL = (self.question_BL[:, :, None] > self.question_BL[:, None, :]) & (self.question_BL[:, None, :] > 0)
+        return index_BL - (before_BL & self.valid_BL[:, None, :]).sum(dim=2)
+
+    def apart_BLL(self) -> Tensor | None:
+        """bool: whether query i and key j belong to different instructions of a row; None: no row has several."""
+        if self.question_BL is None:
+            return None
+        key_B1L = self.question_BL[:, None, :]
+        return (key_B1L > 0) & (key_B1L != self.question_BL[:, :, None])

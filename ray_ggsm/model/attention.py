@@ -45,6 +45,7 @@ class Visibility:
         backend: Backend,
         watch: Watch | None = None,
         asked: GlobalQuery | None = None,
+        apart_BLL: Tensor | None = None,
     ) -> None:
         """Masks are built when a layer first needs them.
 
@@ -55,21 +56,22 @@ class Visibility:
             backend: implementation of attention.
             watch: gets each layer's attention shares; needs `eager`.
             asked: gets the attention of one query per row.
+            apart_BLL: bool, keys (j) that a query (i) never sees; None: there are none.
         """
         assert watch is None or backend == "eager", "fused kernels do not give the shares"
         self.weight, self.valid_BL, self.dtype, self.backend, self.watch = weight, valid_BL, dtype, backend, watch
-        self.asked = asked
+        self.asked, self.apart_BLL = asked, apart_BLL
         self._biases: dict[int | None, Tensor] = {}
         self._blocks: dict[int | None, BlockMask] = {}
 
     def with_weight(self, weight: Tensor) -> "Visibility":
         """A copy with another weight, for one layer."""
-        return Visibility(weight, self.valid_BL, self.dtype, self.backend, self.watch, self.asked)
+        return Visibility(weight, self.valid_BL, self.dtype, self.backend, self.watch, self.asked, self.apart_BLL)
 
     @cached_property
     def plain(self) -> Literal["causal", "open"] | None:
         """`causal` (all weights are 0) or `open` (all are 1) if a batch without padding needs no mask, else None."""
-        if self.weight.requires_grad or not self.valid_BL.all():
+        if self.weight.requires_grad or self.apart_BLL is not None or not self.valid_BL.all():
             return None
         if (self.weight == 0).all():
             return "causal"
@@ -81,19 +83,23 @@ class Visibility:
             bias_B1LL = attention_bias(self.weight, self.valid_BL, self.dtype)
             if window is not None:
                 bias_B1LL = bias_B1LL.masked_fill(self._far_LL(window), -torch.inf)
+            if self.apart_BLL is not None:
+                bias_B1LL = bias_B1LL.masked_fill((self.apart_BLL & self.valid_BL[:, :, None])[:, None], -torch.inf)
             self._biases[window] = bias_B1LL
         return self._biases[window]
 
     def blocks(self, window: int | None) -> BlockMask:
         """FlexAttention's mask, which hides padding, closed future keys, and keys outside the window."""
         if window not in self._blocks:
-            valid_BL, open_ = self.valid_BL, self.weight > 0
+            valid_BL, open_, apart_BLL = self.valid_BL, self.weight > 0, self.apart_BLL
 
             def visible(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
                 ahead = open_[b, k] if open_.dim() == 2 else open_[b, q, k]
                 seen = valid_BL[b, k] & ((k <= q) | ahead)
                 if window is not None:
                     seen = seen & ((q - k).abs() < window)
+                if apart_BLL is not None:
+                    seen = seen & ~apart_BLL[b, q, k]
                 return torch.where(valid_BL[b, q], seen, q == k)
 
             B, L = valid_BL.shape

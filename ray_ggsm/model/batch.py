@@ -60,6 +60,20 @@ class Collator:
         """The user tower's sequences for user rows."""
         return Sequences(self.user_lengths(rows), lambda index_N: self.users(rows.take(pa.array(index_N))))
 
+    def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Batch]:
+        """The user tower's sequences for user rows that are all asked the same Q things, after one history each."""
+        ids = self._cut(self._token_ids([_instruction(query) for query in queries]))
+        kept_MB = kept_events(rows, self.template.modalities)
+        length_B = self.template.questions_lengths(kept_MB, _counts(ids))
+        return Sequences(length_B, lambda index_N: self._asked(rows.take(pa.array(index_N)), ids))
+
+    def _asked(self, rows: pa.Table, ids: list[list[int]]) -> Batch:
+        events = history_events(rows, self.template.modalities)
+        layout = self.template.questions_layout(events.count_MB, _counts(ids))
+        return self._batch(
+            layout, ids * len(rows), events, tabular_matrix(rows) if self.template.tabular_tokens else None
+        )
+
     def users(self, rows: pa.Table) -> Batch:
         """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order."""
         events = history_events(rows, self.template.modalities)
@@ -98,7 +112,10 @@ class Collator:
 
     def _instruction_ids(self, rows: pa.Table) -> list[list[int]]:
         """Token ids of each row's instruction, cut to the template's limit."""
-        return [ids[: self.template.max_text_tokens] for ids in self._token_ids(_instructions(rows))]
+        return self._cut(self._token_ids(_instructions(rows)))
+
+    def _cut(self, ids: list[list[int]]) -> list[list[int]]:
+        return [each[: self.template.max_text_tokens] for each in ids]
 
     def instruction_tokens_cut(self, rows: pa.Table) -> int:
         """Tokens of the rows' instructions that are left out (`max_text_tokens`)."""
@@ -134,7 +151,11 @@ def _counts(ids: list[list[int]]) -> np.ndarray:
 
 def _instructions(rows: pa.Table) -> list[str]:
     queries = rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
-    return ["Instruction:" + (f" {query}" if query else "") for query in queries]
+    return [_instruction(query) for query in queries]
+
+
+def _instruction(query: str | None) -> str:
+    return "Instruction:" + (f" {query}" if query else "")
 
 
 def _to(value: Any, device: torch.device) -> Any:

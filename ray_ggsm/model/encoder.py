@@ -11,8 +11,8 @@ Legend: B rows, L tokens, E events, P distinct contents of events, H width of th
 backbone, F tabular features.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -31,38 +31,11 @@ from ray_ggsm.model.contract import Tower
 from ray_ggsm.model.fusion import Fusion, component_scales, fuse
 from ray_ggsm.model.global_query import GlobalQuery
 from ray_ggsm.model.modality import field_names
+from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.template import Template
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-@dataclass(frozen=True)
-class Observe:
-    """A request for the loss gradients at some hidden states, which the backward pass delivers."""
-
-    site: str
-    """`input`, `last`, `layer:k` (the states after k layers) or `mean_layers` (those after each layer)."""
-    take: Callable[[Tensor], None]
-    """Gets the gradients (B, L, D), once per observed layer."""
-
-    def states(self, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput") -> Sequence[Tensor]:
-        """The observed states of one forward pass.
-
-        Raises:
-            InputError: the backbone has too few layers.
-        """
-        if self.site == "input":
-            return [inputs_BLD]
-        if self.site == "last":
-            return [output.last_hidden_state]
-        after_layers: Sequence[Tensor] = output.hidden_states[1:]
-        if self.site == "mean_layers":
-            return after_layers
-        k = int(self.site.removeprefix("layer:"))
-        if k > len(after_layers):
-            raise InputError(f"mask.grad_site: found layer:{k}, but the backbone has {len(after_layers)} layers")
-        return [after_layers[k - 1]]
 
 
 class UserEncoder(nn.Module):
@@ -171,9 +144,11 @@ class UserEncoder(nn.Module):
         """
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend = self._backend(inputs_BLD.is_cuda, watch is not None)
-        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked)
+        apart_BLL = tokens.apart_BLL()
+        visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked, apart_BLL)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
+            position_ids=None if apart_BLL is None else tokens.position_BL(),
             visibility=visibility,
             use_cache=False,
             output_hidden_states=any(o.site not in ("input", "last") for o in observe),
@@ -223,11 +198,16 @@ class UserEncoder(nn.Module):
         return pooled_BD
 
     def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
-        """Pooled states, (B, D) float32; `weight` and `observe` as in `hidden`."""
+        """Pooled states, (B, D) float32, or (B, Q, D) for rows with Q instructions; `weight` and `observe` as in
+        `hidden`."""
         layout, joins_blocks = batch.layout, self.global_query == "blocks"
         asked = GlobalQuery(layout.global_B) if joins_blocks and layout.global_B is not None else None
         with self.autocast():
-            return self.pool(self.hidden(self.inputs(batch), layout.tokens, weight, observe, asked=asked), batch, asked)
+            hidden_BLD = self.hidden(self.inputs(batch), layout.tokens, weight, observe, asked=asked)
+            if layout.last_BQ is None:
+                return self.pool(hidden_BLD, batch, asked)
+            each = [replace(batch, layout=layout.of_question(k)) for k in range(layout.last_BQ.shape[1])]
+            return torch.stack([self.pool(hidden_BLD, batch, asked) for batch in each], dim=1)
 
     def autocast(self) -> torch.autocast:
         """A context in which matrix products have the backbone's dtype."""

@@ -7,7 +7,7 @@ Legend: B rows, S segments, L tokens of the longest row, T tokens of all rows to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,16 @@ class Layout:
     """int64: position of the row's last token (<USER>, <ANSWER> or EOS)."""
     global_B: torch.Tensor | None = None
     """int64: position of the row's global query; None without one."""
+    last_BQ: torch.Tensor | None = None
+    """int64: positions of the last tokens of a row's Q instructions; None where a row has one instruction."""
+
+    def of_question(self, k: int) -> "Layout":
+        """The layout of a row whose instruction is the k-th alone (from 0): the others count as padding."""
+        tokens = self.tokens
+        assert tokens.question_BL is not None
+        assert self.last_BQ is not None
+        valid_BL = tokens.valid_BL & ((tokens.question_BL == 0) | (tokens.question_BL == k + 1))
+        return replace(self, tokens=replace(tokens, valid_BL=valid_BL), last_B=self.last_BQ[:, k])
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Segment:
     """int64: index of each row's first event; None for other segments."""
     is_tabular: bool = False
     """Whether its positions are the tabular vectors."""
+    question: int = 0
+    """Number of the instruction that it belongs to, from 1 on, where a row has several; 0: none."""
 
 
 def lengths(segments: Sequence[Segment]) -> np.ndarray:
@@ -85,8 +97,11 @@ def lay_out(segments: Sequence[Segment], first_text_id: int, n_slots: int, n_pos
     history_T = np.array([s.in_history for s in segments])[segment_T]
     valid_BL = torch.arange(int(length_B.max())) < torch.from_numpy(length_B)[:, None]
     tabular_T = np.where(np.array([s.is_tabular for s in segments])[segment_T], rank_T, -1)
+    question_BL = None
+    if any(s.question for s in segments):
+        question_BL = padded(np.array([s.question for s in segments])[segment_T], 0)
     return Layout(
-        Tokens(valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), n_slots, n_positions),
+        Tokens(valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), n_slots, n_positions, question_BL),
         padded(_ids(segments, segment_T, first_text_id), -1),
         padded(_events(segments, segment_T, row_T, rank_T), -1),
         padded(tabular_T, -1),

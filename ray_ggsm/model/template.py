@@ -82,6 +82,24 @@ class Template:
             return replace(layout, global_B=layout.last_B - torch.from_numpy(text_B) - 1)
         return layout
 
+    def questions_layout(self, events_MB: np.ndarray, text_Q: np.ndarray) -> Layout:
+        """The user tower's layout for rows that all have the same Q instructions, which share the row's history.
+
+        Args:
+            events_MB: as in `user_layout`.
+            text_Q: int, number of tokens of each instruction.
+        """
+        layout = self._lay_out(self._question_segments(events_MB, text_Q))
+        # the last instruction ends the row, and each before it ends where the next one begins
+        after_Q = np.concatenate([np.cumsum((text_Q + 1)[::-1])[::-1][1:], [0]])
+        last_BQ = layout.last_B[:, None] - torch.from_numpy(after_Q)
+        first_B = layout.last_B - int((text_Q + 1).sum())
+        return replace(layout, last_BQ=last_BQ, global_B=first_B if self.global_query else None)
+
+    def questions_lengths(self, events_MB: np.ndarray, text_Q: np.ndarray) -> np.ndarray:
+        """Tokens per row of `questions_layout`, int64 (B,)."""
+        return lengths(self._question_segments(events_MB, text_Q))
+
     def user_lengths(self, events_MB: np.ndarray, text_B: np.ndarray) -> np.ndarray:
         """Tokens per row of `user_layout`, int64 (B,)."""
         return lengths(self._user_segments(events_MB, text_B))
@@ -107,6 +125,13 @@ class Template:
         if self.global_query:
             segments.append(replace(self._tag(GLOBAL_TOKEN, one_B), in_history=False))
         return [*segments, self._text(text_B), replace(self._tag(USER_TOKEN, one_B), in_history=False)]
+
+    def _question_segments(self, events_MB: np.ndarray, text_Q: np.ndarray) -> list[Segment]:
+        one_B = np.ones(events_MB.shape[1], dtype=np.int64)
+        *history, text, user = self._user_segments(events_MB, one_B)
+        for k, length in enumerate(text_Q.tolist(), 1):
+            history += [replace(text, length_B=one_B * length, question=k), replace(user, question=k)]
+        return history
 
     def _answer_segments(self, events_MB: np.ndarray) -> list[Segment]:
         one_B = np.ones(events_MB.shape[1], dtype=np.int64)

@@ -25,7 +25,7 @@ from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Batch, Collator, tabular_matrix
 from ray_ggsm.model.contract import Sequences, Tower
-from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.answers import draw_answers
 from ray_ggsm.training.config import TrainingConfig

@@ -14,7 +14,7 @@ from ray_ggsm.masks.ggsm import GGSM, ImportanceConfig
 from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.masks.norms import add_norms, norms
 from ray_ggsm.masks.slot_weights import SlotWeights
-from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.template import Template
 from ray_ggsm.training.workers import Workers
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.contract import Sequences, Tower
-from ray_ggsm.model.encoder import Observe, UserEncoder
+from ray_ggsm.model.encoder import UserEncoder
+from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.planning import batches_by_kind
 
 Weight = Callable[[Tokens], Tensor]

@@ -18,7 +18,7 @@ from ray_ggsm.model import saved
 from ray_ggsm.model.adapters import NumberEmbedding
 from ray_ggsm.model.attention import Visibility
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.model.encoder import Observe
+from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
 from tests.helpers.encoders import RECIPES, lookup
 

@@ -21,7 +21,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.buckets import Bucket, BucketFiles, Built
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
-from ray_ggsm.embedding.embedder import Embedder
+from ray_ggsm.embedding.embedder import Embedded, Embedder
 from ray_ggsm.encoders.kinds import load
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.log import say
@@ -118,7 +118,13 @@ class _Encode:
         size, before = self.build.embedding.rows_per_batch, self.embedder.tokens
         bucket = Bucket.from_json(rows[BUCKET].drop_null()[0].as_py())
         rows = rows.filter(pc.is_null(rows[BUCKET]))
-        parts = [self._embedded(rows.slice(start, size)) for start in range(0, len(rows), size)]
+        n = len(self.build.embedding.instructions)
+        users = len(rows) // n  # all rows come once per instruction, in the same order
+        parts = [
+            each
+            for start in range(0, users, size)
+            for each in self._embedded([rows.slice(k * users + start, min(size, users - start)) for k in range(n)])
+        ]
         encoded = pa.concat_tables([part for part, _ in parts]) if parts else SCHEMA.empty_table()
         fits_N = np.concatenate([fits for _, fits in parts]) if parts else np.zeros(0, dtype=bool)
         tokens = self.embedder.tokens - before
@@ -129,9 +135,16 @@ class _Encode:
         result[0] = BucketFiles(bucket, self.build).write(encoded, fits_N)
         return {"built": result, "rows": np.array([len(rows)]), "tokens": np.array([tokens])}
 
-    def _embedded(self, rows: pa.Table) -> tuple[pa.Table, np.ndarray]:
-        """The rows in the columns of the table, and whether there was memory for each."""
-        embedded = self.embedder(rows)
+    def _embedded(self, instructed: list[pa.Table]) -> Iterator[tuple[pa.Table, np.ndarray]]:
+        """Some rows, once for each instruction, in the columns of the table, and whether there was memory for each."""
+        queries = [rows["query"].unique().to_pylist() for rows in instructed if "query" in rows.column_names]
+        if len(queries) > 1 and all(len(each) == 1 for each in queries):
+            embedded = self.embedder.questions(instructed[0], [each[0] or "" for each in queries])
+        else:  # rows bring queries of their own
+            embedded = [self.embedder(rows) for rows in instructed]
+        yield from map(self._in_table, instructed, embedded)
+
+    def _in_table(self, rows: pa.Table, embedded: Embedded) -> tuple[pa.Table, np.ndarray]:
         events_N = self.embedder.encoder.events_read(rows)
         table = rows_to_table(
             rows["user_id"], rows["as_of"], "", events_N, rows["row.content"].to_numpy(), embedded.vectors,

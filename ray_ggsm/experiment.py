@@ -1,13 +1,15 @@
 """One YAML file describes one experiment; this composes its config. `ray_ggsm.stages` names what its stages write."""
 
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from ray_ggsm import masks
-from ray_ggsm.config import Config, InputError, Location, Runtime
+from ray_ggsm.config import Config, InputError, Location, Runtime, load
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.embedding.config import EmbeddingConfig
 from ray_ggsm.evaluation.attention import AttentionConfig
@@ -269,3 +271,13 @@ class Experiment(Config):
     def resolved_mask(self) -> MaskConfig | None:
         """The mask config with T_total filled in; None: the encoder has no mask."""
         return None if self.mask is None else masks.with_total_steps(self.mask, self.training.total_steps)
+
+
+def loaded(file: str, settings: Mapping[str, JsonValue]) -> Experiment:
+    """The experiment of a config file with changes, `settings` (key.path -> value) of another config.
+
+    Raises:
+        InputError: as `load`.
+    """
+    changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return load(Experiment, file, changes, ["settings"] * len(changes))

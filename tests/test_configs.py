@@ -19,13 +19,21 @@ from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
 from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
+from ray_ggsm.on_ray.tune_prompt import TunePromptConfig
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(ROOT.glob("configs/**/*.yaml"))
 LIFTERS = ROOT.parent / "shared" / "benchmarks" / "lifters" / "lifters.parquet"
 MADE = [
     ROOT / "configs" / file
-    for file in ("refresh.yaml", "night.yaml", "attach_definition.yaml", "simulated.yaml", "ingest.yaml")
+    for file in (
+        "refresh.yaml",
+        "night.yaml",
+        "attach_definition.yaml",
+        "simulated.yaml",
+        "ingest.yaml",
+        "journey/prompt.yaml",
+    )
 ] + sorted(ROOT.glob("configs/formats/*.yaml"))
 """They read what another job has to make first (tests/on_ray/test_shipped_refresh.py and test_simulate.py do so), or a
 benchmark's files (tests/data/test_benchmark_formats.py)."""
@@ -42,12 +50,14 @@ SCHEMAS: dict[str, type[Config]] = {
     "ingest": IngestConfig,
     "replay": ReplayConfig,
     "synthesize": SynthesizeConfig,
+    "tune_prompt": TunePromptConfig,
 }
 """Config classes of the jobs that read no experiment."""
 
 
-OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot"), "study") | {
+OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot", "asking"), "study") | {
     "questions": "synthesize",
+    "prompt": "tune_prompt",
     "night": "refresh",
     "nights": "replay",
 }

@@ -29,12 +29,13 @@ from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
 from ray_ggsm.on_ray.study import StudyConfig
 from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
+from ray_ggsm.on_ray.tune_prompt import TunePromptConfig
 
 FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
-    SimulateConfig, ReplayConfig, MonitorConfig, SynthesizeConfig,
+    SimulateConfig, ReplayConfig, MonitorConfig, SynthesizeConfig, TunePromptConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
@@ -168,6 +169,7 @@ EXAMPLES: list[Config] = [
         },
         "example",
     ),
+    build(TunePromptConfig, {"experiment": "e.yaml", "label": "l", "output": "o"}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.questions", {"output": "q"}), "example"),
     *(
         build(

@@ -61,65 +61,22 @@ def _plan(experiment: Any) -> str:
     return "\n".join([to_yaml(experiment), "stages:", *lines])
 
 
+def _config_job(name: str, config: str) -> Steps:
+    """The code of a job with a config of its own: both, and `preview`, are names in `ray_ggsm.on_ray.<name>`."""
+    code = importlib.import_module(f"ray_ggsm.on_ray.{name}")
+    return Steps(getattr(code, config), getattr(code, name), _resolved(code.preview))
+
+
 def _refresh() -> Steps:
     from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh, refresh_since
 
     return Steps(RefreshConfig, refresh, _resolved(preview), refresh_since)
 
 
-def _replay() -> Steps:
-    from ray_ggsm.on_ray.replay import ReplayConfig, preview, replay
-
-    return Steps(ReplayConfig, replay, _resolved(preview))
-
-
-def _study() -> Steps:
-    from ray_ggsm.on_ray.study import StudyConfig, preview, study
-
-    return Steps(StudyConfig, study, _resolved(preview))
-
-
-def _drift() -> Steps:
-    from ray_ggsm.on_ray.drift import DriftConfig, drift, preview
-
-    return Steps(DriftConfig, drift, _resolved(preview))
-
-
-def _monitor() -> Steps:
-    from ray_ggsm.on_ray.monitor import MonitorConfig, monitor, preview
-
-    return Steps(MonitorConfig, monitor, _resolved(preview))
-
-
-def _lookalike() -> Steps:
-    from ray_ggsm.on_ray.lookalike import LookalikeConfig, lookalike, preview
-
-    return Steps(LookalikeConfig, lookalike, _resolved(preview))
-
-
 def _attach_definition() -> Steps:
     from ray_ggsm.cli.attach_definition import AttachDefinitionConfig, attach_definition, preview
 
     return Steps(AttachDefinitionConfig, attach_definition, _resolved(preview))
-
-
-def _simulate() -> Steps:
-    from ray_ggsm.on_ray.simulate import SimulateConfig, preview, simulate
-
-    return Steps(SimulateConfig, simulate, _resolved(preview))
-
-
-def _ingest() -> Steps:
-    from ray_ggsm.on_ray.ingest import IngestConfig, ingest, preview
-
-    return Steps(IngestConfig, ingest, _resolved(preview))
-
-
-def _synthesize() -> Steps:
-    from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
-    from ray_ggsm.on_ray.synthesize import preview, synthesize
-
-    return Steps(SynthesizeConfig, synthesize, _resolved(preview))
 
 
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -144,7 +101,7 @@ Writes  <output>/<digest>/: rows/ (user rows with query and answer: training.que
         <output>/replies/ (what a language model replied: no request is made twice), questions.json (the newest run)
 Start it again after any interruption, or with a larger budget: it goes on.
 """,
-        _synthesize,
+        partial(_config_job, "synthesize", "SynthesizeConfig"),
     ),
     "train": Job(
         """Fine-tune the decoder into a user encoder with the configured mask recipe.
@@ -215,7 +172,7 @@ Writes  below its `output` a table with a version per night, and replay.md|json|
         probes on carried against exact vectors, overall and by days since the last event
 Start it again after any interruption: nights that were played are not played again.
 """,
-        _replay,
+        partial(_config_job, "replay", "ReplayConfig"),
     ),
     "study": Job(
         """Compare recipes (or any settings) over seeds: train, embed and score every run, then test all differences.
@@ -224,7 +181,7 @@ Reads   a study config (configs/journey/study.yaml) and the experiment config th
 Writes  below the study's `output` the stages of every run, scores-<digest>.parquet, and study-<digest>/study.json|md
 Start it again after any interruption: finished work is not repeated.
 """,
-        _study,
+        partial(_config_job, "study", "StudyConfig"),
     ),
     "drift": Job(
         """Measure what changed for the same users between two encoders, or two versions, tags or moments of a table.
@@ -232,7 +189,7 @@ Start it again after any interruption: finished work is not repeated.
 Reads   the two tables that the config names (configs/drift.yaml) and, for probes, two label tables
 Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences
 """,
-        _drift,
+        partial(_config_job, "drift", "DriftConfig"),
     ),
     "monitor": Job(
         """Follow a table on labels that have matured: is it time to fit models anew, or to train the encoder anew?
@@ -242,8 +199,16 @@ Reads   all versions of the table that the config names (configs/monitor.yaml), 
 Writes  <output>/monitor.json|html (AUCs and verdict by period) and metrics.prom (gauges of the verdict); exit code 0
         whatever the verdict is, 4 as long as no label has matured
 """,
-        _monitor,
+        partial(_config_job, "monitor", "MonitorConfig"),
         day="as_of",
+    ),
+    "tune-prompt": Job(
+        """Fit a soft prompt to one label, while the encoder stays as it is; an instruction then takes it by its place.
+
+Reads   the config (configs/journey/prompt.yaml), and the finished experiment that it names
+Writes  <output>/prompt-<digest>/: prompt.json (with its AUC on the rows that are scored), prompt.safetensors
+""",
+        partial(_config_job, "tune_prompt", "TunePromptConfig"),
     ),
     "lookalike": Job(
         """Find the users of an embedding table who are most like some seed users, or like one sentence.
@@ -252,7 +217,7 @@ Reads   the version, or the tag, of the table that the config names (configs/loo
         users' file or the encoder
 Writes  one Parquet file: user_id, as_of, score (cosine), best first
 """,
-        _lookalike,
+        partial(_config_job, "lookalike", "LookalikeConfig"),
     ),
     "attach-definition": Job(
         """Give an encoder of an earlier version the definition of its user rows, so that rows can be made for it.
@@ -271,7 +236,7 @@ Writes  <output>/<table>/day=.../part-*.parquet, users/ (static facts), ready/<d
         complete); prints the best AUC that any model can have
 Start it again after any failure, or for more days: finished days are not written again.
 """,
-        _simulate,
+        partial(_config_job, "simulate", "SimulateConfig"),
     ),
     "ingest": Job(
         """Take event files into the event store, a day or all of time at once; later jobs read it bucket by bucket.
@@ -281,7 +246,7 @@ Writes  <store>/: a Delta table per source table, laid out by user, and one mani
 Start it again after any failure: files that the store has are not taken twice. Exit code 4: the day is not complete, or
 another change of the store is running; try again later.
 """,
-        _ingest,
+        partial(_config_job, "ingest", "IngestConfig"),
     ),
 }
 """Name -> job."""

@@ -11,6 +11,7 @@ from ray_ggsm.model.contents import Lookup
 from ray_ggsm.model.contract import Sequences, Tower
 from ray_ggsm.model.events import kept_events
 from ray_ggsm.model.saved import EncoderBundle
+from ray_ggsm.model.soft_prompt import ids_of
 
 
 class LanguageModel:
@@ -27,6 +28,12 @@ class LanguageModel:
         self.bundle, self.model, self.finished_mask = bundle, bundle.encoder.eval(), finished_mask
         self.model.merge_lora()
         self.collator = Collator(self.model.template, bundle.tokenizer, lookup)
+
+    def use_prompts(self, prompts: dict[str, torch.Tensor]) -> None:
+        """Have instructions stand for soft prompts: their vectors, (P, D) float32, by instruction."""
+        vocabulary = self.model.backbone.get_input_embeddings().num_embeddings
+        self.collator.prompt_ids, vectors = ids_of(prompts, vocabulary)
+        self.model.prompt_PD = None if vectors is None else vectors.to(self.device)
 
     @property
     def vector_width(self) -> int:

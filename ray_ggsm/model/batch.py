@@ -4,7 +4,7 @@ Legend: M modalities, B rows, N chosen rows, E events of the batch (modality by 
 F tabular features, T text tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -55,6 +55,8 @@ class Collator:
         self.template = template
         self.tokenizer = tokenizer
         self.lookup = lookup
+        self.prompt_ids: Mapping[str, list[int]] = {}
+        """Query that stands for a soft prompt -> ids of its vectors (`UserEncoder.prompt_PD`)."""
 
     def user_sequences(self, rows: pa.Table) -> Sequences[Batch]:
         """The user tower's sequences for user rows."""
@@ -62,7 +64,7 @@ class Collator:
 
     def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Batch]:
         """The user tower's sequences for user rows that are all asked the same Q things, after one history each."""
-        ids = self._cut(self._token_ids([_instruction(query) for query in queries]))
+        ids = self._instructed(queries)
         kept_MB = kept_events(rows, self.template.modalities)
         length_B = self.template.questions_lengths(kept_MB, _counts(ids))
         return Sequences(length_B, lambda index_N: self._asked(rows.take(pa.array(index_N)), ids))
@@ -112,16 +114,21 @@ class Collator:
 
     def _instruction_ids(self, rows: pa.Table) -> list[list[int]]:
         """Token ids of each row's instruction, cut to the template's limit."""
-        return self._cut(self._token_ids(_instructions(rows)))
+        return self._instructed(_queries(rows))
 
-    def _cut(self, ids: list[list[int]]) -> list[list[int]]:
-        return [each[: self.template.max_text_tokens] for each in ids]
+    def _instructed(self, queries: Sequence[str | None]) -> list[list[int]]:
+        """Token ids of instructions, cut to the template's limit; a soft prompt stands behind the bare word."""
+        prompts = [self.prompt_ids.get(query or "") for query in queries]
+        texts = [_instruction(None if prompt else query) for query, prompt in zip(queries, prompts, strict=True)]
+        cut = [ids[: self.template.max_text_tokens] for ids in self._token_ids(texts)]
+        return [ids + (prompt or []) for ids, prompt in zip(cut, prompts, strict=True)]
 
     def instruction_tokens_cut(self, rows: pa.Table) -> int:
         """Tokens of the rows' instructions that are left out (`max_text_tokens`)."""
         if "query" not in rows.column_names:
             return 0
-        return sum(max(0, len(ids) - self.template.max_text_tokens) for ids in self._token_ids(_instructions(rows)))
+        texts = [_instruction(query) for query in _queries(rows)]
+        return sum(max(0, len(ids) - self.template.max_text_tokens) for ids in self._token_ids(texts))
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
@@ -149,9 +156,8 @@ def _counts(ids: list[list[int]]) -> np.ndarray:
     return np.array([len(row) for row in ids], dtype=np.int64)
 
 
-def _instructions(rows: pa.Table) -> list[str]:
-    queries = rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
-    return [_instruction(query) for query in queries]
+def _queries(rows: pa.Table) -> list[str | None]:
+    return rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
 
 
 def _instruction(query: str | None) -> str:

@@ -87,6 +87,8 @@ class UserEncoder(nn.Module):
         self.fusion = Fusion(features, config.fusion) if config.fusion is not None and features else None
         if self.fusion is not None:
             self.register_buffer("scale_user_2", torch.ones(2))
+        self.prompt_PD: Tensor | None = None
+        """Vectors of the soft prompts in use (`ray_ggsm.model.soft_prompt`); no part of the saved encoder."""
         self.vector_width = D + (sum(self.fusion.widths) if self.fusion is not None else 0)
         """Width of user vectors, W."""
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
@@ -109,7 +111,7 @@ class UserEncoder(nn.Module):
     def inputs(self, batch: Batch) -> Tensor:
         """The backbone's input embeddings, (B, L, D); zero at padding."""
         layout = batch.layout
-        words = self.backbone.get_input_embeddings()(batch.text_ids_T)
+        words = self._words(batch.text_ids_T)
         rows = [self.tags.weight, words.to(self.tags.weight.dtype), self._events(batch)]
         n_ids, n_events = len(self.tags.weight) + len(words), len(batch.age_E)
         source_BL = layout.id_BL.clone()
@@ -257,6 +259,16 @@ class UserEncoder(nn.Module):
         assert self.learned_mask is not None
         learned = visibility.with_weight(self.learned_mask(layer, args[0], visibility.weight))
         return args, {**keywords, "visibility": learned}
+
+    def _words(self, ids_T: Tensor) -> Tensor:
+        """Embeddings of tokens, (T, D); ids beyond the vocabulary are vectors of soft prompts."""
+        embed = self.backbone.get_input_embeddings()
+        if self.prompt_PD is None:
+            words: Tensor = embed(ids_T)
+            return words
+        V = embed.num_embeddings
+        known_TD, own_TD = embed(ids_T.clamp(max=V - 1)), self.prompt_PD[(ids_T - V).clamp(min=0)]
+        return torch.where((ids_T < V)[:, None], known_TD.float(), own_TD)
 
     def _events(self, batch: Batch) -> Tensor:
         """Adapted texts and weighted parts of events, plus embeddings of their numbers and fields, (E, D)."""

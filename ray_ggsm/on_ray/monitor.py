@@ -6,7 +6,6 @@ reference of its own.
 """
 
 import datetime as dt
-import json
 from typing import Self
 
 import numpy as np
@@ -16,7 +15,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from ray_ggsm import storage
 from ray_ggsm.clock import today
-from ray_ggsm.config import Config, InputError, Location, Runtime, load, to_yaml
+from ray_ggsm.config import Config, InputError, Location, Runtime, to_yaml
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
@@ -26,7 +25,7 @@ from ray_ggsm.evaluation.monitor import MonitorResult, PeriodAucs, PeriodResult,
 from ray_ggsm.evaluation.pages.monitor_page import write_monitor
 from ray_ggsm.evaluation.pages.monitor_text import encoder_notes, gauges, headline, terminal_text
 from ray_ggsm.evaluation.periods import Periods
-from ray_ggsm.experiment import Experiment, RayConfig
+from ray_ggsm.experiment import RayConfig, loaded
 from ray_ggsm.hashing import hash64
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.places import check_kept
@@ -108,8 +107,7 @@ class MonitorConfig(Config):
         """
         if self.experiment is None:
             return None
-        overrides = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
-        data = load(Experiment, self.experiment, overrides, ["settings"] * len(overrides)).data
+        data = loaded(self.experiment, self.settings).data
         if not data.labels:
             raise InputError(f"experiment: {self.experiment} has no data.labels; add some, or give a table of labels")
         return data

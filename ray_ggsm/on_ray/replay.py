@@ -5,7 +5,6 @@ score the table's vectors against those of a full embedding, the experiment's ow
 """
 
 import datetime as dt
-import json
 import time
 
 import numpy as np
@@ -16,7 +15,7 @@ from pydantic import Field, JsonValue
 
 from ray_ggsm import storage
 from ray_ggsm.clock import start_of_day
-from ray_ggsm.config import Config, Location, Runtime, digest, load
+from ray_ggsm.config import Config, Location, Runtime, digest
 from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.evaluation.alignment import ProbeData, align
@@ -24,7 +23,7 @@ from ray_ggsm.evaluation.keys import KEYS, with_keys
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.replay import CARRIED, EXACT, Loss, PlayedNight, Replay, headline, losses_of, markdown
-from ray_ggsm.experiment import Experiment, RayConfig
+from ray_ggsm.experiment import Experiment, RayConfig, loaded
 from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.evaluate import check_evaluation
@@ -56,8 +55,7 @@ class ReplayConfig(Config):
         Raises:
             InputError: it cannot be evaluated.
         """
-        overrides = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
-        pipeline = Pipeline.of(load(Experiment, self.experiment, overrides, ["settings"] * len(overrides)))
+        pipeline = Pipeline.of(loaded(self.experiment, self.settings))
         check_evaluation(pipeline.experiment)
         return pipeline
 

@@ -9,7 +9,6 @@ lies below `<output>/<digest>/`. A part of the rows whose `counts/` are there is
 the newest finished run.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,10 +20,10 @@ import ray
 import ray.data
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, digest, load, to_yaml
+from ray_ggsm.config import InputError, digest, to_yaml
 from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
 from ray_ggsm.encoders.rendered import row_texts
-from ray_ggsm.experiment import Experiment
+from ray_ggsm.experiment import Experiment, loaded
 from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, actor_resources
@@ -117,8 +116,7 @@ def _estimate(config: SynthesizeConfig, experiment: Experiment, rows: pa.Table) 
 
 
 def _experiment(config: SynthesizeConfig) -> Experiment:
-    overrides = [f"{key}={json.dumps(value)}" for key, value in config.settings.items()]
-    experiment = load(Experiment, config.experiment, overrides, ["settings"] * len(overrides))
+    experiment = loaded(config.experiment, config.settings)
     return experiment.model_copy(update={"training": experiment.training.model_copy(update={"questions": None})})
 
 

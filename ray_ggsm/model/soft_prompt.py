@@ -1,0 +1,102 @@
+"""Soft prompts: a few vectors before <USER> that were fitted to one label, while everything else stayed as it was.
+
+Q-Anchor, 3.2.3 and C.3. A prompt is a directory with `prompt.json` and `prompt.safetensors`; an instruction names it as
+`prompt:LOCATION`.
+
+Legend: P vectors, D width of the backbone, K classes, W width of user vectors.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ray_ggsm import storage
+from ray_ggsm.config import InputError, Record
+
+PREFIX = "prompt:"
+"""Of instructions that name a soft prompt."""
+
+
+class PromptDescription(Record):
+    """The content of `prompt.json`."""
+
+    encoder: str
+    """Digest of the encoder that it was fitted on, and works with."""
+    label: str
+    vectors: int
+    """P."""
+    steps: int
+    auc: float | None = None
+    """AUC of its own prototypes on the rows that are scored; None: they were not."""
+
+
+@dataclass(frozen=True)
+class SoftPrompt:
+    """A fitted prompt."""
+
+    description: PromptDescription
+    vector_PD: Tensor
+    """float32."""
+    prototype_KW: Tensor
+    """float32: what a class's user vectors look like; class 1 has the label."""
+
+    def save(self, location: str) -> None:
+        """Write it to a directory, local or s3://."""
+        with tempfile.TemporaryDirectory() as directory:
+            tensors = {"vector_PD": self.vector_PD.contiguous(), "prototype_KW": self.prototype_KW.contiguous()}
+            save_file(tensors, os.path.join(directory, "prompt.safetensors"))
+            with open(os.path.join(directory, "prompt.json"), "w") as file:
+                file.write(self.description.model_dump_json(indent=1))
+            storage.upload(directory, location)
+
+
+def load_prompt(location: str) -> SoftPrompt:
+    """Read a prompt.
+
+    Raises:
+        InputError: there is none.
+    """
+    file = storage.join(location, "prompt.json")
+    if not storage.exists(file):
+        raise InputError(f"{location}: no soft prompt here (prompt.json is missing); jobs/tune_prompt.py writes one")
+    with storage.local_copy(location) as directory:
+        tensors = load_file(os.path.join(directory, "prompt.safetensors"))
+    description = PromptDescription.model_validate_json(storage.read_text(file))
+    return SoftPrompt(description, tensors["vector_PD"], tensors["prototype_KW"])
+
+
+def named_in(instructions: Sequence[str]) -> list[str]:
+    """The instructions that name a soft prompt."""
+    return [text for text in instructions if text.startswith(PREFIX)]
+
+
+def prompts_of(instructions: Sequence[str], encoder: str) -> dict[str, Tensor]:
+    """The vectors (P, D) of the prompts that instructions name, by instruction.
+
+    Raises:
+        InputError: a prompt is missing, or was fitted on another encoder than that with this digest.
+    """
+    found: dict[str, Tensor] = {}
+    for text in named_in(instructions):
+        prompt = load_prompt(text.removeprefix(PREFIX))
+        if prompt.description.encoder != encoder:
+            raise InputError(
+                f"embedding.instructions: '{text}' was fitted on the encoder {prompt.description.encoder}, and this is "
+                f"{encoder}; tune it anew"
+            )
+        found[text] = prompt.vector_PD
+    return found
+
+
+def ids_of(prompts: dict[str, Tensor], vocabulary: int) -> tuple[dict[str, list[int]], Tensor | None]:
+    """Ids beyond the vocabulary for the vectors of prompts, and the vectors in the order of their ids, (P, D)."""
+    ids, first = {}, vocabulary
+    for text, vector_PD in prompts.items():
+        ids[text] = list(range(first, first + len(vector_PD)))
+        first += len(vector_PD)
+    return ids, torch.cat(list(prompts.values())) if prompts else None

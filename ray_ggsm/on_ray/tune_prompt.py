@@ -1,0 +1,170 @@
+"""The tune_prompt job: a soft prompt for one label, fitted on the training rows, with everything else frozen.
+
+One task with the resources of a training worker. `<output>/prompt-<digest>/` gets `prompt.json` and
+`prompt.safetensors`; a finished prompt is reused. Rows that probes are fitted on are never looked at: their labels stay
+unseen. The rows that are scored are scored once, at the end.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from pydantic import Field, JsonValue
+
+from ray_ggsm import storage
+from ray_ggsm.config import Config, InputError, Location, Runtime, digest
+from ray_ggsm.data.chunks import plan_chunks
+from ray_ggsm.encoders.kinds import load
+from ray_ggsm.encoders.language_model import LanguageModel
+from ray_ggsm.evaluation.alignment import align
+from ray_ggsm.evaluation.labels import read_labels
+from ray_ggsm.evaluation.metrics import auc
+from ray_ggsm.experiment import Experiment, loaded
+from ray_ggsm.log import say
+from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.model.soft_prompt import PREFIX, PromptDescription, SoftPrompt, load_prompt
+from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.cluster.devices import device_of
+from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
+from ray_ggsm.stages import Pipeline
+from ray_ggsm.training.prompt_tuning import PromptTuner, TuningConfig, balanced
+
+LINES = 10
+"""Lines about progress."""
+
+
+class TunePromptConfig(Config):
+    """For which label, on which encoder."""
+
+    experiment: str
+    """Config file of a finished experiment (prepare and train), whose encoder stays as it is."""
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    """Changes to it: key.path -> value."""
+    label: str
+    """One of its labels."""
+    output: Runtime[Location]
+    """Directory of prompts, local or s3://."""
+    tuning: TuningConfig = TuningConfig()
+    """How it is fitted."""
+    seed: int = Field(0, ge=0)
+    """Seeds the vectors and the order of the rows."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the task gets."""
+
+    config: TunePromptConfig
+    experiment: Experiment
+    encoder: str
+    """Location of the encoder."""
+    digest: str
+    vectors: VectorStore
+    rows: str
+    labels: str
+    scored: tuple[str, str] | None
+    """Rows and labels of the split that is scored; None: there is none."""
+    location: str
+    """Where the prompt goes."""
+
+
+def tune_prompt(config: TunePromptConfig) -> SoftPrompt:
+    """Fit what is not there yet; returns the prompt.
+
+    Raises:
+        InputError: the experiment is not finished, has no such label, or its encoder is no language model.
+    """
+    pipeline = _pipeline(config)
+    encoder = SavedEncoder.read(pipeline.train.encoder)
+    location = _location(config, encoder)
+    if not storage.exists(storage.join(location, "prompt.json")):
+        with connected(pipeline.experiment):
+            _tune(config, pipeline, encoder, location)
+    prompt = load_prompt(location)
+    told = "" if prompt.description.auc is None else f", AUC {prompt.description.auc:.4f} on the rows that are scored"
+    say(f"tune_prompt: {PREFIX}{location}{told}")
+    return prompt
+
+
+def preview(config: TunePromptConfig) -> str:
+    """Where the prompt is, or will be."""
+    pipeline = _pipeline(config)
+    return f"tune_prompt: {_location(config, SavedEncoder.read(pipeline.train.encoder))}"
+
+
+def _pipeline(config: TunePromptConfig) -> Pipeline:
+    experiment = loaded(config.experiment, config.settings)
+    if config.label not in experiment.data.labels:
+        raise InputError(f"label: '{config.label}' is none of data.labels ({', '.join(experiment.data.labels)})")
+    if experiment.model.kind != "llm":
+        raise InputError(f"model.kind: an encoder of the kind {experiment.model.kind} takes no instructions")
+    pipeline = Pipeline.of(experiment)
+    pipeline.prepare.require()
+    pipeline.train.require()
+    return pipeline
+
+
+def _location(config: TunePromptConfig, encoder: SavedEncoder) -> str:
+    name = digest(config.tuning, config.label, config.seed, encoder.digest)
+    return storage.join(storage.absolute(config.output), f"prompt-{name}")
+
+
+def _tune(config: TunePromptConfig, pipeline: Pipeline, encoder: SavedEncoder, location: str) -> None:
+    e, description = pipeline.experiment, encoder.description
+    train, scored = e.data.train_split, e.data.score_split
+    splits = [train, *([scored] if scored is not None else [])]
+    files = [file for split in splits for file in storage.list_files(pipeline.prepare.rows(split), ".parquet")]
+    chunks = plan_chunks(files, e.embedding.rows_per_chunk, description.modality_names, len(description.feature_names))
+    encoding = EventEncoding(e.model.event_encoder, description.event_encoder_digest, pipeline.event_vectors, e.ray)
+    vectors = encode_events(encoding, chunks, description.modality_names).vectors
+    job = _Job(
+        config, e, pipeline.train.encoder, encoder.digest, vectors, pipeline.prepare.rows(train),
+        pipeline.prepare.labels(train),
+        (pipeline.prepare.rows(scored), pipeline.prepare.labels(scored)) if scored is not None else None, location,
+    )  # fmt: skip
+    resources = {"num_gpus": 1.0} if e.ray.gpu else {"num_cpus": e.ray.cpus_per_train_worker}
+    ray.get(ray.remote(_fit).options(**resources).remote(job))
+
+
+def _fit(job: _Job) -> None:
+    """Task: fit the prompt, score it, and write it."""
+    c, e = job.config, job.experiment
+    encoder = load(job.encoder, job.vectors.open(), device_of(e.ray), e.embedding.mask == "inference")
+    assert isinstance(encoder, LanguageModel)
+    tuner = PromptTuner(encoder, c.tuning, c.seed)
+    rows, positive_N = _labelled(job.rows, job.labels, c.label)
+    batches = balanced(positive_N, c.tuning.batch_size, c.seed)
+    for step, chosen in enumerate(islice(batches, c.tuning.steps), 1):
+        loss = tuner.step(rows.take(pa.array(chosen)), positive_N[chosen])
+        if step % max(1, c.tuning.steps // LINES) == 0:
+            say(f"tune_prompt: step {step}/{c.tuning.steps}  loss {loss:.3f}")
+    found = None
+    if job.scored is not None:
+        scored, truth_N = _labelled(*job.scored, c.label)
+        known = ~np.isnan(truth_N)
+        found = float(auc(truth_N[known], tuner.scores(scored, e.embedding.tokens_per_batch)[known]))
+    description = PromptDescription(
+        encoder=job.digest, label=c.label, vectors=c.tuning.vectors, steps=c.tuning.steps, auc=found
+    )
+    tensors = (each.detach().float().cpu() for each in (tuner.vector_PD, tuner.prototype_KW))
+    SoftPrompt(description, *tensors).save(job.location)
+
+
+def _labelled(rows: str, labels: str, label: str) -> tuple[pa.Table, np.ndarray]:
+    """The rows of a split, and for each whether it has the label: 1, 0, or NaN where that is undefined or unknown."""
+    table = pa.concat_tables([_read(file) for file in storage.list_files(rows, ".parquet")]).combine_chunks()
+    places = pa.array([[float(n)] for n in range(len(table))])
+    numbered = table.select(["user_id", "as_of"]).append_column("place", places)
+    aligned = align(read_labels(labels), numbered, "place", label)
+    positive_N = np.full(len(table), np.nan)
+    positive_N[aligned.vectors[:, 0].astype(int)] = aligned.labels[label]
+    return table, positive_N
+
+
+def _read(file: str) -> pa.Table:
+    fs, path = storage.arrow_filesystem(file)
+    return pq.read_table(path, filesystem=fs)

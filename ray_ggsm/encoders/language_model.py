@@ -32,8 +32,8 @@ class LanguageModel:
     def use_prompts(self, prompts: dict[str, torch.Tensor]) -> None:
         """Have instructions stand for soft prompts: their vectors, (P, D) float32, by instruction."""
         vocabulary = self.model.backbone.get_input_embeddings().num_embeddings
-        self.collator.prompt_ids, vectors = ids_of(prompts, vocabulary)
-        self.model.prompt_PD = None if vectors is None else vectors.to(self.device)
+        self.collator.prompt_ids = ids_of(prompts, vocabulary)
+        self.model.soft_prompts = tuple(vector_PD.to(self.device) for vector_PD in prompts.values())
 
     @property
     def vector_width(self) -> int:

@@ -56,7 +56,7 @@ class Collator:
         self.tokenizer = tokenizer
         self.lookup = lookup
         self.prompt_ids: Mapping[str, list[int]] = {}
-        """Query that stands for a soft prompt -> ids of its vectors (`UserEncoder.prompt_PD`)."""
+        """Query that stands for a soft prompt -> ids of its vectors (`UserEncoder.soft_prompts`)."""
 
     def user_sequences(self, rows: pa.Table) -> Sequences[Batch]:
         """The user tower's sequences for user rows."""

@@ -87,8 +87,8 @@ class UserEncoder(nn.Module):
         self.fusion = Fusion(features, config.fusion) if config.fusion is not None and features else None
         if self.fusion is not None:
             self.register_buffer("scale_user_2", torch.ones(2))
-        self.prompt_PD: Tensor | None = None
-        """Vectors of the soft prompts in use (`ray_ggsm.model.soft_prompt`); no part of the saved encoder."""
+        self.soft_prompts: tuple[Tensor, ...] = ()
+        """Vectors of the soft prompts in use, (P, D) in all (`ray_ggsm.model.soft_prompt`); no part of the encoder."""
         self.vector_width = D + (sum(self.fusion.widths) if self.fusion is not None else 0)
         """Width of user vectors, W."""
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
@@ -263,11 +263,11 @@ class UserEncoder(nn.Module):
     def _words(self, ids_T: Tensor) -> Tensor:
         """Embeddings of tokens, (T, D); ids beyond the vocabulary are vectors of soft prompts."""
         embed = self.backbone.get_input_embeddings()
-        if self.prompt_PD is None:
+        if not self.soft_prompts:
             words: Tensor = embed(ids_T)
             return words
         V = embed.num_embeddings
-        known_TD, own_TD = embed(ids_T.clamp(max=V - 1)), self.prompt_PD[(ids_T - V).clamp(min=0)]
+        known_TD, own_TD = embed(ids_T.clamp(max=V - 1)), torch.cat(self.soft_prompts)[(ids_T - V).clamp(min=0)]
         return torch.where((ids_T < V)[:, None], known_TD.float(), own_TD)
 
     def _events(self, batch: Batch) -> Tensor:

@@ -8,10 +8,9 @@ Legend: P vectors, D width of the backbone, K classes, W width of user vectors.
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -93,10 +92,10 @@ def prompts_of(instructions: Sequence[str], encoder: str) -> dict[str, Tensor]:
     return found
 
 
-def ids_of(prompts: dict[str, Tensor], vocabulary: int) -> tuple[dict[str, list[int]], Tensor | None]:
-    """Ids beyond the vocabulary for the vectors of prompts, and the vectors in the order of their ids, (P, D)."""
+def ids_of(prompts: Mapping[str, Tensor], vocabulary: int) -> dict[str, list[int]]:
+    """Ids beyond the vocabulary for the vectors of each prompt, in the order of the prompts."""
     ids, first = {}, vocabulary
     for text, vector_PD in prompts.items():
         ids[text] = list(range(first, first + len(vector_PD)))
         first += len(vector_PD)
-    return ids, torch.cat(list(prompts.values())) if prompts else None
+    return ids

@@ -35,7 +35,7 @@ from ray_ggsm.progress import bar
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.synthesis.author import Guide
 from ray_ggsm.synthesis.budget import Budget
-from ray_ggsm.synthesis.clients import model_of
+from ray_ggsm.synthesis.clients import check_allowed, model_of
 from ray_ggsm.synthesis.config import RulesConfig
 from ray_ggsm.synthesis.prompts import Prompts
 from ray_ggsm.synthesis.quality import PartCounts, sampled, total
@@ -56,6 +56,7 @@ def synthesize(config: SynthesizeConfig) -> Questions:
         InputError: a setting is wrong, the model gives no usable scenarios, or the budget is spent.
         NotNow: the model cannot be reached.
     """
+    check_allowed(config.client)
     experiment, begun = _experiment(config), time.monotonic()
     with started(config.ray):
         check_place("output", config.output)
@@ -85,6 +86,7 @@ def synthesize(config: SynthesizeConfig) -> Questions:
 
 def preview(config: SynthesizeConfig) -> str:
     """What would be written and asked, and what it would cost."""
+    check_allowed(config.client)
     experiment = _experiment(config)
     Prompts(config.prompts)
     pipeline = Pipeline.of(experiment)

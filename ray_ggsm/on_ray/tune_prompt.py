@@ -19,6 +19,7 @@ from ray_ggsm.config import Config, InputError, Location, Runtime, digest
 from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.encoders.kinds import load
 from ray_ggsm.encoders.language_model import LanguageModel
+from ray_ggsm.encoders.prompt_tuning import PromptTuner, TuningConfig, balanced
 from ray_ggsm.evaluation.alignment import align
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.metrics import auc
@@ -31,7 +32,6 @@ from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.devices import device_of
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.stages import Pipeline
-from ray_ggsm.training.prompt_tuning import PromptTuner, TuningConfig, balanced
 
 LINES = 10
 """Lines about progress."""

@@ -9,7 +9,13 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.synthesis.chat import Admit, Ask, BudgetSpentError, Chat, Message, Refused, Reply
-from ray_ggsm.synthesis.config import LanguageModelConfig, OpenAIConfig, ReplayConfig, TransformersConfig
+from ray_ggsm.synthesis.config import (
+    ClientConfig,
+    LanguageModelConfig,
+    OpenAIConfig,
+    RecordedRepliesConfig,
+    TransformersConfig,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +35,15 @@ def chat_of(config: LanguageModelConfig, workers: int, device: "torch.device") -
     return ReplayChat(config)
 
 
+def check_allowed(config: ClientConfig) -> None:
+    """Raises InputError if the config does not let user data go where its requests would go."""
+    if isinstance(config, OpenAIConfig) and not config.user_data_leave_the_cluster:
+        raise InputError(
+            f"client.user_data_leave_the_cluster: false, so nothing may be sent to {config.base_url}; say true, or"
+            " take kind: transformers or rules"
+        )
+
+
 def model_of(config: LanguageModelConfig) -> str:
     """The model's name, which requests are kept under."""
     return config.name if isinstance(config, TransformersConfig) else config.model
@@ -41,8 +56,9 @@ class ServerChat:
         """Take the settings; the key is read from the environment.
 
         Raises:
-            InputError: the library is not installed.
+            InputError: nothing may be sent, or the library is not installed.
         """
+        check_allowed(config)
         try:
             import openai
         except ImportError:
@@ -162,7 +178,7 @@ class LocalChat:
 class ReplayChat:
     """Replies of an earlier run."""
 
-    def __init__(self, config: ReplayConfig) -> None:
+    def __init__(self, config: RecordedRepliesConfig) -> None:
         self.config = config
 
     def replies(self, asks: Sequence[Ask], admit: Admit) -> Iterator[tuple[int, Reply | Refused]]:

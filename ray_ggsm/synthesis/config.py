@@ -1,8 +1,8 @@
 """Settings of query-answer pairs: who writes them, at what price, and what counts as hard. Paper, 3.2."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.model.config import EventEncoderConfig
@@ -46,15 +46,6 @@ class OpenAIConfig(_LanguageModelConfig):
     retries: Runtime[int] = Field(8, ge=0)
     """Further tries after no reply, "too many requests" and errors of the server, with growing pauses in between."""
 
-    @model_validator(mode="after")
-    def _said(self) -> Self:
-        if not self.user_data_leave_the_cluster:
-            raise ValueError(
-                "user_data_leave_the_cluster: false, so nothing may be sent to base_url; say true, or take "
-                "kind: transformers or rules"
-            )
-        return self
-
 
 class TransformersConfig(_LanguageModelConfig):
     """A language model in the worker's own process; nothing leaves it."""
@@ -68,7 +59,7 @@ class TransformersConfig(_LanguageModelConfig):
     """Requests that are answered together."""
 
 
-class ReplayConfig(_LanguageModelConfig):
+class RecordedRepliesConfig(_LanguageModelConfig):
     """Recorded replies: the directory `replies` of an earlier run. What was not recorded is an error."""
 
     kind: Literal["replay"]
@@ -78,9 +69,9 @@ class ReplayConfig(_LanguageModelConfig):
     """Name of the model that wrote them."""
 
 
-ClientConfig = Annotated[RulesConfig | OpenAIConfig | TransformersConfig | ReplayConfig, Field(discriminator="kind")]
+LanguageModelConfig = OpenAIConfig | TransformersConfig | RecordedRepliesConfig
+ClientConfig = Annotated[RulesConfig | LanguageModelConfig, Field(discriminator="kind")]
 """Who writes the pairs."""
-LanguageModelConfig = OpenAIConfig | TransformersConfig | ReplayConfig
 
 
 class BudgetConfig(Config):

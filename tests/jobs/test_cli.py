@@ -31,6 +31,8 @@ OTHERS = {
     "ingest",
     "store",
     "replay",
+    "synthesize",
+    "tune_prompt",
 }
 """Jobs that are not about the stages of one experiment."""
 CONFIG = ["--config", "config.yaml"]

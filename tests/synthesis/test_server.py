@@ -92,8 +92,10 @@ def test_an_empty_reply_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_nothing_is_sent_unless_the_config_says_so() -> None:
-    with pytest.raises(InputError, match="user_data_leave_the_cluster"):
-        config("http://x/v1", user_data_leave_the_cluster=False)
+    with chat_server(lambda messages, before: GOOD) as server:
+        with pytest.raises(InputError, match="user_data_leave_the_cluster: false"):
+            found(server.url, user_data_leave_the_cluster=False)
+        assert not server.requests
     with pytest.raises(InputError, match="user_data_leave_the_cluster: this key is required"):
         build(OpenAIConfig, {"kind": "openai", "base_url": "http://x/v1", "model": "m"}, "test")
 

@@ -12,7 +12,7 @@ from ray_ggsm.model.modality import Modality
 from ray_ggsm.synthesis.asking import Asker
 from ray_ggsm.synthesis.author import Guide
 from ray_ggsm.synthesis.chat import Admit, Ask, Refused, Reply
-from ray_ggsm.synthesis.config import PairsConfig, ReplayConfig
+from ray_ggsm.synthesis.config import PairsConfig, RecordedRepliesConfig
 from ray_ggsm.synthesis.pairs import PAIRS, Pair, Written, failed_table, pairs_table, training_rows
 from ray_ggsm.synthesis.prompts import Prompts, as_data
 from ray_ggsm.synthesis.written import WrittenPairs
@@ -38,7 +38,7 @@ class Model:
 
 
 def author(tmp_path: Path, reply: Callable[[list[dict[str, str]]], str] = good, **pairs: int) -> WrittenPairs:
-    client = ReplayConfig(kind="replay", replies="nowhere", model="m", events=100)
+    client = RecordedRepliesConfig(kind="replay", replies="nowhere", model="m", events=100)
     config = build(PairsConfig, {"per_user": 2, **pairs}, "test")
     return WrittenPairs(Asker(Model(reply), str(tmp_path), Purse()), client, config, Prompts(), MODALITIES, 0)
 

@@ -47,11 +47,10 @@ class PromptTuner:
         self.encoder, self.config = encoder, config
         generator = torch.Generator().manual_seed(seed)
         D, W = encoder.model.width, encoder.vector_width
-        size = float(encoder.model.input_scale)
+        size = encoder.model.input_scale.item()
         self.vector_PD = nn.Parameter((torch.randn(config.vectors, D, generator=generator) * size).to(encoder.device))
         self.prototype_KW = nn.Parameter(torch.randn(2, W, generator=generator).to(encoder.device))
-        encoder.use_prompts({NAME: self.vector_PD.detach()})
-        encoder.model.prompt_PD = self.vector_PD
+        encoder.use_prompts({NAME: self.vector_PD})
         for parameter in encoder.model.parameters():
             parameter.requires_grad_(False)
         self.optimizer = torch.optim.Adam([self.vector_PD, self.prototype_KW], lr=config.learning_rate)

@@ -29,6 +29,7 @@ from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.model.soft_prompt import PREFIX, PromptDescription, SoftPrompt, load_prompt
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import device_of
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.stages import Pipeline
@@ -127,11 +128,12 @@ def _tune(config: TunePromptConfig, pipeline: Pipeline, encoder: SavedEncoder, l
         (pipeline.prepare.rows(scored), pipeline.prepare.labels(scored)) if scored is not None else None, location,
     )  # fmt: skip
     resources = {"num_gpus": 1.0} if e.ray.gpu else {"num_cpus": e.ray.cpus_per_train_worker}
-    ray.get(ray.remote(_fit).options(**resources).remote(job))
+    with console() as lines:
+        ray.get(ray.remote(_fit).options(**resources).remote(job, lines))
 
 
-def _fit(job: _Job) -> None:
-    """Task: fit the prompt, score it, and write it."""
+def _fit(job: _Job, lines: Any) -> None:
+    """Task: fit the prompt, score it, and write it; `lines` is the console's actor."""
     c, e = job.config, job.experiment
     encoder = load(job.encoder, job.vectors.open(), device_of(e.ray), e.embedding.mask == "inference")
     assert isinstance(encoder, LanguageModel)
@@ -141,7 +143,7 @@ def _fit(job: _Job) -> None:
     for step, chosen in enumerate(islice(batches, c.tuning.steps), 1):
         loss = tuner.step(rows.take(pa.array(chosen)), positive_N[chosen])
         if step % max(1, c.tuning.steps // LINES) == 0:
-            say(f"tune_prompt: step {step}/{c.tuning.steps}  loss {loss:.3f}")
+            lines.write.remote(f"tune_prompt: step {step}/{c.tuning.steps}  loss {loss:.3f}")
     found = None
     if job.scored is not None:
         scored, truth_N = _labelled(*job.scored, c.label)

@@ -7,6 +7,7 @@ unseen. The rows that are scored are scored once, at the end.
 
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa

@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     config = ModelConfig(
         backbone=BackboneConfig(name=SMOLLM2, layers=2), event_encoder=EventEncoderConfig(name="unused"),
-        tabular_tokens=0, dtype="float32",
+        dtype="float32",
     )  # fmt: skip
     events = options.tokens - 2  # and the modality's tags
     modality = Modality("bill", events)

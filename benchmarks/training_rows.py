@@ -1,8 +1,9 @@
 """What the reading of training rows costs the training loop: plain Ray tasks, and a stream of Ray Data, as it was.
 
-    python benchmarks/training_rows.py [--steps 200] [--rows 60000]
+    python benchmarks/training_rows.py [--steps 100] [--rows 20000]
 
-Rows of some 4 KB are read in batches of 256. A step is Python and small matrix products, as those of a small encoder
+Rows of some 20 KB are read in batches of 256, and Ray's object store holds fewer steps than there are, as it is with
+the rows of real users. A step is Python and small matrix products, as those of a small encoder
 are. Prints the seconds of a step for each way of reading, one after the other three times in turns, against the same
 steps with rows that are there before.
 """
@@ -26,7 +27,7 @@ from ray_ggsm.on_ray.training.pairs import stream
 from ray_ggsm.training.pairs import Pairs
 from ray_ggsm.training.workers import ALONE
 
-BATCH = 256
+BATCH, NUMBERS = 256, 2500
 
 
 def through_ray_data(pairs: Pairs, steps: int) -> Iterator[pa.Table]:
@@ -68,20 +69,20 @@ def seconds(batches: Iterator[pa.Table], steps: int) -> float:
 def main() -> None:
     """Measure all ways in turns."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rows", type=int, default=20_000)
     options = parser.parse_args()
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory() as directory:
         rng = np.random.default_rng(0)
         ids = pa.array([str(i) for i in range(options.rows)])
-        numbers = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=options.rows * 500)), 500)
+        numbers = pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=options.rows * NUMBERS)), NUMBERS)
         pq.write_table(
             pa.table({"user_id": ids, "numbers": numbers}), Path(directory) / "a.parquet", row_group_size=500
         )
         pairs = Pairs(directory, BATCH, 0)
         before = pairs.batch(0)
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=400_000_000)
         ways: dict[str, Callable[[], Iterator[pa.Table]]] = {
             "rows that are there before": lambda: iter([before] * options.steps),
             "plain Ray tasks": lambda: stream(pairs, 0, options.steps, ALONE),

@@ -14,7 +14,8 @@ TORCH ?= torch==2.13.0
 FLOAT32 := $(shell test ! -r /proc/cpuinfo || grep -qwE 'avx512_bf16|amx_bf16|bf16' /proc/cpuinfo || \
 	echo --set model.dtype=float32 --set model.event_encoder.dtype=float32)
 # the same for a config that names an experiment
-FLOAT32_EXPERIMENT := $(if $(FLOAT32),--set 'settings={model.dtype: float32, model.event_encoder.dtype: float32}')
+comma := ,
+FLOAT32_EXPERIMENT := $(if $(FLOAT32),--set 'settings={model.dtype: float32$(comma) model.event_encoder.dtype: float32}')
 FAST := -m "not cluster and not slow"
 
 .DEFAULT_GOAL := help

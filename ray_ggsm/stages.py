@@ -26,7 +26,7 @@ from ray_ggsm.masks.recipe import WarmupConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
-from ray_ggsm.training.questions import newest_questions
+from ray_ggsm.training.questions import QuestionRows, newest_questions
 
 Result = TypeVar("Result", bound=StageResult)
 
@@ -173,6 +173,8 @@ class Pipeline:
     embed_untrained: EmbedStage
     """The table of the encoder at step 0."""
     evaluate: EvaluateStage
+    questions: QuestionRows | None = None
+    """The query-answer pairs that training takes; None: there are none yet, or it takes none."""
 
     @classmethod
     def of(cls, experiment: Experiment) -> "Pipeline":
@@ -219,6 +221,7 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
     prepare = digest(e.data, input_files, ROWS_FORMAT)
     # without fields and parts, digests are those of encoders that could not read them
     detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
+    questions = newest_questions(e.training.questions) if e.training.questions else None
     train = digest(
         prepare,
         e.model,
@@ -227,7 +230,7 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
         e.seed,
         *([detailed] if detailed else ()),
         *changes_of_training(e),
-        *([newest_questions(e.training.questions)] if e.training.questions else ()),
+        *([questions.digest if questions else None] if e.training.questions else ()),
     )
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
@@ -242,6 +245,7 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
         embed=EmbedStage(storage.join(place, f"embed-{embed[e.embedding.checkpoint]}")),
         embed_untrained=EmbedStage(storage.join(place, f"embed-{embed['untrained']}")),
         evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}")),
+        questions=questions,
     )
 
 

@@ -216,6 +216,12 @@ def write_parquet(location: str, table: pa.Table, compression: str = "snappy") -
     write_bytes(location, sink.getvalue().to_pybytes())
 
 
+def read_parquet(location: str) -> pa.Table:
+    """The table in one Parquet file."""
+    fs, path = arrow_filesystem(location)
+    return retried(lambda: pq.read_table(path, filesystem=fs, partitioning=None))
+
+
 def read_json(location: str) -> Any:
     """The value in a JSON file."""
     return json.loads(read_text(location))

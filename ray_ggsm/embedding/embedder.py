@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ray_ggsm.model.contract import AsksMany, Encoder, EncoderBatch, Sequences, Tower
+from ray_ggsm.model.contract import Encoder, EncoderBatch, Sequences, Tower
 from ray_ggsm.model.planning import batches_by_length
 
 
@@ -44,8 +44,7 @@ class Embedder:
     def questions(self, rows: pa.Table, queries: Sequence[str]) -> list[Embedded]:
         """Vectors of user rows for each query ("" for none). Where the encoder's histories do not look at the query,
         each history is encoded once; elsewhere each row is encoded once per query."""
-        encoder = self.encoder
-        shared = encoder.question_sequences(rows, queries) if isinstance(encoder, AsksMany) else None
+        shared = self.encoder.question_sequences(rows, queries)
         if shared is None or len(queries) == 1:
             return [self(_asked(rows, query)) for query in queries]
         found = self._embed(shared, "user", (len(queries), self.encoder.vector_width))

@@ -50,8 +50,7 @@ class LanguageModel:
         return self.collator.user_sequences(rows)
 
     def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Batch] | None:
-        """As `user_sequences` for rows that are all asked the same Q things, whose `vectors` are (N, Q, W); None where
-        the mask lets a history see what it is asked."""
+        """As in `Encoder`; None where the mask lets a history see what it is asked."""
         if self.bundle.recipe.history_sees_query:
             return None
         return self.collator.question_sequences(rows, queries)

@@ -37,6 +37,8 @@ class TuningConfig(Config):
     """Of Adam."""
     temperature: float = Field(0.07, gt=0)
     """tau."""
+    rows: int = Field(50_000, ge=2)
+    """Training rows that batches are drawn from: the first ones. They are in memory."""
 
 
 class PromptTuner:
@@ -66,7 +68,8 @@ class PromptTuner:
     def loss(self, rows: pa.Table, positive_B: np.ndarray) -> Tensor:
         """L_pt of some rows; ln 2 if all prototypes are equal."""
         sequences = self.encoder.user_sequences(_prompted(rows))
-        user_BW = self.encoder.vectors(sequences.batch(np.arange(len(rows))), "user")
+        batch = sequences.batch(np.arange(len(rows))).to(self.encoder.device)
+        user_BW = self.encoder.vectors(batch, "user")
         logits_BK = user_BW @ normalize(self.prototype_KW, dim=1).T / self.config.temperature
         return cross_entropy(logits_BK, torch.from_numpy(positive_B.astype(np.int64)).to(user_BW.device))
 

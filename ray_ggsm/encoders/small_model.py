@@ -117,6 +117,9 @@ class SmallEncoder:
         """As in `Encoder`."""
         return self.reader.sequences(rows)
 
+    def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> None:
+        """As in `Encoder`: these kinds read no queries."""
+
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Any]:
         """As in `Encoder`."""
         return self.model.text_sequences(texts)

@@ -5,7 +5,7 @@ Legend: B rows, N rows of a batch, W width of the published vectors.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -55,6 +55,10 @@ class Encoder(Protocol):
     def user_sequences(self, rows: pa.Table) -> Sequences[Any]:
         """User rows (`ray_ggsm.data.schema`) as its input."""
 
+    def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Any] | None:
+        """User rows that are all asked the same Q things, whose `vectors` are (N, Q, W); None where one pass cannot do
+        that."""
+
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Any]:
         """Texts that users are compared with.
 
@@ -67,12 +71,3 @@ class Encoder(Protocol):
 
     def vectors(self, batch: Any, tower: Tower) -> torch.Tensor:
         """Published vectors, (N, W) float32."""
-
-
-@runtime_checkable
-class AsksMany(Protocol):
-    """An encoder that may answer many queries about a row in one pass."""
-
-    def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Any] | None:
-        """User rows that are all asked the same Q things, whose `vectors` are (N, Q, W); None where one pass cannot do
-        that."""

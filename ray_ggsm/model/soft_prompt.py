@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
+from ray_ggsm.model.description import SavedEncoder
 
 PREFIX = "prompt:"
 """Of instructions that name a soft prompt."""
@@ -69,24 +70,26 @@ def load_prompt(location: str) -> SoftPrompt:
     return SoftPrompt(description, tensors["vector_PD"], tensors["prototype_KW"])
 
 
-def named_in(instructions: Sequence[str]) -> list[str]:
-    """The instructions that name a soft prompt."""
-    return [text for text in instructions if text.startswith(PREFIX)]
-
-
-def prompts_of(instructions: Sequence[str], encoder: str) -> dict[str, Tensor]:
+def prompts_of(instructions: Sequence[str], encoder: SavedEncoder) -> dict[str, Tensor]:
     """The vectors (P, D) of the prompts that instructions name, by instruction.
 
     Raises:
-        InputError: a prompt is missing, or was fitted on another encoder than that with this digest.
+        InputError: a prompt is missing, or was fitted on another encoder; or a place is not the same for all processes.
     """
     found: dict[str, Tensor] = {}
-    for text in named_in(instructions):
-        prompt = load_prompt(text.removeprefix(PREFIX))
-        if prompt.description.encoder != encoder:
+    for text in instructions:
+        if not text.startswith(PREFIX):
+            continue
+        location = text.removeprefix(PREFIX)
+        if storage.absolute(location) != location:
+            raise InputError(
+                f"embedding.instructions: '{text}' must name the whole path; jobs/tune_prompt.py prints it"
+            )
+        prompt = load_prompt(location)
+        if prompt.description.encoder != encoder.digest:
             raise InputError(
                 f"embedding.instructions: '{text}' was fitted on the encoder {prompt.description.encoder}, and this is "
-                f"{encoder}; tune it anew"
+                f"{encoder.digest}; tune it anew"
             )
         found[text] = prompt.vector_PD
     return found

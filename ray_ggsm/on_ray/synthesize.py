@@ -30,7 +30,7 @@ from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, actor_res
 from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
-from ray_ggsm.on_ray.synthesis.tasks import Run, WritePairs, calibrate, columns, measure, name_of, read
+from ray_ggsm.on_ray.synthesis.tasks import Run, WritePairs, calibrate, columns, measure, name_of
 from ray_ggsm.progress import bar
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.synthesis.author import Guide
@@ -63,7 +63,7 @@ def synthesize(config: SynthesizeConfig) -> Questions:
         pipeline = Pipeline.of(experiment)
         prepare(pipeline)
         run, chunks = _run(config, pipeline), _chunks(config, pipeline)
-        purse = ray.remote(num_cpus=0)(Budget).remote(config.budget, storage.join(run.location, "..", "spent.json"))
+        purse = ray.remote(num_cpus=0)(Budget).remote(config.budget, storage.join(config.output, "spent.json"))
         try:
             guide = _guide(run, chunks, purse)
             parts = _write_all(run, chunks, guide, purse)
@@ -73,7 +73,7 @@ def synthesize(config: SynthesizeConfig) -> Questions:
     counts = total([guide.counts, *parts])
     result = Questions(
         rows=run.path("rows"), digest=run.location.rsplit("/", 1)[-1], pairs=sum(part.pairs for part in parts),
-        author=_authorname_of(config), prompts=Prompts(config.prompts).digests, seed=config.seed, counts=counts,
+        author=_author_name(config), prompts=Prompts(config.prompts).digests, seed=config.seed, counts=counts,
         rules=guide.rules, difficulty=guide.difficulty, difficulty_after=after, seconds=time.monotonic() - begun,
     )  # fmt: skip
     storage.write_text(run.path("quality.html"), render(result, sampled(_sample(run)), to_yaml(config)))
@@ -123,14 +123,12 @@ def _experiment(config: SynthesizeConfig) -> Experiment:
 
 
 def _run(config: SynthesizeConfig, pipeline: Pipeline) -> Run:
-    summary, prompts = pipeline.prepare.require().summary, Prompts(config.prompts).digests
+    prompts = Prompts(config.prompts).digests
     read = [repr(modality) for modality in pipeline.experiment.modalities]
     used = {} if isinstance(config.client, RulesConfig) else prompts
     name = digest(config.model_copy(update={"experiment": "", "settings": {}}), pipeline.prepare.directory, read, used)
     output = storage.absolute(config.output)
-    return Run(
-        config, pipeline.experiment, len(summary.features), storage.join(output, name), storage.join(output, "replies")
-    )
+    return Run(config, pipeline.experiment, storage.join(output, name), storage.join(output, "replies"))
 
 
 def _chunks(config: SynthesizeConfig, pipeline: Pipeline) -> list[Chunk]:
@@ -147,6 +145,10 @@ def _chunks(config: SynthesizeConfig, pipeline: Pipeline) -> list[Chunk]:
             left -= chunk.rows
         if chunk.rows:
             found.append(chunk)
+    if not found:
+        raise InputError(
+            f"{pipeline.prepare.rows(e.data.train_split)}: no training row was prepared; see data.json there"
+        )
     return found
 
 
@@ -161,7 +163,7 @@ def _first(chunks: Sequence[Chunk], config: SynthesizeConfig) -> list[Chunk]:
     return found
 
 
-def _authorname_of(config: SynthesizeConfig) -> str:
+def _author_name(config: SynthesizeConfig) -> str:
     return "counting rules" if isinstance(config.client, RulesConfig) else model_of(config.client)
 
 
@@ -212,7 +214,7 @@ def _sample(run: Run) -> pa.Table:
     """Pairs of the first parts."""
     tables, n = [], 0
     for file in storage.list_files(run.path("pairs"), ".parquet"):
-        tables.append(read(file))
+        tables.append(storage.read_parquet(file))
         n += len(tables[-1])
         if n >= SAMPLE:
             break

@@ -17,6 +17,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, identity
 from ray_ggsm.data import definition
 from ray_ggsm.data.chunks import plan_chunks
+from ray_ggsm.data.schema import definition_digest
 from ray_ggsm.encoders.kinds import copy
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.log import say
@@ -31,8 +32,8 @@ from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_eve
 from ray_ggsm.on_ray.training.worker import TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
 from ray_ggsm.stages import Pipeline, TrainStage, changes_of_training, timed
-from ray_ggsm.training.pairs import training_pairs
-from ray_ggsm.training.questions import read_questions
+from ray_ggsm.training.pairs import head, training_pairs
+from ray_ggsm.training.questions import POINTER
 from ray_ggsm.training.resume import unlike_runs
 
 
@@ -46,7 +47,7 @@ def train(pipeline: Pipeline) -> str:
     _check(experiment, summary.rows)
     rows = pipeline.prepare.rows(split)
     training = experiment.training
-    questions = read_questions(training.questions.output).rows if training.questions else None
+    questions = _questions(pipeline, rows)
     # refuses too few rows before workers start
     training_pairs(rows, questions, training.batch_size, training.question_rows, experiment.seed, None)
     if rounds_published_weights(experiment):
@@ -90,6 +91,28 @@ def train(pipeline: Pipeline) -> str:
             **events.counts.model_dump(),
         )
     return stage.location
+
+
+def _questions(pipeline: Pipeline, rows: str) -> str | None:
+    """Where the query-answer pairs are; None: training takes none.
+
+    Raises:
+        InputError: there are none yet, or they are of rows that say something else than the behaviour pairs.
+    """
+    config = pipeline.experiment.training.questions
+    if config is None:
+        return None
+    if pipeline.questions is None:
+        raise InputError(
+            f"training.questions: {config.output} has no {POINTER}; run jobs/synthesize.py with it as output first"
+        )
+    found, expected = (head(place, 1).schema for place in (pipeline.questions.rows, rows))
+    if definition_digest(found) != definition_digest(expected):
+        raise InputError(
+            f"training.questions: the rows in {pipeline.questions.rows} have other events or features than those in"
+            f" {rows}; run jobs/synthesize.py on this experiment"
+        )
+    return pipeline.questions.rows
 
 
 def rounds_published_weights(experiment: Experiment) -> bool:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from pydantic import Field, JsonValue
 
@@ -21,8 +20,6 @@ from ray_ggsm.data.chunks import plan_chunks
 from ray_ggsm.encoders.kinds import load
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.encoders.prompt_tuning import PromptTuner, TuningConfig, balanced
-from ray_ggsm.evaluation.alignment import align
-from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.metrics import auc
 from ray_ggsm.experiment import Experiment, loaded
 from ray_ggsm.log import say
@@ -34,6 +31,9 @@ from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import device_of
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.stages import Pipeline
+from ray_ggsm.training.labelled import PREFIX as PREFIX_OF_LABEL
+from ray_ggsm.training.labelled import read_group
+from ray_ggsm.training.pairs import groups_of, head
 
 LINES = 10
 """Lines about progress."""
@@ -139,7 +139,7 @@ def _fit(job: _Job, lines: Any) -> None:
     encoder = load(job.encoder, job.vectors.open(), device_of(e.ray), e.embedding.mask == "inference")
     assert isinstance(encoder, LanguageModel)
     tuner = PromptTuner(encoder, c.tuning, c.seed)
-    rows, positive_N = _labelled(job.rows, job.labels, c.label)
+    rows, positive_N = _labelled(head(job.rows, c.tuning.rows, job.labels), c.label)
     batches = balanced(positive_N, c.tuning.batch_size, c.seed)
     for step, chosen in enumerate(islice(batches, c.tuning.steps), 1):
         loss = tuner.step(rows.take(pa.array(chosen)), positive_N[chosen])
@@ -147,9 +147,8 @@ def _fit(job: _Job, lines: Any) -> None:
             lines.write.remote(f"tune_prompt: step {step}/{c.tuning.steps}  loss {loss:.3f}")
     found = None
     if job.scored is not None:
-        scored, truth_N = _labelled(*job.scored, c.label)
-        known = ~np.isnan(truth_N)
-        found = float(auc(truth_N[known], tuner.scores(scored, e.embedding.tokens_per_batch)[known]))
+        score_N, truth_N = _scores(tuner, job)
+        found = auc(truth_N, score_N) if {0.0, 1.0} <= {*truth_N.tolist()} else None
     description = PromptDescription(
         encoder=job.digest, label=c.label, vectors=c.tuning.vectors, steps=c.tuning.steps, auc=found
     )
@@ -157,17 +156,19 @@ def _fit(job: _Job, lines: Any) -> None:
     SoftPrompt(description, *tensors).save(job.location)
 
 
-def _labelled(rows: str, labels: str, label: str) -> tuple[pa.Table, np.ndarray]:
-    """The rows of a split, and for each whether it has the label: 1, 0, or NaN where that is undefined or unknown."""
-    table = pa.concat_tables([_read(file) for file in storage.list_files(rows, ".parquet")]).combine_chunks()
-    places = pa.array([[float(n)] for n in range(len(table))])
-    numbered = table.select(["user_id", "as_of"]).append_column("place", places)
-    aligned = align(read_labels(labels), numbered, "place", label)
-    positive_N = np.full(len(table), np.nan)
-    positive_N[aligned.vectors[:, 0].astype(int)] = aligned.labels[label]
-    return table, positive_N
+def _scores(tuner: PromptTuner, job: _Job) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of the rows that are scored, and whether they have the label; one row group at a time."""
+    assert job.scored is not None
+    rows, labels = job.scored
+    tokens = job.experiment.embedding.tokens_per_batch
+    found = [_labelled(read_group(file, group, labels), job.config.label) for file, group, _ in groups_of(rows)]
+    return (
+        np.concatenate([tuner.scores(table, tokens) for table, _ in found]),
+        np.concatenate([positive_N for _, positive_N in found]),
+    )
 
 
-def _read(file: str) -> pa.Table:
-    fs, path = storage.arrow_filesystem(file)
-    return pq.read_table(path, filesystem=fs)
+def _labelled(rows: pa.Table, label: str) -> tuple[pa.Table, np.ndarray]:
+    """The rows, and for each whether it has the label: 1, 0, or NaN where that is undefined."""
+    positive_N = rows[PREFIX_OF_LABEL + label].cast(pa.float64()).to_numpy()
+    return rows, positive_N

@@ -42,13 +42,31 @@ class Spent:
     repaired: int = 0
     """Replies that fitted at the second try."""
     prompt_tokens: int = 0
-    """Tokens of all prompts, also of those that were not sent again."""
+    """Tokens of the prompts that were sent."""
     reply_tokens: int = 0
-    """Tokens of all replies, likewise."""
+    """Tokens of the replies to them."""
 
-    def plus(self, other: "Spent") -> "Spent":
-        """The sum."""
-        return Spent(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+    def since(self, before: "Spent") -> "Spent":
+        """What has come since then."""
+        return Spent(*(a - b for a, b in zip(vars(self).values(), vars(before).values(), strict=True)))
+
+
+def keep(directory: str, key: str, reply: Reply | Refused) -> None:
+    """Write what came of the request with this key."""
+    storage.write_json(_file(directory, key), vars(reply))
+
+
+def kept(directory: str, key: str) -> Reply | Refused | None:
+    """What came of the request with this key; None: nothing yet."""
+    file = _file(directory, key)
+    if not storage.exists(file):
+        return None
+    values = storage.read_json(file)
+    return Refused(**values) if "reason" in values else Reply(**values)
+
+
+def _file(directory: str, key: str) -> str:
+    return storage.join(directory, key[:2], f"{key}.json")
 
 
 class Purse(Protocol):
@@ -87,35 +105,29 @@ class Asker:
 
     def _replies(self, asks: Sequence[Ask]) -> list[Reply | Refused]:
         """Replies from the directory, or else from the model; equal requests are sent once."""
-        known = {key: self._kept(key) for key in {ask.key for ask in asks}}
+        known: dict[str, Reply | Refused | None] = {key: self._kept(key) for key in {ask.key for ask in asks}}
         missing = {ask.key: ask for ask in asks if known[ask.key] is None}
         self.spent.found += len(known) - len(missing)
         for key, reply in self._new(list(missing.values())):
             known[key] = reply
         found = [known[ask.key] for ask in asks]
-        for each in found:
-            if isinstance(each, Reply):
-                self.spent.prompt_tokens += each.prompt_tokens
-                self.spent.reply_tokens += each.reply_tokens
         return [each for each in found if each is not None]
 
     def _new(self, asks: list[Ask]) -> Iterator[tuple[str, Reply | Refused]]:
         """Ask the model; each reply is kept before it is given."""
         for n, reply in self.chat.replies(asks, self.purse.admit):
             self.spent.asked += 1
+            if isinstance(reply, Reply):
+                self.spent.prompt_tokens += reply.prompt_tokens
+                self.spent.reply_tokens += reply.reply_tokens
             self.purse.settle(asks[n], reply.tokens if isinstance(reply, Reply) else 0)
-            storage.write_json(self._file(asks[n].key), vars(reply))
+            keep(self.directory, asks[n].key, reply)
             yield asks[n].key, reply
 
-    def _kept(self, key: str) -> Reply | Refused | None:
-        file = self._file(key)
-        if not storage.exists(file):
-            return None
-        kept = storage.read_json(file)
-        return Refused(**kept) if "reason" in kept else Reply(**kept)
-
-    def _file(self, key: str) -> str:
-        return storage.join(self.directory, key[:2], f"{key}.json")
+    def _kept(self, key: str) -> Reply | None:
+        """A reply. A refusal is asked again: settings of the server may have been its cause."""
+        found = kept(self.directory, key)
+        return found if isinstance(found, Reply) else None
 
 
 def _fitted(ask: Ask, reply: Reply | Refused) -> Format | Failed:

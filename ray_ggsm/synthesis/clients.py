@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
-from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.model.config import PretrainedConfig
+from ray_ggsm.synthesis.asking import kept
 from ray_ggsm.synthesis.chat import Admit, Ask, BudgetSpentError, Chat, Message, Refused, Reply
 from ray_ggsm.synthesis.config import (
     ClientConfig,
@@ -78,7 +78,8 @@ class ServerChat:
         running: dict[Future[Reply | Refused], int] = {}
         with ThreadPoolExecutor(self.in_flight) as pool:
             while running or (waiting and stopped is None):
-                while waiting and stopped is None and len(running) < self.in_flight:
+                # a pause between two requests keeps no reply waiting
+                while waiting and stopped is None and len(running) < self.in_flight and not any(map(_done, running)):
                     n, ask = waiting.pop()
                     try:
                         admit(ask)
@@ -86,8 +87,7 @@ class ServerChat:
                         stopped = error
                     else:
                         running[pool.submit(self._reply, ask)] = n
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
                     n = running.pop(future)
                     try:
                         reply = future.result()
@@ -99,7 +99,7 @@ class ServerChat:
             raise stopped
 
     def _reply(self, ask: Ask) -> Reply | Refused:
-        form = {"name": ask.format.__name__, "schema": ask.format.model_json_schema(), "strict": True}
+        form = {"name": ask.format.__name__, "schema": ask.format.model_json_schema()}
         messages: Any = [{"role": m.role, "content": m.content} for m in ask.messages]
         more: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": form}}
         try:
@@ -132,6 +132,10 @@ class ServerChat:
         if code in NEVER:
             return Refused(f"{code}: {why}")
         raise NotNow(f"{where} answers {code} after {self.config.retries} further tries ({why})")
+
+
+def _done(future: Future[Reply | Refused]) -> bool:
+    return future.done()
 
 
 def _told(error: Exception) -> str:
@@ -184,11 +188,12 @@ class ReplayChat:
     def replies(self, asks: Sequence[Ask], admit: Admit) -> Iterator[tuple[int, Reply | Refused]]:
         """As in `Chat`; nothing is spent."""
         for n, ask in enumerate(asks):
-            file = storage.join(self.config.replies, ask.key[:2], f"{ask.key}.json")
-            if not storage.exists(file):
-                raise InputError(f"client.replies: {file} is not there; this request was never recorded")
-            kept = storage.read_json(file)
-            yield n, Refused(**kept) if "reason" in kept else Reply(**kept)
+            found = kept(self.config.replies, ask.key)
+            if found is None:
+                raise InputError(
+                    f"client.replies: {self.config.replies} has no reply to request {ask.key}: it was never recorded"
+                )
+            yield n, found
 
 
 def conversation(system: str, data: str) -> tuple[Message, Message]:

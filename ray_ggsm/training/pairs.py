@@ -44,7 +44,7 @@ class Pairs:
         """
         self.location, self.batch_size, self.seed, self.window_groups = location, batch_size, seed, window_groups
         self.labels = labels
-        self.groups = _groups(location)
+        self.groups = groups_of(location)
         self.rows = sum(rows for _, _, rows in self.groups)
         if self.rows < batch_size:
             raise InputError(
@@ -155,7 +155,7 @@ def slices(pairs: Pairs | Mixed, first: int, last: int, rank: int, workers: int)
 def head(location: str, n: int, labels: str | None = None) -> pa.Table:
     """The first rows below `location` as they are stored, at most `n`; `labels` as in `Pairs`."""
     tables, rows = [], 0
-    for file, group, size in _groups(location):
+    for file, group, size in groups_of(location):
         if rows >= n:
             break
         tables.append(read_group(file, group, labels))
@@ -165,10 +165,11 @@ def head(location: str, n: int, labels: str | None = None) -> pa.Table:
 
 def row_groups(location: str) -> list[tuple[str, int, int]]:
     """File name, index and number of rows of each row group below `location`; they identify a snapshot of the data."""
-    return [(file.rsplit("/", 1)[-1], group, rows) for file, group, rows in _groups(location)]
+    return [(file.rsplit("/", 1)[-1], group, rows) for file, group, rows in groups_of(location)]
 
 
-def _groups(location: str) -> list[Group]:
+def groups_of(location: str) -> list[Group]:
+    """The row groups below `location`, file by file."""
     groups: list[Group] = []
     for file in storage.list_files(location, ".parquet"):
         with open_parquet(file) as parquet:

@@ -5,7 +5,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError, Record, Runtime
+from ray_ggsm.config import Config, Record, Runtime
 from ray_ggsm.hashing import hash64
 
 POINTER = "questions.json"
@@ -32,24 +32,10 @@ class QuestionRows(Record):
     """Identifies the run."""
 
 
-def newest_questions(config: QuestionsConfig) -> str | None:
-    """The digest of the newest finished run; None: there is none yet, which keeps training alone from its work."""
-    there = storage.exists(storage.join(config.output, POINTER))
-    return read_questions(config.output).digest if there else None
-
-
-def read_questions(output: str) -> QuestionRows:
-    """The newest finished run of the synthesize job in its `output`.
-
-    Raises:
-        InputError: there is none.
-    """
-    file = storage.join(output, POINTER)
-    if not storage.exists(file):
-        raise InputError(
-            f"training.questions: {output} has no {POINTER}; run jobs/synthesize.py with this output first"
-        )
-    return QuestionRows.model_validate_json(storage.read_text(file))
+def newest_questions(config: QuestionsConfig) -> QuestionRows | None:
+    """The newest finished run; None: there is none yet, which keeps training alone from its work."""
+    file = storage.join(config.output, POINTER)
+    return QuestionRows.model_validate_json(storage.read_text(file)) if storage.exists(file) else None
 
 
 def without_some_queries(rows: pa.Table, share: float, seed: int) -> pa.Table:

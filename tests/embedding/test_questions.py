@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch import nn
 
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.language_model import LanguageModel
@@ -87,7 +86,7 @@ def test_the_order_of_questions_and_the_rows_beside_a_row_change_nothing(tiny_de
         np.testing.assert_allclose(found[k].vectors[4:5], few[k].vectors, atol=1e-5)
 
 
-def test_an_answer_or_another_question_cannot_be_seen(tiny_decoder: str, make_rows: Callable) -> None:
+def test_another_question_cannot_be_seen(tiny_decoder: str, make_rows: Callable) -> None:
     """A change in one question changes no bit of the others' hidden states."""
     encoder = LanguageModel(moved(encoder_on(tiny_decoder, RECIPES[0])), lookup)
     states = []
@@ -97,6 +96,5 @@ def test_an_answer_or_another_question_cannot_be_seen(tiny_decoder: str, make_ro
         with torch.no_grad():
             weight = encoder.bundle.recipe.inference_weight(batch.layout.tokens)
             states.append(encoder.model(batch, weight))
-    assert isinstance(encoder.model, nn.Module)
     torch.testing.assert_close(states[0][:, [0, 2]], states[1][:, [0, 2]], rtol=0, atol=1e-6)
     assert (states[0][:, 1] - states[1][:, 1]).abs().max() > 1e-4

@@ -13,6 +13,7 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.encoders.prompt_tuning import NAME, PromptTuner, TuningConfig, balanced
 from ray_ggsm.masks.fixed import CausalConfig
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.soft_prompt import PromptDescription, SoftPrompt, load_prompt, prompts_of
 from tests.embedding.test_questions import moved
 from tests.helpers.encoders import RECIPES, encoder_on, lookup
@@ -104,11 +105,14 @@ def test_saved_prompts_come_back_and_know_their_encoder(tmp_path: Path) -> None:
     assert torch.equal(back.vector_PD, prompt.vector_PD)
     assert torch.equal(back.prototype_KW, prompt.prototype_KW)
     text = f"prompt:{tmp_path / 'p'}"
-    assert torch.equal(prompts_of(["", "why?", text], "e1")[text], prompt.vector_PD)
+    e1, e2 = (SavedEncoder("somewhere", digest, None) for digest in ("e1", "e2"))
+    assert torch.equal(prompts_of(["", "why?", text], e1)[text], prompt.vector_PD)
     with pytest.raises(InputError, match="was fitted on the encoder e1, and this is e2"):
-        prompts_of([text], "e2")
+        prompts_of([text], e2)
     with pytest.raises(InputError, match="no soft prompt here"):
-        prompts_of([f"prompt:{tmp_path / 'q'}"], "e1")
+        prompts_of([f"prompt:{tmp_path / 'q'}"], e1)
+    with pytest.raises(InputError, match="must name the whole path"):
+        prompts_of(["prompt:outputs/p"], e1)
 
 
 def test_a_prompt_shares_the_history_with_other_questions(tiny_decoder: str) -> None:

@@ -11,11 +11,12 @@ import pytest
 from ray_ggsm.config import InputError, NotNow, build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
 from ray_ggsm.on_ray.synthesize import preview, synthesize
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.stages import Pipeline
-from ray_ggsm.training.questions import read_questions
+from ray_ggsm.training.questions import QuestionsConfig, newest_questions
 from tests.helpers.chat_server import Answer, chat_server, good
 
 ROWS, IN_FLIGHT = 24, 4
@@ -63,7 +64,9 @@ def test_counted_pairs_are_written_once_and_trained_on(
     assert "Questions and answers" in Path(result.rows).parent.joinpath("quality.html").read_text()
     before = {file: file.stat().st_mtime_ns for file in Path(result.rows).glob("*.parquet")}
     again = synthesize(mine)
-    assert again.digest == result.digest == read_questions(mine.output).digest
+    newest = newest_questions(QuestionsConfig(output=mine.output))
+    assert newest is not None
+    assert again.digest == result.digest == newest.digest
     assert before == {file: file.stat().st_mtime_ns for file in Path(result.rows).glob("*.parquet")}
 
     questions = {"output": mine.output, "share": 0.5}
@@ -72,6 +75,11 @@ def test_counted_pairs_are_written_once_and_trained_on(
     log = json.loads((stage / "log.json").read_text())
     assert all(entry["instruction_tokens_cut"] > 0 for entry in log)  # 64 tokens, one per byte here
     assert SavedEncoder.read(str(stage / "encoder")).description.text_answers is True
+    fewer = finished.data.model_dump(mode="json")["features"][:1]
+    strange = experiment(output=str(Path(asked.output) / "x"), training__questions=questions, data__features=fewer)
+    prepare(Pipeline.of(strange))
+    with pytest.raises(InputError, match="have other events or features than those in"):
+        train(Pipeline.of(strange))
     other = experiment(output=asked.output, training__steps=2)
     assert Pipeline.of(other).train.location != Pipeline.of(asked).train.location
 

@@ -155,7 +155,7 @@ def test_an_interrupted_run_of_other_settings_is_named(finished, capsys, tmp_pat
 
 
 @pytest.mark.parametrize("first", [0, 7])
-def test_pairs_stream_through_ray_data_in_the_order_of_the_steps(first: int, tmp_path: Path) -> None:
+def test_pairs_come_in_the_order_of_the_steps(first: int, tmp_path: Path) -> None:
     rows = pa.table({"user_id": [str(i) for i in range(300)]})
     pq.write_table(rows, tmp_path / "rows.parquet", row_group_size=20)
     pairs = Pairs(str(tmp_path), 17, 0, window_groups=2)

@@ -1,6 +1,7 @@
 """Counted pairs against plain loops over the rows."""
 
 import datetime as dt
+import math
 import re
 from collections import Counter
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from ray_ggsm.config import build
+from ray_ggsm.encoders.rendered import row_texts
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.synthesis.asking import Spent
 from ray_ggsm.synthesis.author import Guide
@@ -142,7 +144,10 @@ def test_difficulty_is_one_minus_the_cosine() -> None:
 
     rows, some = user_rows(3), [Pair(0, "s", "ab", "ba"), Pair(2, "s", "aab", "deed"), Pair(2, "s", "tie", "time")]
     got = difficulties(rows, some, MODALITIES, embed)
-    assert got.shape == (3,)
+    users = row_texts(rows, MODALITIES, (), 100)
+    for pair, found in zip(some, got, strict=True):
+        u, v = embed([f"{pair.query}\n{users[pair.row]}"])[0].astype(float), embed([pair.answer])[0].astype(float)
+        assert found == pytest.approx(1 - u @ v / math.sqrt((u @ u) * (v @ v)))
     same = difficulties(rows.slice(0, 0), [], MODALITIES, lambda texts: np.zeros((0, 8)))
     assert len(same) == 0
     limits = [0.1, 0.3, 0.5, 0.9]

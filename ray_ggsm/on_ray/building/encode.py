@@ -21,12 +21,12 @@ from ray_ggsm import storage
 from ray_ggsm.building.buckets import Bucket, BucketFiles, Built
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.report import Progress
-from ray_ggsm.config import InputError
 from ray_ggsm.embedding.embedder import Embedded, Embedder
 from ray_ggsm.encoders.kinds import load
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.log import say
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.soft_prompt import prompts_of
 from ray_ggsm.on_ray.building import tasks
 from ray_ggsm.on_ray.building.tasks import BUCKET
@@ -112,10 +112,9 @@ class _Encode:
     def __init__(self, build: Build, resources: RayConfig) -> None:
         self.build, config = build, build.embedding
         encoder = load(build.encoder, build.vectors.open(), device_of(resources), config.mask == "inference")
-        if prompts := prompts_of(list(config.instructions.values()), build.encoder_digest):
-            if not isinstance(encoder, LanguageModel):
-                raise InputError("embedding.instructions: only a language model has soft prompts")
-            encoder.use_prompts(prompts)
+        if isinstance(encoder, LanguageModel):  # no other encoder has prompts
+            instructions = list(config.instructions.values())
+            encoder.use_prompts(prompts_of(instructions, SavedEncoder.read(build.encoder)))
         self.embedder = Embedder(encoder, config.tokens_per_batch)
         self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
         self.tokens = _counter(build, "tokens", "Tokens that went through the encoder, without padding")

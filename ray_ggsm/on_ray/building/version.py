@@ -21,6 +21,7 @@ from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import UTC
 from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.model.soft_prompt import prompts_of
 from ray_ggsm.on_ray.building.encode import build_buckets
 from ray_ggsm.on_ray.building.request import BuiltVersion, VersionRequest
 from ray_ggsm.on_ray.event_texts import encode_events
@@ -86,6 +87,7 @@ def _build_on(
     request: VersionRequest, previous: EmbeddingTable | None, forgotten: Suppressed, report: RunReport
 ) -> BuiltVersion:
     comparable, description = _is_comparable(request, previous), request.encoder.description
+    prompts_of(list(request.embedding.instructions.values()), request.encoder)
     build = Build(
         embedding=request.embedding,
         files=request.publishing.files,

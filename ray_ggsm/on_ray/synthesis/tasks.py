@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from ray_ggsm import storage
 from ray_ggsm.data.chunks import Chunk, chunk_of, read_chunk
-from ray_ggsm.data.validate import validate
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.on_ray.cluster.devices import device_of
@@ -37,10 +35,10 @@ class Run:
 
     config: SynthesizeConfig
     experiment: Experiment
-    features: int
     location: str
     """Directory of this run."""
     replies: str
+    """Directory of all replies of a language model."""
 
     def path(self, *parts: str) -> str:
         """A location below the run's own."""
@@ -80,7 +78,8 @@ def calibrate(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult | No
     author, c = _author(run, purse), run.config
     try:
         guide = Guide(author.scenarios())
-        written = [(rows, author.write(rows, guide)) for rows in (_rows(run, chunk) for chunk in chunks)]
+        read = (read_chunk(chunk, columns(run.experiment)) for chunk in chunks)
+        written = [(rows, author.write(rows, guide)) for rows in read]
         pairs = [pair for _, each in written for pair in each.pairs][: c.pairs.calibration]
         measured, difficulty_N = None, np.zeros(len(pairs))
         if c.difficulty.embedding is not None and pairs:
@@ -102,20 +101,15 @@ def calibrate(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult | No
 @ray.remote
 def measure(run: Run, chunks: Sequence[Chunk]) -> Difficulty | None:
     """Task: how hard the final pairs of the same rows are; None where nothing is measured."""
-    if run.config.difficulty.embedding is None:
+    guide, found = GuideResult.model_validate_json(storage.read_text(run.path("guide.json"))), []
+    if guide.difficulty is None:
         return None
-    guide = GuideResult.model_validate_json(storage.read_text(run.path("guide.json")))
-    found = []
     for chunk in chunks:
-        rows = read(run.path("rows", file_of(chunk)))
+        rows = storage.read_parquet(run.path("rows", file_of(chunk)))
         texts = zip(*(rows[name].to_pylist() for name in ("scenario", "query", "answer")), strict=True)
         found.append((rows, [Pair(n, *each) for n, each in enumerate(texts)]))
     difficulty_N = _difficulties(run, found)
-    return (
-        Difficulty.of(difficulty_N, guide.difficulty.threshold if guide.difficulty else 0.0)
-        if len(difficulty_N)
-        else None
-    )
+    return Difficulty.of(difficulty_N, guide.difficulty.threshold) if len(difficulty_N) else None
 
 
 def _difficulties(run: Run, pairs: Sequence[tuple[pa.Table, Sequence[Pair]]]) -> np.ndarray:
@@ -129,7 +123,7 @@ class WritePairs:
     """Actor: a part of the rows -> its pairs."""
 
     def __init__(self, run: Run, guide: Guide, purse: Any) -> None:
-        self.run, self.guide, self.purse = run, guide, purse
+        self.run, self.guide = run, guide
         self.author = _author(run, purse)
 
     def __call__(self, described: pa.Table) -> pa.Table:
@@ -142,27 +136,16 @@ class WritePairs:
         return pa.table({"rows": [chunk.rows], "done": [True]})
 
     def _write(self, chunk: Chunk) -> None:
-        before = dict(vars(self.author.spent))
-        rows = _rows(self.run, chunk)
+        before = replace(self.author.spent)
+        rows = read_chunk(chunk, columns(self.run.experiment))
         written = self.author.write(rows, self.guide)
         if self.run.config.pairs.rewriting:
             written = self.author.revise(rows, written)
-        spent = type(self.author.spent)(**{name: n - before[name] for name, n in vars(self.author.spent).items()})
-        counts = counts_of(rows, written, self.run.experiment.modalities, spent)
+        counts = counts_of(rows, written, self.run.experiment.modalities, self.author.spent.since(before))
         storage.write_parquet(self.run.path("failed", file_of(chunk)), failed_table(rows, written.failed))
         storage.write_parquet(self.run.path("pairs", file_of(chunk)), pairs_table(rows, written.pairs))
         storage.write_parquet(self.run.path("rows", file_of(chunk)), training_rows(rows, written.pairs))
         storage.write_json(self.run.path("counts", f"{name_of(chunk)}.json"), counts.model_dump(mode="json"))
-
-
-def _rows(run: Run, chunk: Chunk) -> pa.Table:
-    """A part's rows that are good; the others are among the dead letters of those who train on them."""
-    e = run.experiment
-    rows, _ = validate(
-        read_chunk(chunk, columns(e)), list(e.data.modalities), run.features, e.data.max_text_length,
-        source=chunk.file, zone=e.data.snapshots.timezone,
-    )  # fmt: skip
-    return rows
 
 
 def name_of(chunk: Chunk) -> str:
@@ -173,12 +156,6 @@ def name_of(chunk: Chunk) -> str:
 def file_of(chunk: Chunk) -> str:
     """Name of a part's files."""
     return f"{name_of(chunk)}.parquet"
-
-
-def read(file: str) -> pa.Table:
-    """A Parquet file, local or s3://."""
-    fs, path = storage.arrow_filesystem(file)
-    return pq.read_table(path, filesystem=fs)
 
 
 def columns(experiment: Experiment) -> list[str]:

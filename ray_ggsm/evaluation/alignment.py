@@ -8,7 +8,7 @@ one is no test of the other.
 Shapes: N label rows, D vector width, V vector rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,6 +40,12 @@ class ProbeData:
 
     fit: Aligned
     score: Aligned
+
+
+def only(data: ProbeData, labels: Sequence[str]) -> ProbeData:
+    """The same rows with some of the labels."""
+    fit, score = (replace(rows, labels={name: rows.labels[name] for name in labels}) for rows in (data.fit, data.score))
+    return ProbeData(fit, score)
 
 
 def joined(first: Aligned, second: Aligned) -> Aligned:

@@ -1,10 +1,11 @@
 """Settings of the probes."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
-from ray_ggsm.config import Config, Runtime
+from ray_ggsm.config import Config, InputError, Runtime
 
 Kind = Literal["linear", "lightgbm", "mlp"]
 """Kind of probe."""
@@ -86,9 +87,36 @@ class ProbeConfig(Config):
     """Settings of the LightGBM probe."""
     mlp: MLPConfig = MLPConfig()
     """Settings of the network's probe."""
+    instructions: dict[str, str] = Field(default_factory=dict)
+    """Label -> the name of the instruction (`embedding.instructions`) whose vectors its probes read; needed where there
+    are several."""
     few_labels: FewLabelsConfig | None = None
     """Fit linear probes on few labelled rows, too; null: on all rows alone."""
     allow_missing: Runtime[bool] = False
     """Leave out, and count, label rows without a vector. They are an error if this is false, and in a study always."""
     allow_same_period: Runtime[bool] = False
     """Accept splits whose futures overlap, as long as their users differ; overlaps are an error if this is false."""
+
+    def labels_of(self, instructions: Sequence[str], labels: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Instruction -> the labels whose probes read its vectors.
+
+        Raises:
+            InputError: a label has no instruction, or `instructions` names an unknown label or instruction.
+        """
+        named = self.instructions or (dict.fromkeys(labels, instructions[0]) if len(instructions) == 1 else {})
+        if missing := [label for label in labels if label not in named]:
+            raise InputError(
+                f"evaluation.instructions: label '{missing[0]}' has none of embedding.instructions "
+                f"({', '.join(instructions)}); give each label the one whose vectors its probes read"
+            )
+        for label, instruction in named.items():
+            if label not in labels:
+                raise InputError(
+                    f"evaluation.instructions: there is no label '{label}'; data.labels has {', '.join(labels)}"
+                )
+            if instruction not in instructions:
+                raise InputError(
+                    f"evaluation.instructions.{label}: there is no instruction '{instruction}'; embedding.instructions "
+                    f"has {', '.join(instructions)}"
+                )
+        return {name: of for name in instructions if (of := tuple(each for each in labels if named[each] == name))}

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, to_yaml
 from ray_ggsm.data.held_out import check_held_out
 from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.data.summary import DataSummary
-from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined
+from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined, only
 from ray_ggsm.evaluation.counts import count_rows, left_out
 from ray_ggsm.evaluation.few_labels import check_draws, few_labels
 from ray_ggsm.evaluation.health import vector_health
@@ -22,7 +23,7 @@ from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map
-from ray_ggsm.evaluation.results import Results, by_label, results
+from ray_ggsm.evaluation.results import Probed, Results, by_label, results
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.attention import attention_picture
@@ -61,47 +62,81 @@ def evaluate(pipeline: Pipeline) -> Summary:
 
 def check_evaluation(experiment: Experiment) -> None:
     """Refuse an experiment without labels, without the splits that probes need, with splits that leak, or with several
-    vectors per row."""
+    vectors per row and no word on which of them a label's probes read."""
     if not experiment.data.labels:
         raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
-    if len(experiment.embedding.instructions) > 1:
-        raise InputError(
-            f"embedding.instructions: evaluation needs one vector per row, so one instruction; found "
-            f"{', '.join(experiment.embedding.instructions)}"
-        )
+    instructions, evaluation = experiment.embedding.instructions, experiment.evaluation
+    evaluation.labels_of([*instructions], [*experiment.data.labels])
+    if evaluation.few_labels and len(instructions) > 1:
+        raise InputError("evaluation.few_labels: it needs one vector per row, so one of embedding.instructions")
     fit, score = experiment.probe_splits
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
 
 
-def _vectors(pipeline: Pipeline, features: tuple[str, ...]) -> dict[str, ProbeData]:
-    """Per kind of vectors: rows to fit and to score on, all the same rows in the same order."""
-    fit, score = splits = pipeline.experiment.probe_splits
+def check_one_instruction(experiment: Experiment) -> None:
+    """Refuse several vectors per row, for a job that reads one."""
+    if len(experiment.embedding.instructions) > 1:
+        raise InputError(
+            f"embedding.instructions: one vector per row is needed, so one instruction; found "
+            f"{', '.join(experiment.embedding.instructions)}"
+        )
+
+
+Vectors = dict[str, ProbeData]
+"""Kind of vectors -> rows to fit and to score on."""
+
+
+def _vectors(pipeline: Pipeline, features: tuple[str, ...]) -> dict[str, Vectors]:
+    """Instruction -> its vectors, for the instructions that labels read; all the same rows in the same order."""
+    experiment = pipeline.experiment
+    fit, score = splits = experiment.probe_splits
+    labels_of = experiment.evaluation.labels_of([*experiment.embedding.instructions], [*experiment.data.labels])
     tables: dict[str, tuple[pa.Table, str]] = {}
     for name, variant in {"encoder": pipeline, "untrained": pipeline.untrained}.items():
-        table = open_table(variant.embed.require().table)
-        tables[name] = (table.read(columns=["user_id", "as_of", "embedding"]), "embedding")
+        rows = open_table(variant.embed.require().table).read(columns=["user_id", "as_of", "instruction", "embedding"])
+        for instruction in labels_of:
+            tables[f"{name}/{instruction}"] = (rows.filter(pc.field("instruction") == instruction), "embedding")
     if features:
-        rows = [tabular_rows(pipeline.prepare.rows(split)) for split in splits]
-        tables["handcrafted"] = (pa.concat_tables(rows), "tabular")
+        tabular = [tabular_rows(pipeline.prepare.rows(split)) for split in splits]
+        tables["handcrafted"] = (pa.concat_tables(tabular), "tabular")
     allowed = pipeline.experiment.evaluation.allow_missing
     aligned = {
         split: align_all(read_labels(pipeline.prepare.labels(split)), tables, split, allow_missing=allowed)
         for split in splits
     }
     data = {name: ProbeData(aligned[fit][name], aligned[score][name]) for name in tables}
-    if features:  # all have the rows of the label tables, in their order
-        encoder, handcrafted = data["encoder"], data["handcrafted"]
-        data["joined"] = ProbeData(joined(encoder.fit, handcrafted.fit), joined(encoder.score, handcrafted.score))
-    check_disjoint(data["encoder"].fit, data["encoder"].score, fit, score)
-    return data
+    found: dict[str, Vectors] = {}
+    for instruction in labels_of:
+        found[instruction] = {name: data[f"{name}/{instruction}"] for name in ("encoder", "untrained")}
+        if features:  # all have the rows of the label tables, in their order
+            encoder, handcrafted = data[f"encoder/{instruction}"], data["handcrafted"]
+            both = ProbeData(joined(encoder.fit, handcrafted.fit), joined(encoder.score, handcrafted.score))
+            found[instruction] |= {"handcrafted": handcrafted, "joined": both}
+        check_disjoint(data[f"encoder/{instruction}"].fit, data[f"encoder/{instruction}"].score, fit, score)
+    return found
 
 
-def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, ProbeData]) -> EvaluateResult:
-    experiment = pipeline.experiment
+def _probed(experiment: Experiment, of_instruction: Mapping[str, Vectors]) -> Probed:
+    """The results of all probes, each on the vectors of its label's instruction."""
+    labels = [*experiment.data.labels]
+    labels_of = experiment.evaluation.labels_of([*experiment.embedding.instructions], labels)
+    parts = [
+        probe_all(
+            experiment.evaluation, experiment.seed,
+            {name: only(data, labels_of[instruction]) for name, data in vectors.items()},
+        )
+        for instruction, vectors in of_instruction.items()
+    ]  # fmt: skip
+    found = {key: {label: r for part in parts for label, r in part[key].items()} for key in parts[0]}
+    return {key: {label: results[label] for label in labels} for key, results in found.items()}
+
+
+def _compare(pipeline: Pipeline, prepared: DataSummary, of_instruction: Mapping[str, Vectors]) -> EvaluateResult:
+    experiment, vectors = pipeline.experiment, next(iter(of_instruction.values()))
     few = experiment.evaluation.few_labels
     if few is not None:
         check_draws(experiment.evaluation, few, experiment.seed, vectors["encoder"].fit)
-    probed = probe_all(experiment.evaluation, experiment.seed, vectors)
+    probed = _probed(experiment, of_instruction)
     scored = {name: data.score for name, data in vectors.items()}
     found = results(probed, scored, experiment.seed)
     values = by_label(found, probed)

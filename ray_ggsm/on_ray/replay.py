@@ -26,7 +26,7 @@ from ray_ggsm.evaluation.replay import CARRIED, EXACT, Loss, PlayedNight, Replay
 from ray_ggsm.experiment import Experiment, RayConfig, loaded
 from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
-from ray_ggsm.on_ray.evaluate import check_evaluation
+from ray_ggsm.on_ray.evaluate import check_evaluation, check_one_instruction
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.on_ray.refresh import CarryConfig, RefreshConfig, count_users, refresh
 from ray_ggsm.stages import Pipeline
@@ -57,6 +57,7 @@ class ReplayConfig(Config):
         """
         pipeline = Pipeline.of(loaded(self.experiment, self.settings))
         check_evaluation(pipeline.experiment)
+        check_one_instruction(pipeline.experiment)
         return pipeline
 
     def days(self, experiment: Experiment) -> list[dt.date]:

@@ -29,7 +29,7 @@ from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention, attention_picture, attention_split
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.evaluate import check_evaluation
+from ray_ggsm.on_ray.evaluate import check_evaluation, check_one_instruction
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.probing.scores import ScoredRows, score_rows
 from ray_ggsm.on_ray.train import train
@@ -177,6 +177,7 @@ def _check(config: StudyConfig) -> Runs:
     experiments = [config.variant(variant, seed) for seed, variant in keys]
     for (_, variant), experiment in zip(keys, experiments, strict=True):
         check_evaluation(experiment)
+        check_one_instruction(experiment)
         if variant in config.attention:
             attention_split(experiment)
     resolved = zip(keys, pipelines(experiments), strict=True)

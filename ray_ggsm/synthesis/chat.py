@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ray_ggsm.config import digest
+from ray_ggsm.synthesis.formats import Limits, schema_of
 from ray_ggsm.synthesis.formats import Reply as Format
 
 BYTES_PER_TOKEN = 2
@@ -27,16 +28,23 @@ class Ask:
     messages: tuple[Message, ...]
     format: type[Format]
     """What the reply must be."""
+    limits: Limits
+    """What else its schema says."""
     model: str
     max_tokens: int
     temperature: float
     seed: int
 
     @property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the reply."""
+        return schema_of(self.format, self.limits)
+
+    @property
     def key(self) -> str:
         """Identifies the request: equal ones are asked once."""
         turns = [[m.role, m.content] for m in self.messages]
-        return digest(turns, self.format.model_json_schema(), self.model, self.max_tokens, self.temperature, self.seed)
+        return digest(turns, self.schema, self.model, self.max_tokens, self.temperature, self.seed)
 
     @property
     def estimate(self) -> int:

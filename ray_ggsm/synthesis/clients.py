@@ -99,7 +99,7 @@ class ServerChat:
             raise stopped
 
     def _reply(self, ask: Ask) -> Reply | Refused:
-        form = {"name": ask.format.__name__, "schema": ask.format.model_json_schema()}
+        form = {"name": ask.format.__name__, "schema": ask.schema}
         messages: Any = [{"role": m.role, "content": m.content} for m in ask.messages]
         more: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": form}}
         try:
@@ -156,7 +156,7 @@ class LocalChat:
         """As in `Chat`: batch by batch."""
         by_format: dict[Any, list[int]] = {}
         for n, ask in enumerate(asks):
-            by_format.setdefault((ask.format, ask.max_tokens, ask.temperature), []).append(n)
+            by_format.setdefault((ask.format, ask.limits, ask.max_tokens, ask.temperature), []).append(n)
         size = self.config.batch_size
         for positions in by_format.values():
             for first in range(0, len(positions), size):
@@ -168,9 +168,7 @@ class LocalChat:
     def _batch(self, asks: Sequence[Ask]) -> list[Reply | Refused]:
         turns = [[{"role": m.role, "content": m.content} for m in ask.messages] for ask in asks]
         first = asks[0]
-        written = self.generator.write(
-            turns, first.max_tokens, first.temperature, first.seed, first.format.model_json_schema()
-        )
+        written = self.generator.write(turns, first.max_tokens, first.temperature, first.seed, first.schema)
         return [
             Refused(f"the prompt is longer than the {self.generator.longest} tokens that the model can read")
             if each is None

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.model.config import EventEncoderConfig
+from ray_ggsm.synthesis.formats import LONGEST_TEXT
 
 
 class RulesConfig(Config):
@@ -21,6 +22,8 @@ class _LanguageModelConfig(Config):
     """Longest reply, in tokens."""
     temperature: float = Field(0.7, ge=0)
     """Of sampling; 0: the likeliest reply."""
+    longest_text: int = Field(LONGEST_TEXT, ge=1, le=LONGEST_TEXT)
+    """Characters of a question, an answer, a scenario or a rule, as the schema of a reply allows them."""
     events: int = Field(100, ge=1)
     """Newest events of a user that the model is shown."""
 

@@ -1,10 +1,13 @@
 """What a language model must reply: JSON that fits one of these, and nothing else."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Text = Annotated[str, Field(min_length=1, max_length=1000)]
+LONGEST_TEXT = 1000
+"""Characters of a question, an answer, a scenario or a rule."""
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 
 class Reply(BaseModel):
@@ -63,3 +66,39 @@ class Verdicts(Reply):
     """One verdict per pair."""
 
     verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is known of the reply to one request before it comes. A model that is held to a schema keeps to it."""
+
+    least: int
+    """Items of the list, at least."""
+    most: int
+    """Items of the list, at most."""
+    characters: int = LONGEST_TEXT
+    """Of a text, at most."""
+    positions: int | None = None
+    """Length of the list that positions point into; None: the reply has none."""
+
+
+def schema_of(form: type[Reply], limits: Limits) -> dict[str, Any]:
+    """The JSON schema of a format within limits."""
+
+    def limited(node: Any) -> Any:
+        if isinstance(node, list):
+            return [limited(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        found = {name: limited(each) for name, each in node.items()}
+        kind = found.get("type")
+        if kind == "array":
+            found |= {"minItems": limits.least, "maxItems": limits.most}
+        if kind == "string" and "maxLength" in found:
+            found["maxLength"] = limits.characters
+        if kind == "integer" and limits.positions is not None:
+            found["maximum"] = limits.positions - 1
+        return found
+
+    schema: dict[str, Any] = limited(form.model_json_schema())
+    return schema

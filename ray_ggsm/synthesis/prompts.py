@@ -6,22 +6,16 @@ string, a tag or a chat template's turn.
 
 import json
 import re
-from collections.abc import Mapping
 from importlib.resources import files
 from string import Template
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 
-VARIABLES: Mapping[str, tuple[str, ...]] = {
-    "scenarios": ("count",),
-    "choose": ("count",),
-    "write": (),
-    "induce": ("count",),
-    "merge": ("count",),
-    "revise": (),
-}
-"""Prompt -> the variables that it may use."""
+NAMES = ("scenarios", "choose", "write", "induce", "merge", "revise")
+"""All prompts."""
+VARIABLES = ("count",)
+"""What a prompt may use: the number of items that the reply lists, at most."""
 
 
 class Prompts:
@@ -33,13 +27,13 @@ class Prompts:
         Raises:
             InputError: a file has no name of a prompt, or an unknown variable.
         """
-        self.texts = {name: files(__package__).joinpath("prompts", f"{name}.txt").read_text() for name in VARIABLES}
+        self.texts = {name: files(__package__).joinpath("prompts", f"{name}.txt").read_text() for name in NAMES}
         for file in storage.list_files(directory, ".txt") if directory else ():
             name = file.rsplit("/", 1)[-1].removesuffix(".txt")
-            if name not in VARIABLES:
-                raise InputError(f"{file}: expected the name of a prompt ({', '.join(VARIABLES)})")
+            if name not in NAMES:
+                raise InputError(f"{file}: expected the name of a prompt ({', '.join(NAMES)})")
             self.texts[name] = storage.read_text(file)
-            _check(file, self.texts[name], VARIABLES[name])
+            _check(file, self.texts[name])
         self.digests = {name: digest(text) for name, text in self.texts.items()}
         """Version of each prompt."""
 
@@ -48,12 +42,12 @@ class Prompts:
         return Template(self.texts[name]).substitute(values)
 
 
-def _check(file: str, text: str, known: tuple[str, ...]) -> None:
+def _check(file: str, text: str) -> None:
     template = Template(text)
     if not template.is_valid():
         raise InputError(f"{file}: a $ stands for itself as $$, and a variable is written as $name")
-    if unknown := sorted({*template.get_identifiers()} - {*known}):
-        raise InputError(f"{file}: unknown variable ${unknown[0]}; this prompt has {', '.join(known) or 'none'}")
+    if unknown := sorted({*template.get_identifiers()} - {*VARIABLES}):
+        raise InputError(f"{file}: unknown variable ${unknown[0]}; a prompt has {', '.join(VARIABLES)}")
 
 
 def as_data(**values: object) -> str:

@@ -49,7 +49,7 @@ class WrittenPairs:
         Raises:
             InputError: the model gives no list.
         """
-        ask = self._ask("scenarios", formats.Scenarios, {}, count=self.config.scenarios)
+        ask = self._ask("scenarios", formats.Scenarios, {}, self._exactly(self.config.scenarios))
         (found,) = self.asker.ask([ask])
         if isinstance(found, Failed):
             raise InputError(
@@ -63,7 +63,10 @@ class WrittenPairs:
         histories = self._histories(rows)
         count = min(self.config.per_user, len(guide.pool))
         choices = self.asker.ask([
-            self._ask("choose", formats.Choice, {"history": history, "scenarios": guide.pool}, count=count)
+            self._ask(
+                "choose", formats.Choice, {"history": history, "scenarios": guide.pool},
+                self._exactly(count, len(guide.pool)),
+            )
             for history in histories
         ])  # fmt: skip
         failed: list[NoPair] = []
@@ -81,7 +84,7 @@ class WrittenPairs:
         asks = [
             self._ask("write", formats.Pairs, {
                 "history": histories[row], "scenarios": some, **({"rules": guide.rules} if guide.rules else {}),
-            })
+            }, self._exactly(len(some), len(some)))
             for row, some in chosen.items()
         ]  # fmt: skip
         pairs: list[Pair] = []
@@ -106,14 +109,14 @@ class WrittenPairs:
         asks = [
             self._ask("induce", formats.Rules, {
                 "pairs": [{"query": pair.query, "answer": pair.answer} for pair in hard[first : first + size]],
-            }, count=count)
+            }, self._up_to(count))
             for first in range(0, len(hard), size)
         ]  # fmt: skip
         found = [each for each in self.asker.ask(asks) if isinstance(each, formats.Rules)]
         rules = tuple(dict.fromkeys(rule for each in found for rule in each.rules))
         if len(rules) <= count:
             return rules
-        (merged,) = self.asker.ask([self._ask("merge", formats.Rules, {"rules": rules}, count=count)])
+        (merged,) = self.asker.ask([self._ask("merge", formats.Rules, {"rules": rules}, self._up_to(count))])
         return (merged.rules if isinstance(merged, formats.Rules) else rules)[:count]
 
     def revise(self, rows: pa.Table, written: Written) -> Written:
@@ -125,7 +128,7 @@ class WrittenPairs:
         asks = [
             self._ask("revise", formats.Verdicts, {
                 "history": histories[row], "pairs": [{"query": p.query, "answer": p.answer} for p in pairs],
-            })
+            }, self._exactly(len(pairs), len(pairs)))
             for row, pairs in of_row.items()
         ]  # fmt: skip
         kept: list[Pair] = []
@@ -146,10 +149,18 @@ class WrittenPairs:
         texts = row_texts(rows, self.modalities, (), self.client.events)
         return [text.split("\n") for text in texts]
 
-    def _ask(self, prompt: str, form: type[formats.Reply], data: Mapping[str, object], **values: int) -> Ask:
+    def _exactly(self, items: int, positions: int | None = None) -> formats.Limits:
+        return formats.Limits(items, items, self.client.longest_text, positions)
+
+    def _up_to(self, items: int) -> formats.Limits:
+        return formats.Limits(1, items, self.client.longest_text)
+
+    def _ask(
+        self, prompt: str, form: type[formats.Reply], data: Mapping[str, object], limits: formats.Limits
+    ) -> Ask:  # fmt: skip
         c = self.client
-        messages = conversation(self.prompts.filled(prompt, **values), as_data(**data))
-        return Ask(messages, form, model_of(c), c.max_reply_tokens, c.temperature, self.seed)
+        messages = conversation(self.prompts.filled(prompt, count=limits.most), as_data(**data))
+        return Ask(messages, form, limits, model_of(c), c.max_reply_tokens, c.temperature, self.seed)
 
 
 def _no_pair(row: int, step: str, failed: Failed) -> NoPair:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from ray_ggsm.config import InputError
 from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.model.generation import Generator
-from ray_ggsm.synthesis.formats import Reply
+from ray_ggsm.synthesis.formats import Limits, Pairs, Reply, schema_of
 from tests.helpers.models import write_tokenizer
 
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}[assistant]"
@@ -56,6 +56,17 @@ def test_replies_fit_the_schema_whatever_the_prompts_beside_them(chat_model: str
             Verdict.model_validate_json(reply[0])
             assert reply[1] == len(f"[user]{prompt[0]['content']}[assistant]")  # a token per byte
             assert reply[2] >= len(json.dumps(json.loads(reply[0]), separators=(",", ":")))
+
+
+def test_a_random_model_ends_its_list(chat_model: str) -> None:
+    """Texts and lists end where the schema says, so that a model that writes anything writes whole replies."""
+    generator = Generator(PretrainedConfig(name=chat_model), torch.device("cpu"))
+    schema = schema_of(Pairs, Limits(2, 2, characters=5, positions=3))
+    (written,) = generator.write([turns("a")], 400, 1.0, 0, schema)
+    assert written is not None
+    pairs = Pairs.model_validate_json(written[0]).pairs
+    assert len(pairs) == 2
+    assert all(pair.scenario < 3 and len(pair.query) <= 5 and len(pair.answer) <= 5 for pair in pairs)
 
 
 def test_without_sampling_a_reply_is_that_of_its_prompt_alone(chat_model: str) -> None:

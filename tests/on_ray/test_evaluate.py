@@ -10,6 +10,7 @@ import pytest
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import check_evaluation, evaluate
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables.maintenance import forget
@@ -49,3 +50,28 @@ def test_splits_that_leak_are_refused_before_anything_runs(experiment: Callable[
     )
     with pytest.raises(InputError, match="'probe' and 'test' can share users"):
         check_evaluation(experiment(data__splits__test={"role": "score", "users": "all", "cutoffs": [4]}))
+
+
+def test_each_label_is_judged_on_the_vectors_of_its_instruction(
+    experiment: Callable[..., Experiment], finished: Experiment, beside: Callable[..., str]
+) -> None:
+    """With two instructions in one table, as with a table for each of them."""
+    output = beside("prepare-", "train-")
+    first, second = finished.data.labels
+
+    def evaluated(instructions: dict[str, str], of_label: dict[str, str]) -> dict[str, dict[str, float]]:
+        pipeline = Pipeline.of(experiment(
+            output=output, embedding__instructions=instructions, evaluation__instructions=of_label,
+            evaluation__kinds=["linear"],
+        ))  # fmt: skip
+        embed(pipeline)
+        embed(pipeline.untrained)
+        return {name: kinds["linear"] for name, kinds in evaluate(pipeline).auc.items()}
+
+    texts = {"plain": "", "next": "what will the user do next?"}
+    both = evaluated(texts, {first: "plain", second: "next"})
+    plain, asked = (evaluated({name: text}, {}) for name, text in texts.items())
+    assert {name: auc[first] for name, auc in both.items()} == {name: auc[first] for name, auc in plain.items()}
+    assert {name: auc[second] for name, auc in both.items()} == {name: auc[second] for name, auc in asked.items()}
+    assert plain["encoder"] != asked["encoder"]
+    assert plain["handcrafted"] == asked["handcrafted"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from ray_ggsm.synthesis.asking import Asker, Failed, kept
 from ray_ggsm.synthesis.budget import Budget
 from ray_ggsm.synthesis.chat import Admit, Ask, BudgetSpentError, Message, Refused, Reply
 from ray_ggsm.synthesis.config import BudgetConfig
-from ray_ggsm.synthesis.formats import Choice
+from ray_ggsm.synthesis.formats import Choice, Limits
 
 
 class Scripted:
@@ -44,7 +45,7 @@ class Purse:
 
 
 def ask(text: str = "which?") -> Ask:
-    return Ask((Message("system", "choose"), Message("user", text)), Choice, "m", 50, 0.0, 0)
+    return Ask((Message("system", "choose"), Message("user", text)), Choice, Limits(1, 3), "m", 50, 0.0, 0)
 
 
 def test_each_request_is_made_once(tmp_path: Path) -> None:
@@ -64,11 +65,11 @@ def test_each_request_is_made_once(tmp_path: Path) -> None:
 def test_another_model_prompt_seed_or_format_is_another_request() -> None:
     base = ask()
     others = [
-        Ask((*base.messages, Message("user", "more")), Choice, "m", 50, 0.0, 0),
-        Ask(base.messages, Choice, "other", 50, 0.0, 0), Ask(base.messages, Choice, "m", 51, 0.0, 0),
-        Ask(base.messages, Choice, "m", 50, 0.1, 0), Ask(base.messages, Choice, "m", 50, 0.0, 1),
+        replace(base, messages=(*base.messages, Message("user", "more"))), replace(base, limits=Limits(2, 3)),
+        replace(base, model="other"), replace(base, max_tokens=51), replace(base, temperature=0.1),
+        replace(base, seed=1),
     ]  # fmt: skip
-    assert len({base.key, *(each.key for each in others)}) == 6
+    assert len({base.key, *(each.key for each in others)}) == 7
 
 
 def test_a_reply_that_does_not_fit_is_repaired_once(tmp_path: Path) -> None:

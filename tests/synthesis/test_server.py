@@ -10,7 +10,7 @@ from ray_ggsm.config import InputError, NotNow, build
 from ray_ggsm.synthesis.chat import Ask, Message, Refused, Reply
 from ray_ggsm.synthesis.clients import ServerChat
 from ray_ggsm.synthesis.config import OpenAIConfig
-from ray_ggsm.synthesis.formats import Choice
+from ray_ggsm.synthesis.formats import Choice, Limits, schema_of
 from tests.helpers.chat_server import chat_server
 
 GOOD = '{"chosen": [0]}'
@@ -22,7 +22,10 @@ def config(url: str, **more: object) -> OpenAIConfig:
 
 
 def asks(n: int) -> list[Ask]:
-    return [Ask((Message("system", "s"), Message("user", f"{i}")), Choice, "m", 50, 0.5, 7) for i in range(n)]
+    return [
+        Ask((Message("system", "s"), Message("user", f"{i}")), Choice, Limits(1, 1, positions=5), "m", 50, 0.5, 7)
+        for i in range(n)
+    ]
 
 
 def found(url: str, n: int = 1, **more: object) -> dict[int, Reply | Refused]:
@@ -37,7 +40,7 @@ def test_requests_say_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert request["authorization"] == "Bearer secret"
     assert (request["model"], request["temperature"], request["seed"], request["max_tokens"]) == ("m", 0.5, 7, 50)
     assert request["messages"] == [{"role": "system", "content": "s"}, {"role": "user", "content": "0"}]
-    assert request["response_format"]["json_schema"]["schema"] == Choice.model_json_schema()
+    assert request["response_format"]["json_schema"]["schema"] == schema_of(Choice, Limits(1, 1, positions=5))
 
 
 @pytest.mark.parametrize("failure", [429, 500, 503, None])

@@ -13,6 +13,7 @@ from ray_ggsm.synthesis.asking import Asker
 from ray_ggsm.synthesis.author import Guide
 from ray_ggsm.synthesis.chat import Admit, Ask, Refused, Reply
 from ray_ggsm.synthesis.config import PairsConfig, RecordedRepliesConfig
+from ray_ggsm.synthesis.formats import Choice, Limits, Pairs, Rules, Scenarios, Verdicts, schema_of
 from ray_ggsm.synthesis.pairs import PAIRS, Pair, Written, failed_table, pairs_table, training_rows
 from ray_ggsm.synthesis.prompts import Prompts, as_data
 from ray_ggsm.synthesis.written import WrittenPairs
@@ -28,12 +29,13 @@ class Model:
     """Replies with a function of the messages."""
 
     def __init__(self, reply: Callable[[list[dict[str, str]]], str]) -> None:
-        self.reply, self.asked = reply, []
+        self.reply, self.asked, self.schemas = reply, [], []
 
     def replies(self, asks: Sequence[Ask], admit: Admit) -> Iterator[tuple[int, Reply | Refused]]:
         for n, ask in enumerate(asks):
             messages = [{"role": m.role, "content": m.content} for m in ask.messages]
             self.asked.append(messages)
+            self.schemas.append((ask.format, ask.limits))
             yield n, Reply(self.reply(messages), 1, 1)
 
 
@@ -173,3 +175,32 @@ def test_training_rows_repeat_the_user_with_each_pair() -> None:
     assert (made["query"].to_pylist(), made["answer"].to_pylist()) == (["q0", "q1", "q2"], ["a0", "a1", "a2"])
     assert pairs_table(rows, pairs).schema.equals(PAIRS)
     assert len(training_rows(rows, [])) == len(pairs_table(rows, [])) == len(failed_table(rows, [])) == 0
+
+
+def test_each_request_knows_how_long_its_list_is(tmp_path: Path) -> None:
+    """Else a small model writes a list without end."""
+    writer = author(tmp_path, scenarios=5, rules=4)
+    rows = user_rows(2)
+    written = writer.write(rows, Guide(writer.scenarios()))
+    writer.revise(rows, Written(written.pairs[:3], []))
+    writer.induce(written.pairs)
+    model = writer.asker.chat
+    assert isinstance(model, Model)
+    assert model.schemas == [
+        (Scenarios, Limits(5, 5)),
+        *[(Choice, Limits(2, 2, positions=5))] * 2, *[(Pairs, Limits(2, 2, positions=2))] * 2,
+        (Verdicts, Limits(2, 2, positions=2)), (Verdicts, Limits(1, 1, positions=1)), (Rules, Limits(1, 4)),
+    ]  # fmt: skip
+
+
+def test_limits_stand_in_the_schema() -> None:
+    schema = schema_of(Pairs, Limits(3, 4, characters=50, positions=7))
+    pairs = schema["properties"]["pairs"]
+    assert (pairs["minItems"], pairs["maxItems"]) == (3, 4)
+    pair = schema["$defs"]["WrittenPair"]["properties"]
+    assert (pair["scenario"]["minimum"], pair["scenario"]["maximum"]) == (0, 6)
+    assert (pair["query"]["minLength"], pair["query"]["maxLength"]) == (1, 50)
+    verdict = schema_of(Verdicts, Limits(1, 1, characters=50))["$defs"]["Verdict"]["properties"]
+    assert "maximum" not in verdict["pair"]
+    assert [each.get("maxLength") for each in verdict["answer"]["anyOf"]] == [50, None]
+    assert "maxLength" not in verdict["verdict"]

@@ -118,7 +118,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     monkeypatch.setattr(rayjob, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(rayjob, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("RAY_AUTH_TOKEN", "ray-token")
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield found
     server.shutdown()

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ OVERLAYS = sorted(place.name for place in (INFRA / "overlays").iterdir())
 WITHOUT_SCHEMA = {"ResourceFlavor", "ClusterQueue", "LocalQueue", "PodMonitor", "PrometheusRule"}
 """Kinds of Kueue and of the Prometheus operator, whose schemas are not at hand."""
 Manifest = dict[str, Any]
+FITTING: set[str] = set()
+"""Manifests that were found to fit: overlays share most of them, and a check takes a while."""
 
 
 def documents(text: str) -> list[Manifest]:
@@ -50,10 +53,13 @@ def built(place: str) -> tuple[Manifest, ...]:
 def check(manifest: Manifest) -> None:
     """Raise `jsonschema.ValidationError` unless a manifest fits the schema of its kind; skip where that is missing."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    if (text := json.dumps(manifest)) in FITTING:
+        return
     if manifest["apiVersion"].startswith("ray.io/"):
         ray_schema(manifest["kind"]).validate(manifest)
     elif manifest["kind"] not in WITHOUT_SCHEMA:
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    FITTING.add(text)
 
 
 @functools.cache

@@ -253,5 +253,6 @@ another change of the store is running; try again later.
 COMMANDS = {
     "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, missing, user.",
     "store": "Look after an event store: history, compact, expire, forget, vacuum.",
+    "rayjob": "Run a RayJob on Kubernetes, wait for it, and end with its driver's exit code.",
 }
 """Jobs with commands instead of a config, each in `ray_ggsm.cli.<name>` -> title."""

@@ -1,10 +1,12 @@
-"""Gauges of a table for Prometheus, from its log alone: a gauge inside a job would die with the job's cluster."""
+"""Gauges of a table for Prometheus, from its log and reports: a gauge inside a job would die with the job's cluster."""
 
+import datetime as dt
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from ray_ggsm import storage
+from ray_ggsm.config import Record
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.metadata import Commit
 from ray_ggsm.tables.moments import instant, parsed
@@ -21,7 +23,20 @@ HELP = {
     "failed_gates": "Gates that failed for the newest version, which was published all the same.",
     "encoded_rows": "Rows whose vectors the last publishing run computed.",
     "dead_letters": "Rows of that run that got no vector.",
+    "last_publish_users_per_second": "Users per second that it encoded.",
+    "last_run_timestamp_seconds": "When the last run with a report ended, whether or not it published (Unix time).",
+    "last_run_seconds": "How long it took.",
+    "last_run_failed_gates": "Gates that kept it from publishing.",
 }
+
+
+class _Report(Record):
+    """What the gauges take of a run's report (`ray_ggsm.building.report`)."""
+
+    ended: dt.datetime
+    version: int | None
+    seconds: dict[str, float]
+    failed_gates: tuple[str, ...]
 
 
 def metrics(table: EmbeddingTable) -> str:
@@ -50,17 +65,29 @@ def _gauges(table: EmbeddingTable) -> dict[str, float]:
         moments = [instant(parsed(text, "ages"), None).timestamp() for text in newest.ages]
         found["oldest_as_of_timestamp_seconds"] = min(moments)
         found["newest_as_of_timestamp_seconds"] = max(moments)
-    if publish := _last_publish(table):
+    if publish := last_publish(table):
         found["last_publish_timestamp_seconds"] = publish.timestamp.timestamp()
         if counts := publish.metadata.counts:
             found["encoded_rows"], found["dead_letters"] = counts.encoded, counts.dead_letters
+        found["last_publish_users_per_second"] = publish.metadata.rates.get("users_per_second")
+    if run := _last_run(table.location):
+        found["last_run_timestamp_seconds"] = run.ended.timestamp()
+        found["last_run_seconds"] = run.seconds.get("all")
+        found["last_run_failed_gates"] = len(run.failed_gates) if run.version is None else 0
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _last_publish(table: EmbeddingTable) -> Commit | None:
+def last_publish(table: EmbeddingTable) -> Commit | None:
     """The newest commit of a run, found without reading the whole log."""
     for version in range(table.version, -1, -1):
         (commit,) = delta.history(table.location, version, version)
         if commit.operation == "publish":
             return commit
     return None
+
+
+def _last_run(location: str) -> _Report | None:
+    """The report of the run that ended last, of those that `vacuum` has left."""
+    files = storage.glob(storage.join(location, "runs", "*", "report.json"))
+    reports = (_Report.model_validate_json(storage.read_text(file)) for file in files)
+    return max(reports, key=lambda report: report.ended, default=None)

@@ -116,11 +116,11 @@ def test_evaluation_refuses_to_compare_the_untrained_encoder_with_itself(finishe
 class Counting:
     """An actor that counts as those that encode do, and lives on."""
 
-    def __init__(self, build: Any) -> None:
-        self.users = _counter(build, "users_embedded", "Users whose vectors were computed")
+    def __init__(self, build: Any, name: str = "users_embedded") -> None:
+        self.counter = _counter(build, name, "Users whose vectors were computed")
 
     def count(self, users: int) -> None:
-        self.users.inc(users)
+        self.counter.inc(users)
 
 
 def test_prometheus_finds_the_counters_by_table_and_run() -> None:

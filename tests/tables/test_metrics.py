@@ -1,10 +1,14 @@
 """Gauges for Prometheus, read with Prometheus' own parser."""
 
+import datetime as dt
+import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ray_ggsm.building.report import RunReport, reported
 from ray_ggsm.tables import open_table
 from ray_ggsm.tables.maintenance import forget, rollback, vacuum
 from ray_ggsm.tables.metadata import VersionCounts
@@ -82,3 +86,25 @@ def test_command(tmp_path, capsys, to_file):
     text = Path(file).read_text() if to_file else printed
     assert text == metrics(open_table(location))
     assert bool(printed) != to_file
+
+
+def test_the_last_run_whether_or_not_it_published(tmp_path):
+    location = str(tmp_path / "users")
+    put(location, rows(20), "r0", metadata={"rates": {"users_per_second": 12.5}})
+    assert gauges(metrics(open_table(location)), location)["last_publish_users_per_second"] == 12.5
+
+    def leave(run: str, **report: object) -> dict[str, float]:
+        place = tmp_path / "users" / "runs" / run
+        with suppress(RuntimeError), reported(RunReport("refresh", location, run, **report), str(place)) as written:
+            if written.version is None:
+                raise RuntimeError("refused")
+        found = json.loads((place / "report.json").read_text())
+        ended = f"2024-03-0{len(list(place.parent.iterdir()))}T02:00:00+00:00"
+        (place / "report.json").write_text(json.dumps({**found, "ended": ended, "seconds": {"all": 7.5}}))
+        now = gauges(metrics(open_table(location)), location)
+        assert now["last_run_timestamp_seconds"] == dt.datetime.fromisoformat(ended).timestamp()
+        assert now["last_run_seconds"] == 7.5
+        return now
+
+    assert leave("b", failed_gates=("norm", "drift"))["last_run_failed_gates"] == 2
+    assert leave("a", failed_gates=("norm",), version=1)["last_run_failed_gates"] == 0, "it was published anyway"

@@ -170,7 +170,7 @@ def named_by(config: DataConfig) -> str | None:
     in_store = require_layout(config.source.location).key_id if isinstance(config.source, StoreSource) else None
     if key is not None and in_store is not None:
         raise InputError(
-            "data.users.key_file (key_file of `events`): leave it out; the event store names users by pseudonyms already"
+            "data.users.key_file (`events.key_file`): leave it out; the event store names users by pseudonyms already"
         )
     return in_store if key is None else key_id(key)
 

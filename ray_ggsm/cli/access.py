@@ -50,18 +50,20 @@ ROLES: Mapping[str, Mapping[str, Rights]] = {
     "ingest": {
         "events": Rights(),
         "store": Rights(
-            write=("tables/*", "ingest.lock*"), add=("store.json", "manifests/*"), remove=("tables/*", "ingest.lock*")
+            write=("tables/*", "ingest.lock*"), add=("store.json", "manifests/*"), remove=("ingest.lock*",)
         ),
     },
     "trainer": {"store": Rights(), "output": Rights(write=ALL, remove=ALL)},
     "refresh": {
         "store": Rights(),
         "output": Rights(write=("event_vectors/*",)),
-        "tables": Rights(write=(*VACUUMED, LOGS, "refresh.lock*"), remove=("staging/*", "refresh.lock*", "data/*")),
+        "tables": Rights(write=(*VACUUMED, LOGS, "refresh.lock*"), remove=("staging/*", "refresh.lock*")),
     },
     "forget": {
         "store": Rights(
-            write=("tables/*", "ingest.lock*"), add=("manifests/*", "_audit/*"), remove=("tables/*", "ingest.lock*")
+            write=("tables/*", "ingest.lock*"),
+            add=("manifests/*", "_audit/*"),
+            remove=("tables/*/_store_bucket=*", "ingest.lock*"),
         ),
         "tables": Rights(write=("data/*", LOGS), add=LISTS, remove=VACUUMED),
     },

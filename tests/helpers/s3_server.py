@@ -27,15 +27,15 @@ CODES = {"error": "InternalError", "expired": "ExpiredToken", "readonly": "Acces
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """The address of a new server."""
-    command = [sys.executable, "-m", "tests.helpers.s3_server"]
+def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
+    """The address of a new server, which listens on `host`."""
+    command = [sys.executable, "-m", "tests.helpers.s3_server", host]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with server:
         port = server.stdout.readline().strip()  # waits until the server listens, or has ended
         assert port, "the S3 server ended"
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{host}:{port}"
         finally:
             server.terminate()
 
@@ -136,7 +136,7 @@ def _serve() -> None:
     from werkzeug.serving import make_server
 
     application = _Faulty(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True)
+    server = make_server(sys.argv[1], 0, application, threaded=True)
     print(server.port, flush=True)
     server.serve_forever()
 

@@ -1,6 +1,6 @@
 """Rehearse what goes wrong at night, on nodes with networks and disks of their own, and see what the table is like.
 
-    python benchmarks/rehearsals.py [--only node_loss head ...] [--page docs/rehearsals.md]      (Linux, as root)
+    python benchmarks/rehearsals.py [--only node_loss head ...]      (Linux, as root)
 
 Everything runs in namespaces of Linux: a network with a bridge, and for each node of the Ray cluster an address, a
 process table, a /tmp, a /dev/shm and a disk. Nothing outside is touched, other Ray clusters on the machine included.
@@ -11,6 +11,7 @@ Afterwards the newest version must have each user once, with the vectors of an u
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import shutil
@@ -18,8 +19,9 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 INSIDE = "RAY_GGSM_REHEARSAL"
@@ -72,10 +74,11 @@ class Node:
 
     def start(self) -> "Node":
         """Start the raylet, and all that belongs to the head on the head's address."""
-        where = ["--head", "--port=6379"] if self.ip == HEAD else [f"--address={ADDRESS}"]
+        as_head = ["--head", "--port=6379", "--include-dashboard=false"]
+        where = as_head if self.ip == HEAD else [f"--address={ADDRESS}"]
         ray = [
             sys.executable, "-m", "ray.scripts.scripts", "start", *where, f"--node-ip-address={self.ip}",
-            f"--num-cpus={self.cpus}", "--object-store-memory=100000000", "--include-dashboard=false", "--block",
+            f"--num-cpus={self.cpus}", "--object-store-memory=100000000", "--block",
         ]  # fmt: skip
         disks = "; ".join(
             f"mkdir -p {place}; mount -t tmpfs -o size={size} tmpfs {place}"
@@ -117,6 +120,8 @@ class Told:
     notes: list[str] = field(default_factory=list)
     table: str = ""
     """What the table is like afterwards."""
+    expected: dict = field(default_factory=dict)
+    """User -> vector, where it is not that of the undisturbed run."""
 
 
 class Job:
@@ -163,6 +168,7 @@ class Stage:
 
     def __init__(self, server: str) -> None:
         from night_world import World
+
         from tests.helpers.s3_server import BUCKET
 
         self.server, self.bucket = server, BUCKET
@@ -215,7 +221,7 @@ class Stage:
 
         opened, found = open_table(table), vectors(table)
         metadata, problems = opened.metadata(), opened.verify(deep=True)
-        expected = self.after if opened.version else self.before
+        expected = told.expected or (self.after if opened.version else self.before)
         off = max((float(np.abs(found[u] - expected[u]).max()) for u in found.keys() & expected.keys()), default=9.0)
         told.table = (
             f"version {opened.version}, {len(found)} of {len(expected)} users, {len(found.keys() - expected.keys())} "
@@ -374,18 +380,41 @@ def crowd(stage: Stage, table: str) -> Told:
     return told
 
 
+def lost_bucket(stage: Stage, table: str) -> Told:
+    """The bucket is lost, and only the list of the forgotten was kept."""
+    from ray_ggsm import storage
+    from ray_ggsm.cli import tables
+
+    told = Told(
+        "A user was forgotten. Then all of the table was lost, and the list of the forgotten put back; a refresh."
+    )
+    gone = sorted(stage.after)[0]
+    (stage.directory / "gone").write_text(gone)
+    command = ["--users-file", str(stage.directory / "gone"), "--key-file", str(stage.directory / "key")]
+    assert tables.run_command(["forget", table, *command]) == 0
+    entry = f"{table}/_suppressed/00000001.json"
+    kept = storage.read_bytes(entry)
+    storage.remove(table)
+    storage.write_bytes(entry, kept)
+    assert Job(stage, told, table, "--set", f"forgotten_key_file={stage.directory}/key").end() == 0
+    told.expected = {user: vector for user, vector in stage.after.items() if user != gone}
+    return told
+
+
 REHEARSALS = {
     each.__name__: each
-    for each in (unshared, node_loss, partition, head, outage, disk_full, second, terminated, gate, crowd)
+    for each in (unshared, node_loss, partition, head, outage, disk_full, second, terminated, gate, crowd, lost_bucket)
 }
 
 
-def autoscaling(world: "Stage | None", server: str, table: str) -> Told:
-    """0 -> N -> 0 nodes, with Ray's fake provider: its nodes are processes here, in this namespace."""
+def autoscaling(stage: Stage, table: str) -> Told:
+    """A cluster grows and shrinks, 0 -> N -> 0 nodes.
+
+    Ray's fake provider makes them: its nodes are processes here, and its helpers stop every Ray that they see.
+    """
     import ray
     from ray.cluster_utils import AutoscalingCluster
 
-    assert world is not None
     told = Told("A cluster of a head without CPUs grew when the job asked for room, and shrank when nobody did.")
     worker = {"resources": {"CPU": 2, "object_store_memory": 100_000_000}, "node_config": {}, "min_workers": 0}
     types = {"worker": {**worker, "max_workers": 2}}
@@ -397,7 +426,7 @@ def autoscaling(world: "Stage | None", server: str, table: str) -> Told:
     with counts.open("wb") as log:
         watching = subprocess.Popen(watch, stdout=log, env=environment)
     until(lambda: counts.read_text().strip())
-    command = [*world.world.command(), "--set", f"table={table}"]
+    command = [*stage.world.command(), "--set", f"table={table}"]
     start, output = time.time(), SHARED / "autoscaled.log"
     with output.open("wb") as log:
         code = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log).returncode
@@ -429,40 +458,55 @@ while True:
 """Prints the number of nodes with CPUs each time that it changes."""
 
 
-def page(found: dict[str, tuple[str, Told, float]]) -> str:
+@dataclass
+class Result:
+    """What stands in the file of results."""
+
+    title: str
+    told: Told
+    seconds: float
+    day: str
+
+
+def keep(file: Path, name: str, result: Result) -> None:
+    """Put a result into the file of results, in place of an earlier one, and write the page."""
+    found = json.loads(file.read_text()) if file.exists() else {}
+    result.told.expected = {}
+    found[name] = asdict(result)
+    found = {each: found[each] for each in (*REHEARSALS, "autoscaling") if each in found}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    (ROOT / "docs" / "rehearsals.md").write_text(page(found))
+
+
+def page(found: dict) -> str:
     """The results as Markdown."""
-    when, cores = time.strftime("%Y-%m-%d"), os.cpu_count()
-    table = "\n".join(
-        f"| `{name}` | {title} | {', then '.join(str(code) for _, code, _, _ in told.attempts)} | {seconds:,.0f} | {told.table} |"
-        for name, (title, told, seconds) in found.items()
-    )
-    parts = []
-    for name, (title, told, _) in found.items():
-        shown = "\n\n".join(
+    rows, parts = [], []
+    for name, each in found.items():
+        title, told = each["title"], each["told"]
+        codes = ", then ".join(str(code) for _, code, _, _ in told["attempts"])
+        rows.append(f"| `{name}` | {title} | {codes} | {each['seconds']:,.0f} | {each['day']} | {told['table']} |")
+        shown = [
             f"`{said}` ended with **{code}** after {seconds:.0f} s:\n\n```\n{lines}\n```"
-            for said, code, seconds, lines in told.attempts
-        )
-        notes = "\n".join(f"- {note}" for note in [*told.notes, f"Afterwards: {told.table}."])
-        parts.append(f"## {name}: {title[0].lower()}{title[1:]}\n\n{told.done}\n\n{shown}\n\n{notes}")
-    return PAGE.format(
-        when=when, cores=cores, kernel=platform.release(), users=USERS, table=table, parts="\n\n".join(parts)
-    )
+            for said, code, seconds, lines in told["attempts"]
+        ]
+        notes = "\n".join(f"- {note}" for note in [*told["notes"], f"Afterwards: {told['table']}."])
+        parts.append("\n\n".join([f"## {name}: {title[0].lower()}{title[1:]}", told["done"], *shown, notes]))
+    head = PAGE.format(cores=os.cpu_count(), kernel=platform.release(), users=USERS)
+    return "\n".join([head, *rows, "", "\n\n".join(parts), ""])
 
 
 PAGE = """# Rehearsals
 
-What `python benchmarks/rehearsals.py` did and saw on {when} (Linux {kernel}, {cores} cores, which other work shared: seconds say little).
-Nodes are namespaces of one machine, each with a network, processes, /tmp, /dev/shm and a disk of its own; the object store is the tests'. No
-Kubernetes, no real object store and no GPU was there. {users} made-up users, a tiny encoder, buckets of about 100 rows; version 0 has everybody,
-and then half of the users have other rows. Every line of this page is written by the script, which ends with an error where an exit code or the
-table is not what it should be: each user once, nobody else, and the vectors of an undisturbed run over the same rows.
+What `python benchmarks/rehearsals.py` did and saw (Linux {kernel}, {cores} cores, which much other work shared:
+seconds say little). Nodes are namespaces of one machine, each with a network, processes, /tmp, /dev/shm and a disk of
+its own; the object store is the tests'. No Kubernetes, no real object store and no GPU was there. {users} made-up
+users, a tiny encoder, buckets of about 100 rows; version 0 has everybody, and then half of the users have other rows.
+The script writes this page, and ends with an error where an exit code or the table is not what it should be: each user
+once, nobody else, the vectors of an undisturbed run over the same rows, every file as the log says.
 
-| rehearsal | what went wrong | exit codes of the jobs | seconds | table afterwards |
-|---|---|---|---|---|
-{table}
-
-{parts}
-"""
+| rehearsal | what went wrong | exit codes of the jobs | seconds | day | table afterwards |
+|---|---|---|---|---|---|"""
 
 
 @contextlib.contextmanager
@@ -481,8 +525,8 @@ def enter() -> None:
     sys.exit(subprocess.run([*command, *sys.argv], env=os.environ | {INSIDE: "1"}).returncode)
 
 
-def inside(options: argparse.Namespace) -> None:
-    """All rehearsals."""
+def inside(options: argparse.Namespace) -> list[str]:
+    """All rehearsals; returns those that failed."""
     for place, size in (("/run", "50m"), ("/mnt", "1m")):
         run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
     for place, size in ((SHARED, "500m"), (Path("/mnt/small"), "50m"), (Path(DISK), "50m")):
@@ -494,7 +538,7 @@ def inside(options: argparse.Namespace) -> None:
     os.environ.pop("RAY_ADDRESS", None)
     from tests.helpers import s3_server as s3
 
-    found: dict[str, tuple[str, Told, float]] = {}
+    failed: list[str] = []
     with network(), s3.s3_server(OUTSIDE) as server:
         os.environ |= s3.environment(server)
         import s3fs
@@ -502,35 +546,42 @@ def inside(options: argparse.Namespace) -> None:
         s3fs.S3FileSystem().mkdir(s3.BUCKET.removeprefix("s3://"))
         stage = Stage(server)
         print("the cluster is up, and two undisturbed runs are done", flush=True)
-        wanted = options.only or [*REHEARSALS, "autoscaling"]
-        for name in wanted:
-            table, start = stage.table(name), time.time()
+        for name in options.only or [*REHEARSALS, "autoscaling"]:
             print(name, flush=True)
-            if name == "autoscaling":
-                for node in (stage.head, stage.jobs, *stage.nodes):
-                    node.kill()
-                title, told = "a cluster that grows and shrinks", autoscaling(stage, server, table)
-            else:
-                title, told = (REHEARSALS[name].__doc__ or "").rstrip("."), REHEARSALS[name](stage, table)
-            judged = "/mnt/small/users" if name == "disk_full" else table
-            stage.judge(told, judged)
-            print(f"  {told.table}", flush=True)
-            found[name] = title, told, time.time() - start
-            if options.page:
-                Path(options.page).write_text(page(found))
+            try:
+                rehearse(stage, name, Path(options.results))
+            except Exception:
+                failed.append(name)
+                traceback.print_exc()
+                stage.again()
+    return failed
+
+
+def rehearse(stage: Stage, name: str, results: Path) -> None:
+    """One rehearsal, its judgement, and its result."""
+    table, start = stage.table(name), time.time()
+    if name == "autoscaling":
+        for node in (stage.head, stage.jobs, *stage.nodes):
+            node.kill()
+    play = autoscaling if name == "autoscaling" else REHEARSALS[name]
+    told = play(stage, table)
+    stage.judge(told, "/mnt/small/users" if name == "disk_full" else table)
+    print(f"  {told.table}", flush=True)
+    title = (play.__doc__ or "").splitlines()[0].rstrip(".")
+    keep(results, name, Result(title, told, time.time() - start, time.strftime("%Y-%m-%d")))
 
 
 def main() -> None:
-    """Print a line per rehearsal, and write the page."""
+    """Print a line per rehearsal, and write its result and the page of all results, docs/rehearsals.md."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=[*REHEARSALS, "autoscaling"], help="some of them")
-    parser.add_argument("--page", help="Markdown file to write")
+    parser.add_argument("--results", default=str(ROOT / "docs" / "results" / "rehearsals.json"), help="file of results")
     options = parser.parse_args()
     if os.environ.get(INSIDE) != "1":
         if sys.platform != "linux" or os.geteuid() or not shutil.which("ip"):
             parser.error("namespaces need Linux, root and iproute2")
         enter()
-    inside(options)
+    sys.exit(f"failed: {', '.join(failed)}" if (failed := inside(options)) else 0)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ class AccessConfig(Config):
     """The event store."""
     output: str | None = None
     """Place of the stages of experiments: rows, encoders, event vectors."""
+    event_vectors: str | None = None
+    """The vectors of event texts that a refresh adds to."""
+    configs: str | None = None
+    """Configs of jobs."""
     tables: tuple[str, ...] = Field(min_length=1)
     """Embedding tables."""
 
@@ -48,30 +52,37 @@ VACUUMED = ("data/*", "staging/*", "runs/*")
 ROLES: Mapping[str, Mapping[str, Rights]] = {
     "reader": {"tables": Rights(read=("data/*", LOGS, "_suppressed/*", "_tags/*", "runs/*"))},
     "ingest": {
+        "configs": Rights(),
         "events": Rights(),
         "store": Rights(
             write=("tables/*", "ingest.lock*"), add=("store.json", "manifests/*"), remove=("ingest.lock*",)
         ),
     },
-    "trainer": {"store": Rights(), "output": Rights(write=ALL, remove=ALL)},
+    "trainer": {"configs": Rights(), "store": Rights(), "output": Rights(write=ALL, remove=ALL)},
     "refresh": {
+        "configs": Rights(),
         "store": Rights(),
-        "output": Rights(write=("event_vectors/*",)),
+        "output": Rights(),
+        "event_vectors": Rights(write=ALL),
         "tables": Rights(write=(*VACUUMED, LOGS, "refresh.lock*"), remove=("staging/*", "refresh.lock*")),
     },
     "forget": {
         "store": Rights(
             write=("tables/*", "ingest.lock*"),
             add=("manifests/*", "_audit/*"),
-            remove=("tables/*/_store_bucket=*", "ingest.lock*"),
+            remove=("ingest.lock*",),
         ),
-        "tables": Rights(write=("data/*", LOGS), add=LISTS, remove=VACUUMED),
+        "tables": Rights(write=("data/*", LOGS), add=LISTS),
+    },
+    "vacuum": {
+        "store": Rights(write=("tables/*/_delta_log/*",), remove=("tables/*/_store_bucket=*",)),
+        "tables": Rights(remove=VACUUMED),
     },
 }
 """Role -> field of the config -> rights there.
 
 `reader` reads published vectors, no dead letters; `ingest` is jobs/ingest.py and `store.py compact` and `expire`;
-`trainer` all jobs of an experiment; `refresh` jobs/refresh.py; `forget` forgets, rolls back, tags and vacuums.
+`trainer` all jobs of an experiment; `refresh` jobs/refresh.py; `forget` forgets, rolls back and tags; `vacuum` vacuums.
 """
 
 

@@ -1,7 +1,7 @@
 """A night against the bare encode loop, against the script a user would write, and against itself at other sizes.
 
     pip install sentence-transformers      (for plain)
-    python benchmarks/night.py [--users 6000] [--sizes 10000 100000 1000000] [--only bare plain changed workers ...]
+    python benchmarks/night.py [--users 6000] [--sizes 10000 100000 1000000] [--only bare plain ...] [--json FILE]
 
     bare      users/s of a night in which everybody is encoded, from ready rows, over those of two processes with one
               thread each that only encode these rows in a loop
@@ -21,6 +21,7 @@ on a Ray cluster that is up already; event vectors are in the store before anyth
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import subprocess
 import tempfile
@@ -64,6 +65,8 @@ from tests.helpers import s3_server as s3
 
 CHUNKS = 40
 """Chunks of a full refresh; fewer where they would have under 500 rows."""
+FOUND: dict[str, float] = {}
+"""Numbers that `benchmarks/scale.py --measured` takes, by its names (--json)."""
 PLAIN = 1024, 3072
 """Users of the plain script: its start is in the former, and not in the difference."""
 
@@ -200,6 +203,7 @@ def requests(users: int) -> None:
     with s3.s3_server() as server:
         os.environ |= s3.environment(server)
         client = boto3.client("s3")
+        counts = []
         for buckets in (10, 20, 40):
             name = f"buckets-{buckets}"
             client.create_bucket(Bucket=name)
@@ -212,7 +216,10 @@ def requests(users: int) -> None:
                 world = World(Path(directory), users, 1000, **settings)
                 s3.requests(server)
                 subprocess.run(world.command(), check=True, stdout=subprocess.DEVNULL)
-            print(f"requests: {buckets} buckets, {s3.requests(server):,} requests", flush=True)
+            counts.append(s3.requests(server))
+            print(f"requests: {buckets} buckets, {counts[-1]:,} requests", flush=True)
+        FOUND["requests_per_bucket"] = (counts[-1] - counts[0]) / 30
+        FOUND["requests_per_night"] = counts[0] - 10 * FOUND["requests_per_bucket"]
 
 
 def start(users: int) -> None:
@@ -222,7 +229,9 @@ def start(users: int) -> None:
         for number, name in enumerate(("the first night", "already published", "1 %", "already published", "1 %")):
             if name == "1 %":
                 world.change(0.01, number)
-            print(f"start: {name}: {watched(world.command())[0]:.1f} s", flush=True)
+            seconds = watched(world.command())[0]
+            FOUND["start_seconds"] = seconds if name == "already published" else FOUND.get("start_seconds", seconds)
+            print(f"start: {name}: {seconds:.1f} s", flush=True)
 
 
 def watched(command: list[str]) -> tuple[float, int]:
@@ -244,6 +253,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=6000)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--json", help="file for what benchmarks/scale.py takes")
     options = parser.parse_args()
     if "plain" in options.only and options.users < max(PLAIN):
         parser.error(f"--users {options.users}: `plain` needs {max(PLAIN)} or more; give more, or --only without it")
@@ -256,6 +266,8 @@ def main() -> None:
         start(5000)
     if "sizes" in options.only:
         sizes(options.sizes)
+    if options.json:
+        Path(options.json).write_text(json.dumps(FOUND, indent=1) + "\n")
 
 
 def journey_ratios(directory: str, users: int, only: list[str]) -> None:
@@ -269,6 +281,7 @@ def journey_ratios(directory: str, users: int, only: list[str]) -> None:
             bare.append(journey.bare(min(users, 8192)))
             print(f"bare: {1 / bare[0]:.1f} users/s before it, {1 / bare[1]:.1f} after it", flush=True)
             seconds = sum(bare) / 2
+            FOUND["night_of_bare"] = seconds * users / first
             print(f"bare: {1 / seconds:.1f} users/s; the refresh has {seconds * users / first:.2f} of that", flush=True)
         if "plain" in only:
             few, many = PLAIN
@@ -278,6 +291,7 @@ def journey_ratios(directory: str, users: int, only: list[str]) -> None:
                 print(f"plain: {1 / seconds:.1f} users/s ({said}); the refresh has {times:.1f} x that", flush=True)
         if "workers" in only:
             one = journey.refresh("one", workers=1)
+            FOUND["two_workers"] = one / first
             print(f"workers: one {one:.1f} s, two {first:.1f} s: {one / first:.2f} x", flush=True)
         if "changed" in only:
             journey.give(journey.changed(0.1))

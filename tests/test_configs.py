@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ray_ggsm.cli.access import AccessConfig
 from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
 from ray_ggsm.config import Config, digest, load
 from ray_ggsm.experiment import Experiment
@@ -40,6 +41,7 @@ benchmark's files (tests/data/test_benchmark_formats.py)."""
 LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_text())) and file not in MADE]
 """Files that name no location on s3://, which a dry run would ask."""
 SCHEMAS: dict[str, type[Config]] = {
+    "access": AccessConfig,
     "attach_definition": AttachDefinitionConfig,
     "study": StudyConfig,
     "drift": DriftConfig,

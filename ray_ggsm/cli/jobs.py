@@ -73,6 +73,12 @@ def _refresh() -> Steps:
     return Steps(RefreshConfig, refresh, _resolved(preview), refresh_since)
 
 
+def _access() -> Steps:
+    from ray_ggsm.cli.access import AccessConfig, access, preview
+
+    return Steps(AccessConfig, access, _resolved(preview))
+
+
 def _attach_definition() -> Steps:
     from ray_ggsm.cli.attach_definition import AttachDefinitionConfig, attach_definition, preview
 
@@ -237,6 +243,14 @@ Writes  <output>/<table>/day=.../part-*.parquet, users/ (static facts), ready/<d
 Start it again after any failure, or for more days: finished days are not written again.
 """,
         partial(_config_job, "simulate", "SimulateConfig"),
+    ),
+    "access": Job(
+        """Write what each role may do in the object store, as policies: reader, ingest, trainer, refresh, forget.
+
+Reads   the places that the config names (configs/access.yaml); nothing in them
+Writes  <policies>/<role>.json (docs/security.md); --dry-run says the same in words
+""",
+        _access,
     ),
     "ingest": Job(
         """Take event files into the event store, a day or all of time at once; later jobs read it bucket by bucket.

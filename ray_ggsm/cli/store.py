@@ -2,13 +2,15 @@
 
 import argparse
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ray_ggsm.cli import audit
 from ray_ggsm.cli.commands import Commands, at_least
 from ray_ggsm.cli.exit_codes import exit_code
+from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.data.store import maintenance
 from ray_ggsm.data.store.layout import require_layout
-from ray_ggsm.data.store.manifest import Manifest, read_manifests
+from ray_ggsm.data.store.manifest import Manifest, TableState, read_manifests, read_state
 from ray_ggsm.tables.user_lists import read_users
 
 DESCRIPTION = """Look after an event store: history, compact, expire, forget, vacuum.
@@ -38,6 +40,10 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     forget = add("forget", _forget, "take users out, and never in again")
     forget.add_argument("--users-file", required=True, help="text file with one user_id per line, local or s3://")
     forget.add_argument("--key-file", required=True, help="secret key of the list of forgotten users")
+    forget.add_argument("--request", help="your name for it, such as the number of a letter; no id: the audit keeps it")
+    told = add("audit", _audit, "list who has forgotten how many users when, oldest first")
+    told.add_argument("--user", help="only what is about this user, as the source has the id; needs --key-file")
+    told.add_argument("--key-file", help="key that the user was forgotten with")
     vacuum = add("vacuum", _vacuum, "remove files that the newest manifest does not need")
     longer = "longer than the longest run; 168: a week"
     vacuum.add_argument("--retention-hours", type=at_least(0), required=True, help=longer)
@@ -74,10 +80,24 @@ def _expire(options: argparse.Namespace) -> None:
 def _forget(options: argparse.Namespace) -> None:
     from ray_ggsm.on_ray.store import forget
 
-    manifest = forget(options.store, read_users(options.users_file), options.key_file)
+    users, key = read_users(options.users_file), read_key(options.key_file)
+    manifest = forget(options.store, users, options.key_file)
+    before = read_state(options.store, manifest.sequence - 1)
+    gone = _records(before.tables) - _records(manifest.tables)
+    audit.add_line(options.store, users, key, options.request, gone, manifest.sequence)
     _say(manifest, "")
     print(f"{len(manifest.suppressed):,} users are new on the list of the forgotten; ingest needs its key (key_file)")
     print("Earlier manifests keep their records until `vacuum` removes their files after the retention.")
+
+
+def _audit(options: argparse.Namespace) -> None:
+    require_layout(options.store)
+    audit.show_lines(options.store, options.user, None if options.key_file is None else read_key(options.key_file))
+
+
+def _records(tables: Mapping[str, TableState]) -> int:
+    """Records of all tables, rejected ones included."""
+    return sum(table.rows for table in tables.values())
 
 
 def _vacuum(options: argparse.Namespace) -> None:
@@ -92,5 +112,4 @@ def _say(manifest: Manifest | None, nothing: str) -> None:
     if manifest is None:
         print(nothing)
         return
-    records = sum(table.rows for table in manifest.tables.values())
-    print(f"manifest {manifest.sequence}: {records:,} records in {len(manifest.tables)} tables")
+    print(f"manifest {manifest.sequence}: {_records(manifest.tables):,} records in {len(manifest.tables)} tables")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
+from ray_ggsm.cli import audit
 from ray_ggsm.cli.commands import Commands
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.config import InputError
@@ -60,6 +61,10 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
         required=True,
         help="secret key of the list of forgotten users; that of data.users.key_file, if the table has pseudonyms",
     )
+    forget.add_argument("--request", help="your name for it, such as the number of a letter; no id: the audit keeps it")
+    told = add("audit", _audit, "list who has forgotten how many users when, oldest first")
+    told.add_argument("--user", help="only what is about this user, as the source has the id; needs --key-file")
+    told.add_argument("--key-file", help="key that the user was forgotten with")
     tag = add("tag", _tag, "name a version, so that vacuum keeps it")
     tag.add_argument("name", help="a letter, then letters, digits, '.', '_' and '-'")
     tag.add_argument("--version", type=int, help="number of the version (default: the newest)")
@@ -132,8 +137,10 @@ def _vacuum(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    lines = read_lines(options.users_file)
-    forgotten = maintenance.forget(options.table, list(lines.values()), read_key(options.key_file))
+    lines, key = read_lines(options.users_file), read_key(options.key_file)
+    users = list(lines.values())
+    forgotten = maintenance.forget(options.table, users, key)
+    audit.add_line(options.table, users, key, options.request, forgotten.rows, forgotten.version)
     print(
         f"version {forgotten.version}: {forgotten.users:,} users with {forgotten.rows:,} rows forgotten, "
         f"{len(forgotten.absent):,} users were not there"
@@ -148,6 +155,11 @@ def _forget(options: argparse.Namespace) -> int:
     if forgotten.users:
         print("Earlier versions keep them until `vacuum` removes their files after the retention.")
     return INCOMPLETE if absent else 0
+
+
+def _audit(options: argparse.Namespace) -> None:
+    open_table(options.table)
+    audit.show_lines(options.table, options.user, _key(options))
 
 
 def _tag(options: argparse.Namespace) -> None:

@@ -21,6 +21,8 @@ from ray_ggsm.data.names import TimeZone
 from ray_ggsm.data.pseudonyms import key_id, read_key
 from ray_ggsm.data.schema import event_type, future_type
 from ray_ggsm.data.source_choice import row_columns, source_of
+from ray_ggsm.data.source_config import StoreSource
+from ray_ggsm.data.store.layout import require_layout
 
 FILE = "rows.json"
 FORMAT = 1
@@ -131,7 +133,7 @@ def define(
         vocabularies: feature with `per` -> its values.
         age_timezone: zone of ages; None: that of the config.
     """
-    zone, used, key = config.snapshots.timezone, row_columns(config), key_of(config)
+    zone, used, key = config.snapshots.timezone, row_columns(config), named_by(config)
     return RowDefinition(
         timezone=zone,
         age_timezone=age_timezone or zone,
@@ -148,13 +150,29 @@ def define(
         modalities={name: _without_future(modality) for name, modality in config.modalities.items()},
         features=tuple(FeatureDefinition(feature=f, values=vocabularies.get(f.name)) for f in config.features),
         user_ids="plain" if key is None else "keyed_hash",
-        key_id=None if key is None else key_id(key),
+        key_id=key,
     )
 
 
 def key_of(config: DataConfig) -> bytes | None:
     """The key of pseudonyms; None where users are named as in the source. Raises like `read_key`."""
     return None if config.users.key_file is None else read_key(config.users.key_file)
+
+
+def named_by(config: DataConfig) -> str | None:
+    """Which key (`key_id`) the pseudonyms have that name users in rows, whether rows are the first to have them or the
+    event store has them already; None: users are named as in the source.
+
+    Raises:
+        InputError: both would make pseudonyms, or as `read_key`.
+    """
+    key = key_of(config)
+    in_store = require_layout(config.source.location).key_id if isinstance(config.source, StoreSource) else None
+    if key is not None and in_store is not None:
+        raise InputError(
+            "data.users.key_file (`events.key_file`): leave it out; the event store names users by pseudonyms already"
+        )
+    return in_store if key is None else key_id(key)
 
 
 def given(config: DataConfig) -> RowDefinition | None:
@@ -242,8 +260,7 @@ def _differences(definition: RowDefinition, config: DataConfig) -> Iterator[tupl
     yield from _differs("modalities", list(definition.modalities), list(config.modalities))
     for name, modality in definition.modalities.items():
         yield from _parts_differ(f"modalities.{name}", modality, _without_future(config.modalities[name]))
-    key = key_of(config)
-    yield from _differs("users.key_file", definition.key_id, None if key is None else key_id(key))
+    yield from _differs("users.key_file", definition.key_id, named_by(config))
     yield from _differs("features", [f.feature.name for f in definition.features], [f.name for f in config.features])
     for i, (wanted, found) in enumerate(zip(definition.features, config.features, strict=True)):
         yield from _parts_differ(f"features.{i}", wanted.feature, found)

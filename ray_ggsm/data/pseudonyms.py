@@ -31,7 +31,7 @@ def read_key(file: str) -> bytes:
     return key
 
 
-def is_suppressed(users: pa.ChunkedArray, suppressed: Collection[str], key: bytes) -> pa.Array:
-    """Which users (N,) are on a list of pseudonyms; null is not."""
-    names = pseudonyms(users, key)
+def is_suppressed(users: pa.ChunkedArray, suppressed: Collection[str], key: bytes | None) -> pa.Array:
+    """Which users (N,) are on a list of pseudonyms; null is not. Without a key, users are pseudonyms already."""
+    names = users if key is None else pseudonyms(users, key)
     return pc.fill_null(pc.is_in(names, value_set=pa.array(sorted(suppressed), pa.string())), False)

@@ -22,7 +22,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.lock import held
 from ray_ggsm.config import Config, InputError, Location, Runtime
 from ray_ggsm.data.names import Name
-from ray_ggsm.data.pseudonyms import read_key
+from ray_ggsm.data.pseudonyms import key_id, read_key
 from ray_ggsm.data.source_config import TableConfig, check_table_names
 from ray_ggsm.data.sources.files import stamp
 from ray_ggsm.data.sources.table import matching_files
@@ -78,8 +78,11 @@ class IngestConfig(Config):
     no person. null: all."""
     max_bad_share: Runtime[float] = Field(0.01, ge=0, le=1)
     """The run stops when a larger share of a table's records is rejected."""
+    pseudonyms: bool = False
+    """Whether the store names users by keyed hashes of their ids, so that nobody who reads it, or what is made of it,
+    meets an id. The key is that of `key_file`; decided when the store is made."""
     key_file: Runtime[str | None] = None
-    """Key of the list of forgotten users (jobs/store.py forget), once there is one."""
+    """Secret key of the pseudonyms, and of the list of forgotten users (jobs/store.py forget), once there is one."""
     mb_per_task: Runtime[int] = Field(32, ge=1)
     """Megabytes of files that a task reads."""
     ray: Runtime[RayConfig] = Field(RayConfig())
@@ -90,6 +93,18 @@ class IngestConfig(Config):
         check_table_names(self.tables)
         if unknown := sorted(self.columns.keys() - self.tables.keys()):
             raise ValueError(f"columns: there is no table '{unknown[0]}'; `tables` has {', '.join(self.tables)}")
+        return self
+
+    @model_validator(mode="after")
+    def _pseudonyms_fit(self) -> Self:
+        if self.pseudonyms and self.key_file is None:
+            raise ValueError("pseudonyms: give key_file, a file with a secret key (openssl rand -hex 32)")
+        for name, table in self.tables.items():
+            if self.pseudonyms and table.user in table.partitions:
+                raise ValueError(
+                    f"pseudonyms: folders of tables.{name} name users, and the store names folders; write the users "
+                    "into a column"
+                )
         return self
 
     @model_validator(mode="after")
@@ -127,13 +142,15 @@ def ingest(config: IngestConfig) -> None:
     with started(config.ray):
         check_place("store", config.store)
         location = storage.absolute(config.store)
-        layout = create(location, config.buckets)
+        key = None if config.key_file is None else read_key(config.key_file)
+        named_by = None if key is None or not config.pseudonyms else key_id(key)
+        layout = create(location, config.buckets, named_by)
         with held(lock_file(location), LOCKED_FOR):
             for day in config.days:
-                _ingest_day(config, location, layout, day)
+                _ingest_day(config, location, layout, day, key)
 
 
-def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date | None) -> None:
+def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date | None, key: bytes | None) -> None:
     name = "all days" if day is None else day.isoformat()
     paths = {table: _files(table, c, day) for table, c in config.tables.items()}
     promised = None if config.ready is None else check_ready(_of_day(config.ready, day), paths)
@@ -144,7 +161,6 @@ def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date |
     if not any(change.arriving for change in changes) and (day is None or name in state.days):
         print(f"ingest: {name}: the store has all of it (manifest {state.sequence})", flush=True)
         return
-    key = None if config.key_file is None else read_key(config.key_file)
     check_key(state, key, "key_file")
     manifest = Manifest(
         sequence=state.sequence + 1,

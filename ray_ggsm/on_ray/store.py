@@ -78,12 +78,13 @@ def forget(location: str, users: Sequence[str], key_file: str) -> Manifest:
         check_place("store", location)
         state = read_state(location)
         check_key(state, key, "--key-file")
+        hashed_with = None if _names_by_pseudonyms(location, key) else key
         names = sorted({pseudonym(user, key) for user in users} - set(state.suppressed))
         update = {"suppressed": tuple(names), "key_id": key_id(key)}
         manifest = _next(state, "forget").model_copy(update=update)
         without = ray.remote(num_cpus=1)(maintenance.without_users)
         tasks = [
-            (name, file, without.remote(location, name, state.tables[name], file, names, key, manifest.run))
+            (name, file, without.remote(location, name, state.tables[name], file, names, hashed_with, manifest.run))
             for name, files in maintenance.files_of(location, state.tables).items()
             for file in files
         ]
@@ -101,6 +102,17 @@ def _place(location: str) -> str:
     location = storage.absolute(location)
     require_layout(location)
     return location
+
+
+def _names_by_pseudonyms(location: str, key: bytes) -> bool:
+    """Whether the store names users by pseudonyms; raises `InputError` if these have another key."""
+    named_by = require_layout(location).key_id
+    if named_by not in (None, key_id(key)):
+        raise InputError(
+            f"--key-file: {location} names users by pseudonyms of the key {named_by}, found {key_id(key)}; give the "
+            "file that `ingest` has (key_file)"
+        )
+    return named_by is not None
 
 
 def _next(state: State, operation: str) -> Manifest:

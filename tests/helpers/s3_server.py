@@ -15,11 +15,11 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, iam
 
 SECONDS = 0.3
 """How long a slow answer takes to begin."""
-FAULTS, REQUESTS = "/-faults", "/-requests"
+FAULTS, REQUESTS, POLICIES = "/-faults", "/-requests", "/-policies"
 BUCKET = "s3://bucket"
 """Of the tests on Ray."""
 REFUSALS = {"error": "500 Internal Server Error", "expired": "403 Forbidden", "readonly": "403 Forbidden"}
@@ -27,15 +27,15 @@ CODES = {"error": "InternalError", "expired": "ExpiredToken", "readonly": "Acces
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
-    """The address of a new server."""
-    command = [sys.executable, "-m", "tests.helpers.s3_server"]
+def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
+    """The address of a new server, which listens on `host`."""
+    command = [sys.executable, "-m", "tests.helpers.s3_server", host]
     server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     with server:
         port = server.stdout.readline().strip()  # waits until the server listens, or has ended
         assert port, "the S3 server ended"
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://{host}:{port}"
         finally:
             server.terminate()
 
@@ -58,6 +58,12 @@ def _tell(server: str, shares: dict[str, float]) -> dict[str, int]:
     return counts
 
 
+def give_policies(server: str, policies: dict[str, Any]) -> None:
+    """Access key -> policy (`tests.helpers.iam`) that its requests must be allowed by; other keys may do everything."""
+    with urllib.request.urlopen(urllib.request.Request(server + POLICIES, json.dumps(policies).encode())):
+        pass
+
+
 def requests(server: str) -> int:
     """How many requests the server has had since this was asked last."""
     with urllib.request.urlopen(server + REQUESTS) as answer:
@@ -78,7 +84,7 @@ class _Faulty:
     """The server's application, and what goes wrong on the way to it."""
 
     def __init__(self, application: Any) -> None:
-        self.application, self.shares, self.counts = application, {}, {}
+        self.application, self.shares, self.counts, self.policies = application, {}, {}, {}
         self.draw, self.requests = random.Random(0), 0
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Any:
@@ -91,7 +97,15 @@ class _Faulty:
             found, self.requests = self.requests, 0
             start("200 OK", [("Content-Type", "application/json")])
             return [str(found).encode()]
+        if environ["PATH_INFO"] == POLICIES:
+            self.policies = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+            start("200 OK", [("Content-Type", "application/json")])
+            return [b"{}"]
         self.requests += 1
+        if refused := iam.refused(environ, self.policies):
+            start("403 Forbidden", [("Content-Type", "application/xml")])
+            told = f"<Error><Code>AccessDenied</Code><Message>{refused}</Message></Error>".encode()
+            return [told if environ["REQUEST_METHOD"] != "HEAD" else b""]
         fault = self._drawn()
         if fault in REFUSALS and not (fault == "readonly" and environ["REQUEST_METHOD"] in ("GET", "HEAD")):
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
@@ -122,7 +136,7 @@ def _serve() -> None:
     from werkzeug.serving import make_server
 
     application = _Faulty(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True)
+    server = make_server(sys.argv[1], 0, application, threaded=True)
     print(server.port, flush=True)
     server.serve_forever()
 

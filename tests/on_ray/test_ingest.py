@@ -18,6 +18,7 @@ from ray_ggsm.cli.store import run_command
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.store import seal
 from ray_ggsm.data.store.manifest import read_manifests, read_state
+from ray_ggsm.hashing import pseudonym
 from ray_ggsm.on_ray import ingest as job
 from ray_ggsm.on_ray import store as changes
 from ray_ggsm.on_ray.ingest import ingest
@@ -307,6 +308,15 @@ def test_the_store_on_s3(place: Path) -> None:
         ({"columns": {"click": ["item"]}}, r"columns: there is no table 'click'; `tables` has clicks"),
         ({"last_day": dt.date(2025, 3, 1)}, r"last_day: give `day`, too"),
         ({"ready": "ready/{day}"}, r"ready: only with `day`"),
+        ({"pseudonyms": True}, r"pseudonyms: give key_file, a file with a secret key"),
+        (
+            {
+                "tables": {"clicks": {"files": "u=*/a.csv", "user": "u", "partitions": ["u"]}},
+                "pseudonyms": True,
+                "key_file": "key",
+            },
+            r"pseudonyms: folders of tables\.clicks name users",
+        ),
         ({"tables": {"rejected": {"files": "x", "user": "u"}}}, r"'rejected' is a table of prepare itself"),
     ],
 )
@@ -342,3 +352,60 @@ def test_commands_refuse_numbers_that_mean_nothing(words: list[str], capsys) -> 
         run_command(words)
     assert stop.value.code == 2
     assert "or more, found" in capsys.readouterr().err
+
+
+def written(place: Path) -> bytes:
+    """Everything that lies below a place, unpacked: names of files, and all columns of Parquet files as texts."""
+    found = []
+    for file in sorted(place.rglob("*")):
+        found.append(str(file).encode())
+        if file.suffix == ".parquet":
+            found.append(repr(pq.ParquetFile(file).read().to_pylist()).encode())
+        elif file.is_file():
+            found.append(file.read_bytes())
+    return b"\n".join(found)
+
+
+def test_a_store_with_pseudonyms_holds_no_id(tmp_path: Path) -> None:
+    """The same records under other names: of good and bad records, of values in the wrong column, after a forget."""
+    key, users, store = tmp_path / "key", tmp_path / "users.txt", tmp_path / "store"
+    key.write_text(KEY)
+    people = {name: pseudonym(name, KEY.encode()) for name in ("ann-smith", "bob-jones", "cat-brown")}
+    day_ = [(name, f"{DAYS[0]} 0{hour}:00:00", f"item {hour}") for hour, name in enumerate(people)]
+    swapped = [("x1", "ann-smith", "a time was expected"), ("bob-jones", "never", "x")]
+    write_day(tmp_path / "in", DAYS[0], [*day_, *swapped])
+    config = ingest_config(tmp_path / "in", str(store), pseudonyms=True, key_file=str(key), **day(DAYS[0]))
+    ingest(config)
+    assert events(str(store)) == sorted((people[name], time, item) for name, time, item in day_)
+    rejected = sorted((row["user_id"], row["detail"]) for row in held(str(store), "rejected").to_pylist())
+    assert rejected == sorted([(pseudonym("x1", KEY.encode()), "ts"), (people["bob-jones"], "ts")])
+    users.write_text("bob-jones\n")
+    assert run_command(["forget", str(store), "--users-file", str(users), "--key-file", str(key)]) == 0
+    write_day(tmp_path / "in", DAYS[1], [("bob-jones", f"{DAYS[1]} 01:00:00", "y"), ("dan-green", DAYS[1], "z")])
+    ingest(ingest_config(tmp_path / "in", str(store), pseudonyms=True, key_file=str(key), **day(DAYS[1])))
+    names = {people["ann-smith"], people["cat-brown"], pseudonym("dan-green", KEY.encode())}
+    assert {user for user, _, _ in events(str(store))} == names
+    assert held(str(store), "rejected").num_rows == 1
+    everything_ = written(store)
+    assert all(name.encode() not in everything_ for name in (*people, "dan-green", KEY))
+    assert people["ann-smith"].encode() in everything_, "the search finds what is there"
+
+
+def test_a_store_keeps_its_names(place: Path, tmp_path: Path) -> None:
+    plain, named = str(tmp_path / "plain"), str(tmp_path / "named")
+    for name in ("key", "other"):
+        (tmp_path / name).write_text(name * 8)
+    hashed = {"pseudonyms": True, "key_file": str(tmp_path / "key")}
+    ingest(ingest_config(place, plain))
+    ingest(ingest_config(place, named, **hashed))
+    with pytest.raises(InputError, match=r"pseudonyms: the store at \S+ names users as the source does, found true"):
+        ingest(ingest_config(place, plain, **hashed))
+    with pytest.raises(InputError, match=r"pseudonyms: .* found false; set pseudonyms to true, with the key"):
+        ingest(ingest_config(place, named, key_file=str(tmp_path / "key")))
+    with pytest.raises(InputError, match=r"pseudonyms: .* by pseudonyms of the key \w{16}, found true with the key"):
+        ingest(ingest_config(place, named, pseudonyms=True, key_file=str(tmp_path / "other")))
+    with pytest.raises(InputError, match=r"--key-file: \S+ names users by pseudonyms of the key"):
+        changes.forget(named, ["u1"], str(tmp_path / "other"))
+    layout = json.loads((tmp_path / "named" / "store.json").read_text())
+    assert layout["format"] == 2, "versions that know no pseudonyms refuse it"
+    assert json.loads((tmp_path / "plain" / "store.json").read_text())["format"] == 1

@@ -40,9 +40,14 @@ GATES = {"max_similarity": 1.0, "min_previous_share": 0.5, "max_mean_distance": 
 @pytest.fixture
 def store(finished: Experiment, tmp_path: Path) -> str:
     """The click log in three buckets."""
-    place = str(tmp_path / "store")
+    return ingested(finished, str(tmp_path / "store"))
+
+
+def ingested(finished: Experiment, place: str, **changes: object) -> str:
+    """A store of the click log at a place."""
     tables = {n: t.model_dump(mode="json") for n, t in finished.data.source.tables.items()}  # type: ignore[union-attr]
-    ingest(build(IngestConfig, {"store": place, "tables": tables, "buckets": 3, "max_bad_share": 0.1}, "test"))
+    values = {"store": place, "tables": tables, "buckets": 3, "max_bad_share": 0.1, **changes}
+    ingest(build(IngestConfig, values, "test"))
     return place
 
 
@@ -201,9 +206,18 @@ def test_users_without_news_keep_their_vector(night: Callable, store: str, tmp_p
             assert {found[user][0].date() for user in surprised[::2]} == {day}
 
 
-def test_nights_with_pseudonyms(night: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("made_by", ["refresh", "ingest"])
+def test_nights_with_pseudonyms(finished: Experiment, night: Callable, tmp_path: Path, made_by: str) -> None:
     """A table that names its users by pseudonyms has the vectors of one that names them, and carries the same ones."""
     (tmp_path / "key").write_bytes(b"k" * 32)
+    events: dict[str, object] = {"key_file": str(tmp_path / "key")}
+    if made_by == "ingest":
+        hashed = ingested(finished, str(tmp_path / "hashed"), pseudonyms=True, **events)
+        with pytest.raises(InputError, match=r"events\.key_file.*names users by pseudonyms already"):
+            refresh(night(source={"kind": "store", "location": hashed}, **events))
+        events = {"source": {"kind": "store", "location": hashed}}
+        with pytest.raises(InputError, match=r"users\.key_file: the rows of \S+ were made with nothing, but"):
+            refresh(night(**events))
     carry = {"when": "events", "max_age_days": 7}
     encoder = shutil.copytree(SavedEncoder.find(night().encoder).location, tmp_path / "encoder")
     definition = json.loads((encoder / "rows.json").read_text())
@@ -212,7 +226,7 @@ def test_nights_with_pseudonyms(night: Callable, tmp_path: Path) -> None:
         day = DAY + dt.timedelta(days=days)
         named = night(day, carry).model_copy(update={"table": str(tmp_path / "named")})
         refresh(named)
-        refresh(night(day, carry, key_file=str(tmp_path / "key")).model_copy(update={"encoder": str(encoder)}))
+        refresh(night(day, carry, **events).model_copy(update={"encoder": str(encoder)}))
     metadata = open_table(night().table).metadata()
     assert metadata.counts is not None
     found, expected = by_user(night().table), by_user(named.table)

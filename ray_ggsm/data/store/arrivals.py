@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from ray_ggsm import storage
 from ray_ggsm.config import NotNow
-from ray_ggsm.data.pseudonyms import is_suppressed
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_types import INSTANT, as_user, converted, is_unusable
 from ray_ggsm.data.sources.conversion import Conversion
@@ -40,6 +39,7 @@ from ray_ggsm.data.store.columns import (
     arrow_schema,
 )
 from ray_ggsm.data.store.manifest import FileEntry, TableState, TextGuess
+from ray_ggsm.data.store.names import Names
 from ray_ggsm.data.store.rejected import newest, no_rejected, with_bucket
 
 
@@ -96,10 +96,7 @@ class Batch:
     sequence: int
     buckets: int
     max_events_per_user: int | None
-    suppressed: tuple[str, ...] = ()
-    """Pseudonyms of users whose records are not taken."""
-    key: bytes | None = None
-    """Their key."""
+    names: Names
 
 
 @dataclass(frozen=True)
@@ -171,24 +168,18 @@ def read(batch: Batch) -> Arrived:
         ).to_arrow_table()
     found_rows = [t.select(schema.names).cast(schema) for t in tables]
     table_rows = pa.concat_tables(found_rows) if tables else schema.empty_table()
-    table_rows, forgotten = _taken(table_rows, batch.state.user, batch)
-    rejected, more = _taken(rejected.cast(no_rejected().schema), "user_id", batch)
+    arrived = len(table_rows) + len(rejected)
+    table_rows = batch.names.taken(table_rows, batch.state.user)
+    rejected = batch.names.shown(batch.names.taken(rejected.cast(no_rejected().schema), "user_id"))
+    forgotten = arrived - len(table_rows) - len(rejected)
     rows, letters, capped = newest(table_rows, batch.name, batch.state, batch.max_events_per_user)
     return Arrived(
         with_bucket(rows, batch.state.user, batch.buckets),
         pa.concat_tables([rejected, letters]),
         tuple(entries),
         capped,
-        forgotten + more,
+        forgotten,
     )
-
-
-def _taken(rows: pa.Table, user: str, batch: Batch) -> tuple[pa.Table, int]:
-    """The rows without those of forgotten users, and the number of these."""
-    if batch.key is None or not batch.suppressed:
-        return rows, 0
-    kept = rows.filter(pc.invert(is_suppressed(rows[user], batch.suppressed, batch.key)))
-    return kept, len(rows) - len(kept)
 
 
 def _rows(

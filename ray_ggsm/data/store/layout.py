@@ -12,7 +12,8 @@ from pydantic import Field
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
 
-FORMAT = 1
+FORMAT, PSEUDONYMOUS = 1, 2
+"""Formats of a store. Versions that know no pseudonyms refuse the second one; they would add users by their ids."""
 LOCKED_FOR = "a change of this store"
 """What the lock is held for, in sentences."""
 
@@ -23,6 +24,8 @@ class Layout(Record):
     format: int = FORMAT
     buckets: int = Field(ge=1)
     """Users of a bucket lie together; a user's bucket never changes."""
+    key_id: str | None = None
+    """Which key the pseudonyms have that users are named by; None: users are named as in the source."""
 
 
 def table_place(location: str, table: str) -> str:
@@ -48,8 +51,8 @@ def read_layout(location: str) -> Layout | None:
         found = Layout.model_validate_json(storage.read_bytes(file))
     except ValueError as error:
         raise InputError(f"{file}: this is no event store ({' '.join(str(error).split())[:200]})") from None
-    if found.format != FORMAT:
-        raise InputError(f"{file}: expected a store of format {FORMAT}, found {found.format}")
+    if found.format not in (FORMAT, PSEUDONYMOUS):
+        raise InputError(f"{file}: expected a store of format {FORMAT} or {PSEUDONYMOUS}, found {found.format}")
     return found
 
 
@@ -65,13 +68,18 @@ def require_layout(location: str) -> Layout:
     return found
 
 
-def create(location: str, buckets: int) -> Layout:
+def create(location: str, buckets: int, key_id: str | None = None) -> Layout:
     """The layout of the store, which is made where there is none.
 
+    Args:
+        location: the store.
+        buckets: number of its buckets.
+        key_id: which key its pseudonyms have; None: users are named as in the source.
+
     Raises:
-        InputError: it has another number of buckets.
+        InputError: it has another number of buckets, or other names of users.
     """
-    wanted = Layout(buckets=buckets)
+    wanted = Layout(format=FORMAT if key_id is None else PSEUDONYMOUS, buckets=buckets, key_id=key_id)
     storage.write_new(storage.join(location, "store.json"), (wanted.model_dump_json(indent=1) + "\n").encode())
     found = require_layout(location)
     if found.buckets != buckets:
@@ -79,4 +87,16 @@ def create(location: str, buckets: int) -> Layout:
             f"buckets: the store at {location} has {found.buckets} buckets, which never changes, found {buckets}; use "
             "that number, or another location"
         )
+    if found.key_id != key_id:
+        raise InputError(f"pseudonyms: the store at {location} {_named(found.key_id)}, found {_asked(key_id)}")
     return found
+
+
+def _named(key_id: str | None) -> str:
+    return "names users as the source does" if key_id is None else f"names users by pseudonyms of the key {key_id}"
+
+
+def _asked(key_id: str | None) -> str:
+    if key_id is None:
+        return "false; set pseudonyms to true, with the key in key_file"
+    return f"true with the key {key_id}; a store keeps its names, so use its key or another location"

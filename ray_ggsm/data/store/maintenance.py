@@ -47,10 +47,13 @@ def without_users(
     table: TableState,
     file: StoreFile,
     suppressed: Collection[str],
-    key: bytes,
+    key: bytes | None,
     run: str,
 ) -> list[StoreFile] | None:
-    """A file again, without some users: none where nothing is left; None: it has none of them."""
+    """A file again, without users with some pseudonyms: none where nothing is left; None: it has none of them.
+
+    Without a key, the file names its users by pseudonyms.
+    """
     place = table_place(location, name)
     rows = read_files(place, [file], schema_of(name, table))
     gone = is_suppressed(rows["user_id" if name == REJECTED else table.user], suppressed, key)

@@ -76,6 +76,7 @@ def start_here(cpus: int | None, object_store_bytes: int) -> None:
         try:
             ray.init(
                 address="local",
+                _node_ip_address="127.0.0.1",  # nobody from outside reaches it: all its servers listen there alone
                 num_cpus=cpus,
                 labels=STARTED_BY_JOB,
                 object_store_memory=object_store_bytes,

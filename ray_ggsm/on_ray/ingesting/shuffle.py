@@ -13,6 +13,7 @@ from ray_ggsm.data.store.columns import REJECTED
 from ray_ggsm.data.store.layout import Layout, table_place
 from ray_ggsm.data.store.log import StoreFile, files
 from ray_ggsm.data.store.manifest import FileEntry, Manifest, State, file_key
+from ray_ggsm.data.store.names import Names
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Shuffle:
     """What the store holds before."""
     manifest: Manifest
     key: bytes | None
-    """Of the list of forgotten users."""
+    """Of pseudonyms: of the list of forgotten users, and of all users where the store names them so."""
 
     def run(self, changes: Sequence[TableChange]) -> Done:
         """Read all files, and write all buckets."""
@@ -107,8 +108,7 @@ class Shuffle:
             sequence=self.manifest.sequence,
             buckets=self.layout.buckets,
             max_events_per_user=self.max_events_per_user,
-            suppressed=self.state.suppressed,
-            key=self.key,
+            names=Names(self.state.suppressed, self.key, self.layout.key_id is not None),
         )
 
     def _remove_replaced(

@@ -21,7 +21,6 @@ from ray_ggsm.hashing import hash64
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.compatible import recorded_maps, space, space_of, write_map
 from ray_ggsm.tables.config import CompatibleConfig
-from ray_ggsm.tables.fit_map import fit_map, needed_anchors
 from ray_ggsm.tables.gates import Verdict
 from ray_ggsm.tables.metadata import RecordedMap
 from ray_ggsm.tables.pairs import newest_pairs
@@ -86,6 +85,8 @@ def _targets(candidate: Candidate, config: CompatibleConfig) -> Iterator[tuple[E
     build = candidate.build
     if candidate.previous is not None:
         yield candidate.previous, None
+        for name in candidate.previous.tags():
+            yield candidate.previous, name
     for place in config.to:
         if place.table is None and candidate.previous is None:
             continue  # the table's first version
@@ -102,6 +103,8 @@ def _fitted(
     config: CompatibleConfig,
 ) -> RecordedMap:
     """Fit one map and write its file."""
+    from ray_ggsm.tables.fit_map import fit_map  # loads scikit-learn, which most nights do without
+
     instruction, source, target = ends
     anchors = _anchors(candidate, table, version, instruction, config)
     found = fit_map(anchors.old_NA, anchors.new_NB, config)
@@ -142,7 +145,7 @@ def _anchors(
     old, new = old.take(first), new.take(first)
     same = pc.equal(old["as_of"], new["as_of"])
     old_NA, new_NB, same_N = matrix(old["embedding"]), matrix(new["embedding"]), same.to_numpy()
-    if same_N.sum() >= needed_anchors(config, old_NA.shape[1], new_NB.shape[1]):
+    if same_N.sum() >= config.needed(old_NA.shape[1], new_NB.shape[1]):
         return Anchors(old_NA[same_N], new_NB[same_N], True)
     return Anchors(old_NA, new_NB, bool(same_N.all()))
 
@@ -160,13 +163,13 @@ def _files(candidate: Candidate) -> Iterator[list[str]]:
 
 def _verdict(maps: Sequence[RecordedMap], problems: Sequence[str], least: float | None) -> Verdict:
     """The gate `compatible`."""
-    best = {each.file: each.agreement[each.kind] for each in maps}
+    best = [each.agreement[each.kind] for each in maps]
     sentences = [
         f"{each.kind} from {each.source} to {each.target} ('{each.instruction}') on {each.anchors:,} anchor rows"
-        f"{'' if each.same_moment else ' of different moments'}: mean cosine {best[each.file]:.4f} on "
+        f"{'' if each.same_moment else ' of different moments'}: mean cosine {agreement:.4f} on "
         f"{each.held_out:,} held-out ones" + ("" if each.raw is None else f", {each.raw:.4f} without it")
-        for each in maps
+        for each, agreement in zip(maps, best, strict=True)
     ]
     limit = "any agreement allowed" if least is None else f"at least {least:g} needed"
-    passed = not problems and all(least is None or value >= least for value in best.values())
+    passed = not problems and all(least is None or value >= least for value in best)
     return Verdict("compatible", passed, f"{'; '.join([*sentences, *problems])}; {limit}")

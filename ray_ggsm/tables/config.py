@@ -15,7 +15,7 @@ MapKind = Literal["rotation", "linear", "residual"]
 class MapConfig(Config):
     """How maps between the spaces of two encoders are fitted."""
 
-    kinds: tuple[MapKind, ...] = Field(("rotation",), min_length=1)
+    kinds: tuple[MapKind, ...] = Field(("rotation", "linear"), min_length=1)
     """Kinds to fit; the one with the best agreement on held-out anchors is kept."""
     anchors: int = Field(20_000, ge=100)
     """Largest number of anchor rows per instruction."""
@@ -29,6 +29,10 @@ class MapConfig(Config):
         if len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds: each once; found {', '.join(self.kinds)}")
         return self
+
+    def needed(self, old_width: int, new_width: int) -> int:
+        """The smallest number of anchor rows."""
+        return self.per_dimension * max(old_width, new_width)
 
 
 class TargetConfig(Config):
@@ -44,7 +48,8 @@ class CompatibleConfig(MapConfig):
     """Maps that are fitted when a version is published with another encoder than the one before."""
 
     to: tuple[TargetConfig, ...] = ()
-    """Further versions that get a map of their own; without one, maps are composed from encoder to encoder."""
+    """Further versions that get a map of their own, beside the version before and those that have a tag; into the
+    spaces of others maps are composed."""
     min_agreement: float | None = Field(None, ge=-1, le=1)
     """Gate: smallest mean cosine of mapped and old vectors of held-out anchors; null: any."""
 

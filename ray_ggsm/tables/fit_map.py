@@ -48,11 +48,6 @@ class Fitted:
     """The same for vectors that are not mapped; None: the widths differ."""
 
 
-def needed_anchors(config: MapConfig, old_width: int, new_width: int) -> int:
-    """The smallest number of anchor rows."""
-    return config.per_dimension * max(old_width, new_width)
-
-
 def fit_map(old_NA: np.ndarray, new_NB: np.ndarray, config: MapConfig) -> Fitted:
     """The best map from `new_NB` to `old_NA`, row by row the vectors of the same users; rows that are not finite are
     left out. Equal vectors give an equal map.
@@ -62,7 +57,7 @@ def fit_map(old_NA: np.ndarray, new_NB: np.ndarray, config: MapConfig) -> Fitted
     """
     finite_N = np.isfinite(old_NA).all(axis=1) & np.isfinite(new_NB).all(axis=1)
     old_NA, new_NB = old_NA[finite_N], new_NB[finite_N]
-    if len(old_NA) < (needed := needed_anchors(config, old_NA.shape[1], new_NB.shape[1])):
+    if len(old_NA) < (needed := config.needed(old_NA.shape[1], new_NB.shape[1])):
         raise InputError(
             f"{len(old_NA):,} anchor rows have vectors of both encoders, and a map of width {new_NB.shape[1]} to "
             f"{old_NA.shape[1]} needs {needed:,} ({config.per_dimension} per dimension)"

@@ -226,16 +226,19 @@ def test_anchors_are_of_the_same_moment_where_these_are_enough(location: Path) -
     assert "of different moments" in later.metadata().gates["compatible"]
 
 
-def test_a_map_of_its_own_instead_of_several(location: Path) -> None:
+@pytest.mark.parametrize("target", ["tag", "number"])
+def test_a_map_of_its_own_instead_of_several(location: Path, target: str) -> None:
     """Noise in the version between costs a composed map, and not the direct one."""
     publish(location, FIRST, "enc1")
-    tag(str(location), "models")
+    if target == "tag":
+        tag(str(location), "models")
     noisy = unit(FIRST @ turn(1) + 0.6 * np.random.default_rng(1).normal(size=(N, D)) / np.sqrt(D)).astype(np.float32)
     publish(location, noisy, "enc2")
-    table = publish(location, FIRST @ turn(2), "enc3", CompatibleConfig(to=(TargetConfig(version="models"),)))
+    to = () if target == "tag" else (TargetConfig(version=0),)
+    table = publish(location, FIRST @ turn(2), "enc3", CompatibleConfig(to=to))
     assert [(each.source, each.target) for each in table.metadata().maps] == [("enc3", "enc2"), ("enc3", "enc1")]
-    assert len(table.routes(None, "models").path("default")) == 1
-    np.testing.assert_allclose(by_user(table, compatible_with="models"), FIRST, atol=1e-5)
+    assert len(table.routes(None, 0).path("default")) == 1
+    np.testing.assert_allclose(by_user(table, compatible_with=0), FIRST, atol=1e-5)
 
 
 def test_a_side_table_is_mapped_into_the_space_of_the_main_one(location: Path) -> None:

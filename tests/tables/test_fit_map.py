@@ -10,6 +10,7 @@ from ray_ggsm.tables.fit_map import fit_map
 from ray_ggsm.tables.space_map import Network, SpaceMap
 
 KINDS = ("rotation", "linear", "residual")
+ROTATION = MapConfig(kinds=("rotation",))
 RNG = np.random.default_rng(0)
 
 
@@ -40,7 +41,7 @@ def best_turn_in_the_plane(old_N2: np.ndarray, new_N2: np.ndarray) -> np.ndarray
 def test_a_rotation_is_that_of_the_closed_form(flip):
     new = RNG.normal(size=(60, 2))
     old = new @ np.diag([1, flip]) @ turn(2, 3) + 0.2 * RNG.normal(size=new.shape) + [0.5, 0]
-    found = fit_map(old, new, MapConfig()).map
+    found = fit_map(old, new, ROTATION).map
     fit = np.sort(np.delete(np.random.default_rng(0).permutation(60), np.arange(0, 60, 10)))
     centred = [part[fit] - part[fit].mean(axis=0) for part in (old, new)]
     expected = best_turn_in_the_plane(*centred)
@@ -68,7 +69,7 @@ def test_a_planted_turn_is_recovered(kind):
 def test_a_wider_encoder_that_holds_the_old_space():
     old = vectors(400, 5)
     new = (np.hstack([old, np.zeros((400, 4))]) @ turn(9, 2)).astype(np.float32)
-    found = fit_map(old, new, MapConfig())
+    found = fit_map(old, new, ROTATION)
     np.testing.assert_allclose(found.map(new), old, atol=1e-5)
     assert found.raw is None
 
@@ -76,7 +77,7 @@ def test_a_wider_encoder_that_holds_the_old_space():
 def test_a_narrower_encoder_keeps_all_angles():
     old = vectors(400, 9)
     new = vectors(400, 5, seed=1)
-    weights = fit_map(old, new, MapConfig()).map.weight_BA
+    weights = fit_map(old, new, ROTATION).map.weight_BA
     scaled = weights @ weights.T
     np.testing.assert_allclose(scaled, scaled[0, 0] * np.eye(5), atol=1e-5)
 
@@ -84,7 +85,7 @@ def test_a_narrower_encoder_keeps_all_angles():
 def test_no_rotation_is_better():
     """The sum of squares that is left, against many turns nearby, each with its best scale and offset."""
     old, new = vectors(200, 4), vectors(200, 4, seed=1)
-    found = fit_map(old, new, MapConfig()).map
+    found = fit_map(old, new, ROTATION).map
     fit = np.delete(np.random.default_rng(0).permutation(200), np.arange(0, 200, 10))
     left = np.square(old[fit] - new[fit] @ found.weight_BA - found.offset_A).sum()
     old_c, new_c = old[fit] - old[fit].mean(axis=0), new[fit] - new[fit].mean(axis=0)

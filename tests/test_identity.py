@@ -155,7 +155,12 @@ EXAMPLES: list[Config] = [
          "reference": "a"},
         "example",
     ),
-    build(DriftConfig, {"old": SIDE, "new": SIDE, "output": "o", "labels": {"fit": "f", "score": "s"}}, "example"),
+    build(
+        DriftConfig,
+        {"old": SIDE, "new": SIDE, "output": "o", "labels": {"fit": "f", "score": "s"}, "mapped": {}},
+        "example",
+    ),
+    build(Experiment, changed(EXPERIMENT, "publishing", {"compatible": {"to": [{"version": 1}]}}), "example"),
     AttentionConfig(),
     build(AttachDefinitionConfig, {"experiment": "e.yaml", "encoder": "e"}, "example"),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
@@ -216,6 +221,9 @@ OTHER: dict[str, list[dict[str, Any]]] = {
         {"events": {"source": {"kind": "journey"}, "minimum_events": {"table": "lines", "count": 2}}, "rows": None}
     ],
     "RefreshConfig.rows": [{"rows": "other", "events": None}],
+    "MapConfig.kinds": [{"kinds": ["linear"]}],
+    "CompatibleConfig.kinds": [{"kinds": ["linear"]}],
+    "DriftConfig.max_loss": [{"max_loss": 0.01}],
     "EventsConfig.as_of": [{"as_of": "2024-03-01"}],
     "RollingCutoffs.first": [{"first": "2024-03-01"}],
     "SnapshotsConfig.cutoffs": [{"cutoffs": ["2024-02-01"]}],

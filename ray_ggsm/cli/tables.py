@@ -20,6 +20,7 @@ from ray_ggsm.tables import maintenance, tagging
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.missing import missing
 from ray_ggsm.tables.reader import open_table
+from ray_ggsm.tables.tags import read_entry
 from ray_ggsm.tables.user_lists import read_lines
 
 DESCRIPTION = """Look after an embedding table: its versions, tags, files, forgotten users, metrics, one user's data.
@@ -163,8 +164,10 @@ def _audit(options: argparse.Namespace) -> None:
 
 
 def _tag(options: argparse.Namespace) -> None:
+    before = read_entry(options.table, options.name).version
     made = tagging.tag(options.table, options.name, options.version, move=options.move, key=_key(options))
-    print(f"tag {options.name}: version {made.version}, {made.rows:,} rows in {len(made.files):,} files")
+    was = "" if before is None else f"; before: version {before}"
+    print(f"tag {options.name}: version {made.version}, {made.rows:,} rows in {len(made.files):,} files{was}")
 
 
 def _untag(options: argparse.Namespace) -> None:

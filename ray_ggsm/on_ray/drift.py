@@ -2,11 +2,14 @@
 
 Cosines compare vectors where they stand; Procrustes distance and neighbours compare them whatever the coordinate
 system is (`ray_ggsm.tables.drift`). Probes show whether the new vectors say more or less about labels: differences of
-AUCs on the same test rows, with intervals over users.
+AUCs on the same test rows, with intervals over users. `ray_ggsm.on_ray.probing.map_cost` says what a map between both
+spaces costs.
 """
 
+from typing import Literal, Self
+
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, Location, Record, Runtime
@@ -16,13 +19,15 @@ from ray_ggsm.evaluation.counts import SplitCounts, count_rows, left_out
 from ray_ggsm.evaluation.keys import KEYS
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.metrics import MEAN, Estimate
-from ray_ggsm.evaluation.results import Results, results
+from ray_ggsm.evaluation.results import Probed, Results, results
 from ray_ggsm.evaluation.summary import title_of
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.places import check_kept
+from ray_ggsm.on_ray.probing.map_cost import MapReport, map_report
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.tables.compare import Shared, Side, SideConfig, UserCounts, opened, shared
+from ray_ggsm.tables.config import MapConfig
 from ray_ggsm.tables.drift import Moved, moved
 
 FIT, SCORE = "fit", "score"
@@ -56,6 +61,12 @@ class DriftConfig(Config):
     """Number of nearest users whose overlap is measured."""
     labels: LabelTables | None = None
     """Label tables; null: no probes."""
+    mapped: Literal["stored"] | MapConfig | None = None
+    """Also score the old side's probes on new vectors that are mapped into its space. stored: by the maps of the new
+    table, as `read(compatible_with=)` does; or settings of a map that is fitted here, on users who are not scored."""
+    max_loss: Runtime[float | None] = Field(None, ge=0, lt=0.5)
+    """Gate: mean AUC that these probes may lose against retrained ones, by the end of the 95 % interval; the job then
+    ends with exit code 3. null: any."""
     evaluation: ProbeConfig = ProbeConfig()
     """Settings of the probes. `allow_same_period` has no effect, because label tables do not say how far their futures
     reach."""
@@ -63,6 +74,14 @@ class DriftConfig(Config):
     """Seed of probes and resampling."""
     ray: Runtime[RayConfig] = RayConfig()
     """Resources of the probes."""
+
+    @model_validator(mode="after")
+    def _maps_need_labels(self) -> Self:
+        if self.mapped is not None and self.labels is None:
+            raise ValueError("mapped: what a map costs is measured on labels; give them")
+        if self.max_loss is not None and self.mapped is None:
+            raise ValueError("max_loss: only mapped vectors lose something; give mapped")
+        return self
 
 
 class SideSummary(Record):
@@ -101,6 +120,8 @@ class DriftResult(Record):
     """Probe -> label, and "mean"; None without labels."""
     counts: dict[str, SplitCounts] | None = None
     """Role -> rows used and left out; None without labels."""
+    compatible: MapReport | None = None
+    """What a map costs; None without `mapped`."""
 
 
 def drift(config: DriftConfig) -> DriftResult:
@@ -108,6 +129,7 @@ def drift(config: DriftConfig) -> DriftResult:
 
     Raises:
         InputError: a table, version, instruction or label is missing, or no user is on both sides.
+        GateError: the map costs more than `max_loss`; everything is written.
     """
     with started(config.ray):
         check_kept("output", config.output)
@@ -116,11 +138,17 @@ def drift(config: DriftConfig) -> DriftResult:
         found = shared(old, new, config.users)
         result = _compared(config, old, new, found)
         if labels:
-            changes, counts = _probed(config, labels, old, new)
-            result = result.model_copy(update={"auc": changes, "counts": counts})
+            data, probed = _probed(config, labels, old, new)
+            result = result.model_copy(update=_of_labels(config, data, probed))
+            if config.mapped is not None:
+                report = map_report(old, new, config.mapped, data, probed, config.evaluation, config.seed)
+                result = result.model_copy(update={"compatible": report})
     file = storage.absolute(config.output)
-    storage.write_json(file, result.model_dump(mode="json", exclude=None if config.labels else {"auc", "counts"}))
+    absent = {name for name in ("auc", "counts", "compatible") if getattr(result, name) is None}
+    storage.write_json(file, result.model_dump(mode="json", exclude=absent))
     print(f"{_text(result)}\ndrift: wrote {file}", flush=True)
+    if result.compatible is not None and config.max_loss is not None:
+        result.compatible.enforce(config.max_loss)
     return result
 
 
@@ -173,8 +201,8 @@ def _labels(tables: LabelTables) -> dict[str, pa.Table]:
 
 def _probed(
     config: DriftConfig, labels_by_role: dict[str, pa.Table], old: Side, new: Side
-) -> tuple[dict[str, dict[str, AucChange]], dict[str, SplitCounts]]:
-    """AUCs of both sides on the same rows, and the number of these rows."""
+) -> tuple[dict[str, ProbeData], Probed]:
+    """The rows of both sides, which are the same, and the probes on them."""
     aligned = {}
     for role, labels in labels_by_role.items():
         users = labels["user_id"].combine_chunks().unique()
@@ -182,9 +210,13 @@ def _probed(
         aligned[role] = align_all(labels, vectors, role, allow_missing=config.evaluation.allow_missing)
     data = {name: ProbeData(aligned[FIT][name], aligned[SCORE][name]) for name in ("new", "old")}
     check_disjoint(data["new"].fit, data["new"].score, FIT, SCORE)
-    probed = probe_all(config.evaluation, config.seed, data)
+    return data, probe_all(config.evaluation, config.seed, data)
+
+
+def _of_labels(config: DriftConfig, data: dict[str, ProbeData], probed: Probed) -> dict[str, object]:
+    """AUCs of both sides on the same rows, and the number of these rows."""
     found = results(probed, {name: each.score for name, each in data.items()}, config.seed)  # new minus old
-    return _changes(found), count_rows({FIT: data["new"].fit, SCORE: data["new"].score})
+    return {"auc": _changes(found), "counts": count_rows({FIT: data["new"].fit, SCORE: data["new"].score})}
 
 
 def _changes(found: Results) -> dict[str, dict[str, AucChange]]:
@@ -215,6 +247,7 @@ def _text(result: DriftResult) -> str:
     ]
     for kind, labels in (result.auc or {}).items():
         lines += ["", *_auc_table(kind, labels)]
+    lines += ["", *result.compatible.lines()] if result.compatible else []
     return "\n".join([*lines, "", *result.notes, *left_out(result.counts or {})])
 
 

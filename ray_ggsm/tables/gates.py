@@ -14,9 +14,8 @@ import pyarrow.compute as pc
 from ray_ggsm.config import Config
 from ray_ggsm.tables import drift
 from ray_ggsm.tables.checks import FileCheck
-from ray_ggsm.tables.schema import KEY, matrix
-
-_NOTHING = pa.array([], pa.int64())
+from ray_ggsm.tables.pairs import newest_pairs
+from ray_ggsm.tables.schema import matrix
 
 
 class GatesConfig(Config):
@@ -210,7 +209,7 @@ def _widths(anchors: pa.Table) -> list[int]:
 
 
 def _drift(config: GatesConfig, found: FileCheck, previous: FileCheck, same_encoder: bool) -> list[Verdict]:
-    old, new = _pairs(previous.anchors, found.anchors)
+    old, new = newest_pairs(previous.anchors, found.anchors)
     if not old.num_rows:
         return [Verdict("drift", True, "no anchor user is in both versions; nothing to compare")]
     if len(_widths(old)) != 1 or len(_widths(new)) != 1 or (same_encoder and _widths(old) != _widths(new)):
@@ -247,17 +246,3 @@ def _drift(config: GatesConfig, found: FileCheck, previous: FileCheck, same_enco
             f"{config.max_mean_distance:g} allowed; {shape}",
         ),
     ]
-
-
-def _pairs(previous: pa.Table, found: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The anchor rows of users and instructions that both versions have, in one order; the newest of several as_of."""
-    old, new = _newest(previous), _newest(found)
-    shared = sorted(old.keys() & new.keys())
-    return previous.take([old[key] for key in shared] or _NOTHING), found.take([new[key] for key in shared] or _NOTHING)
-
-
-def _newest(anchors: pa.Table) -> dict[tuple[str, str], int]:
-    """Position of the newest row of each (user_id, instruction)."""
-    order = anchors.select(KEY).append_column("row", pa.array(range(anchors.num_rows), pa.int64())).sort_by("as_of")
-    names = [order[name].to_pylist() for name in ("user_id", "instruction", "row")]
-    return {(user, instruction): row for user, instruction, row in zip(*names, strict=True)}

@@ -71,6 +71,31 @@ class RecordedInput(_Recorded):
     """Newest change of the event store that the night knew; None: the events are in no store."""
 
 
+class RecordedMap(_Recorded):
+    """A map from the vectors of a version into the space of an older encoder (`ray_ggsm.tables.compatible`)."""
+
+    instruction: str
+    """Whose vectors it maps."""
+    source: str
+    """Space of the vectors that it takes."""
+    target: str
+    """Space that it leads to."""
+    file: str
+    """Name of its file in `_maps`, which is the digest of its content."""
+    kind: str
+    """Kind of map."""
+    anchors: int
+    """Rows that it was fitted on."""
+    held_out: int
+    """Further rows, which `agreement` and `raw` were measured on."""
+    same_moment: bool
+    """Whether the vectors of all these rows are of equal moments."""
+    agreement: dict[str, float]
+    """Kind -> mean cosine of mapped and old vectors."""
+    raw: float | None = None
+    """Mean cosine of vectors that are not mapped; None: the widths differ."""
+
+
 class ForgottenRows(_Recorded):
     """What `forget` removed, or `rollback` left out."""
 
@@ -124,6 +149,8 @@ class VersionMetadata(_Recorded):
     """Digest of the definition of its user rows."""
     input: RecordedInput | None = None
     """The user rows that a refresh read."""
+    maps: tuple[RecordedMap, ...] = ()
+    """Maps that were fitted with the version, from its vectors into the spaces of older encoders."""
     forgotten: ForgottenRows | None = None
     """Users that a `forget` removed, or a `rollback` left out."""
     suppressed: int | None = None

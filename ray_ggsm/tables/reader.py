@@ -14,17 +14,18 @@ from deltalake import DeltaTable
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
-from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import delta, scan
+from ray_ggsm.tables.compatible import Routes, recorded_maps
 from ray_ggsm.tables.files import DataFile, describe
 from ray_ggsm.tables.join import Join, prepared_join
 from ray_ggsm.tables.labels import Keys
-from ray_ggsm.tables.metadata import Commit, VersionMetadata
+from ray_ggsm.tables.metadata import Commit, RecordedMap, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
 from ray_ggsm.tables.schema import SCHEMA, matrix
 from ray_ggsm.tables.suppression import SuppressionFilter, read_suppressed
 from ray_ggsm.tables.tags import Tag, read_tag, read_tags
 from ray_ggsm.tables.timeline import read_timeline
+from ray_ggsm.tables.user_lists import by_bucket, strings
 
 Version = int | str | None
 """Number of a version, or name of a tag; None: the newest version."""
@@ -51,6 +52,7 @@ class EmbeddingTable:
     def __init__(self, location: str, table: DeltaTable, key: bytes | None = None) -> None:
         self.location, self._table, self._key = location, table, key
         self._tags: dict[str, Tag] = {}
+        self._maps: list[RecordedMap] | None = None
 
     @property
     def version(self) -> int:
@@ -80,6 +82,7 @@ class EmbeddingTable:
         user_ids: Sequence[str] | pa.Array | None = None,
         columns: Sequence[str] | None = None,
         buckets: Collection[int] | None = None,
+        compatible_with: Version | VersionMetadata = None,
     ) -> pa.Table:
         """Rows, sorted by bucket, user, as_of and instruction.
 
@@ -92,19 +95,26 @@ class EmbeddingTable:
             columns: names out of SCHEMA, in this order; None: all.
             buckets: buckets whose rows are wanted, each in [0, `self.buckets`): so a table larger than memory is read
                 part by part, with all rows of a user in one part; None: all.
+            compatible_with: version, by its number or tag, into whose encoder's space the vectors are mapped; or the
+                metadata of a version of another table; None: they are read as they are.
 
         Raises:
-            InputError: no such version, tag, column or bucket, or a file of the version is missing or damaged.
+            InputError: no such version, tag, column or bucket, a file of the version or of a map is missing or damaged,
+                or no map leads into the space.
         """
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
         if missing := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
             raise InputError(f"{self.location}: no bucket {missing[0]}; there are 0 to {self.buckets - 1}")
+        if compatible_with is not None:
+            needed = list(dict.fromkeys([*names, "instruction", "embedding"]))
+            rows = self.read(version=version, as_of=as_of, user_ids=user_ids, columns=needed, buckets=buckets)
+            return self.routes(version, compatible_with).apply(rows).select(names)
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
         users = None
         if user_ids is not None:
-            named = by_bucket(_strings(user_ids), self.buckets)
+            named = by_bucket(strings(user_ids), self.buckets)
             files = [file for file in files if file.bucket in named]
             users = [named[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
@@ -121,13 +131,15 @@ class EmbeddingTable:
         as_of: Moment | None = None,
         user_ids: Sequence[str] | pa.Array | None = None,
         instruction: str | None = None,
+        compatible_with: Version | VersionMetadata = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """User ids, (N,) strings, and vectors, (N, D) float32, in the order of `read`.
+        """User ids, (N,) strings, and vectors, (N, D) float32, in the order of `read`, whose arguments these are.
 
         `instruction` keeps the rows of one instruction. A user with several rows (as_of, instruction) appears in each.
         """
+        names = ["user_id", "instruction", "embedding"]
         rows = self.read(
-            version=version, as_of=as_of, user_ids=user_ids, columns=["user_id", "instruction", "embedding"]
+            version=version, as_of=as_of, user_ids=user_ids, columns=names, compatible_with=compatible_with
         )
         if instruction is not None:
             rows = rows.filter(pc.equal(rows["instruction"], instruction))
@@ -191,6 +203,13 @@ class EmbeddingTable:
     ) -> Join:
         timeline = read_timeline(self.location, self.history()[::-1])
         return prepared_join(timeline, self.buckets, keys, known_at, instruction, encoder, max_age, self.suppression)
+
+    def routes(self, version: Version, target: Version | VersionMetadata) -> Routes:
+        """The ways from a version's vectors into the space of another, as `read(compatible_with=)` takes them."""
+        into = target if isinstance(target, VersionMetadata) else self.metadata(target)
+        if self._maps is None:
+            self._maps = recorded_maps(self.history())
+        return Routes(self.location, self._maps, self.metadata(version), into)
 
     def number_of(self, version: Version) -> int:
         """The number of a version; that of the newest for None.
@@ -258,23 +277,3 @@ class EmbeddingTable:
 
     def _at(self, version: int | None) -> DeltaTable:
         return self._table if version in (None, self.version) else delta.load(self.location, version)
-
-
-def _strings(user_ids: Sequence[str] | pa.Array) -> pa.Array:
-    try:
-        users = user_ids.cast(pa.string()) if isinstance(user_ids, pa.Array | pa.ChunkedArray) else None
-        users = pa.array(user_ids, pa.string()) if users is None else users
-    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-        raise InputError(f"user_ids: expected strings ({error})") from error
-    if users.null_count:
-        raise InputError(f"user_ids: expected strings, {users.null_count} of them are null")
-    return users
-
-
-def by_bucket(users: pa.Array, buckets: int) -> dict[int, list[str]]:
-    """Distinct users of each bucket, sorted."""
-    distinct = users.unique()
-    found: dict[int, list[str]] = {}
-    for user, bucket in sorted(zip(distinct.to_pylist(), bucket_of(distinct, buckets).tolist(), strict=True)):
-        found.setdefault(bucket, []).append(user)
-    return found

@@ -10,10 +10,11 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.files import DataFile, DataFileConfig, spacing_of, write_bucket
-from ray_ggsm.tables.reader import EmbeddingTable, by_bucket
+from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import SCHEMA
 from ray_ggsm.tables.suppression import Suppressed, read_suppressed
 from ray_ggsm.tables.tags import read_tag
+from ray_ggsm.tables.user_lists import by_bucket
 
 Leaving = Callable[[int, list[str]], pa.Array]
 """Number of a bucket and its files (full locations) -> the users in them who are to be left out, (N,) strings."""

@@ -37,15 +37,21 @@ def rows_to_table(
     run: str,
 ) -> pa.Table:
     """A table of rows of one instruction, in the given order; events and content are (N,), vectors (N, D)."""
-    N, D = vector_ND.shape
-    assert N * D < 2**31, "a list column counts its numbers in 32 bits; convert fewer rows at once"
-    offsets = pa.array(np.arange(N + 1, dtype=np.int32) * D)
-    vectors = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(vector_ND).reshape(-1), pa.float32()))
+    N = len(vector_ND)
     columns = [
-        *(user_id.cast(pa.string()), as_of.cast(SCHEMA.field("as_of").type), pa.repeat(instruction, N), vectors),
+        *(user_id.cast(pa.string()), as_of.cast(SCHEMA.field("as_of").type), pa.repeat(instruction, N)),
+        lists(vector_ND),
         *(pa.array(events_N, pa.int32()), pa.array(content_N, pa.int64()), pa.repeat(encoder, N), pa.repeat(run, N)),
     ]
     return pa.table(columns, schema=SCHEMA)
+
+
+def lists(vector_ND: np.ndarray) -> pa.ListArray:
+    """Vectors (N, D) as the embedding column has them."""
+    N, D = vector_ND.shape
+    assert N * D < 2**31, "a list column counts its numbers in 32 bits; convert fewer rows at once"
+    offsets = pa.array(np.arange(N + 1, dtype=np.int32) * D)
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(vector_ND).reshape(-1), pa.float32()))
 
 
 def matrix(embedding: pa.ChunkedArray) -> np.ndarray:

@@ -17,8 +17,12 @@ from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.metrics import Estimate
 from ray_ggsm.on_ray.drift import DriftConfig, DriftResult, drift, preview
 from ray_ggsm.tables.compare import UserCounts
-from ray_ggsm.tables.metadata import VersionMetadata
-from ray_ggsm.tables.schema import rows_to_table
+from ray_ggsm.tables.compatible import write_map
+from ray_ggsm.tables.config import MapConfig
+from ray_ggsm.tables.fit_map import fit_map
+from ray_ggsm.tables.gates import GateError
+from ray_ggsm.tables.metadata import RecordedMap, VersionMetadata
+from ray_ggsm.tables.schema import lists, rows_to_table
 from ray_ggsm.tables.tagging import tag
 from tests.helpers.tables import put, rows
 
@@ -126,6 +130,37 @@ def test_a_lost_dimension_is_missed_by_the_probe_that_needs_it(config: Callable,
     assert lost.difference.high < -0.2
 
 
+def test_what_a_map_costs(config: Callable, tmp_path: Path, capsys) -> None:
+    """A turn costs nothing once it is turned back, whether its map is fitted here or was stored with the version."""
+    noisy = VECTORS @ TURN + 0.05 * np.random.default_rng(1).normal(size=(N, D)).astype(np.float32)
+    new = publish(tmp_path / "new", noisy, encoder="enc2")
+    result = drift(config(new, mapped={"anchors": 150, "kinds": ("rotation",)}))
+    cost = result.compatible.auc["linear"]["loves"]
+    assert abs(cost.difference.value) < 0.05
+    assert cost.difference.value == pytest.approx(cost.mapped - cost.retrained)
+    assert cost.raw_difference.high < -0.1, "the turned vectors as they are mean something else to the old probe"
+    assert (cost.old, cost.retrained) == tuple(getattr(result.auc["linear"]["loves"], side) for side in ("old", "new"))
+    assert "rotation, fitted here on 135 users who are not scored" in result.compatible.made
+    printed = capsys.readouterr().out
+    assert "mapped - retrained" in printed
+    with pytest.raises(InputError, match=r"no map leads from enc2 into the space of enc1 .*there are no maps"):
+        drift(config(new, mapped="stored"))
+
+    fitted = fit_map(VECTORS, noisy, MapConfig(kinds=("rotation",)))
+    ends = {"instruction": "default", "source": "enc2", "target": "enc1", "file": write_map(new, fitted.map)}
+    more = {"kind": "rotation", "anchors": 360, "held_out": 40, "same_moment": True, "agreement": fitted.agreement}
+    turned = (
+        rows(USERS, run="r1").set_column(3, "embedding", lists(noisy)).set_column(2, "instruction", [["default"] * N])
+    )
+    put(new, turned, "r1", metadata=VersionMetadata(encoder="enc2", maps=(RecordedMap(**ends, **more),)))
+    stored = config(new, mapped="stored", max_loss=0.1)
+    result = drift(stored)
+    assert result.compatible.made == "stored: rotation enc2 -> enc1"
+    assert abs(result.compatible.auc["linear"]["loves"].difference.value) < 0.05
+    with pytest.raises(GateError, match=r"may lose 0.0.* mean AUC against retrained ones .* at most 0 allowed"):
+        drift(stored.model_copy(update={"max_loss": 0.0}))
+
+
 def test_people_who_are_in_one_table_only(config: Callable, tmp_path: Path) -> None:
     new = publish(tmp_path / "new", VECTORS[10:], USERS[10:])
     result = drift(config(new, users=100, labels=None))
@@ -148,6 +183,7 @@ def test_wrong_input_ends_with_a_sentence(config: Callable, tmp_path: Path, caps
         ([f"labels.fit={tmp_path}/none.parquet"], "no label table here"),
         ([f"labels.score={tmp_path}/other.parquet"], "'more' is a label of only one of"),
         (["neighbors=3"], "unknown key; did you mean 'neighbours'?"),
+        (["max_loss=0.01"], "max_loss: only mapped vectors lose something; give mapped"),
     ):
         arguments = ["--config", str(file), *(part for s in settings for part in ("--set", s))]
         assert run(JOBS["drift"], arguments) == 2

@@ -24,6 +24,8 @@ from ray_ggsm.on_ray.building.given_rows import GivenRows
 from ray_ggsm.on_ray.refresh import RefreshConfig, preview, refresh
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.config import CompatibleConfig
+from ray_ggsm.tables.gates import GateError
 from ray_ggsm.tables.maintenance import forget, rollback
 from ray_ggsm.tables.metadata import VersionCounts
 from tests.helpers.s3_server import BUCKET, faults
@@ -94,7 +96,7 @@ def written(location: str) -> dict[str, int]:
 
 
 def test_the_life_of_a_table(
-    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys
+    config: RefreshConfig, rows: pa.Table, give: Callable, monkeypatch: pytest.MonkeyPatch, capsys, finished: Experiment
 ) -> None:
     """One test, since every refresh takes a while."""
     table = config.table
@@ -169,6 +171,18 @@ def test_the_life_of_a_table(
     give(with_another_text(rows.slice(1), same))
     assert refresh(config) == 3
     assert vectors(table, 3).keys() == second.keys()
+
+    # another encoder, whose space is not that of the models: too few users for a map, so the gate asks for a reason
+    publishing = config.publishing.model_copy(update={"compatible": CompatibleConfig(per_dimension=1000)})
+    other = config.model_copy(update={"encoder": Pipeline.of(finished).train.untrained, "publishing": publishing})
+    with pytest.raises(
+        GateError, match=rf"compatible: no map from \w+ to \w+ \('default'\): {len(second)} anchor rows"
+    ):
+        refresh(other)
+    assert refresh(other, "the models are new, too") == 4
+    assert open_table(table).metadata().failed_gates == ("compatible",)
+    with pytest.raises(InputError, match="there are no maps"):
+        open_table(table).read(compatible_with=3)
 
 
 def test_a_commit_in_between_costs_only_its_buckets(

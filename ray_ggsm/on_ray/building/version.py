@@ -17,6 +17,7 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.building.dead_letters import FORGOTTEN, count_reasons
 from ray_ggsm.building.layout import LaidOut, Layout
+from ray_ggsm.building.maps import FittedMaps, fit_maps
 from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import UTC
@@ -129,10 +130,13 @@ def _build_on(
         build.clean()
         return BuiltVersion(previous.version, candidate.counts, events.counts, len(built), kept, changed=False)
     with report.step("publish"):
-        verdicts = candidate.judge(request.publishing.gates)
+        verdicts, compatible = candidate.judge(request.publishing.gates), request.publishing.compatible
+        fitted = FittedMaps() if compatible is None else fit_maps(candidate, compatible)
+        verdicts += [] if fitted.verdict is None else [fitted.verdict]
         report.gates = {verdict.gate: verdict.sentence for verdict in verdicts}
         report.failed_gates = tuple(verdict.gate for verdict in verdicts if not verdict.passed)
         metadata = _metadata(request, build, events.counts, report)
+        metadata = metadata.model_copy(update={"maps": fitted.maps}) if fitted.maps else metadata
         report.version = version = candidate.publish(verdicts, request.publish_anyway, metadata)
         report.ages = dict(check.ages)
     build.clean()

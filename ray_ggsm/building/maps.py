@@ -1,0 +1,175 @@
+"""The maps of a candidate version: from its encoder's space into those of older versions, fitted before the commit.
+
+Anchors are users who have a vector in both. They are read bucket by bucket until there are enough: a bucket is chosen
+by a hash of the user, so any bucket is a random sample. Nobody who was forgotten is one, because such a user has no row
+in the candidate.
+
+Legend: N anchor rows, A width of the old vectors, B of the new ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_ggsm import storage
+from ray_ggsm.building.candidate import Candidate
+from ray_ggsm.config import InputError
+from ray_ggsm.hashing import hash64
+from ray_ggsm.tables import scan
+from ray_ggsm.tables.compatible import recorded_maps, space, space_of, write_map
+from ray_ggsm.tables.config import CompatibleConfig
+from ray_ggsm.tables.gates import Verdict
+from ray_ggsm.tables.metadata import RecordedMap
+from ray_ggsm.tables.pairs import newest_pairs
+from ray_ggsm.tables.reader import EmbeddingTable, Version, open_table
+from ray_ggsm.tables.schema import KEY, matrix
+
+COLUMNS = [*KEY, "embedding"]
+
+
+@dataclass(frozen=True)
+class FittedMaps:
+    """The maps of a candidate, and whether they are good enough."""
+
+    maps: tuple[RecordedMap, ...] = ()
+    """Those that could be fitted; their files are written."""
+    verdict: Verdict | None = None
+    """The gate `compatible`; None: no map was due."""
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """Vectors of the same users in two versions, row by row."""
+
+    old_NA: np.ndarray
+    """In the older one."""
+    new_NB: np.ndarray
+    """In the candidate."""
+    same_moment: bool
+    """Whether both are of the same moment in every row."""
+
+
+def fit_maps(candidate: Candidate, config: CompatibleConfig) -> FittedMaps:
+    """Fit the maps that the candidate needs and its table has not, and write their files.
+
+    Raises:
+        InputError: a version of `config.to` is not there.
+    """
+    if len(candidate.check.widths) != 1:
+        return FittedMaps()  # nothing was encoded, or the gate `width` refuses the candidate
+    known = recorded_maps(candidate.previous.history()) if candidate.previous else []
+    ends = {(each.instruction, each.source, each.target) for each in known}
+    maps: list[RecordedMap] = []
+    problems: list[str] = []
+    for table, version in _targets(candidate, config):
+        for instruction, text in candidate.build.embedding.instructions.items():
+            source = space(candidate.build.encoder_digest, candidate.build.embedding.mask, text)
+            target = space_of(table.metadata(version), instruction)
+            if target is None or target == source or (instruction, source, target) in ends:
+                continue
+            ends.add((instruction, source, target))
+            try:
+                maps.append(_fitted(candidate, table, version, (instruction, source, target), config))
+            except InputError as error:
+                problems.append(f"no map from {source} to {target} ('{instruction}'): {error}")
+    if not maps and not problems:
+        return FittedMaps()
+    return FittedMaps(tuple(maps), _verdict(maps, problems, config.min_agreement))
+
+
+def _targets(candidate: Candidate, config: CompatibleConfig) -> Iterator[tuple[EmbeddingTable, Version]]:
+    """The versions whose spaces the candidate's vectors are mapped into."""
+    build = candidate.build
+    if candidate.previous is not None:
+        yield candidate.previous, None
+        for name in candidate.previous.tags():
+            yield candidate.previous, name
+    for place in config.to:
+        if place.table is None and candidate.previous is None:
+            continue  # the table's first version
+        table = candidate.previous if place.table is None else open_table(place.table, build.key)
+        assert table is not None
+        yield table, place.version
+
+
+def _fitted(
+    candidate: Candidate,
+    table: EmbeddingTable,
+    version: Version,
+    ends: tuple[str, str, str],
+    config: CompatibleConfig,
+) -> RecordedMap:
+    """Fit one map and write its file."""
+    from ray_ggsm.tables.fit_map import fit_map  # loads scikit-learn, which most nights do without
+
+    instruction, source, target = ends
+    anchors = _anchors(candidate, table, version, instruction, config)
+    found = fit_map(anchors.old_NA, anchors.new_NB, config)
+    return RecordedMap(
+        instruction=instruction,
+        source=source,
+        target=target,
+        file=write_map(candidate.build.table, found.map),
+        kind=found.kind,
+        anchors=found.anchors,
+        held_out=found.held_out,
+        same_moment=anchors.same_moment,
+        agreement=dict(found.agreement),
+        raw=found.raw,
+    )
+
+
+def _anchors(
+    candidate: Candidate, table: EmbeddingTable, version: Version, instruction: str, config: CompatibleConfig
+) -> Anchors:
+    """Anchor rows of an instruction; only those whose vectors are of the same moment, if these are enough.
+
+    Raises:
+        InputError: there are none.
+    """
+    pairs: list[tuple[pa.Table, pa.Table]] = []
+    for files in _files(candidate):
+        new = candidate.build.without_gone(scan.read_files(files, COLUMNS))
+        new = new.filter(pc.equal(new["instruction"], instruction))
+        users = new["user_id"].combine_chunks().unique()
+        pairs.append(newest_pairs(table.read(version=version, user_ids=users, columns=COLUMNS), new))
+        if sum(len(old) for old, _ in pairs) >= config.anchors:
+            break
+    old, new = (pa.concat_tables(side) for side in zip(*pairs, strict=True))
+    if not len(old):
+        raise InputError("no user has a vector of both")
+    first = pa.array(np.argsort(hash64(old["user_id"]), kind="stable")[: config.anchors])
+    old, new = old.take(first), new.take(first)
+    same = pc.equal(old["as_of"], new["as_of"])
+    old_NA, new_NB, same_N = matrix(old["embedding"]), matrix(new["embedding"]), same.to_numpy()
+    if same_N.sum() >= config.needed(old_NA.shape[1], new_NB.shape[1]):
+        return Anchors(old_NA[same_N], new_NB[same_N], True)
+    return Anchors(old_NA, new_NB, bool(same_N.all()))
+
+
+def _files(candidate: Candidate) -> Iterator[list[str]]:
+    """The candidate's files (full locations), bucket by bucket."""
+    kept: dict[int, list[str]] = {}
+    for file in candidate.previous.data_files() if candidate.previous else ():
+        kept.setdefault(file.bucket, []).append(file.path)
+    for bucket in candidate.buckets:
+        own = kept.get(bucket.bucket, []) if bucket.kept else [bucket.file.path] if bucket.file else []
+        if own:
+            yield [storage.join(candidate.build.table, path) for path in own]
+
+
+def _verdict(maps: Sequence[RecordedMap], problems: Sequence[str], least: float | None) -> Verdict:
+    """The gate `compatible`."""
+    best = [each.agreement[each.kind] for each in maps]
+    sentences = [
+        f"{each.kind} from {each.source} to {each.target} ('{each.instruction}') on {each.anchors:,} anchor rows"
+        f"{'' if each.same_moment else ' of different moments'}: mean cosine {agreement:.4f} on "
+        f"{each.held_out:,} held-out ones" + ("" if each.raw is None else f", {each.raw:.4f} without it")
+        for each, agreement in zip(maps, best, strict=True)
+    ]
+    limit = "any agreement allowed" if least is None else f"at least {least:g} needed"
+    passed = not problems and all(least is None or value >= least for value in best)
+    return Verdict("compatible", passed, f"{'; '.join([*sentences, *problems])}; {limit}")

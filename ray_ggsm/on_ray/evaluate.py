@@ -22,9 +22,11 @@ from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map
-from ray_ggsm.evaluation.results import Results, by_label, results
+from ray_ggsm.evaluation.results import Probed, Results, by_label, results
+from ray_ggsm.evaluation.saved_probes import ProbedVectors, save_probes
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.probing.probes import probe_all
@@ -102,6 +104,7 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, Pr
     if few is not None:
         check_draws(experiment.evaluation, few, experiment.seed, vectors["encoder"].fit)
     probed = probe_all(experiment.evaluation, experiment.seed, vectors)
+    _save_probes(pipeline, probed, vectors["encoder"].fit.vectors.shape[1])
     scored = {name: data.score for name, data in vectors.items()}
     found = results(probed, scored, experiment.seed)
     values = by_label(found, probed)
@@ -115,6 +118,16 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, Pr
     write_report(report, pipeline.evaluate.report)
     auc = {n: {k: {label: r["auc"] for label, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}
     return EvaluateResult(auc=auc, counts=counts)
+
+
+def _save_probes(pipeline: Pipeline, probed: Probed, width: int) -> None:
+    """Keep the probes on the trained encoder's vectors."""
+    embedding = pipeline.experiment.embedding
+    (instruction,) = embedding.instructions.values()
+    encoder = SavedEncoder.read(pipeline.train.encoder).digest
+    vectors = ProbedVectors(encoder=encoder, instruction=instruction, mask=embedding.mask)
+    kinds = {kind: labels for (name, kind), labels in probed.items() if name == "encoder"}
+    save_probes(kinds, vectors, width, pipeline.evaluate.probes)
 
 
 def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: Mapping[str, Aligned]) -> Report:

@@ -208,7 +208,10 @@ def _request(
         rows=users,
         encoder=encoder,
         definition=read(encoder.location),
-        events=EventEncoding(events, encoder.description.event_encoder_digest, config.vectors, config.ray),
+        events=EventEncoding(
+            events, encoder.description.event_encoder_digest, config.vectors, config.ray,
+            packed_in=encoder.location if config.event_encoder is None else None,
+        ),
         embedding=config.embedding,
         publishing=config.publishing,
         max_text_length=config.max_text_length,

@@ -220,7 +220,7 @@ Writes  one Parquet file: user_id, as_of, score (cosine), best first
         partial(_config_job, "lookalike", "LookalikeConfig"),
     ),
     "explain": Job(
-        """For some users and a label, say which events moved the score of a fitted probe, and test whether that is true.
+        """Say which events moved the score of a fitted probe, for some users and a label, and test whether it is true.
 
 Reads   the encoder, the evaluation's probes and the user rows that the config names (configs/explain.yaml)
 Writes  <output>/: events.parquet (an effect per event and method), explain.json (with the deletion test), explain.html

@@ -1,4 +1,4 @@
-"""Pretrained models that travel with an encoder, so that a fresh machine loads it without a model hub or their packages.
+"""Pretrained models that travel with an encoder, so that a fresh machine needs no model hub for it.
 
     pretrained/backbone/        config.json, model.safetensors: the weights that training began with
     pretrained/event_encoder/   the same of the event encoder, and its tokenizer

@@ -45,7 +45,7 @@ class _Source:
 def load_model(
     config: PretrainedConfig, dtype: torch.dtype, packed: str | None = None
 ) -> "transformers.PreTrainedModel":
-    """The model without a language-model head, in `dtype` on the CPU; from a directory of `write_model` if one is given.
+    """The model without a language-model head, in `dtype` on the CPU; read from the directory `packed` if one is given.
 
     What a GGUF file holds is unpacked once per machine and kept below Hugging Face's directory (HF_HOME): every worker
     of every job needs it, and transformers takes many seconds for the weights, and as many for a configuration alone.

@@ -98,10 +98,7 @@ def explain(config: ExplainConfig) -> ExplainReport:
     encoder, probe, chunks = _inputs(config)
     with started(config.ray):
         check_kept("output", config.output)
-        store = storage.absolute(config.event_vectors or storage.join(_parent(_parent(encoder.location)), "event_vectors"))
-        described = encoder.description
-        encoding = EventEncoding(described.model.event_encoder, described.event_encoder_digest, store, config.ray, encoder.location)
-        vectors = encode_events(encoding, chunks, described.modality_names).vectors
+        vectors = encode_events(_encoding(config, encoder), chunks, encoder.description.modality_names).vectors
         rows = _rows(config, encoder, probe, chunks)
         found = list(_explained(_Task(config, encoder, probe, vectors), rows))
     return _write(config, encoder, found)
@@ -120,8 +117,8 @@ def _inputs(config: ExplainConfig) -> tuple[SavedEncoder, SavedProbe, list[Chunk
     probe = load_probe(_one(config.probes), config.label, config.probe)
     if probe.description.vectors.encoder != encoder.digest:
         raise InputError(
-            f"{config.probes}: this probe was fitted on vectors of the encoder {probe.description.vectors.encoder}, and "
-            f"{encoder.location} is {encoder.digest}; give that one"
+            f"{config.probes}: this probe was fitted on vectors of the encoder {probe.description.vectors.encoder}, "
+            f"and {encoder.location} is {encoder.digest}; give that one"
         )
     kind = encoder.description.model.kind
     if config.gradients and (kind != "llm" or config.probe != "linear"):
@@ -146,8 +143,12 @@ def _one(pattern: str) -> str:
     return found[0]
 
 
-def _parent(location: str) -> str:
-    return location.rstrip("/").rsplit("/", 1)[0]
+def _encoding(config: ExplainConfig, encoder: SavedEncoder) -> EventEncoding:
+    """What encodes event texts that the store lacks; by default the store of the experiments that trained beside it."""
+    described, output = encoder.description, encoder.location.rstrip("/").rsplit("/", 2)[0]
+    store = storage.absolute(config.event_vectors or storage.join(output, "event_vectors"))
+    digest = described.event_encoder_digest
+    return EventEncoding(described.model.event_encoder, digest, store, config.ray, packed_in=encoder.location)
 
 
 def _rows(config: ExplainConfig, encoder: SavedEncoder, probe: SavedProbe, chunks: Sequence[Chunk]) -> pa.Table:

@@ -209,7 +209,10 @@ def _request(
         encoder=encoder,
         definition=read(encoder.location),
         events=EventEncoding(
-            events, encoder.description.event_encoder_digest, config.vectors, config.ray,
+            events,
+            encoder.description.event_encoder_digest,
+            config.vectors,
+            config.ray,
             packed_in=encoder.location if config.event_encoder is None else None,
         ),
         embedding=config.embedding,

@@ -144,9 +144,9 @@ def test_a_planted_event_is_found_first_and_its_effect_is_its_own(planted) -> No
         effect_E = found.effects["leave_one_out"]
         assert len(effect_E) == counts.sum() <= 9
         assert first_events(effect_E, 1)[0] == counts[0] - 1, "the newest bill, which is the planted event"
-        log = np.log1p
-        base = np.expm1(found.score)  # the probe takes logarithms
-        assert effect_E[counts[0] - 1] == pytest.approx(found.score - np.sign(base - size) * log(abs(base - size)), abs=1e-5)
+        rest = np.expm1(found.score) - size  # the probe takes logarithms
+        alone = found.score - np.sign(rest) * np.log1p(abs(rest))
+        assert effect_E[counts[0] - 1] == pytest.approx(alone, abs=1e-5)
 
 
 def test_deleting_the_planted_event_moves_more_than_deleting_any(planted) -> None:
@@ -189,7 +189,8 @@ def test_the_newest_events_of_a_stream_are_those_that_its_reader_reads() -> None
 
 def test_rows_are_chosen_by_user_whatever_files_they_come_in() -> None:
     rows = user_rows(20)
-    older = rows.set_column(1, "as_of", pa.array([d.replace(year=2023) for d in rows["as_of"].to_pylist()], rows["as_of"].type))
+    year_before = [day.replace(year=2023) for day in rows["as_of"].to_pylist()]
+    older = rows.set_column(1, "as_of", pa.array(year_before, rows["as_of"].type))
     chosen = choose_rows([older, rows.slice(0, 9), rows.slice(9)], None, 7, 0)
     again = choose_rows([pa.concat_tables([rows, older])], None, 7, 0)
     assert chosen.equals(again)

@@ -20,7 +20,9 @@ def made_up(n: int) -> ExplainedRow:
     effects = np.random.default_rng(n).normal(size=E)
     attribution = Attribution(effects, score=1.0 + effects.sum() + 0.01 * (n + 1), baseline_score=1.0)
     both = {"leave_one_out": effects, "integrated_gradients": effects * 2}
-    return ExplainedRow(row, 0.5, both, attribution, Moves({"leave_one_out": 3.0 + n, "integrated_gradients": 2.0}, 1.0))
+    return ExplainedRow(
+        row, 0.5, both, attribution, Moves({"leave_one_out": 3.0 + n, "integrated_gradients": 2.0}, 1.0)
+    )
 
 
 def test_the_ratio_is_the_median_over_users_with_an_interval_that_covers_as_it_says() -> None:

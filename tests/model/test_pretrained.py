@@ -90,7 +90,7 @@ def test_a_packed_encoder_gives_equal_vectors_when_its_sources_and_the_hub_are_g
     np.testing.assert_array_equal(vectors(moved), expected)
     np.testing.assert_array_equal(event_vectors(moved), expected_events)
     (moved / DIRECTORY / "packed.json").unlink()
-    with pytest.raises(InputError, match="cannot be (loaded|made)"):  # it was not the source that was read
+    with pytest.raises(InputError, match=r"cannot be (loaded|made)"):  # it was not the source that was read
         vectors(moved)
 
 
@@ -100,7 +100,7 @@ def test_damaged_weights_are_a_sentence(encoder: Path) -> None:
     file = encoder / DIRECTORY / "backbone" / "model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(InputError, match="expected backbone weights .* found"):
+    with pytest.raises(InputError, match=r"expected backbone weights .* found"):
         vectors(encoder)
     file.write_bytes(data[:100])
     with pytest.raises(InputError, match=r"decoder' cannot be loaded from .*pretrained/backbone"):

@@ -157,6 +157,11 @@ class EvaluateStage(Stage[EvaluateResult]):
         return self.path("results.json")
 
     @property
+    def probes(self) -> str:
+        """The fitted probes on the encoder's vectors (`ray_ggsm.evaluation.saved_probes`)."""
+        return self.path("probes")
+
+    @property
     def config_file(self) -> str:
         """The resolved config."""
         return self.path("config.yaml")

@@ -12,6 +12,7 @@ from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
 from ray_ggsm.config import Config, digest, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
+from ray_ggsm.on_ray.explain import ExplainConfig
 from ray_ggsm.on_ray.ingest import IngestConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.monitor import MonitorConfig
@@ -31,6 +32,7 @@ MADE = [
         "refresh.yaml",
         "night.yaml",
         "attach_definition.yaml",
+        "explain.yaml",
         "simulated.yaml",
         "ingest.yaml",
         "journey/prompt.yaml",
@@ -45,6 +47,7 @@ SCHEMAS: dict[str, type[Config]] = {
     "attach_definition": AttachDefinitionConfig,
     "study": StudyConfig,
     "drift": DriftConfig,
+    "explain": ExplainConfig,
     "monitor": MonitorConfig,
     "lookalike": LookalikeConfig,
     "refresh": RefreshConfig,

@@ -22,6 +22,7 @@ from ray_ggsm.config.base import RUNTIME
 from ray_ggsm.evaluation.attention import AttentionConfig
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
+from ray_ggsm.on_ray.explain import ExplainConfig
 from ray_ggsm.on_ray.lookalike import LookalikeConfig
 from ray_ggsm.on_ray.monitor import MonitorConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
@@ -36,6 +37,7 @@ COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
     SimulateConfig, ReplayConfig, MonitorConfig, SynthesizeConfig, TunePromptConfig,
+    ExplainConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
@@ -174,6 +176,7 @@ EXAMPLES: list[Config] = [
         },
         "example",
     ),
+    build(ExplainConfig, {"encoder": "e", "probes": "p", "label": "l", "rows": "r", "output": "o"}, "example"),
     build(TunePromptConfig, {"experiment": "e.yaml", "label": "l", "output": "o"}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.questions", {"output": "q"}), "example"),
     *(

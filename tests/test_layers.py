@@ -13,7 +13,7 @@ LAYERS = [
     {"jobs"},
     {"cli"},
     {"on_ray"},
-    {"stages", "building", "synthesis"},
+    {"stages", "building", "synthesis", "explaining"},
     {"experiment", "stage_results"},
     {"encoders"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},

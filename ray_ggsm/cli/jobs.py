@@ -225,6 +225,14 @@ Writes  one Parquet file: user_id, as_of, score (cosine), best first
 """,
         partial(_config_job, "lookalike", "LookalikeConfig"),
     ),
+    "explain": Job(
+        """Say which events moved the score of a fitted probe, for some users and a label, and test whether it is true.
+
+Reads   the encoder, the evaluation's probes and the user rows that the config names (configs/explain.yaml)
+Writes  <output>/: events.parquet (an effect per event and method), explain.json (with the deletion test), explain.html
+""",
+        partial(_config_job, "explain", "ExplainConfig"),
+    ),
     "attach-definition": Job(
         """Give an encoder of an earlier version the definition of its user rows, so that rows can be made for it.
 

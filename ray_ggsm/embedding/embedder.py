@@ -46,7 +46,7 @@ class Embedder:
         each history is encoded once; elsewhere each row is encoded once per query."""
         shared = self.encoder.question_sequences(rows, queries)
         if shared is None or len(queries) == 1:
-            return [self(_asked(rows, query)) for query in queries]
+            return [self(asked(rows, query)) for query in queries]
         found = self._embed(shared, "user", (len(queries), self.encoder.vector_width))
         return [Embedded(found.vectors[:, k], found.fits) for k in range(len(queries))]
 
@@ -77,7 +77,8 @@ class Embedder:
         return vector_ND
 
 
-def _asked(rows: pa.Table, query: str) -> pa.Table:
+def asked(rows: pa.Table, query: str) -> pa.Table:
+    """The rows with this instruction ("" for none) instead of their own."""
     column = pa.array([query or None] * len(rows), pa.string())
     if "query" in rows.column_names:
         return rows.set_column(rows.column_names.index("query"), "query", column)

@@ -5,6 +5,8 @@ Beside the shared matrix the probe holds the binned form of its rows, one byte p
 Shapes: N rows to fit on, K of them with a label, M rows to score, D vector width.
 """
 
+from dataclasses import dataclass
+
 import lightgbm as lgb
 import numpy as np
 
@@ -13,6 +15,19 @@ from ray_ggsm.evaluation.config import LightGBMConfig
 from ray_ggsm.evaluation.probe_task import ProbeFit, ProbeTask
 
 Settings = dict[str, str | int | float | bool]
+
+
+@dataclass(frozen=True)
+class LightGBMProbe:
+    """A fitted boosting."""
+
+    text: str
+    """In LightGBM's own format."""
+
+    def scores(self, vectors_MD: np.ndarray) -> np.ndarray:
+        """Probabilities, (M,)."""
+        found_M: np.ndarray = lgb.Booster(model_str=self.text).predict(vectors_MD, num_threads=1)
+        return found_M
 
 
 def fit_lightgbm(task: ProbeTask, config: LightGBMConfig, seed: int) -> ProbeFit:
@@ -32,7 +47,8 @@ def fit_lightgbm(task: ProbeTask, config: LightGBMConfig, seed: int) -> ProbeFit
     final_rounds = max(1, round(float(np.mean(rounds))))
     model = lgb.train(settings, data, final_rounds)
     scores_M = model.predict(task.score_MD, num_threads=1)
-    return ProbeFit(scores_M, float(np.mean(aucs)), {"rounds": final_rounds})
+    probe = LightGBMProbe(model.model_to_string())
+    return ProbeFit(scores_M, float(np.mean(aucs)), {"rounds": final_rounds}, probe)
 
 
 def _settings(config: LightGBMConfig, seed: int) -> Settings:

@@ -8,6 +8,7 @@ Shapes: N rows to fit on, K of them with a label, M rows to score, D vector widt
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -25,7 +26,33 @@ ROWS_AT_ONCE = 1024
 
 # Some BLAS kernels raise the processor's "invalid" flag for values that they compute and throw away (numpy issues 13173
 # and 24067), and NumPy then warns of a matrix product that is right. So the flag is not read here; the scores are.
-@np.errstate(invalid="ignore")
+_QUIET = np.errstate(invalid="ignore")
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted linear probe."""
+
+    mean_D: np.ndarray
+    """float64: mean of the signed logarithms."""
+    scale_D: np.ndarray
+    """float64: their standard deviation; 1 where they are all equal."""
+    weight_1D: np.ndarray
+    """float32: coefficients of the standardised vectors."""
+    bias_1: np.ndarray
+    """float32."""
+
+    @_QUIET
+    def scores(self, vectors_MD: np.ndarray) -> np.ndarray:
+        """Log-odds, (M,), as scikit-learn's models give them."""
+        scaler = StandardScaler()
+        scaler.mean_, scaler.scale_, scaler.n_features_in_ = self.mean_D, self.scale_D, len(self.mean_D)
+        standard_MD, _ = standardised(vectors_MD, np.arange(len(vectors_MD)), scaler)
+        found_M: np.ndarray = (standard_MD @ self.weight_1D.T + self.bias_1).reshape(-1)
+        return found_M
+
+
+@_QUIET
 def fit_linear(task: ProbeTask, config: LinearConfig) -> ProbeFit:
     """Choose a strength over the folds, fit it on all rows with a label, and score in log-odds.
 
@@ -44,15 +71,15 @@ def fit_linear(task: ProbeTask, config: LinearConfig) -> ProbeFit:
     fit_KD, scaler = standardised(task.fit_ND, task.rows_K)
     (model,) = _path(fit_KD, task.positive_K, [strengths[best]], config)
     chosen = {"C": strengths[best], "iterations": int(model.n_iter_[0])}
-    score_MD, _ = standardised(task.score_MD, np.arange(len(task.score_MD)), scaler)
-    scores_M = model.decision_function(score_MD)
+    probe = LinearProbe(scaler.mean_, scaler.scale_, model.coef_, model.intercept_)
+    scores_M = probe.scores(task.score_MD)
     if not np.isfinite(scores_M).all():
         wrong = np.flatnonzero(~np.isfinite(scores_M))
         raise FloatingPointError(
             f"the linear probe gave {len(wrong):,} scores that are not finite (the first at row {wrong[0]}); "
             "both the vectors and the solution of the logistic regression must be finite"
         )
-    return ProbeFit(scores_M, float(auc_FC.mean(axis=0)[best]), chosen)
+    return ProbeFit(scores_M, float(auc_FC.mean(axis=0)[best]), chosen, probe)
 
 
 def standardised(

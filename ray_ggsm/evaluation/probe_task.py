@@ -4,6 +4,7 @@ Shapes: N rows to fit on, K of them with a label, M rows to score, D vector widt
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +34,13 @@ class ProbeTask:
         return self.positive_K.astype(float)
 
 
+class Probe(Protocol):
+    """A fitted probe."""
+
+    def scores(self, vectors_MD: np.ndarray) -> np.ndarray:
+        """Scores of vectors, (M,); higher means more likely positive."""
+
+
 @dataclass(frozen=True)
 class ProbeFit:
     """What fitting gives."""
@@ -43,6 +51,8 @@ class ProbeFit:
     """Mean AUC over the held-out rows of the folds, at the chosen hyperparameters."""
     hyperparameters: dict[str, float]
     """What cross-validation chose."""
+    probe: Probe | None = None
+    """What gave the scores; None for a kind that is not kept."""
 
 
 def grouped_folds(positive_K: np.ndarray, users_K: np.ndarray, folds: int, seed: int, label: str) -> Folds:

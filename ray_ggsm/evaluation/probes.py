@@ -16,7 +16,7 @@ from ray_ggsm.evaluation.alignment import check_two_classes
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
 from ray_ggsm.evaluation.lightgbm_probe import fit_lightgbm
 from ray_ggsm.evaluation.linear_probe import fit_linear
-from ray_ggsm.evaluation.probe_task import ProbeFit, ProbeTask, grouped_folds
+from ray_ggsm.evaluation.probe_task import Probe, ProbeFit, ProbeTask, grouped_folds
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class ProbeResult:
     """Mean AUC over the held-out rows of the folds, at the chosen hyperparameters."""
     hyperparameters: dict[str, float]
     """What cross-validation chose. `iterations` equals `max_iterations` if the last linear fit did not converge."""
+    probe: Probe | None = None
+    """The fitted probe; None for a kind that is not kept."""
 
 
 def fit_and_score(
@@ -69,7 +71,7 @@ def fit_and_score(
     with threadpool_limits(1):
         fit = _fit(kind, task, config, seed)
     auc = metrics.auc(score_labels_M, fit.scores_M)
-    return ProbeResult(fit.scores_M.astype(np.float32), auc, fit.cv_auc, fit.hyperparameters)
+    return ProbeResult(fit.scores_M.astype(np.float32), auc, fit.cv_auc, fit.hyperparameters, fit.probe)
 
 
 def _fit(kind: Kind, task: ProbeTask, config: ProbeConfig, seed: int) -> ProbeFit:

@@ -199,13 +199,16 @@ class UserEncoder(nn.Module):
             return torch.cat([pooled_BD, features_BT.float()], dim=1)
         return pooled_BD
 
-    def forward(self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = ()) -> Tensor:
+    def forward(
+        self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = (), inputs_BLD: Tensor | None = None
+    ) -> Tensor:
         """Pooled states, (B, D) float32, or (B, Q, D) for rows with Q instructions; `weight` and `observe` as in
-        `hidden`."""
+        `hidden`, and `inputs_BLD` in the place of the batch's own `inputs`."""
         layout, joins_blocks = batch.layout, self.global_query == "blocks"
         asked = GlobalQuery(layout.global_B) if joins_blocks and layout.global_B is not None else None
         with self.autocast():
-            hidden_BLD = self.hidden(self.inputs(batch), layout.tokens, weight, observe, asked=asked)
+            inputs_BLD = self.inputs(batch) if inputs_BLD is None else inputs_BLD
+            hidden_BLD = self.hidden(inputs_BLD, layout.tokens, weight, observe, asked=asked)
             if layout.last_BQ is None:
                 return self.pool(hidden_BLD, batch, asked)
             each = [replace(batch, layout=layout.of_question(k)) for k in range(layout.last_BQ.shape[1])]

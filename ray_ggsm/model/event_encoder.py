@@ -17,11 +17,11 @@ from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 class EventEncoder:
     """A loaded text encoder on one device."""
 
-    def __init__(self, config: EventEncoderConfig, device: torch.device) -> None:
-        """Load the encoder; errors as in `ray_ggsm.model.source.load_model`."""
+    def __init__(self, config: EventEncoderConfig, device: torch.device, packed: str | None = None) -> None:
+        """Load the encoder; `packed` and errors as in `ray_ggsm.model.source.load_model`."""
         self.config, self.device = config, device
-        self.model = load_model(config, config.torch_dtype).eval().requires_grad_(False).to(device)
-        self.tokenizer = load_tokenizer(config)
+        self.model = load_model(config, config.torch_dtype, packed).eval().requires_grad_(False).to(device)
+        self.tokenizer = load_tokenizer(config, packed)
         self.digest = digest(config.model_dump(exclude={"name", "revision"}), weights_digest(self.model))
         """Identifies the vectors that this encoder makes."""
 

@@ -1,4 +1,5 @@
-"""Saves and loads encoders. The directory of an encoder has everything needed to embed, except the pretrained backbone:
+"""Saves and loads encoders. The directory of an encoder has everything needed to embed, except the pretrained backbone,
+which `ray_ggsm.model.pretrained` can add:
 
     encoder.json               configs, template, mask recipe and its progress, digests (`ray_ggsm.model.description`)
     adapter_model.safetensors  LoRA, in PEFT's format, with adapter_config.json; or the trained weights of the backbone
@@ -31,6 +32,7 @@ from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.modality import Modality
+from ray_ggsm.model.pretrained import packed
 from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
 from ray_ggsm.model.template import Template
 
@@ -142,7 +144,8 @@ def load(location: str, device: torch.device) -> EncoderBundle:
     template = Template(
         description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query is not None
     )
-    backbone = load_model(config.backbone, config.backbone_dtype)
+    with packed(location, "backbone") as directory:
+        backbone = load_model(config.backbone, config.backbone_dtype, directory)
     _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
     _expect(location, "template", description.template_digest, _template_digest(template))
     features = description.feature_names

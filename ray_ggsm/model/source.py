@@ -42,8 +42,10 @@ class _Source:
         return loader.from_pretrained(self.path, trust_remote_code=False, **chosen, **keywords)
 
 
-def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
-    """The model without a language-model head, in `dtype` on the CPU.
+def load_model(
+    config: PretrainedConfig, dtype: torch.dtype, packed: str | None = None
+) -> "transformers.PreTrainedModel":
+    """The model without a language-model head, in `dtype` on the CPU; read from the directory `packed` if one is given.
 
     What a GGUF file holds is unpacked once per machine and kept below Hugging Face's directory (HF_HOME): every worker
     of every job needs it, and transformers takes many seconds for the weights, and as many for a configuration alone.
@@ -51,6 +53,8 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
     Raises:
         InputError: the name leads to no weights that can be loaded, or the model has too few layers.
     """
+    if packed is not None:
+        return _load(config, _Source(packed), dtype)
     source = _locate(config)
     if isinstance(config, BackboneConfig) and config.weights == "random":
         return _new(config, dtype)
@@ -61,7 +65,7 @@ def load_model(config: PretrainedConfig, dtype: torch.dtype) -> "transformers.Pr
         return _load(config, _Source(unpacked), dtype)
     model = _load(config, source, dtype)
     with suppress(OSError):  # without a writable home, the weights are unpacked every time
-        _keep(unpacked, partial(_write_weights, model))
+        _keep(unpacked, partial(write_model, model))
     return model
 
 
@@ -70,10 +74,11 @@ def load_language_model(config: PretrainedConfig, dtype: torch.dtype) -> "transf
     return _load(config, _locate(config), dtype, transformers.AutoModelForCausalLM)
 
 
-def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenizerBase":
-    """The tokenizer that belongs to the model; errors as in `load_model`."""
+def load_tokenizer(config: PretrainedConfig, packed: str | None = None) -> "transformers.PreTrainedTokenizerBase":
+    """The tokenizer that belongs to the model, or that of a directory; errors as in `load_model`."""
+    kind = transformers.AutoTokenizer
     try:
-        tokenizer: transformers.PreTrainedTokenizerBase = _read(config, transformers.AutoTokenizer)
+        tokenizer: transformers.PreTrainedTokenizerBase = _Source(packed).read(kind) if packed else _read(config, kind)
     except InputError:
         raise
     except Exception as error:  # a damaged file is a plain Exception of the library `tokenizers`
@@ -217,8 +222,8 @@ def _keep(directory: str, write: Callable[[str], object]) -> None:
         os.rename(building, directory)  # fails if another process was faster
 
 
-def _write_weights(model: "transformers.PreTrainedModel", directory: str) -> None:
-    """Write weights, as safetensors, and the configuration."""
+def write_model(model: "transformers.PreTrainedModel", directory: str) -> None:
+    """Write weights, as safetensors, and the configuration, into a local directory."""
     save_file(
         {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
         os.path.join(directory, "model.safetensors"),

@@ -64,7 +64,7 @@ def _request(pipeline: Pipeline, encoder: SavedEncoder, files: list[str], publis
         rows=rows,
         encoder=encoder,
         definition=definition,
-        events=EventEncoding(e.model.event_encoder, event_digest, pipeline.event_vectors, e.ray),
+        events=EventEncoding(e.model.event_encoder, event_digest, pipeline.event_vectors, e.ray, encoder.location),
         embedding=e.embedding,
         publishing=e.publishing,
         max_text_length=e.data.max_text_length,

@@ -24,8 +24,10 @@ from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map
 from ray_ggsm.evaluation.results import Probed, Results, by_label, results
+from ray_ggsm.evaluation.saved_probes import ProbedVectors, save_probes
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.probing.probes import probe_all
@@ -137,6 +139,7 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, of_instruction: Mapping[
     if few is not None:
         check_draws(experiment.evaluation, few, experiment.seed, vectors["encoder"].fit)
     probed = _probed(experiment, of_instruction)
+    _save_probes(pipeline, probed, vectors["encoder"].fit.vectors.shape[1])
     scored = {name: data.score for name, data in vectors.items()}
     found = results(probed, scored, experiment.seed)
     values = by_label(found, probed)
@@ -150,6 +153,17 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, of_instruction: Mapping[
     write_report(report, pipeline.evaluate.report)
     auc = {n: {k: {label: r["auc"] for label, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}
     return EvaluateResult(auc=auc, counts=counts)
+
+
+def _save_probes(pipeline: Pipeline, probed: Probed, width: int) -> None:
+    """Keep the probes on the trained encoder's vectors."""
+    e = pipeline.experiment
+    encoder = SavedEncoder.read(pipeline.train.encoder).digest
+    kinds = {kind: labels for (name, kind), labels in probed.items() if name == "encoder"}
+    for name, own in e.evaluation.labels_of([*e.embedding.instructions], [*e.data.labels]).items():
+        vectors = ProbedVectors(encoder=encoder, instruction=e.embedding.instructions[name], mask=e.embedding.mask)
+        of_own = {kind: {label: labels[label] for label in own} for kind, labels in kinds.items()}
+        save_probes(of_own, vectors, width, pipeline.evaluate.probes)
 
 
 def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: Mapping[str, Aligned]) -> Report:

@@ -17,6 +17,7 @@ from ray_ggsm.model import event_vectors
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.event_vectors import VectorStore
+from ray_ggsm.model.pretrained import is_packed, packed
 from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, device_of
 from ray_ggsm.stage_results import EventCounts
 
@@ -32,6 +33,8 @@ class EventEncoding:
     location: str
     """Location of the vectors, in one directory per event encoder."""
     ray: RayConfig
+    packed_in: str | None = None
+    """Directory of an encoder that may have the event encoder's weights (`ray_ggsm.model.pretrained`)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def _encode(counted: ray.data.Dataset, config: EventEncoding, digest: str, locat
     # equal texts have equal keys, so after this shuffle each text is in one Ray block only
     encoded = texts.repartition(config.ray.pool.max * 2, keys=["key"]).map_batches(
         _Encode,
-        fn_constructor_args=[config.encoder, config.ray, digest],
+        fn_constructor_args=[config, digest],
         batch_format="pyarrow",
         batch_size=None,
         compute=actor_pool(config.ray, config.ray.pool.max),
@@ -105,11 +108,20 @@ def _digest(config: EventEncoderConfig) -> str:
 class _Encode:
     """Actor: texts -> one part of the store."""
 
-    def __init__(self, config: EventEncoderConfig, resources: RayConfig, digest: str) -> None:
-        self.encoder, self.digest = EventEncoder(config, device_of(resources)), digest
+    def __init__(self, config: EventEncoding, digest: str) -> None:
+        assert config.encoder is not None
+        self.digest, device = digest, device_of(config.ray)
+        self.place = config.packed_in if config.packed_in is not None and is_packed(config.packed_in) else None
+        if self.place is None:
+            self.encoder = EventEncoder(config.encoder, device)
+            return
+        with packed(self.place, "event_encoder") as directory:
+            self.encoder = EventEncoder(config.encoder, device, directory)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if self.encoder.digest != self.digest:
+            if self.place is not None:
+                raise InputError(f"{self.place}: the event encoder packed here was changed; restore it")
             raise InputError(
                 f"the event encoder '{self.encoder.config.name}' is {self.encoder.digest}, but the encoder was trained "
                 f"with the event encoder {self.digest}: name that one"

@@ -23,7 +23,9 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.log import say
 from ray_ggsm.masks.ggsm import ImportanceConfig
 from ray_ggsm.model.config import ModelConfig
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.kinds import SupervisedConfig
+from ray_ggsm.model.pretrained import is_packed, pack
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import training as training_workers
@@ -39,9 +41,16 @@ from ray_ggsm.training.resume import unlike_runs
 
 def train(pipeline: Pipeline) -> str:
     """Train the encoder; returns the stage's location. A finished stage is reused, an interrupted one goes on."""
+    if not pipeline.train.result():
+        _train(pipeline)
+    if pipeline.experiment.training.pack and not is_packed(pipeline.train.encoder):
+        with connected(pipeline.experiment):
+            ray.get(ray.remote(pack).remote(SavedEncoder.read(pipeline.train.encoder)))
+    return pipeline.train.location
+
+
+def _train(pipeline: Pipeline) -> None:
     stage = pipeline.train
-    if stage.result():
-        return stage.location
     summary, split = pipeline.prepare.require().summary, pipeline.experiment.data.train_split
     experiment = pipeline.experiment.resolved(summary.rows[split])
     _check(experiment, summary.rows)
@@ -90,7 +99,6 @@ def train(pipeline: Pipeline) -> str:
             best_step=_publish_best(result, stage) if publishes_best and _trains(experiment) else None,
             **events.counts.model_dump(),
         )
-    return stage.location
 
 
 def _questions(pipeline: Pipeline, rows: str) -> str | None:

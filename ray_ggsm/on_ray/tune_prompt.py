@@ -121,7 +121,8 @@ def _tune(config: TunePromptConfig, pipeline: Pipeline, encoder: SavedEncoder, l
     splits = [train, *([scored] if scored is not None else [])]
     files = [file for split in splits for file in storage.list_files(pipeline.prepare.rows(split), ".parquet")]
     chunks = plan_chunks(files, e.embedding.rows_per_chunk, description.modality_names, len(description.feature_names))
-    encoding = EventEncoding(e.model.event_encoder, description.event_encoder_digest, pipeline.event_vectors, e.ray)
+    store, events_digest = pipeline.event_vectors, description.event_encoder_digest
+    encoding = EventEncoding(e.model.event_encoder, events_digest, store, e.ray, packed_in=encoder.location)
     vectors = encode_events(encoding, chunks, description.modality_names).vectors
     job = _Job(
         config, e, pipeline.train.encoder, encoder.digest, vectors, pipeline.prepare.rows(train),

@@ -67,6 +67,9 @@ class TrainingConfig(Config):
     """Steps between checkpoints. Results depend on it: the held-out loss is computed at each."""
     keep_checkpoints: Runtime[int] = Field(2, ge=1)
     """Number of newest checkpoints kept; with `held_out`, the best one is kept, too."""
+    pack: Runtime[bool] = False
+    """Put the pretrained models (backbone, event encoder) into the encoder's directory, also of one that is trained
+    already, so that a fresh machine embeds with it without a model hub or their packages."""
     centre_rows: int = Field(1024, ge=2)
     """Number of training rows that the towers' centres are computed from when an encoder is saved."""
     held_out: HeldOutConfig | None = None

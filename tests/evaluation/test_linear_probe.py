@@ -41,12 +41,6 @@ class _RaisesTheFlag(LogisticRegression):
         return super().decision_function(X)
 
 
-class _Diverges(LogisticRegression):
-    def decision_function(self, X):
-        scores = super().decision_function(X)
-        return np.where(np.arange(len(scores)) == 2, np.nan, scores) if len(scores) == SCORED else scores
-
-
 def test_a_flag_without_a_wrong_number_is_no_error(monkeypatch):
     quiet = run("linear", planted(), planted(seed=1))
     monkeypatch.setattr(linear_probe, "LogisticRegression", _RaisesTheFlag)
@@ -54,7 +48,11 @@ def test_a_flag_without_a_wrong_number_is_no_error(monkeypatch):
 
 
 def test_a_score_that_is_not_finite_is_an_error(monkeypatch):
-    monkeypatch.setattr(linear_probe, "LogisticRegression", _Diverges)
+    scores = linear_probe.LinearProbe.scores
+    wrong = np.arange(SCORED) == 2
+    monkeypatch.setattr(
+        linear_probe.LinearProbe, "scores", lambda probe, vectors: np.where(wrong, np.nan, scores(probe, vectors))
+    )
     with pytest.raises(FloatingPointError, match=r"1 scores that are not finite \(the first at row 2\)"):
         run("linear", planted(), planted(seed=1))
 

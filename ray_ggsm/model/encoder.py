@@ -126,7 +126,8 @@ class UserEncoder(nn.Module):
         if batch.tabular_BF is not None and self.tabular is not None:
             of_rows.append((self._sized(self.tabular(batch.tabular_BF)), layout.tabular_BL))
         if self.summaries is not None and layout.summary_BL is not None:
-            z_BF = self.tabular.z_scores(batch.tabular_BF) if self.tabular is not None else None
+            features_BF = batch.tabular_BF
+            z_BF = self.tabular.z_scores(features_BF) if self.tabular is not None and features_BF is not None else None
             summaries = self.summaries(batch.contents, self.template.event_counts(layout), z_BF)
             of_rows.append((self._sized(summaries), layout.summary_BL))
         return layout.placed(token_TD, self._events(batch), of_rows)

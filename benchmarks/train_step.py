@@ -39,10 +39,11 @@ from ray_ggsm.model.source import load_model
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.answers import draw_answers, render
-from ray_ggsm.training.contrastive import Contrastive, user_ids
+from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.pairs import head
+from ray_ggsm.training.part import user_ids
 from ray_ggsm.training.workers import ALONE
 
 PADDED = 512

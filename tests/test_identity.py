@@ -119,6 +119,7 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
+    build(Experiment, changed(EXPERIMENT, "model.projection", {}), "example"),
     *(
         build(Experiment, {**EXPERIMENT, "mask": None, "model": {"kind": k, "event_encoder": {"name": "e"}}}, "example")
         for k in ("cpc", "coles", "msdp", "one4all", "found")
@@ -243,6 +244,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "TargetsConfig.horizons_days": [{"horizons_days": [2, 5]}],
     "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
     "AnswerConfig.aggregated": [{"aggregated": True, "form": "text"}],
+    "TrainingConfig.ntp_weight": [{"ntp_weight": 1.0, "answer": {"form": "text"}}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
     "TrainingConfig.questions": [{"questions": {"output": "q", "share": 0.25}}],
     "SynthesizeConfig.client": [{"client": {"kind": "rules", "contents": 3}}],

@@ -14,8 +14,8 @@ from ray_ggsm.model.contract import Sequences, Tower
 from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.answers import AnswerConfig, draw_answers
-from ray_ggsm.training.contrastive import user_ids
 from ray_ggsm.training.loss import Objective, gathered, info_nce
+from ray_ggsm.training.part import user_ids
 from ray_ggsm.training.towers import Towers
 
 LIMITS: dict[Dtype, tuple[float, float]] = {"float32": (1e-4, 1e-4), "bfloat16": (0.2, 0.05)}

@@ -3,7 +3,7 @@
 Legend: B rows, L tokens (padded to the longest row), D hidden size, i query position, j key position.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,20 @@ class Tokens:
     question_BL: Tensor | None = None
     """int64: 0 for the history, k for the k-th of several instructions after it, which do not see each other; None: a
     row has one instruction."""
+    answer_BL: Tensor | None = None
+    """bool: an answer behind <USER>, which is read to learn its words; None: no row has one."""
+
+    def without_answers(self) -> "Tokens":
+        """The same with answers as padding: what recipes and the user vector may see."""
+        if self.answer_BL is None:
+            return self
+        return replace(self, valid_BL=self.valid_BL & ~self.answer_BL, answer_BL=None)
+
+    def closed_to_answers(self, weight: Tensor) -> Tensor:
+        """A weight of future keys, (B, L) or (B, L, L), that hides answers from all that stands before them."""
+        if self.answer_BL is None:
+            return weight
+        return weight.masked_fill(self.answer_BL if weight.dim() == 2 else self.answer_BL[:, None, :], 0)
 
     def length_B(self) -> Tensor:
         """int64: number of real tokens per row."""

@@ -15,10 +15,11 @@ from ray_ggsm.numerics import signed_log
 
 
 class EventAdapter(nn.Sequential):
-    """LayerNorm and a 2-layer MLP for the events of one modality, (E, H) -> (E, D)."""
+    """LayerNorm and an MLP of 2 layers, or a single linear layer, for the events of one modality, (E, H) -> (E, D)."""
 
-    def __init__(self, H: int, D: int) -> None:
-        super().__init__(nn.LayerNorm(H), nn.Linear(H, D), nn.GELU(), nn.Linear(D, D))
+    def __init__(self, H: int, D: int, layers: int = 2) -> None:
+        more = (nn.GELU(), nn.Linear(D, D)) if layers == 2 else ()
+        super().__init__(nn.LayerNorm(H), nn.Linear(H, D), *more)
 
 
 class NumberEmbedding(nn.Module):

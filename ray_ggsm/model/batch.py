@@ -58,9 +58,14 @@ class Collator:
         self.prompt_ids: Mapping[str, list[int]] = {}
         """Query that stands for a soft prompt -> ids of its vectors (`UserEncoder.soft_prompts`)."""
 
-    def user_sequences(self, rows: pa.Table) -> Sequences[Batch]:
-        """The user tower's sequences for user rows."""
-        return Sequences(self.user_lengths(rows), lambda index_N: self.users(rows.take(pa.array(index_N))))
+    def user_sequences(self, rows: pa.Table, answers: Sequence[list[int]] | None = None) -> Sequences[Batch]:
+        """The user tower's sequences for user rows; `answers` are as in `users`."""
+        length_B = self.user_lengths(rows) + (0 if answers is None else _counts(answers))
+
+        def batch(index_N: np.ndarray) -> Batch:
+            return self.users(rows.take(pa.array(index_N)), answers and [answers[n] for n in index_N])
+
+        return Sequences(length_B, batch)
 
     def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Batch]:
         """The user tower's sequences for user rows that are all asked the same Q things, after one history each."""
@@ -76,11 +81,18 @@ class Collator:
             layout, ids * len(rows), events, tabular_matrix(rows) if self.template.tabular_tokens else None
         )
 
-    def users(self, rows: pa.Table) -> Batch:
-        """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order."""
+    def users(self, rows: pa.Table, answers: Sequence[list[int]] | None = None) -> Batch:
+        """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order.
+
+        Args:
+            rows: the rows.
+            answers: token ids of each row's answer, which is appended behind <USER>, hidden from all before it; empty
+                for a row without one. None: no row has one.
+        """
         events = history_events(rows, self.template.modalities)
         ids = self._instruction_ids(rows)
-        layout = self.template.user_layout(events.count_MB, _counts(ids))
+        layout = self.template.user_layout(events.count_MB, _counts(ids), None if answers is None else _counts(answers))
+        ids = ids if answers is None else [query + answer for query, answer in zip(ids, answers, strict=True)]
         return self._batch(layout, ids, events, tabular_matrix(rows) if self.template.tabular_tokens else None)
 
     def user_lengths(self, rows: pa.Table) -> np.ndarray:
@@ -100,9 +112,14 @@ class Collator:
         lengths_B = self.template.answer_events_lengths(events.count_MB)
         return Sequences(lengths_B, lambda index_N: self._answer_events(events.take(index_N)))
 
+    def answer_ids(self, texts: Sequence[str | None]) -> list[list[int]]:
+        """Token ids of answers, however long, with EOS at the end; none for None."""
+        ids, end = self._token_ids([text or "" for text in texts]), self.tokenizer.eos_token_id
+        return [[] if text is None else [*tokens, end] for text, tokens in zip(texts, ids, strict=True)]
+
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
-        """The answer tower's sequences for texts, however long; EOS is appended to each."""
-        ids = [[*tokens, self.tokenizer.eos_token_id] for tokens in self._token_ids(texts)]
+        """The answer tower's sequences for texts, with their `answer_ids`."""
+        ids = self.answer_ids(texts)
         return Sequences(_counts(ids), lambda index_N: self._answer_ids([ids[n] for n in index_N]))
 
     def _answer_events(self, events: Events) -> Batch:
@@ -152,7 +169,7 @@ def tabular_matrix(rows: pa.Table) -> torch.Tensor:
     return torch.from_numpy(flat.astype(np.float32).reshape(len(rows), -1))
 
 
-def _counts(ids: list[list[int]]) -> np.ndarray:
+def _counts(ids: Sequence[list[int]]) -> np.ndarray:
     return np.array([len(row) for row in ids], dtype=np.int64)
 
 

@@ -91,6 +91,15 @@ class FusionConfig(Config):
     """Dropout on the z-scores and on the hidden layer."""
 
 
+class ProjectionConfig(Config):
+    """A network behind both towers, whose output is compared and published (Q-Anchor)."""
+
+    hidden: int = Field(512, ge=1)
+    """Width of its hidden layer."""
+    width: int = Field(128, ge=1)
+    """Width of its output."""
+
+
 class ModelConfig(Config):
     """The language model, the paper's encoder."""
 
@@ -106,10 +115,17 @@ class ModelConfig(Config):
     """Fields of events (`data.modalities.*.fields`)."""
     lora: LoraConfig = LoraConfig()
     """The trained part of the backbone, with `backbone.trained: lora`."""
+    adapter_layers: Literal[1, 2] = 2
+    """Layers of the adapters of event vectors: an MLP, or a linear map (InstructUE)."""
+    summary_tokens: bool = False
+    """Begin a row with summaries of the user and of each modality (`ray_ggsm.model.summary`; Q-Anchor); false: the
+    paper's form."""
     periods_days: tuple[Annotated[float, Field(gt=0)], ...] = (1.0, 7.0)
     """Periods whose phases an event's age is told in: a day, a week. Add 365.25 where the season matters."""
     pooling: Literal["user", "mean"] = "user"
     """Final hidden state at the row's last token (<USER>; paper, eq. 12), or the mean over its tokens."""
+    projection: ProjectionConfig | None = None
+    """Project the pooled states of both towers; null: the pooled state is the vector, the paper's form."""
     centre: bool = True
     """Subtract the tower's mean from the pooled state before normalising; false: the paper's form."""
     tabular_tokens: int = Field(4, ge=1)

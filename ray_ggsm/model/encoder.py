@@ -32,6 +32,9 @@ from ray_ggsm.model.fusion import Fusion, component_scales, fuse
 from ray_ggsm.model.global_query import GlobalQuery
 from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.observe import Observe
+from ray_ggsm.model.projection import Projection
+from ray_ggsm.model.soft_prompt import embedded
+from ray_ggsm.model.summary import Summaries
 from ray_ggsm.model.template import Template
 
 if TYPE_CHECKING:
@@ -72,7 +75,8 @@ class UserEncoder(nn.Module):
         layers, D = layers_of(backbone), backbone.config.get_text_config().hidden_size
         self.width, self.event_width = D, event_width
         self.tags = nn.Embedding(len(template.tags), D)
-        self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D) for m in template.modalities})
+        depth = config.adapter_layers
+        self.adapters = nn.ModuleDict({m.name: EventAdapter(event_width, D, depth) for m in template.modalities})
         self.numbers = NumberEmbedding(D, config.periods_days)
         texts, numbers = field_names(template.modalities)
         self.fields = FieldEmbedding(len(texts), len(numbers), D, config.fields) if texts or numbers else None
@@ -89,11 +93,16 @@ class UserEncoder(nn.Module):
             self.register_buffer("scale_user_2", torch.ones(2))
         self.soft_prompts: tuple[Tensor, ...] = ()
         """Vectors of the soft prompts in use, (P, D) in all (`ray_ggsm.model.soft_prompt`); no part of the encoder."""
-        self.vector_width = D + (sum(self.fusion.widths) if self.fusion is not None else 0)
+        self.state_width = D if config.projection is None else config.projection.width
+        """Width of both towers' states, without the features' component."""
+        self.vector_width = self.state_width + (sum(self.fusion.widths) if self.fusion is not None else 0)
         """Width of user vectors, W."""
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
-        self.register_buffer("centre_answer_D", torch.zeros(D))
+        self.register_buffer("centre_answer_D", torch.zeros(self.state_width))
         self.backbone: PeftModel | transformers.PreTrainedModel = trainable_backbone(backbone, config)
+        # last, so that all else begins as without them
+        self.projection = Projection(D, config.projection) if config.projection is not None else None
+        self.summaries = Summaries(event_width, D, features, dropout) if template.summary_tokens else None
 
     def start_tags_from_words(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
         """Initialise each tag's embedding with the mean embedding of the word pieces of its text."""
@@ -111,19 +120,17 @@ class UserEncoder(nn.Module):
     def inputs(self, batch: Batch) -> Tensor:
         """The backbone's input embeddings, (B, L, D); zero at padding."""
         layout = batch.layout
-        words = self._words(batch.text_ids_T)
-        rows = [self.tags.weight, words.to(self.tags.weight.dtype), self._events(batch)]
-        n_ids, n_events = len(self.tags.weight) + len(words), len(batch.age_E)
-        source_BL = layout.id_BL.clone()
-        source_BL = torch.where(layout.event_BL >= 0, layout.event_BL + n_ids, source_BL)
+        words = embedded(self.backbone.get_input_embeddings(), self.soft_prompts, batch.text_ids_T)
+        token_TD = torch.cat([self.tags.weight, words.to(self.tags.weight.dtype)])
+        of_rows: list[tuple[Tensor, Tensor]] = []
         if batch.tabular_BF is not None and self.tabular is not None:
-            rows.append(self._sized(self.tabular(batch.tabular_BF)).flatten(0, 1))
-            first_B1 = (
-                n_ids + n_events + torch.arange(len(source_BL), device=self.device)[:, None] * self.tabular.tokens
-            )
-            source_BL = torch.where(layout.tabular_BL >= 0, layout.tabular_BL + first_B1, source_BL)
-        rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
-        return torch.cat([row.float() for row in rows])[source_BL]
+            of_rows.append((self._sized(self.tabular(batch.tabular_BF)), layout.tabular_BL))
+        if self.summaries is not None and layout.summary_BL is not None:
+            features_BF = batch.tabular_BF
+            z_BF = self.tabular.z_scores(features_BF) if self.tabular is not None and features_BF is not None else None
+            summaries = self.summaries(batch.contents, self.template.event_counts(layout), z_BF)
+            of_rows.append((self._sized(summaries), layout.summary_BL))
+        return layout.placed(token_TD, self._events(batch), of_rows)
 
     def hidden(
         self,
@@ -178,8 +185,9 @@ class UserEncoder(nn.Module):
         return "sdpa" if is_cuda else "eager"
 
     def pool(self, hidden_BLD: Tensor, batch: Batch, asked: GlobalQuery | None = None) -> Tensor:
-        """One state per row, (B, D) float32, neither centred nor normalised; (B, W) in a user tower with fusion. The
-        blocks that a global query attends to join it if the query was `asked`."""
+        """One state per row, (B, D) float32, neither centred nor normalised; projected, if there is a projection, and
+        (B, W) in a user tower with fusion. The blocks that a global query attends to join it if the query was
+        `asked`."""
         rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
             pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
@@ -194,6 +202,8 @@ class UserEncoder(nn.Module):
             pooled_BD = (pooled_BD + hidden_BLD[rows_B, layout.global_B].float()) / 2
         if batch.tabular_BF is not None and self.tabular is not None and self.tabular.residual is not None:
             pooled_BD = pooled_BD + self.tabular.residual(self.tabular.z_scores(batch.tabular_BF)).float()
+        if self.projection is not None:
+            pooled_BD = self.projection(pooled_BD)
         if batch.tabular_BF is not None and self.tabular is not None and self.fusion is not None:
             features_BT = self.fusion(self.tabular.z_scores(batch.tabular_BF))
             return torch.cat([pooled_BD, features_BT.float()], dim=1)
@@ -204,15 +214,23 @@ class UserEncoder(nn.Module):
     ) -> Tensor:
         """Pooled states, (B, D) float32, or (B, Q, D) for rows with Q instructions; `weight` and `observe` as in
         `hidden`, and `inputs_BLD` in the place of the batch's own `inputs`."""
+        return self.pooled_and_hidden(batch, weight, observe, inputs_BLD)[0]
+
+    def pooled_and_hidden(
+        self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = (), inputs_BLD: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, and the final hidden states (B, L, D). Answers behind <USER> do not reach the pooled states, if
+        `weight` hides them."""
         layout, joins_blocks = batch.layout, self.global_query == "blocks"
         asked = GlobalQuery(layout.global_B) if joins_blocks and layout.global_B is not None else None
         with self.autocast():
             inputs_BLD = self.inputs(batch) if inputs_BLD is None else inputs_BLD
             hidden_BLD = self.hidden(inputs_BLD, layout.tokens, weight, observe, asked=asked)
             if layout.last_BQ is None:
-                return self.pool(hidden_BLD, batch, asked)
+                own = replace(batch, layout=replace(layout, tokens=layout.tokens.without_answers()))
+                return self.pool(hidden_BLD, own, asked), hidden_BLD
             each = [replace(batch, layout=layout.of_question(k)) for k in range(layout.last_BQ.shape[1])]
-            return torch.stack([self.pool(hidden_BLD, batch, asked) for batch in each], dim=1)
+            return torch.stack([self.pool(hidden_BLD, batch, asked) for batch in each], dim=1), hidden_BLD
 
     def autocast(self) -> torch.autocast:
         """A context in which matrix products have the backbone's dtype."""
@@ -226,7 +244,7 @@ class UserEncoder(nn.Module):
         centred_BD = pooled_BD - self.centre(tower)
         if self.fusion is not None and tower == "user":
             return fuse(centred_BD, self.fusion.widths, self.scale_user_2)
-        return nn.functional.pad(nn.functional.normalize(centred_BD, dim=1), (0, self.vector_width - self.width))
+        return nn.functional.pad(nn.functional.normalize(centred_BD, dim=1), (0, self.vector_width - self.state_width))
 
     def batch_vectors(self, user_BW: Tensor) -> Tensor:
         """As `vectors` for pooled user states of a whole training batch, with the batch's own mean and scales."""
@@ -262,16 +280,6 @@ class UserEncoder(nn.Module):
         assert self.learned_mask is not None
         learned = visibility.with_weight(self.learned_mask(layer, args[0], visibility.weight))
         return args, {**keywords, "visibility": learned}
-
-    def _words(self, ids_T: Tensor) -> Tensor:
-        """Embeddings of tokens, (T, D); ids beyond the vocabulary are vectors of soft prompts."""
-        embed = self.backbone.get_input_embeddings()
-        if not self.soft_prompts:
-            words: Tensor = embed(ids_T)
-            return words
-        V = embed.num_embeddings
-        known_TD, own_TD = embed(ids_T.clamp(max=V - 1)), torch.cat(self.soft_prompts)[(ids_T - V).clamp(min=0)]
-        return torch.where((ids_T < V)[:, None], known_TD.float(), own_TD)
 
     def _events(self, batch: Batch) -> Tensor:
         """Adapted texts and weighted parts of events, plus embeddings of their numbers and fields, (E, D)."""

@@ -28,11 +28,13 @@ class Layout:
     tabular_BL: torch.Tensor
     """int64: index of the tabular vector."""
     last_B: torch.Tensor
-    """int64: position of the row's last token (<USER>, <ANSWER> or EOS)."""
+    """int64: position of the row's last token (<USER>, <ANSWER> or EOS); of <USER> where an answer follows it."""
     global_B: torch.Tensor | None = None
     """int64: position of the row's global query; None without one."""
     last_BQ: torch.Tensor | None = None
     """int64: positions of the last tokens of a row's Q instructions; None where a row has one instruction."""
+    summary_BL: torch.Tensor | None = None
+    """int64: index of the summary (`ray_ggsm.model.summary`); None without summaries."""
 
     def of_question(self, k: int) -> "Layout":
         """The layout of a row whose instruction is the k-th alone (from 0): the others count as padding."""
@@ -41,6 +43,27 @@ class Layout:
         assert self.last_BQ is not None
         valid_BL = tokens.valid_BL & ((tokens.question_BL == 0) | (tokens.question_BL == k + 1))
         return replace(self, tokens=replace(tokens, valid_BL=valid_BL), last_B=self.last_BQ[:, k])
+
+    def placed(
+        self, token_TD: torch.Tensor, event_ED: torch.Tensor, of_rows: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
+        """Vectors at their positions, (B, L, D) float32; zeros at padding.
+
+        Args:
+            token_TD: those of token ids.
+            event_ED: those of events.
+            of_rows: K vectors of each row (B, K, D), and the positions' indices among them (B, L), -1 for none.
+        """
+        first = len(token_TD)
+        source_BL = torch.where(self.event_BL >= 0, self.event_BL + first, self.id_BL)
+        row_B1 = torch.arange(len(source_BL), device=source_BL.device)[:, None]
+        vectors, first = [token_TD, event_ED], first + len(event_ED)
+        for vector_BKD, index_BL in of_rows:
+            source_BL = torch.where(index_BL >= 0, first + row_B1 * vector_BKD.shape[1] + index_BL, source_BL)
+            vectors.append(vector_BKD.flatten(0, 1))
+            first += len(vectors[-1])
+        vectors.append(token_TD.new_zeros(1, token_TD.shape[1]))  # padding reads the last row
+        return torch.cat([vector.float() for vector in vectors])[source_BL]
 
 
 @dataclass(frozen=True)
@@ -65,6 +88,10 @@ class Segment:
     """Whether its positions are the tabular vectors."""
     question: int = 0
     """Number of the instruction that it belongs to, from 1 on, where a row has several; 0: none."""
+    summary: int = -1
+    """Index of the summary that it is; -1: none."""
+    is_answer: bool = False
+    """Whether it is an answer that follows the row's <USER>."""
 
 
 def lengths(segments: Sequence[Segment]) -> np.ndarray:
@@ -97,15 +124,18 @@ def lay_out(segments: Sequence[Segment], first_text_id: int, n_slots: int, n_pos
     history_T = np.array([s.in_history for s in segments])[segment_T]
     valid_BL = torch.arange(int(length_B.max())) < torch.from_numpy(length_B)[:, None]
     tabular_T = np.where(np.array([s.is_tabular for s in segments])[segment_T], rank_T, -1)
-    question_BL = None
-    if any(s.question for s in segments):
-        question_BL = padded(np.array([s.question for s in segments])[segment_T], 0)
+    question_S, summary_S = np.array([s.question for s in segments]), np.array([s.summary for s in segments])
+    answer_S = np.array([s.is_answer for s in segments])
+    question_BL = padded(question_S[segment_T], 0) if question_S.any() else None
+    answer_BL = padded(answer_S[segment_T], 0).bool() if answer_S.any() else None
+    history_BL = padded(history_T, 0).bool()
     return Layout(
-        Tokens(valid_BL, padded(slot_T, 0), padded(history_T, 0).bool(), n_slots, n_positions, question_BL),
+        Tokens(valid_BL, padded(slot_T, 0), history_BL, n_slots, n_positions, question_BL, answer_BL),
         padded(_ids(segments, segment_T, first_text_id), -1),
         padded(_events(segments, segment_T, row_T, rank_T), -1),
         padded(tabular_T, -1),
-        torch.from_numpy(length_B - 1),
+        torch.from_numpy(length_B - 1 - length_BS[:, answer_S].sum(axis=1)),
+        summary_BL=padded(summary_S[segment_T], -1) if (summary_S >= 0).any() else None,
     )
 
 

@@ -103,8 +103,7 @@ def new_encoder(
     backbone_digest = weights_digest(backbone)
     tokenizer = load_tokenizer(config.backbone)
     recipe = mask.build()
-    tabular_tokens = config.tabular_tokens if feature_names else 0
-    template = Template(modalities, tabular_tokens, config.max_text_tokens, recipe.global_query is not None)
+    template = _template(config, modalities, config.tabular_tokens if feature_names else 0, recipe)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = UserEncoder(config, template, len(feature_names), backbone, event_width, recipe)
@@ -141,9 +140,7 @@ def load(location: str, device: torch.device) -> EncoderBundle:
         raise InputError(f"{location}: expected a language model, found an encoder of the kind {config.kind}")
     recipe = mask.build()
     _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
-    template = Template(
-        description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query is not None
-    )
+    template = _template(config, description.modalities, description.tabular_tokens, recipe)
     with packed(location, "backbone") as directory:
         backbone = load_model(config.backbone, config.backbone_dtype, directory)
     _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
@@ -204,6 +201,11 @@ def _description(bundle: EncoderBundle, files: dict[str, str]) -> EncoderDescrip
         text_answers=bundle.text_answers,
         files=files,
     )
+
+
+def _template(config: ModelConfig, modalities: tuple[Modality, ...], tabular_tokens: int, recipe: Recipe) -> Template:
+    global_query = recipe.global_query is not None
+    return Template(modalities, tabular_tokens, config.max_text_tokens, global_query, config.summary_tokens)
 
 
 def _template_digest(template: Template) -> str:

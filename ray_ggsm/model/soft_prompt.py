@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
@@ -93,6 +94,16 @@ def prompts_of(instructions: Sequence[str], encoder: SavedEncoder) -> dict[str, 
             )
         found[text] = prompt.vector_PD
     return found
+
+
+def embedded(words: nn.Embedding, prompts: Sequence[Tensor], ids_T: Tensor) -> Tensor:
+    """Embeddings of tokens, (T, D); ids beyond the vocabulary are the vectors of prompts, one after the other."""
+    if not prompts:
+        known: Tensor = words(ids_T)
+        return known
+    V = words.num_embeddings
+    known_TD, own_TD = words(ids_T.clamp(max=V - 1)), torch.cat(list(prompts))[(ids_T - V).clamp(min=0)]
+    return torch.where((ids_T < V)[:, None], known_TD.float(), own_TD)
 
 
 def ids_of(prompts: Mapping[str, Tensor], vocabulary: int) -> dict[str, list[int]]:

@@ -5,6 +5,8 @@
 Every event and every tabular vector takes one position. The answer tower has two forms: answer text followed by EOS
 (paper, A.3), or sampled future events between the same tags, followed by <ANSWER>.
 
+With summaries (Q-Anchor, 3.2), the row begins with a token for the user and one for each modality that is not empty.
+
 Legend: M modalities, B rows.
 """
 
@@ -24,6 +26,7 @@ USER_TOKEN = "<USER>"
 ANSWER_TOKEN = "<ANSWER>"
 GLOBAL_TOKEN = "<GLOBAL>"
 TABULAR = "tabular"
+SUMMARY = "MEAN"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Template:
     """Longest instruction, in tokens; an answer may be longer."""
     global_query: bool = False
     """Whether a token after the history joins the user vector (mask recipe hybrid_gq)."""
+    summary_tokens: bool = False
+    """Whether user rows begin with summaries of the user and of each modality."""
 
     @cached_property
     def tags(self) -> tuple[str, ...]:
@@ -47,21 +52,31 @@ class Template:
 
     @cached_property
     def slot_names(self) -> tuple[str, ...]:
-        """One name per slot: tags, `modality[recency rank]` (0 is the newest), `tabular[k]`, and `text`."""
+        """One name per slot: tags, `modality[recency rank]` (0 is the newest), `tabular[k]`, and `text`; then the
+        summaries, `MEAN` of the user and `MEAN[modality]`."""
         events = [f"{m.name}[{rank}]" for m in self.modalities for rank in range(m.keep)]
-        return (*self.tags, *events, *(f"{TABULAR}[{k}]" for k in range(self.tabular_tokens)), "text")
+        tabular = [f"{TABULAR}[{k}]" for k in range(self.tabular_tokens)]
+        return (*self.tags, *events, *tabular, "text", *self._summaries)
+
+    @cached_property
+    def _summaries(self) -> tuple[str, ...]:
+        """Slots of the summaries, in their order."""
+        names = [m.name for m in self.modalities] + ([TABULAR] if self.tabular_tokens else [])
+        return (SUMMARY, *(f"{SUMMARY}[{name}]" for name in names)) if self.summary_tokens else ()
 
     @cached_property
     def block_S(self) -> torch.Tensor:
-        """The block of the history that each slot belongs to, int64: a modality or the features, with their tags; -1
-        for the slots after the history."""
+        """The block of the history that each slot belongs to, int64: a modality or the features, with their tags and
+        summaries; -1 for the user's summary and for the slots after the history."""
         blocks = {m.name: i for i, m in enumerate(self.modalities)} | {TABULAR: len(self.modalities)}
-        return torch.tensor([blocks.get(re.split(r"\[", name.strip("</>"))[0], -1) for name in self.slot_names])
+        names = [re.sub(rf"^{SUMMARY}\[(.*)\]$|\[.*$|[</>]", r"\1", name) for name in self.slot_names]
+        return torch.tensor([blocks.get(name, -1) for name in names])
 
     @property
     def n_positions(self) -> int:
         """Length of the longest possible sequence, in tokens."""
-        return len(self.tags) + sum(m.keep for m in self.modalities) + self.tabular_tokens + self.max_text_tokens
+        events = sum(m.keep for m in self.modalities)
+        return len(self.tags) + len(self._summaries) + events + self.tabular_tokens + self.max_text_tokens
 
     def every_slot(self) -> Tokens:
         """One row that fills every slot once, to see a mask slot by slot: a user's longest row with one token of text,
@@ -70,14 +85,18 @@ class Template:
         one_1 = np.ones(1, dtype=np.int64)
         return self._lay_out([*self._user_segments(keep_M1, one_1), self._tag(ANSWER_TOKEN, one_1)]).tokens
 
-    def user_layout(self, events_MB: np.ndarray, text_B: np.ndarray) -> Layout:
+    def user_layout(self, events_MB: np.ndarray, text_B: np.ndarray, answer_B: np.ndarray | None = None) -> Layout:
         """The user tower's layout.
 
         Args:
             events_MB: int, number of events per modality and row, at most the modality's `keep`.
             text_B: int, number of instruction tokens per row.
+            answer_B: int, number of tokens of the answer behind <USER>; None: no row has one.
         """
-        layout = self._lay_out(self._user_segments(events_MB, text_B))
+        segments = self._user_segments(events_MB, text_B)
+        if answer_B is not None:
+            segments.append(replace(self._text(answer_B), is_answer=True))
+        layout = self._lay_out(segments)
         if self.global_query:
             return replace(layout, global_B=layout.last_B - torch.from_numpy(text_B) - 1)
         return layout
@@ -116,8 +135,13 @@ class Template:
         """The answer tower's layout for text; `text_B` is the number of tokens per row, EOS included."""
         return self._lay_out([self._text(text_B)])
 
+    def event_counts(self, layout: Layout) -> torch.Tensor:
+        """Events of each row and modality in a layout of this template, int64 (B, M)."""
+        block_BL = self.block_S.to(layout.event_BL.device)[layout.tokens.slot_BL].masked_fill(layout.event_BL < 0, -1)
+        return torch.stack([(block_BL == m).sum(dim=1) for m in range(len(self.modalities))], dim=1)
+
     def _user_segments(self, events_MB: np.ndarray, text_B: np.ndarray) -> list[Segment]:
-        segments, one_B = self._event_segments(events_MB), np.ones_like(text_B)
+        segments, one_B = self._summary_segments(events_MB) + self._event_segments(events_MB), np.ones_like(text_B)
         if self.tabular_tokens:
             n, slot = self.tabular_tokens, self._slot(f"{TABULAR}[0]")
             tabular = Segment(one_B * n, slot, slots=n, is_tabular=True)
@@ -136,6 +160,17 @@ class Template:
     def _answer_segments(self, events_MB: np.ndarray) -> list[Segment]:
         one_B = np.ones(events_MB.shape[1], dtype=np.int64)
         return [*self._event_segments(events_MB), self._tag(ANSWER_TOKEN, one_B)]
+
+    def _summary_segments(self, events_MB: np.ndarray) -> list[Segment]:
+        """The user's summary, then those of the modalities and the features; none of what a row does not have."""
+        there = [events_B > 0 for events_B in events_MB]
+        if self.tabular_tokens:
+            there.append(np.ones(events_MB.shape[1], dtype=bool))
+        there.insert(0, np.any(there, axis=0))
+        return [
+            Segment(there_B.astype(np.int64), self._slot(name), summary=k)
+            for k, (name, there_B) in enumerate(zip(self._summaries, there, strict=False))
+        ]
 
     def _event_segments(self, events_MB: np.ndarray) -> list[Segment]:
         one_B = np.ones(events_MB.shape[1], dtype=np.int64)

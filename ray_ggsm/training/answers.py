@@ -52,6 +52,8 @@ class Answers:
     sequences: Sequences[Batch]
     id_N: np.ndarray
     """int64: equal for equal answers."""
+    texts: list[str | None]
+    """The texts, None for answers of events."""
 
 
 def draw_answers(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Answers:
@@ -81,7 +83,8 @@ def _merged(given_N: np.ndarray, given: Answers, futures: Answers) -> Answers:
         answers = given if given_N[index_N[0]] else futures
         return answers.sequences.batch(local_N[index_N])
 
-    return Answers(Sequences(length_N, batch, given_N.astype(np.int64)), id_N)
+    texts = [(given if own else futures).texts[n] for own, n in zip(given_N, local_N, strict=True)]
+    return Answers(Sequences(length_N, batch, given_N.astype(np.int64)), id_N, texts)
 
 
 def _of_futures(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: int) -> Answers:
@@ -93,12 +96,12 @@ def _of_futures(rows: pa.Table, collator: Collator, config: AnswerConfig, seed: 
         return _texts(aggregated(repeated, collator.template.modalities, config.max_events, seed_N), collator)
     events = sample_future_events(repeated, collator.template.modalities, config.max_events, seed_N)
     if config.form == "events":
-        return Answers(collator.event_sequences(events), _ids(_shown(events)))
+        return Answers(collator.event_sequences(events), _ids(_shown(events)), [None] * len(repeated))
     return _texts(render(events, [m.name for m in collator.template.modalities]), collator)
 
 
 def _texts(texts: list[str], collator: Collator) -> Answers:
-    return Answers(collator.text_sequences(texts), _ids(texts))
+    return Answers(collator.text_sequences(texts), _ids(texts), list(texts))
 
 
 def _ids(texts: list[str]) -> np.ndarray:

@@ -54,6 +54,9 @@ class TrainingConfig(Config):
     """The answer tower's input."""
     questions: QuestionsConfig | None = None
     """Query-answer pairs beside the behaviour pairs; null: none."""
+    ntp_weight: float = Field(0.0, ge=0)
+    """Weight of the next-token loss on text answers behind <USER> (`ray_ggsm.training.next_token`), in training alone;
+    held-out losses are without it. 0: the paper's form."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """AdamW and its schedule."""
     tokens_per_micro_batch: int = Field(16_384, ge=1)
@@ -85,6 +88,14 @@ class TrainingConfig(Config):
     def _something_is_learned(self) -> Self:
         if self.contrast_weight == 0 and (self.targets is None or not self.targets.has_weight):
             raise ValueError("contrast_weight: 0, and no target has a weight, so nothing would be learned")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_have_words(self) -> Self:
+        if self.ntp_weight and self.answer.form == "events" and self.questions is None:
+            raise ValueError(
+                "ntp_weight: no answer is a text that could be predicted; give answer.form: text, or questions"
+            )
         return self
 
     @field_validator("terms")

@@ -9,50 +9,36 @@ Legend: b rows of this worker, N answers to them (one per row and draw), K draws
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ray_ggsm import storage
-from ray_ggsm.hashing import hash64
 from ray_ggsm.masks import Tokens
 from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.model import saved
-from ray_ggsm.model.batch import Batch, Collator, tabular_matrix
-from ray_ggsm.model.contract import Sequences, Tower
+from ray_ggsm.model.batch import Collator, tabular_matrix
 from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
-from ray_ggsm.training.answers import draw_answers
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_loss
 from ray_ggsm.training.flops import step_flops
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce, mean_cosine
 from ray_ggsm.training.mask_log import GradientNorms, LearnedWeights, MaskLog
+from ray_ggsm.training.next_token import check_head, head_flops
 from ray_ggsm.training.outcome import Outcome
-from ray_ggsm.training.questions import without_some_queries
+from ray_ggsm.training.part import Part, part_of
 from ray_ggsm.training.targets import Heads, TargetMaker, Targets
-from ray_ggsm.training.towers import Observers, Towers
+from ray_ggsm.training.towers import Observers
 from ray_ggsm.training.workers import Workers
 
 HEADS = "heads.safetensors"
 """File of a checkpoint with the heads of the targets, which are no part of the encoder."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One worker's rows of a batch, b of them."""
-
-    rows: pa.Table
-    towers: Towers
-    user_ids_b: Tensor
-    answer_ids_N: Tensor
-    """One per row and draw."""
 
 
 class Contrastive:
@@ -84,6 +70,8 @@ class Contrastive:
         self.head, self.collator, self.config = head, collator, config
         self.workers, self.seed = workers, seed
         self.encoder, self.recipe = bundle.encoder, bundle.recipe
+        if config.ntp_weight:
+            check_head(self.encoder)
         self.make_targets, self.heads = self._targets(future_days)
         kept = self.encoder.trainable() if self.recipe.timing == "frozen_tower" else {}
         self.initial = {name: p.detach().clone() for name, p in kept.items()}
@@ -145,7 +133,7 @@ class Contrastive:
         """As in `Learner`."""
         step = self.bundle.step
         self.encoder.train()
-        part = self._part(rows)
+        part = self._part(rows, appended=self.config.ntp_weight > 0)
         observe = self.recipe.wants_gradients(step)
         if observe and self.recipe.timing != "previous_step":
             self._gradient_pass(part)
@@ -165,7 +153,8 @@ class Contrastive:
         return {
             **found.metrics(), **norms.means(self.workers, self.encoder.device), **mask,
             "temperature": self.config.temperature,
-            "tokens": float(part.towers.length_N.sum()), "flops": step_flops(self.encoder, part.towers.length_N),
+            "tokens": float(part.towers.length_N.sum()),
+            "flops": step_flops(self.encoder, part.towers.length_N) + head_flops(self.encoder, part.appended_tokens),
         }  # fmt: skip
 
     def advance(self) -> None:
@@ -208,36 +197,36 @@ class Contrastive:
         weights = self.mask_log.slot_weights(self.bundle.mask)
         storage.write_json(storage.join(location, "mask.json"), weights.model_dump(mode="json"))
 
-    def _part(self, rows: pa.Table, answer_seed: int | None = None) -> _Part:
+    def _part(self, rows: pa.Table, answer_seed: int | None = None, appended: bool = False) -> Part:
         """This worker's part of a batch. Answers are drawn with a seed that all workers share; dropout is not."""
-        step, device = self.bundle.step, self.encoder.device
+        step = self.bundle.step
         seed = ((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003
         answer_seed = self.seed + step if answer_seed is None else answer_seed
-        if self.config.questions is not None:
-            rows = without_some_queries(rows, self.config.questions.without_query, answer_seed)
-        answers = draw_answers(rows, self.collator, self.config.answer, answer_seed)
-        sequences: dict[Tower, Sequences[Batch]] = {
-            "user": self.collator.user_sequences(rows),
-            "answer": answers.sequences,
-        }
-        towers = Towers(self.encoder, sequences, self.config.tokens_per_micro_batch, seed)
-        return _Part(rows, towers, user_ids(rows).to(device), torch.from_numpy(answers.id_N).to(device))
+        return part_of(rows, self.encoder, self.collator, self.config, seed, answer_seed, appended)
 
-    def _backward(self, part: _Part, observers: Observers) -> Outcome:
+    def _backward(self, part: Part, observers: Observers) -> Outcome:
         """Add the gradients of the global batch."""
         results: list[Outcome] = []
         targets = self._gathered_targets(part.rows)
 
         def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
             loss, statistics, parts = self._loss(user_bW, answer_ND, part, targets)
-            states = {"user": user_bW[:, : self.encoder.width], "answer": answer_ND}
+            states = {"user": user_bW[:, : self.encoder.state_width], "answer": answer_ND}
             cosines = {tower: mean_cosine(s, self.workers.reduce) for tower, s in states.items()}
             check_loss(loss.item(), statistics, cosines["user"], self.encoder.config.dtype, self.bundle.step, part.rows)
             results.append(Outcome(loss.item(), statistics, cosines, parts))
             return loss
 
-        part.towers.backward(self._weight, loss_of, self.config.graph_tokens, observers)
-        return results[0]
+        tokens = self._sum(part.appended_tokens)
+        each = self.config.ntp_weight / tokens if tokens else 0.0
+        loss = part.towers.backward(self._weight, loss_of, self.config.graph_tokens, observers, each)
+        return results[0].with_next_tokens(each * self._sum(loss)) if tokens else results[0]
+
+    def _sum(self, number: float) -> float:
+        """Its sum over workers; 0 without a next-token loss, which alone asks for it."""
+        if not self.config.ntp_weight:
+            return 0.0
+        return self.workers.reduce(torch.tensor(number, dtype=torch.float64, device=self.encoder.device)).item()
 
     def _gathered_targets(self, rows: pa.Table) -> Targets | None:
         """The targets of the global batch; None without targets."""
@@ -246,10 +235,10 @@ class Contrastive:
         return Targets(*(self.workers.gather(part) for part in self.make_targets(rows).parts))
 
     def _loss(
-        self, user_bW: Tensor, answer_ND: Tensor, part: _Part, targets: Targets | None
+        self, user_bW: Tensor, answer_ND: Tensor, part: Part, targets: Targets | None
     ) -> tuple[Tensor, BatchStatistics, dict[str, float]]:
         """Loss of the global batch, with its graph; the statistics of its contrast; and its parts, with targets."""
-        user_bD, centre, b = user_bW[:, : self.encoder.width], self.encoder.config.centre, len(user_bW)
+        user_bD, centre, b = user_bW[:, : self.encoder.state_width], self.encoder.config.centre, len(user_bW)
         draws = [
             gathered(user_bD, answer_bD, part.user_ids_b, centre, self.workers.gather, ids_b)
             for answer_bD, ids_b in zip(answer_ND.split(b), part.answer_ids_N.split(b), strict=True)
@@ -277,7 +266,7 @@ class Contrastive:
     def _weight(self, tokens: Tokens) -> Tensor:
         return self.recipe.future_weight(tokens, self.bundle.step)
 
-    def _gradient_pass(self, part: _Part) -> None:
+    def _gradient_pass(self, part: Part) -> None:
         """Run forward and backward for `observe` only, with the encoder's present weights or those of step 0."""
         parameters = self.encoder.trainable()
         present = {name: p.data for name, p in parameters.items()}
@@ -293,8 +282,3 @@ class Contrastive:
     def _observers(self, tokens: Tokens) -> Sequence[Observe]:
         assert self.recipe.grad_site is not None
         return [Observe(self.recipe.grad_site, partial(self.recipe.observe, tokens=tokens, step=self.bundle.step))]
-
-
-def user_ids(rows: pa.Table) -> Tensor:
-    """A number per row that is the same for all rows of a user, on every worker, int64 (b,)."""
-    return torch.from_numpy(hash64(rows["user_id"]).view(np.int64).copy())

@@ -1,6 +1,6 @@
 """What the forward passes of a contrastive step gave, over the global batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_ggsm.training.loss import BatchStatistics
 
@@ -15,7 +15,12 @@ class Outcome:
     cosines: dict[str, float]
     """Tower -> mean cosine of its states before they are centred."""
     parts: dict[str, float]
-    """Parts of the loss, with targets."""
+    """Parts of the loss, if it has several."""
+
+    def with_next_tokens(self, loss: float) -> "Outcome":
+        """With the weighted next-token loss of answers as a part more."""
+        parts = self.parts or {"loss_contrast": self.loss}
+        return replace(self, loss=self.loss + loss, parts={**parts, "loss_ntp": loss})
 
     def metrics(self) -> dict[str, float]:
         """As the log has them."""

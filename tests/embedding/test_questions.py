@@ -11,7 +11,7 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.masks.fixed import HybridGQConfig
-from ray_ggsm.model.config import FusionConfig
+from ray_ggsm.model.config import FusionConfig, ProjectionConfig
 from ray_ggsm.model.saved import EncoderBundle
 from tests.helpers.encoders import RECIPES, encoder_on, lookup
 from tests.helpers.rows import user_rows
@@ -27,7 +27,7 @@ def moved(bundle: EncoderBundle) -> EncoderBundle:
         for parameter in bundle.encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     width = bundle.encoder.vector_width
-    bundle.encoder.set_centres(torch.randn(9, width), torch.randn(9, bundle.encoder.width))
+    bundle.encoder.set_centres(torch.randn(9, width), torch.randn(9, bundle.encoder.state_width))
     return bundle
 
 
@@ -55,8 +55,13 @@ def test_one_pass_for_all_questions_is_a_pass_for_each(mask: RecipeConfig, pooli
     assert_shared(Embedder(encoder, tokens_per_batch=400), rows)
 
 
-@pytest.mark.parametrize("model", [{"attention": "sdpa"}, {"attention": "flex"}, {"fusion": FusionConfig()}], ids=str)
-def test_with_other_attention_and_with_fusion(model: dict, tiny_decoder: str) -> None:
+OPTIONS = {"summary_tokens": True, "projection": ProjectionConfig(hidden=9, width=8)}
+
+
+@pytest.mark.parametrize(
+    "model", [{"attention": "sdpa"}, {"attention": "flex"}, {"fusion": FusionConfig()}, OPTIONS], ids=str
+)
+def test_with_other_attention_and_with_options(model: dict, tiny_decoder: str) -> None:
     bundle = moved(encoder_on(tiny_decoder, RECIPES[0], **model))
     assert_shared(Embedder(LanguageModel(bundle, lookup), tokens_per_batch=400), user_rows(7))
 

@@ -24,7 +24,7 @@ def write_decoder(directory: Path) -> None:
     config = LlamaConfig(
         vocab_size=258, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=2, head_dim=6, max_position_embeddings=512, initializer_range=0.2,
-        pad_token_id=0, eos_token_id=1, bos_token_id=1,
+        pad_token_id=0, eos_token_id=1, bos_token_id=1, tie_word_embeddings=True,
     )  # fmt: skip
     LlamaModel(config).save_pretrained(directory)
     write_tokenizer(directory)

@@ -13,9 +13,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from ray_ggsm.masks import RecipeConfig
+from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.model.config import FusionConfig
+from ray_ggsm.model.config import FusionConfig, ProjectionConfig
 from ray_ggsm.training import loop
+from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
@@ -30,6 +32,8 @@ ROWS, BATCH, STEPS = 41, 11, 3  # a batch that neither 2 nor 3 workers divide
 WIDTH, OUT = 7, 5
 pytestmark = pytest.mark.slow  # starts processes that import torch
 RECIPES_TRAINED = [mask for mask in RECIPES if mask.build().trains]
+Q_ANCHOR = GGSMConfig(recipe="ggsm", total_steps=10)
+"""Mask of one more run, which has summaries, a projection and a next-token loss."""
 
 
 def contrast(workers: Workers, users: torch.Tensor, answers: torch.Tensor, ids: torch.Tensor, centre: bool):
@@ -54,8 +58,10 @@ def contrasts(workers: Workers) -> list[torch.Tensor]:
     return found
 
 
-def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict[str, Any]:
-    bundle = encoder_on(decoder, mask, pooling="mean", fusion=FusionConfig(width=5, hidden=6, dropout=0))
+def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str, q_anchor: bool = False) -> dict[str, Any]:
+    options = {"summary_tokens": True, "projection": ProjectionConfig(hidden=9, width=6)} if q_anchor else {}
+    words = {"ntp_weight": 0.5, "answer": AnswerConfig(form="text", max_events=4)} if q_anchor else {}
+    bundle = encoder_on(decoder, mask, pooling="mean", fusion=FusionConfig(width=5, hidden=6, dropout=0), **options)
     config = TrainingConfig(
         steps=STEPS,
         batch_size=BATCH,
@@ -63,6 +69,7 @@ def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str) -> dict
         tokens_per_micro_batch=90,
         graph_tokens=90,
         targets=TargetsConfig(horizons_days=(7, 80)),
+        **words,
     )
     pairs = Pairs(rows, BATCH, 0)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
@@ -82,6 +89,8 @@ def together(rank: int, size: int, folder: str, decoder: str, masks: list[Recipe
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     workers = process_group()
     found = {"contrasts": contrasts(workers), "runs": [train(workers, decoder, mask, folder) for mask in masks]}
+    if masks:
+        found["runs"].append(train(workers, decoder, Q_ANCHOR, folder, q_anchor=True))
     torch.save(found, os.path.join(folder, f"{rank}.pt"))
     dist.destroy_process_group()
 
@@ -115,9 +124,13 @@ def test_loss_and_gradients_are_those_of_one_worker_with_the_whole_batch(size, t
             torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("i", range(len(RECIPES_TRAINED)), ids=[mask.recipe for mask in RECIPES_TRAINED])
+@pytest.mark.parametrize(
+    "i", range(len(RECIPES_TRAINED) + 1), ids=[*(mask.recipe for mask in RECIPES_TRAINED), "q_anchor"]
+)
 def test_every_recipe_trains_on_two_workers_as_on_one(i, two, folder, tiny_decoder) -> None:
-    alone = train(ALONE, tiny_decoder, RECIPES_TRAINED[i], str(folder))
+    mask = [*RECIPES_TRAINED, Q_ANCHOR][i]
+    alone = train(ALONE, tiny_decoder, mask, str(folder), q_anchor=mask is Q_ANCHOR)
+    assert ("loss_ntp" in alone["log"][0]) == (mask is Q_ANCHOR)
     first, second = (found["runs"][i] for found in two)
     for name, value in first["recipe"].items():
         assert torch.equal(value, second["recipe"][name]), name  # identical on every worker

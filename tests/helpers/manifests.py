@@ -30,7 +30,7 @@ FITTING: set[str] = set()
 
 def documents(text: str) -> list[Manifest]:
     """All manifests of a YAML stream."""
-    return [each for each in yaml.safe_load_all(text) if each]
+    return [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
 
 
 def files() -> list[Path]:
@@ -52,14 +52,21 @@ def built(place: str) -> tuple[Manifest, ...]:
 
 def check(manifest: Manifest) -> None:
     """Raise `jsonschema.ValidationError` unless a manifest fits the schema of its kind; skip where that is missing."""
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
     if (text := json.dumps(manifest)) in FITTING:
         return
     if manifest["apiVersion"].startswith("ray.io/"):
         ray_schema(manifest["kind"]).validate(manifest)
     elif manifest["kind"] not in WITHOUT_SCHEMA:
-        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+        _kubernetes_validate().validate(manifest, KUBERNETES, strict=True)
     FITTING.add(text)
+
+
+@functools.cache
+def _kubernetes_validate() -> Any:
+    """The library, which here reads each of its schemas once and not for every manifest."""
+    found = pytest.importorskip("kubernetes_validate")
+    found.utils.schema_contents = functools.cache(found.utils.schema_contents)
+    return found
 
 
 @functools.cache

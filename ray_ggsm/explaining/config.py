@@ -13,8 +13,8 @@ class GradientsConfig(Config):
     steps: int = Field(16, ge=2)
     """Points of the Gauss-Legendre rule between baseline and row."""
     baseline: Literal["zero", "mean"] = "zero"
-    """What every event becomes at the start of the path: nothing (zeros), or the mean of the row's events, which tells how
-    an event differs from the others. docs/benchmarks.md has what both are worth."""
+    """What every event becomes at the start of the path: nothing (zeros), or the mean of the row's events, from which
+    effects tell how events differ from one another. docs/benchmarks.md has what both are worth."""
 
 
 class DeletionConfig(Config):

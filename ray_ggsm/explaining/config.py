@@ -12,8 +12,9 @@ class GradientsConfig(Config):
 
     steps: int = Field(16, ge=2)
     """Points of the Gauss-Legendre rule between baseline and row."""
-    baseline: Literal["mean", "zero"] = "mean"
-    """What every event becomes at the start of the path: the mean of the row's events, or nothing (zeros)."""
+    baseline: Literal["zero", "mean"] = "zero"
+    """What every event becomes at the start of the path: nothing (zeros), or the mean of the row's events, from which
+    effects tell how events differ from one another. docs/benchmarks.md has what both are worth."""
 
 
 class DeletionConfig(Config):

@@ -141,13 +141,13 @@ def load(location: str, device: torch.device) -> EncoderBundle:
     recipe = mask.build()
     _expect(location, "alpha", description.alpha, recipe.alpha(description.step))
     template = _template(config, description.modalities, description.tabular_tokens, recipe)
-    with packed(location, "backbone") as directory:
-        backbone = load_model(config.backbone, config.backbone_dtype, directory)
-    _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
-    _expect(location, "template", description.template_digest, _template_digest(template))
     features = description.feature_names
-    encoder = UserEncoder(config, template, len(features), backbone, description.event_width, recipe)
     with storage.local_copy(location) as directory:
+        with packed(directory, "backbone") as weights:
+            backbone = load_model(config.backbone, config.backbone_dtype, weights)
+        _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
+        _expect(location, "template", description.template_digest, _template_digest(template))
+        encoder = UserEncoder(config, template, len(features), backbone, description.event_width, recipe)
         for name in FILES:
             _expect(location, name, description.files[name], file_digest(directory, name))
         restore(encoder, recipe, directory, location)

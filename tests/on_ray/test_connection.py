@@ -1,5 +1,8 @@
 """Starting Ray on a machine that is slow to start it."""
 
+import contextlib
+
+import psutil
 import pytest
 import ray
 
@@ -37,3 +40,16 @@ def test_a_start_that_fails_for_good_raises(monkeypatch: pytest.MonkeyPatch, sen
     with pytest.raises(Exception, match=sentence):
         connection.start_here(3, 10**8)
     assert len(tries) == (connection.STARTS if "timed out" in sentence else 1)
+
+
+def test_nobody_from_outside_reaches_a_jobs_own_ray() -> None:
+    """Every process that this one has started listens on this machine alone."""
+    names, listening = [], []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(process.name())
+            found = process.net_connections("tcp")
+            listening += [each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN]
+    assert "gcs_server" in names
+    assert len(listening) > 3
+    assert {ip.removeprefix("::ffff:") for ip in listening} <= {"127.0.0.1", "::1"}

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray.data.exceptions import ExecutionTimeoutError
 
 from ray_ggsm.config import NotNow
@@ -71,12 +72,31 @@ def started(config: RayConfig) -> Iterator[None]:
 
 
 def start_here(cpus: int | None, object_store_bytes: int) -> None:
-    """Start Ray on this machine. Ray gives its processes 30 s to start, which is too little on a loaded machine."""
+    """Start Ray on this machine, where nobody from outside reaches it.
+
+    Ray gives its processes 30 s to start, which is too little on a loaded machine.
+    """
+    with _loopback():
+        _start(cpus, object_store_bytes)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """A block in which Ray takes 127.0.0.1 for this machine's address, as it does on macOS and Windows: all its servers
+    listen there alone. An address that is given to it, it replaces by one that others reach."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _start(cpus: int | None, object_store_bytes: int) -> None:
     for attempt in range(1, STARTS + 1):
         try:
             ray.init(
                 address="local",
-                _node_ip_address="127.0.0.1",  # nobody from outside reaches it: all its servers listen there alone
                 num_cpus=cpus,
                 labels=STARTED_BY_JOB,
                 object_store_memory=object_store_bytes,

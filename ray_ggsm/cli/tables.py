@@ -5,11 +5,12 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import get_args
 
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
-from ray_ggsm.cli.commands import Commands
+from ray_ggsm.cli.commands import Commands, at_least
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import read_key
@@ -18,6 +19,8 @@ from ray_ggsm.log import show
 from ray_ggsm.tables import maintenance, tagging
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.missing import missing
+from ray_ggsm.tables.neighbours.build import build_index
+from ray_ggsm.tables.neighbours.layout import IndexSettings
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.user_lists import read_lines
 
@@ -72,6 +75,14 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     without = add("missing", _missing, "count the users of the newest version's input without a vector, by reason")
     without.add_argument("--output", help="Parquet file to write: who they are, and why")
+    index = add("index", _index, "build an index of nearest users, and measure it against exact search")
+    index.add_argument("--version", type=_version, help="number of the version, or name of a tag (default: the newest)")
+    index.add_argument("--instruction", default="default", help="whose rows are indexed")
+    for name, field in IndexSettings.model_fields.items():
+        choices = get_args(field.annotation) or None
+        kind = str if choices else at_least(1)
+        option = f"--{name.replace('_', '-')}"
+        index.add_argument(option, type=kind, choices=choices, default=field.default, help=field.description)
     user = add("user", _user, "write all that is known of one user to a file")
     user.add_argument("--user", required=True, help="the user_id, as the source has it")
     user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
@@ -190,6 +201,17 @@ def _missing(options: argparse.Namespace) -> None:
     if options.output is not None:
         storage.write_parquet(options.output, found, "zstd")
         print(f"{options.output}: {len(found):,} rows")
+
+
+def _index(options: argparse.Namespace) -> None:
+    settings = IndexSettings(**{name: getattr(options, name) for name in IndexSettings.model_fields})
+    made = build_index(open_table(options.table), options.version, options.instruction, settings)
+    print(f"version {made.version}: {made.rows:,} rows of '{made.instruction}' in {len(made.shards)} shards")
+    if (found := made.quality) is not None:
+        print(
+            f"recall of the {found.k} nearest of {found.queries} of its users: {found.recall:.4f}; "
+            f"{found.queries_per_second:,.0f} queries/s one by one, exact {found.exact_queries_per_second:,.1f} together"
+        )
 
 
 def _user(options: argparse.Namespace) -> int:

@@ -102,7 +102,7 @@ def lancedb_indices(vectors_ND: np.ndarray, k: int, place: Path) -> Iterator[tup
     """Inverted lists of HNSW graphs over int8."""
     import lancedb
     import pyarrow as pa
-    from lancedb.index import IvfHnswSq  # noqa: F401 (the library has it)
+    from lancedb.index import IvfHnswSq
 
     width = vectors_ND.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), width)
@@ -110,7 +110,7 @@ def lancedb_indices(vectors_ND: np.ndarray, k: int, place: Path) -> Iterator[tup
     table = lancedb.connect(str(place)).create_table(
         "users", pa.table({"id": np.arange(len(vectors_ND)), "vector": vectors})
     )
-    table.create_index(metric="cosine", vector_column_name="vector", index_type="IVF_HNSW_SQ", num_partitions=4)
+    table.create_index("vector", config=IvfHnswSq(distance_type="cosine", num_partitions=4))
     seconds = time.process_time() - started
     size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     for probes, expansion in ((1, 128), (4, 128), (4, 256)):

@@ -35,6 +35,8 @@ class TrainResult(StageResult, EventCounts):
     """Steps of the whole run."""
     best_step: int | None = None
     """Step of the published encoder where the best one is published."""
+    trackers: dict[str, str] = {}
+    """Tracker (mlflow, wandb) -> what it lacks of the run, and why; those that have all are left out."""
 
 
 class EmbedResult(StageResult, EventCounts):

@@ -40,11 +40,12 @@ _KEY_FILE = "key that users were forgotten with; needed if that was after the ve
 
 def run_command(arguments: Sequence[str], program: str | None = None) -> int:
     """Run one command and return the exit code; `program` is the name in its help."""
-    options = _parser(program).parse_args(arguments)
-    return exit_code(lambda: options.command(options))
+    commands = _commands(program)
+    options = commands.parser.parse_args(arguments)
+    return exit_code(lambda: options.command(options), commands.event_name(options, "tables", ("rollback", "forget")))
 
 
-def _parser(program: str | None) -> argparse.ArgumentParser:
+def _commands(program: str | None) -> Commands:
     commands = Commands(program, DESCRIPTION, "table", "the table's location, local or s3://")
     add = commands.add
     add("history", _history, "list the versions, newest first")
@@ -91,7 +92,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     )
     user.add_argument("--rows", help="also from these Parquet files of user rows, for example 'rows/*.parquet'")
     user.add_argument("--store", help="also from the event store at this location")
-    return commands.parser
+    return commands
 
 
 def _version(text: str) -> int | str:

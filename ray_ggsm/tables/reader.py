@@ -206,11 +206,10 @@ class EmbeddingTable:
         """
         number = self.version if version is None else version
         manifest = find_index(self.location, number, self.data_files(version), instruction)
-        gone = nobody
-        if not isinstance(version, str) and not self.honours_list(version):
-            self.suppression.suppressed.check_key(self._key)
-            gone = self.suppression.gone
-        return open_index(self.location, manifest, gone, directory)
+        if isinstance(version, str) or self.honours_list(version):
+            return open_index(self.location, manifest, nobody, directory)
+        self.suppression.suppressed.check_key(self._key)
+        return open_index(self.location, manifest, self.suppression.gone, directory)
 
     def number_of(self, version: Version) -> int:
         """The number of a version; that of the newest for None.

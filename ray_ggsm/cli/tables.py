@@ -17,6 +17,7 @@ from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.hashing import pseudonym
 from ray_ggsm.log import show
 from ray_ggsm.tables import maintenance, tagging
+from ray_ggsm.tables.describe import feast_view, register_iceberg
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.missing import missing
 from ray_ggsm.tables.neighbours.build import build_index
@@ -76,6 +77,10 @@ def _commands(program: str | None) -> Commands:
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     without = add("missing", _missing, "count the users of the newest version's input without a vector, by reason")
     without.add_argument("--output", help="Parquet file to write: who they are, and why")
+    describe = add("describe", _describe, "describe the newest version for Feast, or in an Iceberg catalog")
+    describe.add_argument("--feast", metavar="FILE", help="Python file to write, with a FeatureView")
+    describe.add_argument("--iceberg", metavar="URI", help="SQL catalog to put it into, such as sqlite:////data/catalog.db")
+    describe.add_argument("--name", default="users", help="name of the view or table there (default: users)")
     index = add("index", _index, "build an index of nearest users, and measure it against exact search")
     index.add_argument("--version", type=_version, help="number of the version, or name of a tag (default: the newest)")
     index.add_argument("--instruction", default="default", help="whose rows are indexed")
@@ -202,6 +207,18 @@ def _missing(options: argparse.Namespace) -> None:
     if options.output is not None:
         storage.write_parquet(options.output, found, "zstd")
         print(f"{options.output}: {len(found):,} rows")
+
+
+def _describe(options: argparse.Namespace) -> None:
+    if not options.feast and not options.iceberg:
+        raise InputError("describe: give --feast FILE or --iceberg URI")
+    table = open_table(options.table)
+    if options.feast:
+        storage.write_text(options.feast, feast_view(table, options.name))
+        print(f"{options.feast}: version {table.version} as the FeatureView '{options.name}'")
+    if options.iceberg:
+        files = register_iceberg(table, options.iceberg, options.name)
+        print(f"ray_ggsm.{options.name}: version {table.version}, {files:,} files")
 
 
 def _index(options: argparse.Namespace) -> None:

@@ -162,7 +162,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as directory:
             for name, seconds, size, search in LIBRARIES[library](vectors_ND, options.k, Path(directory)):
                 recall, rate = measure(search, query_QD, vectors_ND, kth_Q)
-                line = f"{name:48} {seconds:>7.1f} s {size / 1e6:>7.0f} MB  recall {recall:.4f}  {rate:>8,.0f} queries/s"
+                line = (
+                    f"{name:48} {seconds:>7.1f} s {size / 1e6:>7.0f} MB  recall {recall:.4f}  {rate:>8,.0f} queries/s"
+                )
                 print(line, flush=True)
 
 

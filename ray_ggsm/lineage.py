@@ -1,6 +1,7 @@
 """Which datasets a job reads and writes: noted where they are opened and published, told where the job ends.
 
-Nothing is kept unless somebody collects it, which `ray_ggsm.cli.lineage` does for OpenLineage. Only the process of the job notes.
+Nothing is kept unless somebody collects it, which `ray_ggsm.cli.lineage` does for OpenLineage. Only the job's own
+process notes, none of its tasks.
 """
 
 from collections.abc import Iterator

@@ -171,6 +171,11 @@ EXAMPLES: list[Config] = [
     ),
     build(TunePromptConfig, {"experiment": "e.yaml", "label": "l", "output": "o"}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.questions", {"output": "q"}), "example"),
+    build(
+        Experiment,
+        changed(EXPERIMENT, "training.trackers", [{"kind": "mlflow", "uri": "https://x"}, {"kind": "wandb"}]),
+        "example",
+    ),
     *(
         build(
             SynthesizeConfig,
@@ -233,6 +238,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
     "AnswerConfig.aggregated": [{"aggregated": True, "form": "text"}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
+    "TrainingConfig.trackers": [{"trackers": [{"kind": "wandb"}]}],
     "TrainingConfig.questions": [{"questions": {"output": "q", "share": 0.25}}],
     "SynthesizeConfig.client": [{"client": {"kind": "rules", "contents": 3}}],
 }

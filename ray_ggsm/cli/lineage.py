@@ -1,9 +1,9 @@
 """OpenLineage events of a job: START, then COMPLETE, FAIL or ABORT, with what it read and wrote.
 
-Off unless RAY_GGSM_LINEAGE gives the namespace of the jobs. Where events go (console, file, http, ...), the client takes
-from its own settings: OPENLINEAGE_URL, OPENLINEAGE__TRANSPORT__TYPE and so on, or openlineage.yml. Events have locations,
-columns, versions, counts and the sentence of an error, as printed; no rows, no user ids, no settings. One that cannot be
-delivered ends no job: a line says so.
+Off unless RAY_GGSM_LINEAGE gives the namespace of the jobs. Where events go (console, file, http, ...), the client
+takes from its own settings: OPENLINEAGE_URL, OPENLINEAGE__TRANSPORT__TYPE and so on, or openlineage.yml. Events have
+locations, columns, versions, counts and the sentence of an error, as printed; no rows, no user ids, no settings. One
+that cannot be delivered ends no job: a line says so.
 """
 
 import datetime as dt
@@ -80,7 +80,11 @@ class _Events:
             raise InputError(f"{VARIABLE}: the settings of OpenLineage's client are wrong ({error})") from error
 
     def emit(
-        self, state: str, inputs: list[Dataset] | None = None, outputs: list[Dataset] | None = None, ended: Ended | None = None
+        self,
+        state: str,
+        inputs: list[Dataset] | None = None,
+        outputs: list[Dataset] | None = None,
+        ended: Ended | None = None,
     ) -> None:
         """Send an event, unless an earlier one could not be sent."""
         if not self._delivers:
@@ -138,9 +142,7 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
 
     if dataset.rows is None:
         return {}
-    return {
-        "outputStatistics": statistics.OutputStatisticsOutputDatasetFacet(rowCount=dataset.rows, producer=PRODUCER)
-    }
+    return {"outputStatistics": statistics.OutputStatisticsOutputDatasetFacet(rowCount=dataset.rows, producer=PRODUCER)}
 
 
 def _job_facets() -> dict[str, Any]:

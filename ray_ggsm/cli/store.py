@@ -25,7 +25,9 @@ def run_command(arguments: Sequence[str], program: str | None = None) -> int:
     """Run one command and return the exit code; `program` is the name in its help."""
     commands = _commands(program)
     options = commands.parser.parse_args(arguments)
-    return exit_code(lambda: options.command(options), commands.event_name(options, "store", ("compact", "expire", "forget")))
+    return exit_code(
+        lambda: options.command(options), commands.event_name(options, "store", ("compact", "expire", "forget"))
+    )
 
 
 def _commands(program: str | None) -> Commands:

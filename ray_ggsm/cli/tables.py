@@ -79,7 +79,9 @@ def _commands(program: str | None) -> Commands:
     without.add_argument("--output", help="Parquet file to write: who they are, and why")
     describe = add("describe", _describe, "describe the newest version for Feast, or in an Iceberg catalog")
     describe.add_argument("--feast", metavar="FILE", help="Python file to write, with a FeatureView")
-    describe.add_argument("--iceberg", metavar="URI", help="SQL catalog to put it into, such as sqlite:////data/catalog.db")
+    describe.add_argument(
+        "--iceberg", metavar="URI", help="SQL catalog to put it into, such as sqlite:////data/catalog.db"
+    )
     describe.add_argument("--name", default="users", help="name of the view or table there (default: users)")
     index = add("index", _index, "build an index of nearest users, and measure it against exact search")
     index.add_argument("--version", type=_version, help="number of the version, or name of a tag (default: the newest)")
@@ -228,7 +230,7 @@ def _index(options: argparse.Namespace) -> None:
     if (found := made.quality) is not None:
         print(
             f"recall of the {found.k} nearest of {found.queries} of its users: {found.recall:.4f}; "
-            f"{found.queries_per_second:,.0f} queries/s one by one, exact {found.exact_queries_per_second:,.1f} together"
+            f"{found.queries_per_second:,.0f} queries/s alone (exact: {found.exact_queries_per_second:,.1f} together)"
         )
 
 

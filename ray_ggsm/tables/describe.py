@@ -1,6 +1,6 @@
-"""What other registers need to read a table where it is: a file for Feast, a table of an Iceberg catalog. Nothing is copied.
+"""What other registers need to read a table where it is: a file for Feast, a table of an Iceberg catalog.
 
-Both describe the version that was open; describe the table again after a publish or a `forget`.
+Nothing is copied. Both describe the version that was open; describe the table again after a publish or a `forget`.
 """
 
 import re
@@ -80,8 +80,9 @@ def feast_view(table: EmbeddingTable, name: str) -> str:
 def register_iceberg(table: EmbeddingTable, catalog: str, name: str) -> int:
     """Make the newest version the content of an Iceberg table, in one commit; returns its number of files.
 
-    The table `ray_ggsm.<name>` of the catalog `ray_ggsm` has the version's own Parquet files, and metadata below `_iceberg` in the table's
-    directory. The snapshot's property `ray_ggsm.version` is the version. The column `bucket` is not in it.
+    The table `ray_ggsm.<name>` of the catalog `ray_ggsm` has the version's own Parquet files, and metadata below
+    `_iceberg` in the table's directory. The snapshot's property `ray_ggsm.version` is the version. The column `bucket`
+    is not in it.
 
     Args:
         table: the embedding table.

@@ -25,7 +25,8 @@ times = pd.to_datetime(["2024-03-02", "2024-02-01", "2024-03-02"], utc=True)
 asked = pd.DataFrame({"user_id": ["u3", "u3", "nobody"], "event_timestamp": times})
 found = store.get_historical_features(asked, features=["users:embedding", "users:encoder"]).to_df()
 found = found.sort_values(["user_id", "event_timestamp"])
-print([None if vector is None or vector is pd.NA or not hasattr(vector, "__len__") else [round(float(x), 5) for x in vector] for vector in found["embedding"]])
+for vector in found["embedding"]:
+    print([round(float(x), 5) for x in vector] if hasattr(vector, "__len__") else None)
 """
 
 
@@ -68,7 +69,9 @@ def test_feast_reads_the_table(tmp_path):
     script.write_text(FEAST_READS)
     feast = str(Path(python).with_name("feast"))
     subprocess.run([feast, "apply"], cwd=repository, check=True, timeout=600)
-    found = subprocess.run([python, str(script), str(repository)], capture_output=True, text=True, check=True, timeout=600)
+    found = subprocess.run(
+        [python, str(script), str(repository)], capture_output=True, text=True, check=True, timeout=600
+    )
     nobody, before, after = ast.literal_eval(found.stdout.splitlines()[-1])
     _, (vector_D,) = open_table(location).matrix(user_ids=["u3"])
     assert after == pytest.approx(vector_D.tolist(), abs=1e-4)

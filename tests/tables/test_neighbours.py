@@ -18,7 +18,7 @@ from ray_ggsm.tables.schema import rows_to_table
 from ray_ggsm.tables.tagging import tag
 from tests.helpers.tables import AS_OF, job, put, rows
 
-pytest.importorskip("usearch", reason="usearch is not installed (the extra `neighbours`)")
+pytest.importorskip("faiss", reason="faiss is not installed (the extra `neighbours`)")
 KEY = b"k" * 32
 WIDTH, GROUP = 16, 20
 SETTINGS = IndexSettings(rows_per_shard=300)
@@ -72,7 +72,7 @@ def test_measured_recall_counts_what_a_loop_counts(tmp_path, monkeypatch):
     """An index that is hardly searched is measured as it is: its recall is below 1, and equal to that of a loop."""
     location = str(tmp_path / "t")
     put(location, rows(3000, width=64, instruction="default"), "r0")
-    weak = IndexSettings(connectivity=2, expansion_add=2, expansion_search=1, precision="i8")
+    weak = IndexSettings(probes=1)
     asked = {}
     queries = neighbours.build._queries
     monkeypatch.setattr(
@@ -97,8 +97,9 @@ def test_exact_search_is_that_of_a_loop(tmp_path):
     assert found == [by_loop(location, vector_ND[i], 7, without=names[i]) for i in range(9)]
 
 
-def test_a_users_best_row_counts(tmp_path):
-    """Many rows of few users: the search goes on until there are k users, or no more."""
+@pytest.mark.parametrize("rows_per_shard", [1, 1000])
+def test_a_users_best_row_counts(tmp_path, rows_per_shard):
+    """Many rows of few users, in one shard or several: the search goes on until there are k users, or no more."""
     location = str(tmp_path / "t")
     rng, names = np.random.default_rng(0), pa.array([f"u{i % 6}" for i in range(240)])
     N = np.arange(240)
@@ -106,9 +107,10 @@ def test_a_users_best_row_counts(tmp_path):
     vector_ND = rng.normal(size=(240, 5)).astype(np.float32)
     vector_ND[N % 6 == 0] = np.abs(vector_ND[N % 6 == 0]) + 2  # all rows of one user are nearest
     put(location, rows_to_table(names, as_of, "default", N, N, vector_ND, "enc1", "r0"), "r0")
-    build_index(open_table(location))
+    build_index(open_table(location), settings=IndexSettings(rows_per_shard=rows_per_shard))
     index = open_table(location).index()
     query_D = np.ones(5)
+    assert index.nearest(query_D, 2)["user_id"].to_pylist() == by_loop(location, query_D, 2)
     assert index.nearest(query_D, 4)["user_id"].to_pylist() == by_loop(location, query_D, 4)
     assert index.nearest(query_D, 50)["user_id"].to_pylist() == by_loop(location, query_D, 6), "there are six"
     without = index.nearest(query_D, 4, without=["u0"])
@@ -175,12 +177,12 @@ def test_vacuum_keeps_the_index_of_the_newest_version_and_of_tags(tmp_path):
     removed = vacuum(location, 0, dry_run=False)
     assert any(path.startswith(DIRECTORY) for path in removed)
     assert [each.version for each in read_manifests(location)] == [1, 2]
-    assert len(storage.list_files(storage.join(location, DIRECTORY), ".usearch")) == 2
+    assert len(storage.list_files(storage.join(location, DIRECTORY), ".faiss")) == 2
     assert open_table(location).index().nearest(np.ones(WIDTH), 3).num_rows == 3
     assert open_table(location).index(version="kept").nearest(np.ones(WIDTH), 3).num_rows == 3
 
 
-@pytest.mark.parametrize("name", ["graph.usearch", "users.arrow"])
+@pytest.mark.parametrize("name", ["vectors.faiss", "users.arrow"])
 @pytest.mark.parametrize("damage", ["gone", "short", "changed"])
 def test_a_damaged_index_is_refused(tmp_path, name, damage):
     location = str(tmp_path / "t")
@@ -226,7 +228,7 @@ def test_an_interrupted_build_goes_on(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(InputError, match="there is none"):
         open_table(location).index()
-    graphs = {file: Path(file).stat().st_mtime_ns for file in storage.list_files(location, ".usearch")}
+    graphs = {file: Path(file).stat().st_mtime_ns for file in storage.list_files(location, ".faiss")}
     made = build_index(open_table(location), settings=SETTINGS)
     assert {file: Path(file).stat().st_mtime_ns for file in graphs} == graphs
     assert made.shards[:2] == tuple(built)

@@ -77,7 +77,9 @@ def test_a_tracker_that_fails_is_told_of_once(where):
     said, kept = [], Kept()
     lacks = run(lambda c, r: Fails() if c.kind == "mlflow" else kept, configs=(MLFLOW, WANDB), said=said)
     assert len(said) == 1
-    assert said[0].startswith("train: the tracker mlflow failed (ConnectionError: http://server is gone); training goes")
+    assert said[0].startswith(
+        "train: the tracker mlflow failed (ConnectionError: http://server is gone); training goes"
+    )
     number = 0 if where == "end" else 7
     assert lacks == {"mlflow": f"failed (ConnectionError: http://server is gone); it lacks {number} steps"}
     assert kept.steps == STEPS

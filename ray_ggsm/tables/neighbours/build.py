@@ -45,10 +45,10 @@ def build_index(
     """Build the index of a version, unless it is there, and return its manifest.
 
     Raises:
-        InputError: usearch is not installed, no such version, a file is missing or damaged, or users were forgotten
+        InputError: faiss is not installed, no such version, a file is missing or damaged, or users were forgotten
             since the version.
     """
-    settings, name = settings or IndexSettings(), f"usearch {library().__version__}"
+    settings, name = settings or IndexSettings(), f"faiss {library().__version__}"
     if isinstance(version, int) and not table.honours_list(version):
         raise InputError(
             f"{table.location}: users were forgotten since version {version}, and an index would have them; build that "
@@ -83,7 +83,10 @@ def measure(index: Neighbours, location: str, files: Sequence[DataFile], instruc
     if index.manifest.rows <= NEAREST or not len(names):
         return None
     started = time.perf_counter()
-    found = [index.nearest(query_D, NEAREST, without=[name])["user_id"] for name, query_D in zip(names, query_QD, strict=True)]
+    found = [
+        index.nearest(query_D, NEAREST, without=[name])["user_id"]
+        for name, query_D in zip(names, query_QD, strict=True)
+    ]
     rate = len(names) / (time.perf_counter() - started)
     started = time.perf_counter()
     paths = [storage.join(location, file.path) for file in files]

@@ -1,7 +1,7 @@
 """Where indices lie, and what each records about itself.
 
     <table>/_index/<digest of instruction and data files>.json    what the index of a version is made of
-    <table>/_index/shards/<digest>/graph.usearch, users.arrow     the users of some buckets; shard.json is written last
+    <table>/_index/shards/<digest>/vectors.faiss, users.arrow     the users of some buckets; shard.json is written last
 
 The digests cover the names of data files, which are never written twice. So an index belongs to what a version holds:
 a version with other files has none, and buckets that did not change keep their shards.
@@ -16,19 +16,15 @@ from ray_ggsm.tables.files import DataFile
 
 DIRECTORY = "_index"
 """Name of the indices' directory in a table's."""
-GRAPH, USERS, SHARD = "graph.usearch", "users.arrow", "shard.json"
+VECTORS, USERS, SHARD = "vectors.faiss", "users.arrow", "shard.json"
 """Files of a shard."""
 
 
 class IndexSettings(Record):
-    """How an index is made, and how hard it is searched: HNSW, a graph in which each vector knows near ones."""
+    """How an index is made and searched: vectors lie in lists of near ones, and a query looks at a few lists."""
 
-    connectivity: int = 16
-    """Near vectors that each one knows; more: better recall, a larger graph."""
-    expansion_add: int = 128
-    """Candidates that are looked at when a vector is added."""
-    expansion_search: int = 128
-    """Candidates that a query looks at, at least; more: better recall, slower."""
+    probes: int = 32
+    """Lists of a shard that a query looks at, at least; more: better recall, slower."""
     precision: Literal["f32", "f16", "i8"] = "f16"
     """How the index keeps vectors."""
     rows_per_shard: int = 1_000_000
@@ -142,6 +138,6 @@ def needed_files(location: str, versions: Collection[Sequence[DataFile]]) -> set
     for found in read_manifests(location):
         if any(files_digest(found.instruction, files) == found.files for files in versions):
             kept.add(f"{DIRECTORY}/{found.files}.json")
-            names = [GRAPH, USERS, SHARD]
+            names = [VECTORS, USERS, SHARD]
             kept |= {f"{DIRECTORY}/shards/{shard.name}/{name}" for shard in found.shards for name in names}
     return kept

@@ -32,7 +32,7 @@ Gone = Callable[[pa.ChunkedArray], pa.BooleanArray]
 FOUND = pa.schema([("query", pa.int32()), *NAMES, ("score", pa.float32())])
 """Columns of a result: position of the query, user, moment of the user's vector, cosine."""
 WIDER = 4
-"""How many times as many rows are sought when those of a round are not enough users."""
+"""How many times as many rows and lists are looked at when those of a round are not enough users."""
 
 
 class Neighbours:
@@ -61,30 +61,41 @@ class Neighbours:
         if self._shards and unit_QD.shape[1] != width:
             raise InputError(f"queries of width {unit_QD.shape[1]}, but the vectors of this index have {width}")
         left_out = pa.array(without, pa.string())
-        found, waiting, count = [FOUND.empty_table()], np.arange(len(unit_QD)), k
+        found, waiting = [FOUND.empty_table()], np.arange(len(unit_QD))
+        count, probes = k, self.manifest.settings.probes
         while len(waiting) and self._shards:
-            best = self._round(unit_QD, waiting, k, count, left_out)
-            users_Q = np.bincount(best["query"].to_numpy(), minlength=len(unit_QD))
-            enough_Q = users_Q >= (k if count < self._rows else 0)
-            found.append(best.filter(pa.array(enough_Q[best["query"].to_numpy()])))
-            waiting, count = waiting[~enough_Q[waiting]], count * WIDER
+            if last := count >= self._rows:
+                probes = self._rows  # all lists
+            best, bound_Q = self._round(unit_QD, waiting, k, (count, probes), left_out)
+            query_C = best["query"].to_numpy()
+            least_Q = np.full(len(unit_QD), np.inf)
+            np.minimum.at(least_Q, query_C, best["score"].to_numpy())
+            enough_Q = (np.bincount(query_C, minlength=len(unit_QD)) >= k) & (least_Q >= bound_Q) | last
+            found.append(best.filter(pa.array(enough_Q[query_C])))
+            waiting, count, probes = waiting[~enough_Q[waiting]], count * WIDER, probes * WIDER
         return pa.concat_tables(found).sort_by([("query", "ascending"), *_BEST])
 
     def close(self) -> None:
         """Remove the copy of an index that lies in an object store."""
         self._held.close()
 
-    def _round(self, unit_QD: np.ndarray, waiting: np.ndarray, k: int, count: int, left_out: pa.Array) -> pa.Table:
-        """The k best users of the queries that wait, out of `count` rows of each shard."""
-        some = [FOUND.empty_table()]
+    def _round(
+        self, unit_QD: np.ndarray, waiting: np.ndarray, k: int, width: tuple[int, int], left_out: pa.Array
+    ) -> tuple[pa.Table, np.ndarray]:
+        """The k best users of the queries that wait, and per query the greatest score that was left out, (Q,).
+
+        `width` is how many rows and lists of each shard are looked at.
+        """
+        some, bound_Q = [FOUND.empty_table()], np.full(len(unit_QD), -np.inf)
         for shard in self._shards:
-            rows, query_C, score_C = shard.search(unit_QD[waiting], count)
-            columns = [pa.array(waiting[query_C].astype(np.int32)), *rows.columns, pa.array(score_C)]
-            some.append(pa.table(columns, schema=FOUND))
+            near = shard.search(unit_QD[waiting], *width)
+            bound_Q[waiting] = np.maximum(bound_Q[waiting], near.bound_Q)
+            query = pa.array(waiting[near.query_C].astype(np.int32))
+            some.append(pa.table([query, *near.names.columns, pa.array(near.score_C)], schema=FOUND))
         rows = pa.concat_tables(some)
         gone = pc.or_(self._gone(rows["user_id"]), pc.is_in(rows["user_id"], value_set=left_out))
         rows = rows.filter(pc.invert(gone)).sort_by([("query", "ascending"), *_BEST])
-        return _first_rows(rows, k)
+        return _first_rows(rows, k), bound_Q
 
 
 _BEST = [("score", "descending"), ("user_id", "ascending")]
@@ -112,9 +123,7 @@ def find_index(location: str, version: int | str, files: Sequence[DataFile], ins
     return read_manifest(file)
 
 
-def open_index(
-    location: str, manifest: IndexManifest, gone: Gone, directory: str | None = None
-) -> Neighbours:
+def open_index(location: str, manifest: IndexManifest, gone: Gone, directory: str | None = None) -> Neighbours:
     """Open an index of the table at `location`, which reads all of it once, to compare its digests.
 
     Args:
@@ -124,14 +133,10 @@ def open_index(
         directory: where the index of a table in an object store is copied to, and found again; None: a temporary one.
 
     Raises:
-        InputError: it is damaged, or usearch is not installed.
+        InputError: it is damaged, or faiss is not installed.
     """
-    held, expansion = ExitStack(), manifest.settings.expansion_search
-    shards = [
-        OpenShard.of(shard, _local(location, shard, directory, held), expansion)
-        for shard in manifest.shards
-        if shard.rows
-    ]
+    held = ExitStack()
+    shards = [OpenShard.of(each, _local(location, each, directory, held)) for each in manifest.shards if each.rows]
     return Neighbours(manifest, shards, gone, held)
 
 

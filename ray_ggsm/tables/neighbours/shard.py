@@ -1,6 +1,7 @@
-"""One shard of an index: a usearch graph of unit vectors, and an Arrow file that says whose they are.
+"""One shard of an index: unit vectors in the lists of a faiss file, and an Arrow file that says whose they are.
 
-The key of a vector is its row in the Arrow file. Both files are mapped into memory and hold no code.
+The number of a vector is its row in the Arrow file. Both files are mapped into memory and hold no code. Lists are cells
+around centres (k-means), so that near vectors share one.
 
 Legend: N rows, D width.
 """
@@ -8,7 +9,7 @@ Legend: N rows, D width.
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -23,31 +24,34 @@ from ray_ggsm.numerics import unit
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.nearest import COLUMNS
-from ray_ggsm.tables.neighbours.layout import GRAPH, SHARD, USERS, IndexFile, IndexSettings, Shard, shard_path
+from ray_ggsm.tables.neighbours.layout import SHARD, USERS, VECTORS, IndexFile, IndexSettings, Shard, shard_path
 from ray_ggsm.tables.schema import SCHEMA, matrix
 
 NAMES = pa.schema([SCHEMA.field("user_id"), SCHEMA.field("as_of")])
 """Columns of the Arrow file."""
 
 
+VECTORS_PER_LIST = 64
+"""Least mean number of vectors in a list, and the number for each that centres are learned from."""
+
+
 def library() -> ModuleType:
-    """usearch.
+    """faiss.
 
     Raises:
         InputError: it is not installed.
     """
     try:
-        import usearch.index
+        import faiss
     except ImportError as error:
-        raise InputError("an index needs the package usearch; pip install 'ray-ggsm[neighbours]'") from error
-    found: ModuleType = usearch
+        raise InputError("an index needs the package faiss-cpu; pip install 'ray-ggsm[neighbours]'") from error
+    found: ModuleType = faiss
     return found
 
 
 def shard_name(files: Sequence[DataFile], instruction: str, settings: IndexSettings) -> str:
     """What a shard of these data files is called: the same files and settings give the same name."""
-    how = [settings.connectivity, settings.expansion_add, settings.precision]
-    return digest(instruction, how, [[file.path, file.size] for file in files])
+    return digest(instruction, settings.precision, [[file.path, file.size] for file in files])
 
 
 def build_shard(location: str, files: Sequence[DataFile], instruction: str, settings: IndexSettings) -> Shard:
@@ -60,44 +64,59 @@ def build_shard(location: str, files: Sequence[DataFile], instruction: str, sett
     place = shard_path(location, name)
     if storage.exists(done := storage.join(place, SHARD)):
         return Shard.model_validate_json(storage.read_bytes(done))
-    graph, names = None, [NAMES.empty_table()]
-    for file in files:
-        rows = scan.read_files([storage.join(location, file.path)], COLUMNS)
-        rows = rows.filter(pc.equal(rows["instruction"], instruction))
-        if not len(rows):
-            continue
-        vector_ND = unit(matrix(rows["embedding"])).astype(np.float32)
-        graph = graph or _empty(vector_ND.shape[1], settings)
-        if graph.ndim != vector_ND.shape[1]:
-            raise InputError(f"{file.path}: vectors of width {vector_ND.shape[1]} beside some of width {graph.ndim}")
-        graph.add(np.arange(len(graph), len(graph) + len(vector_ND)), vector_ND)
-        names.append(rows.select(NAMES.names))
+    index, names = _trained(location, files, instruction, settings), [NAMES.empty_table()]
     shard = Shard(name=name, rows=0, width=0, files={})
-    if graph is not None:
-        shard = _written(graph, pa.concat_tables(names).combine_chunks(), place, shard)
+    if index is not None:
+        for rows, unit_ND in _vectors(location, files, instruction):
+            if index.d != unit_ND.shape[1]:
+                raise InputError(f"{location}: vectors of width {unit_ND.shape[1]} beside some of width {index.d}")
+            index.add(unit_ND)
+            names.append(rows)
+        shard = _written(index, pa.concat_tables(names).combine_chunks(), place, shard)
     storage.write_text(done, shard.model_dump_json(indent=1))
     return shard
 
 
-def _empty(width: int, settings: IndexSettings) -> Any:
-    return library().index.Index(
-        ndim=width,
-        metric="cos",
-        dtype=settings.precision,
-        connectivity=settings.connectivity,
-        expansion_add=settings.expansion_add,
-        enable_key_lookups=False,
-    )
+def _vectors(location: str, files: Sequence[DataFile], instruction: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Per file that has some: whose rows of the instruction these are (NAMES), and their unit vectors, (N, D)."""
+    for file in files:
+        rows = scan.read_files([storage.join(location, file.path)], COLUMNS)
+        rows = rows.filter(pc.equal(rows["instruction"], instruction))
+        if len(rows):
+            yield rows.select(NAMES.names), unit(matrix(rows["embedding"])).astype(np.float32)
 
 
-def _written(graph: Any, names: pa.Table, place: str, shard: Shard) -> Shard:
+def _trained(location: str, files: Sequence[DataFile], instruction: str, settings: IndexSettings) -> Any:
+    """An empty faiss index whose centres are learned; None: there are no rows.
+
+    A bucket's users are a draw by hash, so those of the first files stand for all.
+    """
+    rows, sample, seen = sum(file.rows for file in files), [], 0
+    lists = max(1, min(int(4 * rows**0.5), rows // VECTORS_PER_LIST))
+    for _, unit_ND in _vectors(location, files, instruction):
+        sample.append(unit_ND)
+        seen += len(unit_ND)
+        if seen >= lists * VECTORS_PER_LIST:
+            break
+    if not sample:
+        return None
+    faiss, width = library(), sample[0].shape[1]
+    lists = max(1, min(lists, seen // VECTORS_PER_LIST))  # other instructions' rows were counted, too
+    kind = {"f32": "Flat", "f16": "SQfp16", "i8": "SQ8"}[settings.precision]
+    index = faiss.index_factory(width, f"IVF{lists},{kind}", faiss.METRIC_INNER_PRODUCT)
+    index.cp.min_points_per_centroid = 1  # of a shard with hardly any rows
+    index.train(np.concatenate([part for part in sample if part.shape[1] == width]))
+    return index
+
+
+def _written(index: Any, names: pa.Table, place: str, shard: Shard) -> Shard:
     with tempfile.TemporaryDirectory() as directory:
-        graph.save(os.path.join(directory, GRAPH))
+        library().write_index(index, os.path.join(directory, VECTORS))
         with pa.OSFile(os.path.join(directory, USERS), "wb") as sink, pa.ipc.new_file(sink, names.schema) as writer:
             writer.write_table(names)
-        files = {name: _described(os.path.join(directory, name)) for name in (GRAPH, USERS)}
+        files = {name: _described(os.path.join(directory, name)) for name in (VECTORS, USERS)}
         storage.upload(directory, place)
-    return shard.model_copy(update={"rows": len(names), "width": graph.ndim, "files": files})
+    return shard.model_copy(update={"rows": len(names), "width": index.d, "files": files})
 
 
 def _described(file: str) -> IndexFile:
@@ -109,13 +128,13 @@ def _described(file: str) -> IndexFile:
 class OpenShard:
     """A shard that can be searched."""
 
-    graph: Any
-    """usearch's index."""
+    index: Any
+    """faiss's index."""
     names: pa.Table
     """Whose vectors they are (NAMES)."""
 
     @classmethod
-    def of(cls, shard: Shard, directory: str, expansion: int) -> "OpenShard":
+    def of(cls, shard: Shard, directory: str) -> "OpenShard":
         """Open a shard whose files are in a local directory.
 
         Raises:
@@ -128,17 +147,34 @@ class OpenShard:
                     f"{file}: this file of the index is missing or damaged; remove its directory, and build the index "
                     "again (jobs/tables.py index)"
                 )
-        graph = library().index.Index.restore(os.path.join(directory, GRAPH), view=True, enable_key_lookups=False)
-        graph.expansion_search = expansion
+        faiss = library()
+        index = faiss.read_index(os.path.join(directory, VECTORS), faiss.IO_FLAG_MMAP)
         with pa.memory_map(os.path.join(directory, USERS)) as source:
-            return cls(graph, pa.ipc.open_file(source).read_all())
+            return cls(index, pa.ipc.open_file(source).read_all())
 
-    def search(self, unit_QD: np.ndarray, count: int) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-        """The nearest rows of some queries: whose they are (NAMES), the query of each, (C,), and its cosine, (C,)."""
-        found = self.graph.search(unit_QD, min(count, len(self.graph)))
-        key_QK, distance_QK = np.atleast_2d(found.keys), np.atleast_2d(found.distances)
-        counts_Q = np.atleast_1d(getattr(found, "counts", key_QK.shape[1]))
-        valid_QK = np.arange(key_QK.shape[1]) < counts_Q[:, None]
-        query_C = np.nonzero(valid_QK)[0]
-        rows = self.names.take(pa.array(key_QK[valid_QK].astype(np.int64)))
-        return rows, query_C, (1 - distance_QK[valid_QK]).astype(np.float32)
+    def search(self, unit_QD: np.ndarray, count: int, probes: int) -> "Candidates":
+        """The best `count` rows, for each query, of those in the `probes` nearest lists."""
+        how = library().SearchParametersIVF(nprobe=min(probes, self.index.nlist))
+        score_QK, number_QK = self.index.search(unit_QD, min(count, self.index.ntotal), params=how)
+        found_QK = number_QK >= 0
+        cut_Q = found_QK[:, -1] & (number_QK.shape[1] < self.index.ntotal)
+        return Candidates(
+            self.names.take(pa.array(number_QK[found_QK])),
+            np.nonzero(found_QK)[0],
+            score_QK[found_QK],
+            np.where(cut_Q, score_QK[:, -1], -np.inf),
+        )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows of a shard that are near to some queries."""
+
+    names: pa.Table
+    """Whose they are (NAMES), C rows."""
+    query_C: np.ndarray
+    """The query of each."""
+    score_C: np.ndarray
+    """Its cosine, float32."""
+    bound_Q: np.ndarray
+    """No row that was left out for want of room has a greater cosine, float; -inf: there is none."""

@@ -14,7 +14,8 @@ class MlflowConfig(Config):
 
     kind: Literal["mlflow"]
     uri: str
-    """Tracking server (https://...), or a store without one: sqlite:///runs.db, or a directory; not a worker's own disk."""
+    """Tracking server (https://...), or a store without one that the first training worker can write: sqlite:///runs.db
+    (needs the whole of mlflow), or a directory (which MLflow asks to be allowed: MLFLOW_ALLOW_FILE_STORE=true)."""
     experiment: str = Field("ray_ggsm", min_length=1)
     """Experiment that the run belongs to; it is made if there is none."""
 
@@ -22,7 +23,9 @@ class MlflowConfig(Config):
     @classmethod
     def _no_credentials(cls, uri: str) -> str:
         if storage.without_credentials(uri) != uri:
-            raise ValueError("no user or password in a config; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+            raise ValueError(
+                "no user or password in a config; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
         return uri
 
 

@@ -1,4 +1,4 @@
-"""A run in MLflow, by its client: nothing is sent but what stands here (the fluent interface adds the system's user)."""
+"""A run in MLflow, by its client: nothing is sent but what stands here (`mlflow.start_run` adds the system's user)."""
 
 import re
 import time

@@ -154,9 +154,8 @@ class _Feed:
         """The steps that wait, at least one; none after the last."""
         steps: list[Metrics] = []
         while len(steps) < AT_ONCE:
-            if steps or self.ending.is_set():
-                if self.waiting.empty():
-                    break
+            if (steps or self.ending.is_set()) and self.waiting.empty():
+                break
             entry = self.waiting.get()
             if entry is not None:
                 steps.append(entry)

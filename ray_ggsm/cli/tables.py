@@ -4,7 +4,7 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import pyarrow.compute as pc
@@ -88,7 +88,7 @@ def _commands(program: str | None) -> Commands:
     index.add_argument("--instruction", default="default", help="whose rows are indexed")
     for name, field in IndexSettings.model_fields.items():
         choices = get_args(field.annotation) or None
-        kind = str if choices else at_least(1)
+        kind: Callable[[str], object] = str if choices else at_least(1)
         option = f"--{name.replace('_', '-')}"
         index.add_argument(option, type=kind, choices=choices, default=field.default, help=field.description)
     user = add("user", _user, "write all that is known of one user to a file")

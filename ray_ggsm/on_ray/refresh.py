@@ -107,7 +107,7 @@ def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
     """
     encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
     users = _users(config, encoder, table)
-    for place in [config.rows] if config.rows else places(config.events.source):
+    for place in places(config.events.source) if config.events else [config.rows or ""]:
         reads(place)
     with started(config.ray):
         require(encoders(config.ray), config.ray)

@@ -45,7 +45,7 @@ def by_loop(location: str, query_D: np.ndarray, k: int, without: str | None = No
     return sorted(best.keys() - {without}, key=lambda name: (-best[name], name))[:k]
 
 
-def test_planted_groups_are_found(location):
+def test_planted_groups_are_found(location, tmp_path):
     """In several shards; the manifest's numbers are those of a search of our own."""
     put(location, planted(60), "r0")
     made = build_index(open_table(location), settings=SETTINGS)
@@ -66,6 +66,11 @@ def test_planted_groups_are_found(location):
     assert made.quality.recall >= 0.99
     assert min(made.quality.queries_per_second, made.quality.exact_queries_per_second) > 0
     index.close()
+    copies = tmp_path / "copies"
+    for _ in range(2):  # the second time the copy is there
+        kept = open_table(location).index(directory=str(copies))
+        assert kept.nearest(vector_ND[0], 1)["user_id"].to_pylist() == [names[0]]
+    assert copies.exists() == location.startswith("s3://")
 
 
 def test_measured_recall_counts_what_a_loop_counts(tmp_path, monkeypatch):

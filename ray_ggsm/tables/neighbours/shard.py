@@ -91,7 +91,8 @@ def _trained(location: str, files: Sequence[DataFile], instruction: str, setting
 
     A bucket's users are a draw by hash, so those of the first files stand for all.
     """
-    rows, sample, seen = sum(file.rows for file in files), [], 0
+    rows, seen = sum(file.rows for file in files), 0
+    sample: list[np.ndarray] = []
     lists = max(1, min(int(4 * rows**0.5), rows // VECTORS_PER_LIST))
     for _, unit_ND in _vectors(location, files, instruction):
         sample.append(unit_ND)

@@ -251,7 +251,7 @@ another change of the store is running; try again later.
 }
 """Name -> job."""
 COMMANDS = {
-    "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, missing, user, index.",
+    "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, user, index.",
     "store": "Look after an event store: history, compact, expire, forget, vacuum.",
 }
 """Jobs with commands instead of a config, each in `ray_ggsm.cli.<name>` -> title."""

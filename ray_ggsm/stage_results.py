@@ -1,5 +1,7 @@
 """What the stages of a pipeline record when they are finished (`stage.json`)."""
 
+from pydantic import Field
+
 from ray_ggsm.config import Record
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.counts import SplitCounts
@@ -35,6 +37,8 @@ class TrainResult(StageResult, EventCounts):
     """Steps of the whole run."""
     best_step: int | None = None
     """Step of the published encoder where the best one is published."""
+    trackers: dict[str, str] = Field({})
+    """Tracker (mlflow, wandb) -> what it lacks of the run, and why; those that have all are left out."""
 
 
 class EmbedResult(StageResult, EventCounts):

@@ -21,6 +21,7 @@ from ray_ggsm.config import InputError, digest
 from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
 from ray_ggsm.data.source_choice import pinned
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.lineage import Dataset, reads, writes
 from ray_ggsm.log import about, say
 from ray_ggsm.masks.recipe import WarmupConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
@@ -68,6 +69,7 @@ class Stage(Generic[Result]):
                 f"{self.location} is not there yet (with these settings); run jobs/{self.name}.py with the same config "
                 "first"
             )
+        reads(self.location, self.directory)
         return result
 
 
@@ -283,4 +285,5 @@ def timed(stage: Stage[Result]) -> Iterator[Running[Result]]:
         assert running.result is not None, "a stage that ends has a result"
         result = running.result.model_copy(update={"seconds": round(time.monotonic() - started, 1)})
         storage.write_json(stage.path("stage.json"), result.model_dump(mode="json"))
+        writes(Dataset(stage.location, stage.directory))
         say(f"{stage.name}: done in {result.seconds:.0f} s", seconds=result.seconds)

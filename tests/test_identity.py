@@ -180,6 +180,11 @@ EXAMPLES: list[Config] = [
     build(ExplainConfig, {"encoder": "e", "probes": "p", "label": "l", "rows": "r", "output": "o"}, "example"),
     build(TunePromptConfig, {"experiment": "e.yaml", "label": "l", "output": "o"}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.questions", {"output": "q"}), "example"),
+    build(
+        Experiment,
+        changed(EXPERIMENT, "training.trackers", [{"kind": "mlflow", "uri": "https://x"}, {"kind": "wandb"}]),
+        "example",
+    ),
     *(
         build(
             SynthesizeConfig,
@@ -246,6 +251,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "AnswerConfig.aggregated": [{"aggregated": True, "form": "text"}],
     "TrainingConfig.ntp_weight": [{"ntp_weight": 1.0, "answer": {"form": "text"}}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
+    "TrainingConfig.trackers": [{"trackers": [{"kind": "wandb"}]}],
     "TrainingConfig.questions": [{"questions": {"output": "q", "share": 0.25}}],
     "SynthesizeConfig.client": [{"client": {"kind": "rules", "contents": 3}}],
 }

@@ -25,6 +25,7 @@ LAYERS = [
         "hashing",
         "html",
         "interrupts",
+        "lineage",
         "log",
         "numerics",
         "object_stores",

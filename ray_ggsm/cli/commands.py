@@ -1,7 +1,7 @@
 """Jobs with commands instead of a config: their arguments."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 
 class Commands:
@@ -19,8 +19,13 @@ class Commands:
         """Add a command; returns its parser."""
         sub = self._commands.add_parser(name, help=text, description=text)
         sub.add_argument(self._place, help=self._where)
-        sub.set_defaults(command=command)
+        sub.set_defaults(command=command, command_name=name)
         return sub
+
+    def event_name(self, options: argparse.Namespace, job: str, which: Collection[str]) -> str | None:
+        """The name of a command on its place in events (`tables.forget.users`), if it is one of `which`; else None."""
+        place = getattr(options, self._place).rstrip("/").rsplit("/", 1)[-1]
+        return f"{job}.{options.command_name}.{place}" if options.command_name in which else None
 
 
 def at_least(least: int) -> Callable[[str], int]:

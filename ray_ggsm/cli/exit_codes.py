@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from ray_ggsm import storage
+from ray_ggsm.cli import lineage
+from ray_ggsm.cli.lineage import Ended
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.log import say_error
 from ray_ggsm.tables.gates import GateError
@@ -26,28 +28,37 @@ MISTAKES = (InputError, storage.LocationError)
 """Errors whose message is the sentence about the user's mistake."""
 
 
-def exit_code(work: Callable[[], int | None]) -> int:
-    """Call `work`, print its error if it fails, and return the exit code: that of `work`, or 0 for None."""
+def exit_code(work: Callable[[], int | None], job: str | None = None) -> int:
+    """Call `work`, print its error if it fails, and return the exit code: that of `work`, or 0 for None.
+
+    `job` is the name of a job that publishes or trains, for its events (`ray_ggsm.cli.lineage`); None: it has none.
+    """
+    return (_ended(work) if job is None else lineage.recorded(job, lambda: _ended(work))).code
+
+
+def _ended(work: Callable[[], int | None]) -> Ended:
     try:
-        return work() or 0
+        return Ended(work() or 0)
     except GateError as error:
-        say_error(f"error: {error}")
-        return 3
+        return _said(3, "error", str(error))
     except KeyboardInterrupt:
         if ended_by is not None:
             say_error("\nTerminated. Finished work is kept; run the same command to go on.")
-            return 128 + ended_by
+            return Ended(128 + ended_by)
         say_error("\nInterrupted. Finished stages are kept; run the same command to go on.")
-        return 1
+        return Ended(1)
     except Exception as error:
         if sentence := passing_error(error):
-            say_error(f"not now: {sentence}")
-            return NotNow.EXIT_CODE
+            return _said(NotNow.EXIT_CODE, "not now", sentence)
         if sentence := user_error(error):
-            say_error(f"error: {sentence}")
-            return 2
+            return _said(2, "error", sentence)
         say_error(traceback.format_exc().removesuffix("\n"))
-        return 1
+        return Ended(1)
+
+
+def _said(code: int, kind: str, sentence: str) -> Ended:
+    say_error(f"{kind}: {sentence}")
+    return Ended(code, sentence)
 
 
 def user_error(error: BaseException) -> str | None:

@@ -273,7 +273,7 @@ another change of the store is running; try again later.
 }
 """Name -> job."""
 COMMANDS = {
-    "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, missing, user.",
+    "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, user, index.",
     "store": "Look after an event store: history, compact, expire, forget, vacuum.",
     "rayjob": "Run a RayJob on Kubernetes, wait for it, and end with its driver's exit code.",
 }

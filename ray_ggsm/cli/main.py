@@ -28,7 +28,7 @@ def main(job: str | None = None, default_config: str | None = None) -> None:
         if job in COMMANDS:
             code = importlib.import_module(f"ray_ggsm.cli.{job}").run_command(arguments, program)
         else:
-            code = run(JOBS[job], arguments, default_config, program)
+            code = run(JOBS[job], arguments, default_config, program, job)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
@@ -50,8 +50,14 @@ def _unwind(number: int, _: FrameType | None) -> None:
     raise KeyboardInterrupt  # any other exception in `ray.get` would end the process at once
 
 
-def run(job: Job, arguments: Sequence[str], default_config: str | None = None, program: str | None = None) -> int:
-    """Run a job and return its exit code; `program` is the name in its help."""
+def run(
+    job: Job,
+    arguments: Sequence[str],
+    default_config: str | None = None,
+    program: str | None = None,
+    name: str | None = None,
+) -> int:
+    """Run a job and return its exit code; `program` is the name in its help, `name` that in its events."""
     options = _parser(job, default_config, program).parse_args(arguments)
     from ray_ggsm.cli.exit_codes import exit_code
 
@@ -69,7 +75,8 @@ def run(job: Job, arguments: Sequence[str], default_config: str | None = None, p
         else:
             steps.run(config)
 
-    return exit_code(work)
+    config_name = os.path.splitext(os.path.basename(options.config))[0]
+    return exit_code(work, f"{name}.{config_name}" if name and not options.dry_run else None)
 
 
 def _day(text: str) -> dt.date:

@@ -25,11 +25,14 @@ Writes  a new manifest of the store; `vacuum` removes files
 
 def run_command(arguments: Sequence[str], program: str | None = None) -> int:
     """Run one command and return the exit code; `program` is the name in its help."""
-    options = _parser(program).parse_args(arguments)
-    return exit_code(lambda: options.command(options))
+    commands = _commands(program)
+    options = commands.parser.parse_args(arguments)
+    return exit_code(
+        lambda: options.command(options), commands.event_name(options, "store", ("compact", "expire", "forget"))
+    )
 
 
-def _parser(program: str | None) -> argparse.ArgumentParser:
+def _commands(program: str | None) -> Commands:
     commands = Commands(program, DESCRIPTION, "store", "the store's location, local or s3://")
     add = commands.add
     add("history", _history, "list the manifests, newest first")
@@ -48,7 +51,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     longer = "longer than the longest run; 168: a week"
     vacuum.add_argument("--retention-hours", type=at_least(0), required=True, help=longer)
     vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
-    return commands.parser
+    return commands
 
 
 def _history(options: argparse.Namespace) -> int:

@@ -4,21 +4,25 @@
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import get_args
 
 import pyarrow.compute as pc
 
 from ray_ggsm import storage
 from ray_ggsm.cli import audit
-from ray_ggsm.cli.commands import Commands
+from ray_ggsm.cli.commands import Commands, at_least
 from ray_ggsm.cli.exit_codes import INCOMPLETE, exit_code
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import read_key
 from ray_ggsm.hashing import pseudonym
 from ray_ggsm.log import show
 from ray_ggsm.tables import maintenance, tagging
+from ray_ggsm.tables.describe import feast_view, register_iceberg
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.missing import missing
+from ray_ggsm.tables.neighbours.build import build_index
+from ray_ggsm.tables.neighbours.layout import IndexSettings
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.tags import read_entry
 from ray_ggsm.tables.user_lists import read_lines
@@ -39,11 +43,12 @@ _KEY_FILE = "key that users were forgotten with; needed if that was after the ve
 
 def run_command(arguments: Sequence[str], program: str | None = None) -> int:
     """Run one command and return the exit code; `program` is the name in its help."""
-    options = _parser(program).parse_args(arguments)
-    return exit_code(lambda: options.command(options))
+    commands = _commands(program)
+    options = commands.parser.parse_args(arguments)
+    return exit_code(lambda: options.command(options), commands.event_name(options, "tables", ("rollback", "forget")))
 
 
-def _parser(program: str | None) -> argparse.ArgumentParser:
+def _commands(program: str | None) -> Commands:
     commands = Commands(program, DESCRIPTION, "table", "the table's location, local or s3://")
     add = commands.add
     add("history", _history, "list the versions, newest first")
@@ -78,6 +83,20 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     without = add("missing", _missing, "count the users of the newest version's input without a vector, by reason")
     without.add_argument("--output", help="Parquet file to write: who they are, and why")
+    describe = add("describe", _describe, "describe the newest version for Feast, or in an Iceberg catalog")
+    describe.add_argument("--feast", metavar="FILE", help="Python file to write, with a FeatureView")
+    describe.add_argument(
+        "--iceberg", metavar="URI", help="SQL catalog to put it into, such as sqlite:////data/catalog.db"
+    )
+    describe.add_argument("--name", default="users", help="name of the view or table there (default: users)")
+    index = add("index", _index, "build an index of nearest users, and measure it against exact search")
+    index.add_argument("--version", type=_version, help="number of the version, or name of a tag (default: the newest)")
+    index.add_argument("--instruction", default="default", help="whose rows are indexed")
+    for name, field in IndexSettings.model_fields.items():
+        choices = get_args(field.annotation) or None
+        kind: Callable[[str], object] = str if choices else at_least(1)
+        option = f"--{name.replace('_', '-')}"
+        index.add_argument(option, type=kind, choices=choices, default=field.default, help=field.description)
     user = add("user", _user, "write all that is known of one user to a file")
     user.add_argument("--user", required=True, help="the user_id, as the source has it")
     user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
@@ -86,7 +105,7 @@ def _parser(program: str | None) -> argparse.ArgumentParser:
     )
     user.add_argument("--rows", help="also from these Parquet files of user rows, for example 'rows/*.parquet'")
     user.add_argument("--store", help="also from the event store at this location")
-    return commands.parser
+    return commands
 
 
 def _version(text: str) -> int | str:
@@ -205,6 +224,29 @@ def _missing(options: argparse.Namespace) -> None:
     if options.output is not None:
         storage.write_parquet(options.output, found, "zstd")
         print(f"{options.output}: {len(found):,} rows")
+
+
+def _describe(options: argparse.Namespace) -> None:
+    if not options.feast and not options.iceberg:
+        raise InputError("describe: give --feast FILE or --iceberg URI")
+    table = open_table(options.table)
+    if options.feast:
+        storage.write_text(options.feast, feast_view(table, options.name))
+        print(f"{options.feast}: version {table.version} as the FeatureView '{options.name}'")
+    if options.iceberg:
+        files = register_iceberg(table, options.iceberg, options.name)
+        print(f"ray_ggsm.{options.name}: version {table.version}, {files:,} files")
+
+
+def _index(options: argparse.Namespace) -> None:
+    settings = IndexSettings(**{name: getattr(options, name) for name in IndexSettings.model_fields})
+    made = build_index(open_table(options.table), options.version, options.instruction, settings)
+    print(f"version {made.version}: {made.rows:,} rows of '{made.instruction}' in {len(made.shards)} shards")
+    if (found := made.quality) is not None:
+        print(
+            f"recall of the {found.k} nearest of {found.queries} of its users: {found.recall:.4f}; "
+            f"{found.queries_per_second:,.0f} queries/s alone (exact: {found.exact_queries_per_second:,.1f} together)"
+        )
 
 
 def _user(options: argparse.Namespace) -> int:

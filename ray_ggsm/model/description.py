@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, as_before, digest
+from ray_ggsm.lineage import reads
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model.kinds import EncoderConfig
 from ray_ggsm.model.modality import Modality
@@ -110,6 +111,7 @@ class SavedEncoder:
             raise InputError(f"{location}: expected an encoder of format {FORMAT}, found {version}")
         if description.mask is not None:
             description = description.model_copy(update={"mask": as_before(description.mask)})
+        reads(location, digest(values))
         return cls(location, digest(values), description)
 
 

@@ -14,12 +14,13 @@ from ray_ggsm.data import prepare as shards
 from ray_ggsm.data.aggregates import Fitted
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import enforce_table_shares
-from ray_ggsm.data.source_choice import source_of, store_of
+from ray_ggsm.data.source_choice import places, source_of, store_of
 from ray_ggsm.data.source_config import FilesSource
 from ray_ggsm.data.sources.source import Source
 from ray_ggsm.data.splits_config import SplitConfig
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.lineage import reads
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.resources import Need, require
 from ray_ggsm.on_ray.ingest import IngestConfig, ingest
@@ -36,6 +37,8 @@ def prepare(pipeline: Pipeline) -> str:
     if stage.result():
         return stage.location
     shards.check(config)
+    for place in places(config.source):
+        reads(place)
     with connected(pipeline.experiment), timed(stage) as running:
         experiment = pipeline.experiment
         store = f"events-{digest(config.source, source_of(config).state(), config.shards)}"

@@ -18,8 +18,10 @@ from ray_ggsm.config import Config, InputError, Location, Runtime, digest
 from ray_ggsm.data.definition import read
 from ray_ggsm.data.night import EventsConfig
 from ray_ggsm.data.pseudonyms import read_key
+from ray_ggsm.data.source_choice import places
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.experiment import RayConfig
+from ray_ggsm.lineage import reads
 from ray_ggsm.log import say
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.description import SavedEncoder
@@ -105,6 +107,8 @@ def refresh(config: RefreshConfig, publish_anyway: str | None = None) -> int:
     """
     encoder, table = SavedEncoder.find(config.encoder), storage.absolute(config.table)
     users = _users(config, encoder, table)
+    for place in places(config.events.source) if config.events else [config.rows or ""]:
+        reads(place)
     with started(config.ray):
         require(encoders(config.ray), config.ray)
         check_place("table", config.table)

@@ -31,12 +31,13 @@ from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import training as training_workers
 from ray_ggsm.on_ray.cluster.resources import kept_room, require
 from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_events
-from ray_ggsm.on_ray.training.worker import TrainingJob, work
+from ray_ggsm.on_ray.training.worker import TRACKERS, TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
 from ray_ggsm.stages import Pipeline, TrainStage, changes_of_training, timed
 from ray_ggsm.training.pairs import head, training_pairs
 from ray_ggsm.training.questions import POINTER
 from ray_ggsm.training.resume import unlike_runs
+from ray_ggsm.training.trackers.config import check_installed
 
 
 def train(pipeline: Pipeline) -> str:
@@ -97,6 +98,7 @@ def _train(pipeline: Pipeline) -> None:
         running.result = TrainResult(
             steps=experiment.training.total_steps,
             best_step=_publish_best(result, stage) if publishes_best and _trains(experiment) else None,
+            trackers=storage.read_json(stage.path(TRACKERS)) if experiment.training.trackers else {},
             **events.counts.model_dump(),
         )
 
@@ -149,6 +151,7 @@ def _settings(experiment: Experiment) -> dict[str, object]:
 
 def _check(experiment: Experiment, rows: dict[str, int]) -> None:
     training, workers = experiment.training, experiment.ray.train_workers
+    check_installed(training.trackers)
     if training.batch_size < workers:
         raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
     held_out = training.held_out

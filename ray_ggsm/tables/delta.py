@@ -22,6 +22,7 @@ from deltalake.schema import PrimitiveType
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.delta import one_line, retried, storage_options
+from ray_ggsm.lineage import reads
 from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.schema import SCHEMA
@@ -77,6 +78,7 @@ def load(location: str, version: int | None = None) -> DeltaTable:
     if table is None:
         raise InputError(f"{location}: no embedding table here; publish one first")
     if version is None or version == table.version():
+        reads(storage.absolute(location), str(table.version()))
         return table
     if not 0 <= version <= table.version():
         raise InputError(f"{location}: no version {version}; there are versions 0 to {table.version()}")
@@ -84,6 +86,7 @@ def load(location: str, version: int | None = None) -> DeltaTable:
         retried(lambda: table.load_as_version(version))
     except (DeltaError, OSError) as error:
         raise InputError(f"{location}: version {version} cannot be opened ({one_line(error)})") from error
+    reads(storage.absolute(location), str(version))
     return table
 
 

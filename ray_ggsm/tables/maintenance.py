@@ -17,6 +17,7 @@ from ray_ggsm.hashing import pseudonym
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, DataFileConfig
 from ray_ggsm.tables.metadata import ForgottenRows, VersionMetadata
+from ray_ggsm.tables.neighbours.layout import DIRECTORY, needed_files
 from ray_ggsm.tables.publish import LostRace, NewVersion, check_files, publish
 from ray_ggsm.tables.reader import EmbeddingTable, open_table
 from ray_ggsm.tables.rewrite import Rewritten, among, without, without_forgotten
@@ -85,7 +86,8 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
     the table, sorted.
 
     Files that were written but never published go as well when they are older; so the retention must be longer than
-    the longest run. Versions that used a removed file can no longer be read.
+    the longest run. Versions that used a removed file can no longer be read. Indices of the newest version and of tags
+    are kept.
 
     Raises:
         InputError: no table, or a negative retention.
@@ -98,7 +100,9 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
     older = _older_files(location, moment)
     table = delta.load(location)  # after the list was made, which takes a while
     kept = {file.path for file in delta.files(table)} | delta.removed_since(table, location, moment)
-    kept |= {file.path for tag in read_tags(location).values() for file in tag.files}
+    tagged = [tag.files for tag in read_tags(location).values()]
+    kept |= {file.path for files in tagged for file in files}
+    kept |= needed_files(location, [delta.files(table), *tagged])
     removed = sorted(older - kept)
     if not dry_run:
         with ThreadPoolExecutor(16) as pool:
@@ -107,11 +111,13 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
 
 
 def _older_files(location: str, moment: dt.datetime) -> set[str]:
-    """Paths below the table of its files from before a moment; what begins with `_`, such as the log, is left out."""
+    """Paths below the table of its files from before a moment; what begins with `_`, such as the log, is left out, but
+    not indices."""
     fs, root = storage.arrow_filesystem(location)
     found = storage.retried(lambda: fs.get_file_info(pafs.FileSelector(root, recursive=True)))
     files = {info.path.removeprefix(root).lstrip("/"): info for info in found if info.type == pafs.FileType.File}
-    return {path for path, info in files.items() if info.mtime < moment and path[0] not in "_."}
+    older = {path for path, info in files.items() if info.mtime < moment}
+    return {path for path in older if path[0] not in "_." or path.startswith(f"{DIRECTORY}/")}
 
 
 def forget(location: str, user_ids: Collection[str], key: bytes, *, config: DataFileConfig | None = None) -> Forgotten:

@@ -18,12 +18,18 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.delta import one_line, retried, storage_options
+from ray_ggsm.lineage import Dataset, writes
 from ray_ggsm.tables import delta
 from ray_ggsm.tables.files import DataFile, check_run
 from ray_ggsm.tables.metadata import VersionMetadata
+from ray_ggsm.tables.schema import SCHEMA
 
 NO_TABLE = -1
 """`expected_version` of a run that found no table when it started."""
+
+
+COLUMNS = (*((field.name, str(field.type)) for field in SCHEMA), ("bucket", "int32"))
+"""Name and type of the columns that readers see."""
 
 
 class LostRace(InputError, NotNow):  # noqa: N818 (no fault)
@@ -81,7 +87,9 @@ def publish(location: str, new: NewVersion) -> int:
         return 0 if table is None else table.version() + 1
 
     try:
-        return retried(commit)
+        version = retried(commit)
+        writes(Dataset(location, str(version), COLUMNS, metadata.rows))
+        return version
     except (DeltaError, OSError) as error:
         newest = delta.find(location)
         moved_on = newest is not None and (table is None or newest.version() != table.version())

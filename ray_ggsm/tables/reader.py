@@ -21,6 +21,7 @@ from ray_ggsm.tables.join import Join, prepared_join
 from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, RecordedMap, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
+from ray_ggsm.tables.neighbours.reader import Neighbours, find_index, nobody, open_index
 from ray_ggsm.tables.schema import SCHEMA, matrix
 from ray_ggsm.tables.suppression import SuppressionFilter, read_suppressed
 from ray_ggsm.tables.tags import Tag, read_tag, read_tags
@@ -210,6 +211,24 @@ class EmbeddingTable:
         if self._maps is None:
             self._maps = recorded_maps(self.history())
         return Routes(self.location, self._maps, self.metadata(version), into)
+
+    def index(
+        self, version: Version = None, *, instruction: str = "default", directory: str | None = None
+    ) -> Neighbours:
+        """The index of nearest users that `jobs/tables.py index` built of a version: `index().nearest(vectors, k)`.
+
+        `directory` keeps the copy of an index that lies in an object store.
+
+        Raises:
+            InputError: no index of what the version holds (that of another version will not do), or a damaged one; or
+                users were forgotten since the version, and the table was opened without the key of their list.
+        """
+        number = self.version if version is None else version
+        manifest = find_index(self.location, number, self.data_files(version), instruction)
+        if isinstance(version, str) or self.honours_list(version):
+            return open_index(self.location, manifest, nobody, directory)
+        self.suppression.suppressed.check_key(self._key)
+        return open_index(self.location, manifest, self.suppression.gone, directory)
 
     def number_of(self, version: Version) -> int:
         """The number of a version; that of the newest for None.

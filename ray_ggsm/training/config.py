@@ -10,6 +10,7 @@ from ray_ggsm.training.loss import MaskRule, Objective, SameSide, Term
 from ray_ggsm.training.optimizer import OptimizerConfig
 from ray_ggsm.training.questions import QuestionsConfig
 from ray_ggsm.training.targets import TargetsConfig
+from ray_ggsm.training.trackers.config import TrackerConfig
 
 
 class HeldOutConfig(Config):
@@ -77,6 +78,8 @@ class TrainingConfig(Config):
     """Number of training rows that the towers' centres are computed from when an encoder is saved."""
     held_out: HeldOutConfig | None = None
     """Held-out pairs; null: none."""
+    trackers: Runtime[tuple[TrackerConfig, ...]] = ()
+    """Registers of runs that get the metrics, too: MLflow, Weights & Biases. One that fails ends no training."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

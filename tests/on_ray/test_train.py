@@ -41,6 +41,27 @@ def test_two_workers_train_as_one(experiment: Callable, finished, beside: Callab
         np.testing.assert_allclose(found[key], tensor, rtol=1e-3, atol=1e-5, err_msg=key)
 
 
+def test_metrics_go_to_a_register_and_one_that_fails_ends_nothing(
+    experiment: Callable, finished, beside: Callable, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """MLflow has every step of the first of two workers, and W&B, without a key, is told of once and recorded."""
+    mlflow, _, _ = (pytest.importorskip(name, reason=f"{name} is missing") for name in ("mlflow", "wandb", "alembic"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    trackers = [{"kind": "mlflow", "uri": uri}, {"kind": "wandb", "directory": str(tmp_path)}]
+    mine = experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2, training__trackers=trackers)
+    stage = Pipeline.of(mine).train
+    location = train(Pipeline.of(mine))
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("ray_ggsm").experiment_id])
+    assert (found.info.run_name, found.info.status) == (stage.directory, "FINISHED")
+    assert found.data.params["training.batch_size"] == str(mine.training.batch_size)
+    history = client.get_metric_history(found.info.run_id, "loss")
+    assert [(each.step, each.value) for each in history] == [(e["step"], e["loss"]) for e in log(location)]
+    assert capsys.readouterr().out.count("the tracker wandb failed") == 1
+    assert stage.require().trackers.keys() == {"wandb"}
+
+
 def is_training_worker(process: psutil.Process) -> bool:
     try:
         return "RayTrainWorker" in " ".join(process.cmdline())

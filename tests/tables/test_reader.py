@@ -16,6 +16,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table, scan
 from ray_ggsm.tables.files import DataFileConfig, describe, spacing_of, write_bucket
+from ray_ggsm.tables.neighbours.build import build_index
 from ray_ggsm.tables.schema import KEY, SCHEMA, matrix, rows_to_table
 from tests.helpers.tables import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
 
@@ -240,6 +241,10 @@ def test_buckets_are_the_same_everywhere():
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL))
 def test_the_lines_in_the_docs_run(code, table, monkeypatch):
     monkeypatch.chdir(Path(table.location).parent)
+    if ".index()" in code:
+        pytest.importorskip("faiss", reason="faiss is not installed (the extra `neighbours`)")
+        put(table.location, rows(20, run="indexed", instruction="default"), "indexed")
+        build_index(open_table(table.location))
     names: dict = {}
     exec(code, names)
     assert len(names["result"]), "each block leaves something in `result`"

@@ -15,6 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
 from ray_ggsm.data.pseudonyms import key_id
 from ray_ggsm.data.store.columns import REJECTED_COLUMNS
+from ray_ggsm.lineage import Dataset, writes
 
 FORMAT = 1
 
@@ -168,7 +169,10 @@ def _read(file: str) -> Manifest:
 def seal(location: str, manifest: Manifest) -> bool:
     """Write a manifest; false: another change has this number."""
     file = storage.join(location, "manifests", f"{manifest.sequence:08d}.json")
-    return storage.write_new(file, manifest.model_dump_json(indent=1).encode())
+    sealed = storage.write_new(file, manifest.model_dump_json(indent=1).encode())
+    if sealed:
+        writes(Dataset(location, str(manifest.sequence)))
+    return sealed
 
 
 def by_digest(state: State) -> Mapping[tuple[str, str], str]:

@@ -1,6 +1,8 @@
 """One training worker: what Ray Train runs on each of its processes."""
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import ray.train.torch
 from ray.train import Checkpoint
 
 from ray_ggsm import progress, storage
-from ray_ggsm.config import InputError, digest
+from ray_ggsm.config import InputError, digest, identity
 from ray_ggsm.encoders.kinds import Inputs, Run, new_learner
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.cpu import use_cpu
@@ -21,7 +23,11 @@ from ray_ggsm.training.divergence import DivergenceError
 from ray_ggsm.training.logs import write_log
 from ray_ggsm.training.loop import HEAD_ROWS, Trainer
 from ray_ggsm.training.pairs import head, row_groups, training_pairs
+from ray_ggsm.training.trackers.tracker import TrackedRun, Trackers, settings_of
 from ray_ggsm.training.workers import ALONE, Workers, process_group
+
+TRACKERS = "trackers.json"
+"""File that says which trackers lack something of the run."""
 
 
 @dataclass(frozen=True)
@@ -84,16 +90,34 @@ def _train(job: TrainingJob, lines: Any) -> None:
         job.rows, job.questions, training.batch_size, training.question_rows, job.experiment.seed, job.labels
     )
     batches = stream(pairs, trainer.learner.step, training.total_steps, workers)
-    while not trainer.done:
-        metrics = trainer.step(next(batches))
-        if workers.rank == 0 and (text := progress.line(metrics, training.total_steps)):
-            lines.write.remote(text)
-        if int(metrics["step"]) % training.checkpoint_every == 0 or (trainer.done and training.held_out):
-            _report(trainer, metrics, workers, job.location)
+    with _tracked(job, workers, lines) as trackers:
+        while not trainer.done:
+            metrics = trainer.step(next(batches))
+            trackers.log(metrics)
+            if workers.rank == 0 and (text := progress.line(metrics, training.total_steps)):
+                lines.write.remote(text)
+            if int(metrics["step"]) % training.checkpoint_every == 0 or (trainer.done and training.held_out):
+                _report(trainer, metrics, workers, job.location)
     trainer.learner.settle()
     if workers.rank == 0:
         trainer.learner.save_encoder(storage.join(job.location, "encoder"))
         _write_logs(trainer, job.location)
+
+
+@contextmanager
+def _tracked(job: TrainingJob, workers: Workers, lines: Any) -> Iterator[Trackers]:
+    """The trackers of the run, which the first worker has; what they lack in the end is written down."""
+    e, rank = job.experiment, workers.rank
+    parts = {name: identity(getattr(e, name)) for name in ("model", "mask", "training", "seed")}
+    run = TrackedRun(job.location.rsplit("/", 1)[-1], settings_of(parts))
+    trackers, done = Trackers(e.training.trackers if rank == 0 else (), run, lines.write.remote), False
+    try:
+        yield trackers
+        done = True
+    finally:
+        lacks = trackers.close(done)
+        if rank == 0 and e.training.trackers:
+            storage.write_json(storage.join(job.location, TRACKERS), lacks)
 
 
 def _start(trainer: Trainer, job: TrainingJob, workers: Workers, lines: Any) -> None:

@@ -113,13 +113,13 @@ class UserEncoder(nn.Module):
         layout = batch.layout
         words = self._words(batch.text_ids_T)
         rows = [self.tags.weight, words.to(self.tags.weight.dtype), self._events(batch)]
-        n_ids, n_events = len(self.tags.weight) + len(words), len(batch.age_E)
+        n_ids, n_events = self.tags.num_embeddings + words.shape[0], batch.age_E.shape[0]
         source_BL = layout.id_BL.clone()
         source_BL = torch.where(layout.event_BL >= 0, layout.event_BL + n_ids, source_BL)
         if batch.tabular_BF is not None and self.tabular is not None:
             rows.append(self._sized(self.tabular(batch.tabular_BF)).flatten(0, 1))
             first_B1 = (
-                n_ids + n_events + torch.arange(len(source_BL), device=self.device)[:, None] * self.tabular.tokens
+                n_ids + n_events + torch.arange(source_BL.shape[0], device=self.device)[:, None] * self.tabular.tokens
             )
             source_BL = torch.where(layout.tabular_BL >= 0, layout.tabular_BL + first_B1, source_BL)
         rows.append(torch.zeros(1, self.width, device=self.device))  # padding reads the last row
@@ -180,7 +180,7 @@ class UserEncoder(nn.Module):
     def pool(self, hidden_BLD: Tensor, batch: Batch, asked: GlobalQuery | None = None) -> Tensor:
         """One state per row, (B, D) float32, neither centred nor normalised; (B, W) in a user tower with fusion. The
         blocks that a global query attends to join it if the query was `asked`."""
-        rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
+        rows_B, layout = torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
             pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
         else:
@@ -273,8 +273,8 @@ class UserEncoder(nn.Module):
     def _events(self, batch: Batch) -> Tensor:
         """Adapted texts and weighted parts of events, plus embeddings of their numbers and fields, (E, D)."""
         contents = batch.contents
-        vectors: Sequence[Tensor] = contents.vector_PH.split(list(contents.count_M))
-        adapted = [self.adapters[m.name](vector) for m, vector in zip(self.template.modalities, vectors, strict=True)]
+        vectors = zip(self.template.modalities, contents.by_modality, strict=True)
+        adapted = [self.adapters[modality.name](vector_PH) for modality, vector_PH in vectors]
         event_ED = nn.functional.embedding_bag(
             contents.content_X,
             torch.cat(adapted).float(),

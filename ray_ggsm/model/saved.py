@@ -31,7 +31,7 @@ from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.modality import Modality
-from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
+from ray_ggsm.model.source import kept_in, load_model, load_tokenizer, weights_digest
 from ray_ggsm.model.template import Template
 
 FILES = ("adapter_model.safetensors", "modules.safetensors", "mask.safetensors")
@@ -127,8 +127,9 @@ def save(bundle: EncoderBundle, location: str) -> None:
     storage.write_json(storage.join(location, FILE), values)
 
 
-def load(location: str, device: torch.device) -> EncoderBundle:
-    """Read the directory of an encoder, local or s3://.
+def load(location: str, device: torch.device, backbone: str | None = None) -> EncoderBundle:
+    """Read the directory of an encoder, local or s3://; and the pretrained backbone, from where its config says, or from
+    a local directory that `ray_ggsm.model.source.keep_model` wrote.
 
     Raises:
         InputError: the directory has no finished encoder, or its parts and the backbone do not fit each other.
@@ -142,11 +143,12 @@ def load(location: str, device: torch.device) -> EncoderBundle:
     template = Template(
         description.modalities, description.tabular_tokens, config.max_text_tokens, recipe.global_query is not None
     )
-    backbone = load_model(config.backbone, config.backbone_dtype)
-    _expect(location, "backbone weights", description.backbone_digest, weights_digest(backbone))
+    source = config.backbone if backbone is None else kept_in(config.backbone, backbone)
+    decoder = load_model(source, config.backbone_dtype)
+    _expect(location, "backbone weights", description.backbone_digest, weights_digest(decoder))
     _expect(location, "template", description.template_digest, _template_digest(template))
     features = description.feature_names
-    encoder = UserEncoder(config, template, len(features), backbone, description.event_width, recipe)
+    encoder = UserEncoder(config, template, len(features), decoder, description.event_width, recipe)
     with storage.local_copy(location) as directory:
         for name in FILES:
             _expect(location, name, description.files[name], file_digest(directory, name))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -23,6 +23,9 @@ from safetensors.torch import save_file
 
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.model.config import BackboneConfig, PretrainedConfig
+
+
+Pretrained = TypeVar("Pretrained", bound=PretrainedConfig)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,22 @@ def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenize
     except Exception as error:  # a damaged file is a plain Exception of the library `tokenizers`
         raise InputError(f"tokenizer of '{config.name}': {' '.join(str(error).split())[:400]}") from error
     return tokenizer
+
+
+def keep_model(config: PretrainedConfig, dtype: torch.dtype, directory: str) -> None:
+    """Write what `load_model` and `load_tokenizer` load into a local directory, so that `kept_in` finds it there; errors
+    as in `load_model`."""
+    os.makedirs(directory, exist_ok=True)
+    _write_weights(load_model(config, dtype), directory)
+    load_tokenizer(config).save_pretrained(directory)
+
+
+def kept_in(config: Pretrained, directory: str) -> Pretrained:
+    """The config of the same model in a directory that `keep_model` wrote."""
+    changes: dict[str, object] = {"name": directory, "revision": None}
+    if isinstance(config, BackboneConfig):
+        changes |= {"weights": "pretrained", "width": None}
+    return config.model_copy(update=changes)
 
 
 def weights_digest(model: torch.nn.Module) -> str:

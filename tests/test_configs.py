@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
+from ray_ggsm.cli.export import ExportConfig
 from ray_ggsm.config import Config, digest, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
@@ -30,6 +31,7 @@ MADE = [
         "refresh.yaml",
         "night.yaml",
         "attach_definition.yaml",
+        "export.yaml",
         "simulated.yaml",
         "ingest.yaml",
         "journey/prompt.yaml",
@@ -41,6 +43,7 @@ LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_tex
 """Files that name no location on s3://, which a dry run would ask."""
 SCHEMAS: dict[str, type[Config]] = {
     "attach_definition": AttachDefinitionConfig,
+    "export": ExportConfig,
     "study": StudyConfig,
     "drift": DriftConfig,
     "monitor": MonitorConfig,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ray_ggsm.data.config import DataConfig
-from ray_ggsm.data.sources.journey import JourneySource
+from ray_ggsm.data.source_config import FilesSource, JourneySource
 from ray_ggsm.evaluation.summary import title_of
 from ray_ggsm.exporting.facts import Interval, RunFacts
 from ray_ggsm.model.config import ModelConfig
@@ -67,7 +67,7 @@ def _encoder(facts: RunFacts) -> list[str]:
     described, config = facts.encoder.description, facts.encoder.description.model
     lines = [
         f"- kind: `{config.kind}`; {described.width} numbers per vector, float32, L2-normalised",
-        f"- encoder: `{facts.encoder.digest}`; row definition: `{facts.rows or UNKNOWN}`",
+        f"- encoder: `{facts.encoder.digest}`; row definition: `{facts.manifest.rows or UNKNOWN}`",
         f"- trained for {described.step:,} steps with seed {facts.experiment.seed}"
         + (f"; the best of them by the held-out loss is step {facts.best_step:,}" if facts.best_step else ""),
     ]
@@ -78,7 +78,9 @@ def _encoder(facts: RunFacts) -> list[str]:
         lines.append(f"- text model: `{config.name}`, `{described.backbone_digest}`; {config.dtype}")
     if config.event_encoder is not None:
         lines.append(f"- event encoder: `{config.event_encoder.name}`, `{described.event_encoder_digest}`")
-    lines.append(f"- numbers in its files, without pretrained weights that are not trained: {facts.encoder.parameters:,}")
+    lines.append(
+        f"- numbers in its files, without pretrained weights that are not trained: {facts.encoder.parameters:,}"
+    )
     return lines
 
 
@@ -86,10 +88,14 @@ def _mask(facts: RunFacts) -> list[str]:
     manifest, described = facts.manifest, facts.encoder.description
     if described.mask is None:
         return [f"An encoder of the kind `{described.model.kind}` has no mask recipe."]
-    how = "the recipe's last form" if manifest.alpha >= 1 else f"half-open, as training left it at step {described.step:,}"
+    how = (
+        "the recipe's last form"
+        if manifest.alpha >= 1
+        else f"half-open, as training left it at step {described.step:,}"
+    )
     return [
         f"- recipe: `{manifest.recipe}`; digest: `{manifest.mask}`",
-        f"- alpha {manifest.alpha:.4g} (0: as training began, 1: {'the last form'}): vectors are made under {how}",
+        f"- opened to alpha {manifest.alpha:.4g} of 1; vectors are made under {how}",
     ]
 
 
@@ -138,7 +144,10 @@ def _results(facts: RunFacts) -> list[str]:
     for probe in facts.aucs[vectors[0]]:
         means = [facts.mean_aucs.get(v, {}).get(probe) for v in vectors]
         rows = [("mean", *map(_interval, means))]
-        rows += [(label, *(_interval(facts.aucs[v][probe][label]) for v in vectors)) for label in facts.aucs[vectors[0]][probe]]
+        rows += [
+            (label, *(_interval(facts.aucs[v][probe][label]) for v in vectors))
+            for label in facts.aucs[vectors[0]][probe]
+        ]
         lines += ["", f"{title_of(probe)}:", "", *_table(("label", *map(title_of, vectors)), rows)]
     return lines
 
@@ -148,16 +157,16 @@ def _limits(facts: RunFacts) -> list[str]:
         *(f"- {note}" for note in facts.experiment.notes),
         "- Measured on the users and dates above only; other populations and later dates: unknown.",
         "- Differences between groups of people: not measured.",
-        "- Vectors are personal data of the users whose rows they are made from.",
+        "- Whether a vector tells that its user was trained on: this card does not know.",
     ]
 
 
 def _source(data: DataConfig) -> str:
-    source = data.source
-    tables = getattr(source, "tables", None)
-    if isinstance(source, JourneySource):
-        return "the built-in Complete Journey"
-    return f"`{source.kind}`" + (f", tables {', '.join(tables)}" if isinstance(tables, dict) else "")
+    if isinstance(data.source, JourneySource):
+        return "Complete Journey, from its package"
+    if isinstance(data.source, FilesSource):
+        return f"files; tables: {', '.join(data.source.tables)}"
+    return "an event store"
 
 
 def _dates(data: DataConfig, positions: Sequence[int]) -> str:

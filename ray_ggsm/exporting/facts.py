@@ -36,8 +36,6 @@ class RunFacts:
     encoder: SavedEncoder
     manifest: Manifest
     """Digests of encoder, mask and rows."""
-    rows: str | None
-    """Digest of the row definition; None: the encoder does not say."""
     best_step: int | None
     """Step of the published encoder where the best one is published."""
     aucs: Aucs
@@ -73,7 +71,6 @@ def facts_of(pipeline: Pipeline) -> RunFacts:
         summary=summary,
         encoder=encoder,
         manifest=manifest,
-        rows=manifest.rows,
         best_step=trained.best_step,
         aucs={
             name: {

@@ -74,7 +74,10 @@ def write_mlflow(encoder: SavedEncoder, manifest: Manifest, directory: str) -> N
             artifacts={ARTIFACT: parts},
             signature=ModelSignature(Schema(inputs), Schema([vectors])),
             pip_requirements=requirements(encoder),
-            metadata={"ray_ggsm": manifest.model_dump(mode="json"), "columns": {n: str(schema.field(n).type) for n in schema.names}},
+            metadata={
+                "ray_ggsm": manifest.model_dump(mode="json"),
+                "columns": {n: str(schema.field(n).type) for n in schema.names},
+            },
         )
 
 

@@ -87,7 +87,9 @@ def _event_type(modality: Modality) -> pa.StructType:
 def _plain(row: Row, schema: pa.Schema, where: str) -> dict[str, Any]:
     """A row whose keys are those of the schema, and whose times are instants."""
     if not isinstance(row, Mapping):
-        raise InputError(f"{where}: expected a mapping of columns, found {type(row).__name__}; expected {_shown(schema)}")
+        raise InputError(
+            f"{where}: expected a mapping of columns, found {type(row).__name__}; expected {_shown(schema)}"
+        )
     found: dict[str, Any] = {}
     for key, value in row.items():
         if key in UNREAD:
@@ -95,7 +97,9 @@ def _plain(row: Row, schema: pa.Schema, where: str) -> dict[str, Any]:
         if key not in schema.names:
             raise InputError(f"{where}.{key}: the encoder reads no such column; it reads {_shown(schema)}")
         found[key] = _value(value, schema.field(key).type, f"{where}.{key}")
-    needed = [n for n in schema.names if n not in ("query", "user_id") and (n != "tabular" or len(feature_names(schema)))]
+    needed = [
+        n for n in schema.names if n not in ("query", "user_id") and (n != "tabular" or len(feature_names(schema)))
+    ]
     if missing := [name for name in needed if found.get(name) is None]:
         raise InputError(f"{where}.{missing[0]}: it is missing; expected {_shown(schema)}")
     return found
@@ -114,7 +118,9 @@ def _value(value: Any, kind: pa.DataType, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: expected {kind}, found {type(value).__name__}")
         if odd := sorted(value.keys() - {field.name for field in kind}):
-            raise InputError(f"{where}.{odd[0]}: the encoder reads {', '.join(f.name for f in kind)} here, and not this")
+            raise InputError(
+                f"{where}.{odd[0]}: the encoder reads {', '.join(f.name for f in kind)} here, and not this"
+            )
         return {key: _value(item, kind.field(key).type, f"{where}.{key}") for key, item in value.items()}
     return value
 

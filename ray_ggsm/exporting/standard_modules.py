@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.data import definition
 from ray_ggsm.encoders.small_model import WEIGHTS
 from ray_ggsm.encoders.text import load_text_model
+from ray_ggsm.exporting.manifest import Manifest
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.kinds import TextConfig
 
@@ -29,7 +31,7 @@ def check_standard(encoder: SavedEncoder) -> None:
     if not isinstance(config, TextConfig):
         raise InputError(
             f"target: an encoder of the kind {config.kind} reads event vectors and numbers, which are no tokens; "
-            "sentence-transformers' own modules cannot give its vectors, and `sentence_transformers` can"
+            "sentence-transformers' own modules cannot give its vectors; `ray_ggsm.exporting.user_rows` does"
         )
     if config.dtype != "float32":
         raise InputError(
@@ -38,7 +40,7 @@ def check_standard(encoder: SavedEncoder) -> None:
         )
 
 
-def write_standard(encoder: SavedEncoder, directory: str) -> None:
+def write_standard(encoder: SavedEncoder, manifest: Manifest, directory: str) -> None:
     """Write the model of an encoder that `check_standard` accepts into a local directory; its `encode` takes the texts
     of `ray_ggsm.encoders.rendered.row_texts`."""
     from sentence_transformers import SentenceTransformer
@@ -58,3 +60,7 @@ def write_standard(encoder: SavedEncoder, directory: str) -> None:
         device="cpu",
     )
     model.save(directory, create_model_card=False)
+    rows = definition.read(encoder.location)
+    if rows is not None:
+        definition.write(rows, directory)
+    manifest.write(directory)

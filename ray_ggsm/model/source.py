@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.model.config import BackboneConfig, PretrainedConfig
 
-
 Pretrained = TypeVar("Pretrained", bound=PretrainedConfig)
 
 

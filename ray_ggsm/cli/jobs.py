@@ -239,7 +239,7 @@ Writes  rows.json beside the encoder; encoders that are trained today have it
 
 Reads   the encoder that the config names (configs/export.yaml) with the pretrained models that it names; for a card,
         what the stages of an experiment have recorded
-Writes  a directory that has all it needs, with digests of encoder, mask and row definition; or README.md (docs/export.md)
+Writes  a directory that has all it needs, with digests of encoder, mask and row definition; or README.md
 """,
         _export,
     ),

@@ -72,8 +72,8 @@ def results(probed: Probed, test: Mapping[str, Aligned], seed: int) -> Results:
 
 
 def by_label(found: Results, probed: Probed) -> ByLabel[dict[str, float]]:
-    """The content of results.json by label: AUCs with the ends of their 95 % intervals, measures, and the hyperparameters
-    that cross-validation chose."""
+    """The content of results.json by label: AUCs with the ends of their 95 % intervals, measures, and the
+    hyperparameters that cross-validation chose."""
     values: ByLabel[dict[str, float]] = {}
     for (name, kind), labels in probed.items():
         values.setdefault(name, {})[kind] = {

@@ -104,8 +104,8 @@ def _data(facts: RunFacts) -> list[str]:
     snapshots = data.snapshots
     lines = [
         f"- source: {_source(data)}",
-        f"- a row: one user at one midnight ({snapshots.timezone}), the {snapshots.history_days} days before it, and as "
-        f"the future the {snapshots.future_days} days after it",
+        f"- a row: one user at one midnight ({snapshots.timezone}), the {snapshots.history_days} days before it, and "
+        f"as the future the {snapshots.future_days} days after it",
         f"- events: {', '.join(f'{name} (newest {m.keep})' for name, m in summary.modalities.items())}",
         f"- features: {len(summary.features)}",
         f"- left out, by reason: {_counts(summary.dead_letters)}",
@@ -138,7 +138,7 @@ def _results(facts: RunFacts) -> list[str]:
         return [f"Not evaluated: {UNKNOWN}."]
     lines = [
         f"AUCs of frozen vectors on `{facts.scored}` ({facts.scored_rows:,} rows), by probes that were fitted on "
-        f"`{facts.fitted}`; in brackets 95 % intervals over users. One training seed: how AUCs move with it is unknown.",
+        f"`{facts.fitted}`; in brackets 95 % intervals over users. One training seed: how AUCs move with it is unknown",
     ]
     vectors = list(facts.aucs)
     for probe in facts.aucs[vectors[0]]:

@@ -92,8 +92,8 @@ class Manifest(Record):
 
 
 def is_half_open(described: EncoderDescription, finished_mask: bool) -> bool:
-    """Whether vectors are made under a mask that training left half-way."""
-    return 0 < alpha_used(described, finished_mask) < 1
+    """Whether vectors are made under a mask that training left before its last form."""
+    return alpha_used(described, finished_mask) < 1
 
 
 def alpha_used(described: EncoderDescription, finished_mask: bool) -> float:

@@ -1,7 +1,7 @@
 """An encoder's weights as an ONNX graph: the tensors of a batch in, vectors out.
 
-The graph is checked where it is made: it must give the encoder's vectors of made-up rows to 1e-5, or nothing is written.
-Rows become tensors by this package (`OnnxEncoder`); a graph cannot read them.
+The graph is checked where it is made: it must give the encoder's vectors of made-up rows to 1e-5, or nothing is
+written. Rows become tensors by this package (`OnnxEncoder`); a graph cannot read them.
 """
 
 import datetime as dt
@@ -47,6 +47,8 @@ def check_onnx(encoder: SavedEncoder, finished_mask: bool) -> None:
             "target: the encoder computes in bfloat16, which a graph cannot repeat to 1e-5; set model.dtype: float32, "
             "train and embed with it, or export another target"
         )
+    if described.mask is not None and described.mask.build().global_query == "blocks":
+        raise InputError("target: onnx has no masks whose query joins blocks of the history (hybrid_gq, joins: blocks)")
     if is_half_open(described, finished_mask):
         raise InputError(
             f"target: the encoder's mask is half-open (alpha {described.alpha:.2f}), and a graph has the last form "

@@ -3,7 +3,8 @@
 A tensor's name is its path in the batch; the letters at its end are its axes. Those of VARYING differ from batch to
 batch. The event vectors of each modality are a tensor of their own.
 
-Legend: B rows, L tokens, E events, X contents, P distinct contents, T text tokens, M modalities, H width of event vectors.
+Legend: B rows, L tokens, E events, X contents, P distinct contents, T text tokens, M modalities, H width of event
+vectors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

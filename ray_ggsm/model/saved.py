@@ -128,8 +128,8 @@ def save(bundle: EncoderBundle, location: str) -> None:
 
 
 def load(location: str, device: torch.device, backbone: str | None = None) -> EncoderBundle:
-    """Read the directory of an encoder, local or s3://; and the pretrained backbone, from where its config says, or from
-    a local directory that `ray_ggsm.model.source.keep_model` wrote.
+    """Read the directory of an encoder, local or s3://; and the pretrained backbone, from where its config says, or
+    from a local directory that `ray_ggsm.model.source.keep_model` wrote.
 
     Raises:
         InputError: the directory has no finished encoder, or its parts and the backbone do not fit each other.

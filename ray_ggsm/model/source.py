@@ -84,8 +84,8 @@ def load_tokenizer(config: PretrainedConfig) -> "transformers.PreTrainedTokenize
 
 
 def keep_model(config: PretrainedConfig, dtype: torch.dtype, directory: str) -> None:
-    """Write what `load_model` and `load_tokenizer` load into a local directory, so that `kept_in` finds it there; errors
-    as in `load_model`."""
+    """Write what `load_model` and `load_tokenizer` load into a local directory, so that `kept_in` finds it there;
+    errors as in `load_model`."""
     os.makedirs(directory, exist_ok=True)
     _write_weights(load_model(config, dtype), directory)
     load_tokenizer(config).save_pretrained(directory)

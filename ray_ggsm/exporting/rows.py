@@ -47,7 +47,7 @@ def arrow_rows(rows: Sequence[Row], schema: pa.Schema, instruction: str = "", re
         InputError: a row is not as the schema says, or would be a dead letter.
     """
     plain = [_plain(row, schema, f"rows[{n}]") for n, row in enumerate(rows)]
-    queries = {row.get("query") for row in plain} - {None, ""}
+    queries = {str(row["query"]) for row in plain if row.get("query")}
     if queries and not reads_query:
         raise InputError("rows: this kind of encoder reads no `query`; leave it out")
     if queries and instruction:

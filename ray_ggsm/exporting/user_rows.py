@@ -63,9 +63,23 @@ class UserRows(InputModule):
         raise InputError(f"copy the directory {self.directory} instead; the exported encoder does not change")
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **_: Any) -> "UserRows":
-        """Load it from a local directory, or from a hub's repository."""
-        return cls(cls.load_dir_path(model_name_or_path, subfolder) if subfolder else model_name_or_path)
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **unused: Any,
+    ) -> "UserRows":
+        """Load it from a local directory.
+
+        Raises:
+            InputError: it is none, or no export.
+        """
+        return cls(os.path.join(model_name_or_path, subfolder))
 
 
 def open_model(directory: str) -> SentenceTransformer:

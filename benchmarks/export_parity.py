@@ -4,7 +4,7 @@
 
 For each target: a new virtual environment, filled by the `pip install` line of its section in docs/export.md (from the
 repository's root, with the versions of constraints.txt); an export; and the vectors of the first 500 rows, against
-those of the embed job's own code. Exports are made with this environment's models (`PYTHONPATH`); vectors are made without.
+those of the embed job's own code. Exports are made with this environment's models (`PYTHONPATH`); vectors without.
 The encoders are the quickstart's, in float32, at their first weights, with the centre of 64 rows: one whose mask is
 half-open (onnx: its last form), and for texts all-MiniLM-L6-v2 with 128 tokens.
 """

@@ -9,6 +9,7 @@ import yaml
 
 from ray_ggsm.cli.access import AccessConfig
 from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
+from ray_ggsm.cli.export import ExportConfig
 from ray_ggsm.config import Config, digest, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
@@ -33,6 +34,7 @@ MADE = [
         "night.yaml",
         "attach_definition.yaml",
         "explain.yaml",
+        "export.yaml",
         "simulated.yaml",
         "ingest.yaml",
         "journey/prompt.yaml",
@@ -45,6 +47,7 @@ LOCAL = [file for file in FILES if "://" not in str(yaml.safe_load(file.read_tex
 SCHEMAS: dict[str, type[Config]] = {
     "access": AccessConfig,
     "attach_definition": AttachDefinitionConfig,
+    "export": ExportConfig,
     "study": StudyConfig,
     "drift": DriftConfig,
     "explain": ExplainConfig,

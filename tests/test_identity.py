@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
+from ray_ggsm.cli.export import ExportConfig
 from ray_ggsm.config import Before, Config, InputError, as_before, build, digest, identity
 from ray_ggsm.config.base import RUNTIME
 from ray_ggsm.evaluation.attention import AttentionConfig
@@ -36,8 +37,7 @@ FILE = Path(__file__).with_name("identity.json")
 COMMAND = "python -m tests.test_identity"
 ROOTS = [
     Experiment, RefreshConfig, StudyConfig, DriftConfig, LookalikeConfig, AttachDefinitionConfig, AttentionConfig,
-    SimulateConfig, ReplayConfig, MonitorConfig, SynthesizeConfig, TunePromptConfig,
-    ExplainConfig,
+    SimulateConfig, ReplayConfig, MonitorConfig, SynthesizeConfig, TunePromptConfig, ExplainConfig, ExportConfig,
 ]  # fmt: skip
 """Config classes of files, and one that has a digest of its own although the experiment's leaves it out."""
 
@@ -166,6 +166,8 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "publishing", {"compatible": {"to": [{"version": 1}]}}), "example"),
     AttentionConfig(),
     build(AttachDefinitionConfig, {"experiment": "e.yaml", "encoder": "e"}, "example"),
+    build(ExportConfig, {"target": "mlflow", "encoder": "e", "output": "o"}, "example"),
+    build(ExportConfig, {"target": "card", "experiment": "e.yaml", "output": "o"}, "example"),
     build(LookalikeConfig, {"table": "t", "users_file": "u", "output": "o"}, "example"),
     build(
         MonitorConfig,
@@ -216,6 +218,18 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "FeatureConfig.name": [{"name": "other"}],
     "SimulationConfig.first_day": [{"first_day": dt.date(2025, 1, 1)}],
     "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],
+    "ExportConfig.target": [{"target": "onnx"}, {"target": "onnx", "encoder": "e", "experiment": None}],
+    "ExportConfig.encoder": [{"encoder": "other"}, {"target": "onnx", "encoder": "e", "experiment": None}],
+    "ExportConfig.experiment": [
+        {"experiment": "other.yaml"},
+        {"target": "card", "encoder": None, "experiment": "e.yaml"},
+    ],
+    "ExportConfig.mask": [{"target": "mlflow", "encoder": "e", "experiment": None, "mask": "inference"}],
+    "ExportConfig.instruction": [
+        {"target": "mlflow", "encoder": "e", "experiment": None, "instruction": "buys baby food"}
+    ],
+    "ExportConfig.settings": [{"target": "card", "encoder": None, "experiment": "e.yaml", "settings": {"seed": 1}}],
+    "ExportConfig.licence": [{"target": "card", "encoder": None, "experiment": "e.yaml", "licence": "mit"}],
     "FieldConfig.number": [{"number": "price", "text": None}],
     "FeatureConfig.top": [{"top": 4, "per": "page"}],
     "GGSMConfig.grad_site": [{"grad_site": "last"}],

@@ -13,6 +13,7 @@ LAYERS = [
     {"jobs"},
     {"cli"},
     {"on_ray"},
+    {"exporting"},
     {"stages", "building", "synthesis", "explaining"},
     {"experiment", "stage_results"},
     {"encoders"},

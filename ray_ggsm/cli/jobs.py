@@ -85,6 +85,12 @@ def _attach_definition() -> Steps:
     return Steps(AttachDefinitionConfig, attach_definition, _resolved(preview))
 
 
+def _export() -> Steps:
+    from ray_ggsm.cli.export import ExportConfig, export, preview
+
+    return Steps(ExportConfig, export, _resolved(preview))
+
+
 def _resolved(preview: Callable[[Any], str]) -> Callable[[Any], str]:
     """A preview that begins with the resolved config."""
     return lambda config: f"{to_yaml(config)}\n{preview(config)}"
@@ -241,6 +247,15 @@ Reads   the experiment config and the encoder that the config names (configs/att
 Writes  rows.json beside the encoder; encoders that are trained today have it
 """,
         _attach_definition,
+    ),
+    "export": Job(
+        """Write an encoder as sentence-transformers, MLflow or ONNX load it, or the model card of a run.
+
+Reads   the encoder that the config names (configs/export.yaml) with the pretrained models that it names; for a card,
+        what the stages of an experiment have recorded
+Writes  a directory that has all it needs, with digests of encoder, mask and row definition; or README.md
+""",
+        _export,
     ),
     "simulate": Job(
         """Write the events of a made-up population, day by day: for load tests, and for trials whose best AUC is known.

@@ -117,7 +117,9 @@ def new_learner(config: EncoderConfig, mask: MaskConfig | None, inputs: Inputs, 
     )
 
 
-def load(location: str, lookup: Lookup, device: torch.device, finished_mask: bool = False) -> Encoder:
+def load(
+    location: str, lookup: Lookup, device: torch.device, finished_mask: bool = False, text_model: str | None = None
+) -> Encoder:
     """The encoder in a directory, local or s3://.
 
     Args:
@@ -125,6 +127,7 @@ def load(location: str, lookup: Lookup, device: torch.device, finished_mask: boo
         lookup: event texts -> event vectors.
         device: where it computes.
         finished_mask: use the mask's last form even if training stopped half-way.
+        text_model: local directory of the model of the kind `text`; None: where its config says.
 
     Raises:
         InputError: the directory has no finished encoder, or its parts do not fit each other.
@@ -133,8 +136,10 @@ def load(location: str, lookup: Lookup, device: torch.device, finished_mask: boo
     described = found.description
     if isinstance(described.model, ModelConfig):
         return LanguageModel(saved.load(location, device), lookup, finished_mask)
-    made_of = (described.modalities, described.feature_names)
-    model = _small_model(described.model, *made_of, described.event_width, seed=0)
+    made_of, config = (described.modalities, described.feature_names), described.model
+    if isinstance(config, TextConfig) and text_model is not None:
+        config = config.model_copy(update={"name": text_model, "revision": None})
+    model = _small_model(config, *made_of, described.event_width, seed=0)
     if model.source != described.backbone_digest:
         raise InputError(
             f"{location}: it was made with the weights {described.backbone_digest}, and its config names "
@@ -145,7 +150,7 @@ def load(location: str, lookup: Lookup, device: torch.device, finished_mask: boo
     with storage.local_copy(location) as directory:
         check_files(found, directory)
         load_weights(model, directory, location)
-    return SmallEncoder(model.to(device), _reader(described.model, model, *made_of, lookup))
+    return SmallEncoder(model.to(device), _reader(config, model, *made_of, lookup))
 
 
 def copy(directory: str, location: str) -> int:

@@ -199,7 +199,7 @@ class StreamModel(SmallModel[StreamBatch]):
 
 def last(state_BLD: Tensor, length_B: Tensor) -> Tensor:
     """The state at the last position of each row, (B, D)."""
-    return state_BLD[torch.arange(len(state_BLD), device=state_BLD.device), length_B - 1]
+    return state_BLD[torch.arange(state_BLD.shape[0], device=state_BLD.device), length_B - 1]
 
 
 def rows_of_events(batch: StreamBatch) -> Tensor:

@@ -57,7 +57,7 @@ class TextModel(SmallModel[TextBatch]):
         Raises:
             InputError: sentence-transformers is not installed, or cannot load it.
         """
-        model = _load(config)
+        model = load_text_model(config)
         width = model.get_embedding_dimension()
         if width is None:
             raise InputError(f"model '{config.name}': it does not say how wide its vectors are; choose another")
@@ -103,7 +103,12 @@ class TextReader:
         return TextBatch(dict(self.model.model.preprocess(texts, prompt=self.model.config.prompt or None)))
 
 
-def _load(config: TextConfig) -> Any:
+def load_text_model(config: TextConfig) -> Any:
+    """The model of sentence-transformers, on the CPU, which cuts texts as the config says.
+
+    Raises:
+        InputError: sentence-transformers is not installed, or cannot load it.
+    """
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:

@@ -7,7 +7,7 @@ from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.comparison import delong, holm
 from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.measures import MEASURES, calibration_of_all, measured, probabilities
-from ray_ggsm.evaluation.metrics import ByLabel, Estimate, bootstrap_aucs, paired_difference
+from ray_ggsm.evaluation.metrics import MEAN, ByLabel, Estimate, bootstrap_aucs, paired_difference
 from ray_ggsm.evaluation.probes import ProbeResult
 
 Probed = Mapping[tuple[str, Kind], Mapping[str, ProbeResult]]
@@ -72,14 +72,33 @@ def results(probed: Probed, test: Mapping[str, Aligned], seed: int) -> Results:
 
 
 def by_label(found: Results, probed: Probed) -> ByLabel[dict[str, float]]:
-    """The content of results.json by label: AUCs, measures, and the hyperparameters that cross-validation chose."""
+    """The content of results.json by label: AUCs with the ends of their 95 % intervals, measures, and the
+    hyperparameters that cross-validation chose."""
     values: ByLabel[dict[str, float]] = {}
     for (name, kind), labels in probed.items():
         values.setdefault(name, {})[kind] = {
-            label: {"auc": r.auc, "cv_auc": r.cv_auc, **found.measures[name][kind][label], **r.hyperparameters}
+            label: {
+                "auc": r.auc,
+                "auc_low": found.auc[name][kind][label].low,
+                "auc_high": found.auc[name][kind][label].high,
+                "cv_auc": r.cv_auc,
+                **found.measures[name][kind][label],
+                **r.hyperparameters,
+            }
             for label, r in labels.items()
         }
     return values
+
+
+def mean_aucs(found: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """Name of vectors -> probe -> mean AUC over the labels, with the ends of its interval."""
+    return {
+        name: {
+            kind: {"auc": each[MEAN].value, "auc_low": each[MEAN].low, "auc_high": each[MEAN].high}
+            for kind, each in kinds.items()
+        }
+        for name, kinds in found.auc.items()
+    }
 
 
 def _delong(test: Aligned, first: Mapping[str, ProbeResult], second: Mapping[str, ProbeResult]) -> dict[str, float]:

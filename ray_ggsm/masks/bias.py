@@ -32,8 +32,9 @@ def attention_bias(weight: Tensor, valid_BL: Tensor, dtype: torch.dtype) -> Tens
     log_BXL = log_BXL.masked_fill(weight_BXL <= 0, -torch.inf)
     future_LL = torch.ones(L, L, dtype=torch.bool, device=valid_BL.device).triu(1)
     bias_BLL = torch.where(future_LL, log_BXL, torch.zeros((), dtype=dtype, device=valid_BL.device))
-    if not valid_BL.all():
+    if torch.compiler.is_exporting() or not valid_BL.all():  # a graph is for all batches, with and without padding
         itself_LL = torch.eye(L, dtype=torch.bool, device=valid_BL.device)
-        hidden_BLL = torch.where(valid_BL[:, :, None], ~valid_BL[:, None, :], ~itself_LL)
+        query_BL1, key_B1L = valid_BL[:, :, None], valid_BL[:, None, :]
+        hidden_BLL = (query_BL1 & ~key_B1L) | (~query_BL1 & ~itself_LL)
         bias_BLL = bias_BLL.masked_fill(hidden_BLL, -torch.inf)
     return bias_BLL[:, None]

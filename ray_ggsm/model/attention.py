@@ -71,6 +71,8 @@ class Visibility:
     @cached_property
     def plain(self) -> Literal["causal", "open"] | None:
         """`causal` (all weights are 0) or `open` (all are 1) if a batch without padding needs no mask, else None."""
+        if torch.compiler.is_exporting():  # a graph is for all batches
+            return None
         if self.weight.requires_grad or self.apart_BLL is not None or not self.valid_BL.all():
             return None
         if (self.weight == 0).all():

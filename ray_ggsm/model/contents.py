@@ -44,6 +44,12 @@ class Contents:
     number_EN: torch.Tensor
     """float32: number fields, NaN where an event has none."""
 
+    @property
+    def by_modality(self) -> Sequence[torch.Tensor]:
+        """The event-encoder vectors of each modality."""
+        vectors: Sequence[torch.Tensor] = self.vector_PH.split(list(self.count_M))
+        return vectors
+
 
 def contents_of(events: Events, lookup: Lookup, text_fields: Sequence[str], number_fields: Sequence[str]) -> Contents:
     """The contents of events.

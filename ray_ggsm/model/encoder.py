@@ -126,8 +126,7 @@ class UserEncoder(nn.Module):
         if batch.tabular_BF is not None and self.tabular is not None:
             of_rows.append((self._sized(self.tabular(batch.tabular_BF)), layout.tabular_BL))
         if self.summaries is not None and layout.summary_BL is not None:
-            features_BF = batch.tabular_BF
-            z_BF = self.tabular.z_scores(features_BF) if self.tabular is not None and features_BF is not None else None
+            z_BF = None if self.tabular is None or batch.tabular_BF is None else self.tabular.z_scores(batch.tabular_BF)
             summaries = self.summaries(batch.contents, self.template.event_counts(layout), z_BF)
             of_rows.append((self._sized(summaries), layout.summary_BL))
         return layout.placed(token_TD, self._events(batch), of_rows)
@@ -185,10 +184,9 @@ class UserEncoder(nn.Module):
         return "sdpa" if is_cuda else "eager"
 
     def pool(self, hidden_BLD: Tensor, batch: Batch, asked: GlobalQuery | None = None) -> Tensor:
-        """One state per row, (B, D) float32, neither centred nor normalised; projected, if there is a projection, and
-        (B, W) in a user tower with fusion. The blocks that a global query attends to join it if the query was
-        `asked`."""
-        rows_B, layout = torch.arange(len(hidden_BLD), device=hidden_BLD.device), batch.layout
+        """One state per row, (B, D) float32, neither centred nor normalised; projected if there is a projection, (B, W)
+        in a user tower with fusion. The blocks that a global query attends to join it if the query was `asked`."""
+        rows_B, layout = torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device), batch.layout
         if self.config.pooling == "user":
             pooled_BD = hidden_BLD[rows_B, layout.last_B].float()
         else:
@@ -205,8 +203,7 @@ class UserEncoder(nn.Module):
         if self.projection is not None:
             pooled_BD = self.projection(pooled_BD)
         if batch.tabular_BF is not None and self.tabular is not None and self.fusion is not None:
-            features_BT = self.fusion(self.tabular.z_scores(batch.tabular_BF))
-            return torch.cat([pooled_BD, features_BT.float()], dim=1)
+            return torch.cat([pooled_BD, self.fusion(self.tabular.z_scores(batch.tabular_BF)).float()], dim=1)
         return pooled_BD
 
     def forward(
@@ -284,8 +281,8 @@ class UserEncoder(nn.Module):
     def _events(self, batch: Batch) -> Tensor:
         """Adapted texts and weighted parts of events, plus embeddings of their numbers and fields, (E, D)."""
         contents = batch.contents
-        vectors: Sequence[Tensor] = contents.vector_PH.split(list(contents.count_M))
-        adapted = [self.adapters[m.name](vector) for m, vector in zip(self.template.modalities, vectors, strict=True)]
+        vectors = zip(self.template.modalities, contents.by_modality, strict=True)
+        adapted = [self.adapters[modality.name](vector_PH) for modality, vector_PH in vectors]
         event_ED = nn.functional.embedding_bag(
             contents.content_X,
             torch.cat(adapted).float(),

@@ -54,14 +54,14 @@ class Layout:
             event_ED: those of events.
             of_rows: K vectors of each row (B, K, D), and the positions' indices among them (B, L), -1 for none.
         """
-        first = len(token_TD)
+        first = token_TD.shape[0]
         source_BL = torch.where(self.event_BL >= 0, self.event_BL + first, self.id_BL)
-        row_B1 = torch.arange(len(source_BL), device=source_BL.device)[:, None]
-        vectors, first = [token_TD, event_ED], first + len(event_ED)
+        row_B1 = torch.arange(source_BL.shape[0], device=source_BL.device)[:, None]
+        vectors, first = [token_TD, event_ED], first + event_ED.shape[0]
         for vector_BKD, index_BL in of_rows:
             source_BL = torch.where(index_BL >= 0, first + row_B1 * vector_BKD.shape[1] + index_BL, source_BL)
             vectors.append(vector_BKD.flatten(0, 1))
-            first += len(vectors[-1])
+            first += vectors[-1].shape[0]
         vectors.append(token_TD.new_zeros(1, token_TD.shape[1]))  # padding reads the last row
         return torch.cat([vector.float() for vector in vectors])[source_BL]
 

@@ -23,7 +23,7 @@ from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map
-from ray_ggsm.evaluation.results import Probed, Results, by_label, results
+from ray_ggsm.evaluation.results import Probed, Results, by_label, mean_aucs, results
 from ray_ggsm.evaluation.saved_probes import ProbedVectors, save_probes
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
 from ray_ggsm.experiment import Experiment
@@ -148,7 +148,8 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, of_instruction: Mapping[
     plain_counts = {name: count.model_dump() for name, count in counts.items()}
     found_few = few_labels(experiment.evaluation, few, experiment.seed, vectors, probe_all) if few else None
     plain_few = {"few_labels": asdict(found_few)} if found_few else {}
-    storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts} | plain_few)
+    more = {"mean_auc": mean_aucs(found), "counts": plain_counts}
+    storage.write_json(pipeline.evaluate.results_file, values | more | plain_few)
     report = replace(_report(pipeline, prepared, found, scored), few_labels=found_few)
     write_report(report, pipeline.evaluate.report)
     auc = {n: {k: {label: r["auc"] for label, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}

@@ -4,7 +4,7 @@ import pytest
 from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.comparison import delong, holm
 from ray_ggsm.evaluation.probes import ProbeResult
-from ray_ggsm.evaluation.results import by_label, results
+from ray_ggsm.evaluation.results import by_label, mean_aucs, results
 from tests.helpers.probes import N, made_up_labels
 
 
@@ -27,4 +27,8 @@ def test_results_are_those_of_their_parts() -> None:
     each = found.measures["other"]["linear"]
     mean = found.mean_measures()["other"]["linear"]["KS"]
     assert mean == pytest.approx((each["a"]["KS"] + each["b"]["KS"]) / 2)
-    assert by_label(found, both)["other"]["linear"]["a"]["C"] == 1.0
+    written = by_label(found, both)["other"]["linear"]["a"]
+    assert written["C"] == 1.0
+    assert (written["auc_low"], written["auc_high"]) == (auc[1]["a"].low, auc[1]["a"].high)
+    whole = mean_aucs(found)["encoder"]["linear"]
+    assert whole == {"auc": auc[0]["mean"].value, "auc_low": auc[0]["mean"].low, "auc_high": auc[0]["mean"].high}

@@ -27,6 +27,7 @@ OTHERS = {
     "drift",
     "monitor",
     "attach_definition",
+    "export",
     "simulate",
     "ingest",
     "store",

@@ -6,6 +6,9 @@ much (how often, how much), and L2-normalisation alone would lose them. So the s
 the mean length of the features' component: the whole vector can then be normalised, and the sizes stay readable, as the
 factor moves by only some tenth between small and large rows.
 
+Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: the sequence's and the
+network's by turns, which training can fill with what matters most, and then the linear part, which it cannot change.
+
 Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
 W = D + P + K.
 """
@@ -61,3 +64,27 @@ def fuse(centred_BW: Tensor, widths: tuple[int, int], scale_2: Tensor) -> Tensor
     scale_T = scale_2.repeat_interleave(torch.tensor(widths, device=scale_2.device))
     length = SEQUENCE * tabular**0.5
     return normalize(torch.cat([length * normalize(sequence_BD, dim=1), features_BT / scale_T], dim=1), dim=1)
+
+
+class Columns(nn.Module):
+    """The order in which the columns of a joined vector are published."""
+
+    order_W: Tensor | None
+    """The joined vector's column at each place; None: they are in the same order."""
+
+    def __init__(self, D: int, widths: tuple[int, int], mixed: bool) -> None:
+        """Mixed: the sequence's D columns and the network's K by turns, then the linear P; else as joined."""
+        super().__init__()
+        self.D, (P, K) = D, widths
+        turn_W = torch.cat([torch.arange(D), torch.full((P,), max(D, K)), torch.arange(K)])
+        self.register_buffer("order_W", turn_W.argsort(stable=True) if mixed else None, persistent=False)
+
+    def forward(self, joined_BW: Tensor) -> Tensor:
+        """The vectors as they are published, (B, W)."""
+        return joined_BW if self.order_W is None else joined_BW[:, self.order_W]
+
+    def of_sequence(self, dimensions: int) -> int:
+        """How many of a published vector's first columns are the sequence's; they are its first ones."""
+        if self.order_W is None:
+            return min(dimensions, self.D)
+        return int((self.order_W[:dimensions] < self.D).sum())

@@ -16,18 +16,22 @@ from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined
 from ray_ggsm.evaluation.counts import count_rows, left_out
+from ray_ggsm.evaluation.dimensions import Stored, check_prefixes, stored_aucs
 from ray_ggsm.evaluation.few_labels import check_draws, few_labels
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map
+from ray_ggsm.evaluation.privacy import Privacy, membership
 from ray_ggsm.evaluation.results import Results, by_label, results
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.probing.membership import check_privacy, privacy_rows
 from ray_ggsm.on_ray.probing.probes import probe_all
+from ray_ggsm.on_ray.probing.stored import stored
 from ray_ggsm.stage_results import EvaluateResult
 from ray_ggsm.stages import Pipeline, timed
 from ray_ggsm.tables import open_table
@@ -71,6 +75,8 @@ def check_evaluation(experiment: Experiment) -> None:
         )
     fit, score = experiment.probe_splits
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
+    if experiment.evaluation.privacy is not None:
+        check_privacy(experiment, experiment.evaluation.privacy)
 
 
 def _vectors(pipeline: Pipeline, features: tuple[str, ...]) -> dict[str, ProbeData]:
@@ -98,9 +104,11 @@ def _vectors(pipeline: Pipeline, features: tuple[str, ...]) -> dict[str, ProbeDa
 
 def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, ProbeData]) -> EvaluateResult:
     experiment = pipeline.experiment
-    few = experiment.evaluation.few_labels
+    few, dimensions = experiment.evaluation.few_labels, experiment.evaluation.dimensions
     if few is not None:
         check_draws(experiment.evaluation, few, experiment.seed, vectors["encoder"].fit)
+    if dimensions is not None:
+        check_prefixes(dimensions, vectors["encoder"].fit.vectors.shape[1])
     probed = probe_all(experiment.evaluation, experiment.seed, vectors)
     scored = {name: data.score for name, data in vectors.items()}
     found = results(probed, scored, experiment.seed)
@@ -109,12 +117,35 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, vectors: Mapping[str, Pr
     counts = count_rows({fit: vectors["encoder"].fit, score: vectors["encoder"].score})
     plain_counts = {name: count.model_dump() for name, count in counts.items()}
     found_few = few_labels(experiment.evaluation, few, experiment.seed, vectors, probe_all) if few else None
-    plain_few = {"few_labels": asdict(found_few)} if found_few else {}
-    storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts} | plain_few)
-    report = replace(_report(pipeline, prepared, found, scored), few_labels=found_few)
+    found_stored = _stored(experiment, vectors["encoder"])
+    found_privacy = _privacy(pipeline)
+    parts = {"few_labels": found_few, "privacy": found_privacy}
+    plain_more: dict[str, object] = {name: asdict(part) for name, part in parts.items() if part}
+    if found_stored:
+        plain_more["dimensions"] = [asdict(form) for form in found_stored]
+    storage.write_json(pipeline.evaluate.results_file, values | {"counts": plain_counts} | plain_more)
+    report = replace(
+        _report(pipeline, prepared, found, scored), few_labels=found_few, stored=found_stored, privacy=found_privacy
+    )
     write_report(report, pipeline.evaluate.report)
     auc = {n: {k: {label: r["auc"] for label, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}
     return EvaluateResult(auc=auc, counts=counts)
+
+
+def _stored(experiment: Experiment, encoder: ProbeData) -> tuple[Stored, ...]:
+    """What fewer dimensions and bytes cost; nothing where nobody asks."""
+    config = experiment.evaluation
+    if config.dimensions is None:
+        return ()
+    return stored_aucs(config, config.dimensions, experiment.seed, encoder, stored, probe_all)
+
+
+def _privacy(pipeline: Pipeline) -> Privacy | None:
+    """Whether the vectors tell who was trained on; None where nobody asks."""
+    config, seed = pipeline.experiment.evaluation, pipeline.experiment.seed
+    if config.privacy is None:
+        return None
+    return membership(config, seed, *privacy_rows(pipeline, config.privacy), probe_all)
 
 
 def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: Mapping[str, Aligned]) -> Report:

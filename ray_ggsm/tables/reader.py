@@ -21,7 +21,7 @@ from ray_ggsm.tables.join import Join, prepared_join
 from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
-from ray_ggsm.tables.schema import SCHEMA, matrix
+from ray_ggsm.tables.schema import SCHEMA, matrix, shortened
 from ray_ggsm.tables.suppression import SuppressionFilter, read_suppressed
 from ray_ggsm.tables.tags import Tag, read_tag, read_tags
 from ray_ggsm.tables.timeline import read_timeline
@@ -80,6 +80,7 @@ class EmbeddingTable:
         user_ids: Sequence[str] | pa.Array | None = None,
         columns: Sequence[str] | None = None,
         buckets: Collection[int] | None = None,
+        dimensions: int | None = None,
     ) -> pa.Table:
         """Rows, sorted by bucket, user, as_of and instruction.
 
@@ -92,13 +93,17 @@ class EmbeddingTable:
             columns: names out of SCHEMA, in this order; None: all.
             buckets: buckets whose rows are wanted, each in [0, `self.buckets`): so a table larger than memory is read
                 part by part, with all rows of a user in one part; None: all.
+            dimensions: first dimensions of the vectors that are wanted, at length 1 again; None: all.
 
         Raises:
-            InputError: no such version, tag, column or bucket, or a file of the version is missing or damaged.
+            InputError: no such version, tag, column, bucket or dimension, or a file of the version is missing or
+                damaged.
         """
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
+        if dimensions is not None and dimensions < 1:
+            raise InputError(f"dimensions: expected at least 1, found {dimensions}")
         if missing := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
             raise InputError(f"{self.location}: no bucket {missing[0]}; there are 0 to {self.buckets - 1}")
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
@@ -109,10 +114,12 @@ class EmbeddingTable:
             users = [named[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
         moment = None if as_of is None else self._instant(as_of, version)
-        if self._key is None or self.honours_list(version):
-            return scan.read_files(locations, names, users, moment)
-        rows = scan.read_files(locations, list(dict.fromkeys([*names, "user_id"])), users, moment)
-        return rows.filter(pc.invert(self.suppression.gone(rows["user_id"]))).select(names)
+        shows_all = self._key is None or self.honours_list(version)
+        needed = dict.fromkeys([*names, *([] if shows_all else ["user_id"]), *(["embedding"] if dimensions else [])])
+        rows = scan.read_files(locations, list(needed), users, moment)
+        if not shows_all:
+            rows = rows.filter(pc.invert(self.suppression.gone(rows["user_id"])))
+        return shortened(rows, dimensions).select(names) if dimensions is not None else rows.select(names)
 
     def matrix(
         self,
@@ -121,14 +128,14 @@ class EmbeddingTable:
         as_of: Moment | None = None,
         user_ids: Sequence[str] | pa.Array | None = None,
         instruction: str | None = None,
+        dimensions: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """User ids, (N,) strings, and vectors, (N, D) float32, in the order of `read`.
 
         `instruction` keeps the rows of one instruction. A user with several rows (as_of, instruction) appears in each.
         """
-        rows = self.read(
-            version=version, as_of=as_of, user_ids=user_ids, columns=["user_id", "instruction", "embedding"]
-        )
+        columns = ["user_id", "instruction", "embedding"]
+        rows = self.read(version=version, as_of=as_of, user_ids=user_ids, columns=columns, dimensions=dimensions)
         if instruction is not None:
             rows = rows.filter(pc.equal(rows["instruction"], instruction))
         return rows["user_id"].to_numpy(), matrix(rows["embedding"])

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, build
+from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import FusionConfig
@@ -20,6 +22,7 @@ from ray_ggsm.training.nested import nested_info_nce
 from ray_ggsm.training.targets import Heads, Targets, TargetsConfig
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import encoder_on, lookup
+from tests.test_identity import EXPERIMENT
 
 B, D = 9, 8
 OBJECTIVE = Objective(0.2, 0.1)
@@ -161,3 +164,18 @@ def test_prefixes_that_are_no_prefixes_are_refused(make_rows: Callable[..., pa.T
         learner(tiny_decoder, make_rows(8), (4, 36))
     with pytest.raises(ValueError, match="rising order"):
         TrainingConfig(steps=1, batch_size=2, nested=(8, 4))
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ({"kind": "cpc", "event_encoder": {"name": "e"}}, "an encoder of the kind cpc has no loss over prefixes"),
+        ({**EXPERIMENT["model"], "fusion": {}}, "set model.fusion.columns: mixed"),
+    ],
+)
+def test_what_cannot_nest_is_refused(model: dict[str, Any], sentence: str) -> None:
+    mask = {"recipe": "causal"} if "kind" not in model else None
+    values = {**EXPERIMENT, "model": model, "mask": mask, "training": {**EXPERIMENT["training"], "nested": [4]}}
+    with pytest.raises(InputError, match=sentence):
+        build(Experiment, values, "x")
+    build(Experiment, {**values, "training": EXPERIMENT["training"]}, "x")

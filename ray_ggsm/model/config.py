@@ -90,8 +90,8 @@ class FusionConfig(Config):
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout on the z-scores and on the hidden layer."""
     columns: Literal["joined", "mixed"] = "joined"
-    """Order of the vector's columns. joined: the sequence's, then the features'. mixed: the sequence's and the
-    network's by turns, then the linear part, so that every prefix has something of both (`training.nested`)."""
+    """Order of the vector's columns. joined: the sequence's, the linear part's, the network's. mixed: these by turns,
+    so that every prefix has something of each (`training.nested`)."""
 
 
 class ModelConfig(Config):

@@ -6,8 +6,9 @@ much (how often, how much), and L2-normalisation alone would lose them. So the s
 the mean length of the features' component: the whole vector can then be normalised, and the sizes stay readable, as the
 factor moves by only some tenth between small and large rows.
 
-Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: the sequence's and the
-network's by turns, which training can fill with what matters most, and then the linear part, which it cannot change.
+Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: those of the sequence, of
+the linear part and of the network by turns. The first and the last of these are trained to be of use in the prefix;
+some of the features themselves beside them are worth more than more of those (docs/evaluation.md).
 
 Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
 W = D + P + K.
@@ -73,10 +74,10 @@ class Columns(nn.Module):
     """The joined vector's column at each place; None: they are in the same order."""
 
     def __init__(self, D: int, widths: tuple[int, int], mixed: bool) -> None:
-        """Mixed: the sequence's D columns and the network's K by turns, then the linear P; else as joined."""
+        """Mixed: the first column of each part, the second of each, and so on; else as they are joined."""
         super().__init__()
-        self.D, (P, K) = D, widths
-        turn_W = torch.cat([torch.arange(D), torch.full((P,), max(D, K)), torch.arange(K)])
+        self.D = D
+        turn_W = torch.cat([torch.arange(width) for width in (D, *widths)])
         self.register_buffer("order_W", turn_W.argsort(stable=True) if mixed else None, persistent=False)
 
     def forward(self, joined_BW: Tensor) -> Tensor:

@@ -173,6 +173,20 @@ class Experiment(Config):
         return self
 
     @model_validator(mode="after")
+    def _can_nest(self) -> Self:
+        if not self.training.nested:
+            return self
+        if not self.model.nests:
+            raise ValueError(f"training.nested: an encoder of the kind {self.model.kind} has no loss over prefixes")
+        fusion = self.model.fusion if self.model.kind == "llm" else None
+        if fusion is not None and fusion.columns == "joined":
+            raise ValueError(
+                "training.nested: the first columns of joined vectors hold nothing of the features; set "
+                "model.fusion.columns: mixed"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _model_has_what_it_reads(self) -> Self:
         if isinstance(self.model, FeaturesConfig) and not self.data.features:
             raise ValueError("model.kind: features: data.features has none, so there is nothing to read")

@@ -132,7 +132,11 @@ EXAMPLES: list[Config] = [
     ),
     build(Experiment, {**EXPERIMENT, "ray": {"embed_workers": {"min": 2, "max": 4}}}, "example"),
     build(Experiment, changed(EXPERIMENT, "training.targets", {"horizons_days": [1]}), "example"),
-    build(Experiment, changed(EXPERIMENT, "evaluation", {"few_labels": {}}), "example"),
+    build(
+        Experiment,
+        changed(EXPERIMENT, "evaluation", {"few_labels": {}, "dimensions": {}, "privacy": {"others": "later"}}),
+        "example",
+    ),
     *(build(Experiment, changed(EXPERIMENT, "mask", {"recipe": recipe}), "example") for recipe in RECIPES),
     build(RefreshConfig, {"rows": "*", "encoder": "e", "table": "t", "event_encoder": {"name": "b"}}, "example"),
     build(
@@ -210,6 +214,7 @@ EXAMPLES: list[Config] = [
 
 OTHER: dict[str, list[dict[str, Any]]] = {
     "Experiment.mask": [{"mask": {"recipe": "causal"}, "model": EXPERIMENT["model"]}],
+    "ProbeConfig.privacy": [{"privacy": {"others": "another"}}],
     "RefreshConfig.carry": [{"carry": {"when": "events", "max_age_days": 3}}],
     "SplitConfig.learn_from_users": [{"learn_from_users": "train", "users": "all"}],
     "DataConfig.splits": [{"splits": {"pretrain": DATA["splits"]["pretrain"]}}],

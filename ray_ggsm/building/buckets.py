@@ -22,7 +22,7 @@ from ray_ggsm.data.chunks import Chunk, read_chunk
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.checks import FileCheck, carried, check_file
 from ray_ggsm.tables.files import DataFile, bucket_path, describe, notes_of, spacing_of, write_bucket
-from ray_ggsm.tables.schema import SCHEMA
+from ray_ggsm.tables.schema import SCHEMA, shortened
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class BucketFiles:
         """
         build, bucket = self.build, self.bucket
         dead_letters.write_lost(build, bucket.number, encoded.filter(pa.array(~fits_N)))
+        encoded = shortened(encoded, build.files.dimensions)
         new = pa.concat_tables([encoded.filter(pa.array(fits_N)), self._done])
         rows = pa.concat_tables([new, self._carried()])
         counts = Counts(

@@ -19,6 +19,7 @@ from ray_ggsm.encoders.stream import StreamBatch, StreamInput, StreamModel, last
 from ray_ggsm.model.kinds import ColesConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
+from ray_ggsm.training.nested import prefix
 from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
@@ -46,7 +47,8 @@ class Coles(StreamModel):
         e_SC = workers.gather(nn.functional.normalize(states, dim=1))
         user_S = workers.gather(batch.user_B.repeat_interleave(c.slices))
         uncut = workers.gather((batch.length_B <= c.least).float()).mean().item()
-        return contrast(e_SC, user_S, c.margin, c.hard_negatives), {"uncut": uncut}
+        parts = [contrast(prefix(e_SC, n), user_S, c.margin, c.hard_negatives) for n in (*self.nested, c.state)]
+        return torch.stack(parts).mean(), {"uncut": uncut}
 
     def _after(self, x_BLD: Tensor, length_B: Tensor) -> Tensor:
         return last(self.gru(x_BLD)[0], length_B)

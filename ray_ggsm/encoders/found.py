@@ -32,7 +32,8 @@ from ray_ggsm.model.kinds import FoundConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.answers import render
 from ray_ggsm.training.learner import Metrics
-from ray_ggsm.training.loss import Objective, batch_statistics, gathered, info_nce
+from ray_ggsm.training.loss import Objective, batch_statistics, gathered
+from ray_ggsm.training.nested import nested_info_nce
 from ray_ggsm.training.workers import Workers, draws_of_rows
 
 
@@ -125,12 +126,12 @@ class Found(StreamModel):
             e1_bC, e2_bC = self._windows(history, workers, seed)
             sides = gathered(e1_bC, e2_bC, history.user_B, False, workers.gather)
             divergence = alike(workers.gather(e1_bC), workers.gather(e2_bC))
-            loss = info_nce(sides, objective) + self.config.divergence_weight * divergence
+            loss = nested_info_nce(sides, objective, self.nested) + self.config.divergence_weight * divergence
             return loss, {"accuracy": batch_statistics(sides, objective).accuracy, "divergence": divergence.item()}
         e_bC, q_bC = self.states(history), self.sentence(batch.sentences.vector_BH)
         sides = gathered(e_bC, q_bC, history.user_B, False, workers.gather, batch.sentences.id_B)
         swapped = sides._replace(user_BD=sides.answer_BD, answer_BD=sides.user_BD)
-        loss = (info_nce(sides, objective) + info_nce(swapped, objective)) / 2
+        loss = (nested_info_nce(sides, objective, self.nested) + nested_info_nce(swapped, objective, self.nested)) / 2
         return loss, {"accuracy": batch_statistics(sides, objective).accuracy}
 
     @property

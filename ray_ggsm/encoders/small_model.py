@@ -25,6 +25,7 @@ from ray_ggsm.model.saved import file_digest
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_finite
 from ray_ggsm.training.learner import Metrics
+from ray_ggsm.training.nested import check_nested
 from ray_ggsm.training.workers import Workers
 
 WEIGHTS = "modules.safetensors"
@@ -50,6 +51,8 @@ class SmallModel(nn.Module, Generic[AnyBatch]):
     """Whether there is anything to train."""
     progress: float = 0.0
     """Share of the training steps that are done, for losses that change."""
+    nested: tuple[int, ...] = ()
+    """Prefixes that the loss is taken over, too (`training.nested`), in kinds whose config says `nests`."""
     source: str | None = None
     """Digest of pretrained weights that are not saved with the encoder; None without such."""
     centre_W: Tensor
@@ -164,6 +167,8 @@ class SmallLearner:
         self.model, self.reader, self.description = model, reader, description
         self.config, self.workers, self.seed, self.head = config, workers, seed, head
         self.future_days = future_days
+        check_nested(config.nested, len(model.centre_W))
+        model.nested = config.nested
         self.step = 0
         self.record: dict[str, list[float]] = {}
 

@@ -74,6 +74,29 @@ class FewLabelsConfig(Config):
         return rows
 
 
+class DimensionsConfig(Config):
+    """What fewer dimensions and bytes cost (`ray_ggsm.evaluation.dimensions`)."""
+
+    prefixes: tuple[PositiveInt, ...] = Field((32, 64, 128), min_length=1)
+    """Numbers of first dimensions to look at, beside all of them."""
+
+    @field_validator("prefixes")
+    @classmethod
+    def _prefixes_rise(cls, prefixes: tuple[int, ...]) -> tuple[int, ...]:
+        if list(prefixes) != sorted(set(prefixes)):
+            raise ValueError("give the numbers in rising order, each once")
+        return prefixes
+
+
+class PrivacyConfig(Config):
+    """Whether vectors tell who was trained on (`ray_ggsm.evaluation.privacy`)."""
+
+    others: str
+    """Split of users that are not trained on, at the cutoffs of the train split; `embedding.splits` has both."""
+    users: int = Field(4000, ge=100)
+    """Users of each of the two that are looked at, those with the smallest hashes."""
+
+
 class ProbeConfig(Config):
     """Which probes are fitted, and how."""
 
@@ -92,6 +115,10 @@ class ProbeConfig(Config):
     are several."""
     few_labels: FewLabelsConfig | None = None
     """Fit linear probes on few labelled rows, too; null: on all rows alone."""
+    dimensions: DimensionsConfig | None = None
+    """Show what fewer dimensions and bytes cost: a linear probe for each of twelve forms by default; null: no."""
+    privacy: PrivacyConfig | None = None
+    """Attack the vectors, to see whether they tell who was trained on; null: no."""
     allow_missing: Runtime[bool] = False
     """Leave out, and count, label rows without a vector. They are an error if this is false, and in a study always."""
     allow_same_period: Runtime[bool] = False

@@ -89,6 +89,9 @@ class FusionConfig(Config):
     """Width of the linear part, a fixed random projection of the z-scores; null: the z-scores themselves."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout on the z-scores and on the hidden layer."""
+    columns: Literal["joined", "mixed"] = "joined"
+    """Order of the vector's columns. joined: the sequence's, the linear part's, the network's. mixed: these by turns,
+    so that every prefix has something of each (`training.nested`)."""
 
 
 class ProjectionConfig(Config):
@@ -105,6 +108,8 @@ class ModelConfig(Config):
 
     trains: ClassVar[bool] = True
     """Whether there is anything to train, under most masks."""
+    nests: ClassVar[bool] = True
+    """Whether its loss can be taken over prefixes, too (`training.nested`)."""
     kind: Literal["llm"] = "llm"
     """Which kind of encoder it is."""
     backbone: BackboneConfig

@@ -28,7 +28,7 @@ from ray_ggsm.model.backbone import layers_of, token_rms, trainable_backbone
 from ray_ggsm.model.batch import Batch
 from ray_ggsm.model.config import Backend, ModelConfig
 from ray_ggsm.model.contract import Tower
-from ray_ggsm.model.fusion import Fusion, component_scales, fuse
+from ray_ggsm.model.fusion import Columns, Fusion, component_scales, fuse
 from ray_ggsm.model.global_query import GlobalQuery
 from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.observe import Observe
@@ -95,8 +95,11 @@ class UserEncoder(nn.Module):
         """Vectors of the soft prompts in use, (P, D) in all (`ray_ggsm.model.soft_prompt`); no part of the encoder."""
         self.state_width = D if config.projection is None else config.projection.width
         """Width of both towers' states, without the features' component."""
-        self.vector_width = self.state_width + (sum(self.fusion.widths) if self.fusion is not None else 0)
+        widths = (0, 0) if self.fusion is None else self.fusion.widths
+        self.vector_width = self.state_width + sum(widths)
         """Width of user vectors, W."""
+        mixed = config.fusion is not None and config.fusion.columns == "mixed"
+        self.columns = Columns(self.state_width, widths, mixed)
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
         self.register_buffer("centre_answer_D", torch.zeros(self.state_width))
         self.backbone: PeftModel | transformers.PreTrainedModel = trainable_backbone(backbone, config)
@@ -240,15 +243,17 @@ class UserEncoder(nn.Module):
         """
         centred_BD = pooled_BD - self.centre(tower)
         if self.fusion is not None and tower == "user":
-            return fuse(centred_BD, self.fusion.widths, self.scale_user_2)
-        return nn.functional.pad(nn.functional.normalize(centred_BD, dim=1), (0, self.vector_width - self.state_width))
+            return self.columns(fuse(centred_BD, self.fusion.widths, self.scale_user_2))
+        normal_BD = nn.functional.normalize(centred_BD, dim=1)
+        return self.columns(nn.functional.pad(normal_BD, (0, self.vector_width - self.state_width)))
 
     def batch_vectors(self, user_BW: Tensor) -> Tensor:
         """As `vectors` for pooled user states of a whole training batch, with the batch's own mean and scales."""
         centred_BW = user_BW - user_BW.mean(dim=0) if self.config.centre else user_BW
         if self.fusion is None:
             return nn.functional.normalize(centred_BW, dim=1)
-        return fuse(centred_BW, self.fusion.widths, component_scales(centred_BW, self.fusion.widths))
+        scale_2 = component_scales(centred_BW, self.fusion.widths)
+        return self.columns(fuse(centred_BW, self.fusion.widths, scale_2))
 
     def set_centres(self, user_BW: Tensor, answer_BD: Tensor) -> None:
         """Freeze means and scales to those of pooled states of training rows."""

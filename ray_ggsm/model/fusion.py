@@ -6,6 +6,10 @@ much (how often, how much), and L2-normalisation alone would lose them. So the s
 the mean length of the features' component: the whole vector can then be normalised, and the sizes stay readable, as the
 factor moves by only some tenth between small and large rows.
 
+Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: those of the sequence, of
+the linear part and of the network by turns. The first and the last of these are trained to be of use in the prefix;
+some of the features themselves beside them are worth more than more of those (docs/evaluation.md).
+
 Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
 W = D + P + K.
 """
@@ -61,3 +65,27 @@ def fuse(centred_BW: Tensor, widths: tuple[int, int], scale_2: Tensor) -> Tensor
     scale_T = scale_2.repeat_interleave(torch.tensor(widths, device=scale_2.device))
     length = SEQUENCE * tabular**0.5
     return normalize(torch.cat([length * normalize(sequence_BD, dim=1), features_BT / scale_T], dim=1), dim=1)
+
+
+class Columns(nn.Module):
+    """The order in which the columns of a joined vector are published."""
+
+    order_W: Tensor | None
+    """The joined vector's column at each place; None: they are in the same order."""
+
+    def __init__(self, D: int, widths: tuple[int, int], mixed: bool) -> None:
+        """Mixed: the first column of each part, the second of each, and so on; else as they are joined."""
+        super().__init__()
+        self.D = D
+        turn_W = torch.cat([torch.arange(width) for width in (D, *widths)])
+        self.register_buffer("order_W", turn_W.argsort(stable=True) if mixed else None, persistent=False)
+
+    def forward(self, joined_BW: Tensor) -> Tensor:
+        """The vectors as they are published, (B, W)."""
+        return joined_BW if self.order_W is None else joined_BW[:, self.order_W]
+
+    def of_sequence(self, dimensions: int) -> int:
+        """How many of a published vector's first columns are the sequence's; they are its first ones."""
+        if self.order_W is None:
+            return min(dimensions, self.D)
+        return int((self.order_W[:dimensions] < self.D).sum())

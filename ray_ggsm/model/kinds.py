@@ -13,6 +13,8 @@ class StreamConfig(Config):
 
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
+    nests: ClassVar[bool] = False
+    """Whether its loss can be taken over prefixes, too (`training.nested`)."""
     event_encoder: EventEncoderConfig
     """The frozen text encoder of single events."""
     fields: FieldsConfig = FieldsConfig()
@@ -40,6 +42,7 @@ class CpcConfig(StreamConfig):
 class ColesConfig(StreamConfig):
     """CoLES (`ray_ggsm.encoders.coles`)."""
 
+    nests: ClassVar[bool] = True
     kind: Literal["coles"]
     state: int = Field(256, ge=1)
     """Width of the GRU's state, which is the vector."""
@@ -109,6 +112,7 @@ class One4allConfig(TransformerConfig):
 class FoundConfig(StreamConfig):
     """FOUND (`ray_ggsm.encoders.found`)."""
 
+    nests: ClassVar[bool] = True
     kind: Literal["found"]
     state: int = Field(128, ge=1)
     """Width of each modality's state, which is that of the vector."""
@@ -144,6 +148,7 @@ class FeaturesConfig(Config):
     """The hand-crafted features themselves (`ray_ggsm.encoders.features`)."""
 
     trains: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
     kind: Literal["features"]
     event_encoder: ClassVar[None] = None
     """It reads no event."""
@@ -153,6 +158,7 @@ class TextConfig(Config):
     """A text embedding model on rows that are told as text (`ray_ggsm.encoders.text`)."""
 
     trains: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
     kind: Literal["text"]
     event_encoder: ClassVar[None] = None
     """It reads no event vectors."""

@@ -125,6 +125,8 @@ def save(bundle: EncoderBundle, location: str) -> None:
         storage.upload(directory, location)
     values = description.model_dump(mode="json")
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
+    if bundle.encoder.config.fusion is not None and bundle.encoder.columns.order_W is None:
+        del values["model"]["fusion"]["columns"]  # as before there was a choice
     storage.write_json(storage.join(location, FILE), values)
 
 

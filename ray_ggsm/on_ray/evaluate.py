@@ -17,12 +17,14 @@ from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.data.summary import DataSummary
 from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align_all, check_disjoint, joined, only
 from ray_ggsm.evaluation.counts import count_rows, left_out
+from ray_ggsm.evaluation.dimensions import Stored, check_prefixes, stored_aucs
 from ray_ggsm.evaluation.few_labels import check_draws, few_labels
 from ray_ggsm.evaluation.health import vector_health
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.report import Report, write_report
 from ray_ggsm.evaluation.pages.user_map import user_map
+from ray_ggsm.evaluation.privacy import Privacy, membership
 from ray_ggsm.evaluation.results import Probed, Results, by_label, mean_aucs, results
 from ray_ggsm.evaluation.saved_probes import ProbedVectors, save_probes
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
@@ -30,7 +32,9 @@ from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.probing.membership import check_privacy, privacy_rows
 from ray_ggsm.on_ray.probing.probes import probe_all
+from ray_ggsm.on_ray.probing.stored import stored
 from ray_ggsm.stage_results import EvaluateResult
 from ray_ggsm.stages import Pipeline, timed
 from ray_ggsm.tables import open_table
@@ -69,10 +73,13 @@ def check_evaluation(experiment: Experiment) -> None:
         raise InputError("data.labels: there are no labels to evaluate on; add some, or stop after jobs/embed.py")
     instructions, evaluation = experiment.embedding.instructions, experiment.evaluation
     evaluation.labels_of([*instructions], [*experiment.data.labels])
-    if evaluation.few_labels and len(instructions) > 1:
-        raise InputError("evaluation.few_labels: it needs one vector per row, so one of embedding.instructions")
+    for name in ("few_labels", "dimensions", "privacy"):
+        if len(instructions) > 1 and getattr(evaluation, name) is not None:
+            raise InputError(f"evaluation.{name}: it needs one vector per row, so one of embedding.instructions")
     fit, score = experiment.probe_splits
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
+    if experiment.evaluation.privacy is not None:
+        check_privacy(experiment, experiment.evaluation.privacy)
 
 
 def check_one_instruction(experiment: Experiment) -> None:
@@ -135,9 +142,11 @@ def _probed(experiment: Experiment, of_instruction: Mapping[str, Vectors]) -> Pr
 
 def _compare(pipeline: Pipeline, prepared: DataSummary, of_instruction: Mapping[str, Vectors]) -> EvaluateResult:
     experiment, vectors = pipeline.experiment, next(iter(of_instruction.values()))
-    few = experiment.evaluation.few_labels
+    few, dimensions = experiment.evaluation.few_labels, experiment.evaluation.dimensions
     if few is not None:
         check_draws(experiment.evaluation, few, experiment.seed, vectors["encoder"].fit)
+    if dimensions is not None:
+        check_prefixes(dimensions, vectors["encoder"].fit.vectors.shape[1])
     probed = _probed(experiment, of_instruction)
     _save_probes(pipeline, probed, vectors["encoder"].fit.vectors.shape[1])
     scored = {name: data.score for name, data in vectors.items()}
@@ -147,10 +156,18 @@ def _compare(pipeline: Pipeline, prepared: DataSummary, of_instruction: Mapping[
     counts = count_rows({fit: vectors["encoder"].fit, score: vectors["encoder"].score})
     plain_counts = {name: count.model_dump() for name, count in counts.items()}
     found_few = few_labels(experiment.evaluation, few, experiment.seed, vectors, probe_all) if few else None
-    plain_few = {"few_labels": asdict(found_few)} if found_few else {}
-    more = {"mean_auc": mean_aucs(found), "counts": plain_counts}
-    storage.write_json(pipeline.evaluate.results_file, values | more | plain_few)
-    report = replace(_report(pipeline, prepared, found, scored), few_labels=found_few)
+    found_stored = _stored(experiment, vectors["encoder"])
+    found_privacy = _privacy(pipeline)
+    parts = {"few_labels": found_few, "privacy": found_privacy}
+    plain_more: dict[str, object] = {name: asdict(part) for name, part in parts.items() if part}
+    if found_stored:
+        plain_more["dimensions"] = [asdict(form) for form in found_stored]
+    storage.write_json(
+        pipeline.evaluate.results_file, values | {"mean_auc": mean_aucs(found), "counts": plain_counts} | plain_more
+    )
+    report = replace(
+        _report(pipeline, prepared, found, scored), few_labels=found_few, stored=found_stored, privacy=found_privacy
+    )
     write_report(report, pipeline.evaluate.report)
     auc = {n: {k: {label: r["auc"] for label, r in p.items()} for k, p in ks.items()} for n, ks in values.items()}
     return EvaluateResult(auc=auc, counts=counts)
@@ -165,6 +182,22 @@ def _save_probes(pipeline: Pipeline, probed: Probed, width: int) -> None:
         vectors = ProbedVectors(encoder=encoder, instruction=e.embedding.instructions[name], mask=e.embedding.mask)
         of_own = {kind: {label: labels[label] for label in own} for kind, labels in kinds.items()}
         save_probes(of_own, vectors, width, pipeline.evaluate.probes)
+
+
+def _stored(experiment: Experiment, encoder: ProbeData) -> tuple[Stored, ...]:
+    """What fewer dimensions and bytes cost; nothing where nobody asks."""
+    config = experiment.evaluation
+    if config.dimensions is None:
+        return ()
+    return stored_aucs(config, config.dimensions, experiment.seed, encoder, stored, probe_all)
+
+
+def _privacy(pipeline: Pipeline) -> Privacy | None:
+    """Whether the vectors tell who was trained on; None where nobody asks."""
+    config, seed = pipeline.experiment.evaluation, pipeline.experiment.seed
+    if config.privacy is None:
+        return None
+    return membership(config, seed, *privacy_rows(pipeline, config.privacy), probe_all)
 
 
 def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: Mapping[str, Aligned]) -> Report:

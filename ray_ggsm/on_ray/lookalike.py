@@ -23,7 +23,7 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.kinds import load
 from ray_ggsm.experiment import RayConfig
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.numerics import unit
+from ray_ggsm.numerics import prefix, unit
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.cluster.places import check_kept
 from ray_ggsm.tables import open_table
@@ -162,8 +162,9 @@ def sentence_direction(table: EmbeddingTable, version: Version, text: str, encod
         )
     no_events = np.zeros((0, saved.description.event_width), np.float32)
     loaded = load(encoder, lambda texts: no_events, torch.device("cpu"))
-    vector_D: np.ndarray = Embedder(loaded, 16_384).texts([text]).vectors[0]
-    return vector_D
+    vector_1D = Embedder(loaded, 16_384).texts([text]).vectors
+    direction_D: np.ndarray = prefix(vector_1D, table.metadata(version).width or vector_1D.shape[1])[0]
+    return direction_D
 
 
 def nearest(files: Sequence[str], target_D: np.ndarray, k: int, without: Sequence[str], instruction: str) -> pa.Table:

@@ -32,12 +32,15 @@ LEVELS = 127
 
 
 class DataFileConfig(Config):
-    """How vectors are stored."""
+    """What is stored of vectors, and how."""
 
     precision: Literal["float32", "float16", "int8"] = "float32"
     """Values are rounded before they are stored as float32, so readers notice nothing: float16 to half precision (54 to
     60 % of the bytes), int8 to 255 levels of even spacing (less than a third). A file's spacing is calibrated
     on its vectors when it is first written, and kept when vectors are carried forward: they are rounded once."""
+    dimensions: int | None = Field(None, ge=1)
+    """Publish the first so many columns of the vectors, at length 1 again; null: all of them. Train with
+    `training.nested` for it. A change encodes everybody again."""
     rows_per_group: Runtime[int] = Field(256, ge=1)
     """Rows that a look-up of one user reads; larger groups make full scans a little cheaper."""
 

@@ -16,13 +16,13 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.compatible import Routes, recorded_maps
-from ray_ggsm.tables.files import DataFile, describe
+from ray_ggsm.tables.files import DataFile
 from ray_ggsm.tables.join import Join, prepared_join
 from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, RecordedMap, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
 from ray_ggsm.tables.neighbours.reader import Neighbours, find_index, nobody, open_index
-from ray_ggsm.tables.schema import SCHEMA, matrix
+from ray_ggsm.tables.schema import SCHEMA, matrix, shortened
 from ray_ggsm.tables.suppression import SuppressionFilter, read_suppressed
 from ray_ggsm.tables.tags import Tag, read_tag, read_tags
 from ray_ggsm.tables.timeline import read_timeline
@@ -84,6 +84,7 @@ class EmbeddingTable:
         columns: Sequence[str] | None = None,
         buckets: Collection[int] | None = None,
         compatible_with: Version | VersionMetadata = None,
+        dimensions: int | None = None,
     ) -> pa.Table:
         """Rows, sorted by bucket, user, as_of and instruction.
 
@@ -98,20 +99,25 @@ class EmbeddingTable:
                 part by part, with all rows of a user in one part; None: all.
             compatible_with: version, by its number or tag, into whose encoder's space the vectors are mapped; or the
                 metadata of a version of another table; None: they are read as they are.
+            dimensions: first dimensions of the vectors that are wanted, at length 1 again (after `compatible_with`); None:
+                all.
 
         Raises:
-            InputError: no such version, tag, column or bucket, a file of the version or of a map is missing or damaged,
-                or no map leads into the space.
+            InputError: no such version, tag, column, bucket or dimension, a file of the version or of a map is missing
+                or damaged, or no map leads into the space.
         """
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
+        if dimensions is not None and dimensions < 1:
+            raise InputError(f"dimensions: expected at least 1, found {dimensions}")
         if missing := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
             raise InputError(f"{self.location}: no bucket {missing[0]}; there are 0 to {self.buckets - 1}")
         if compatible_with is not None:
             needed = list(dict.fromkeys([*names, "instruction", "embedding"]))
             rows = self.read(version=version, as_of=as_of, user_ids=user_ids, columns=needed, buckets=buckets)
-            return self.routes(version, compatible_with).apply(rows).select(names)
+            mapped = self.routes(version, compatible_with).apply(rows)
+            return (mapped if dimensions is None else shortened(mapped, dimensions)).select(names)
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
         users = None
         if user_ids is not None:
@@ -120,10 +126,12 @@ class EmbeddingTable:
             users = [named[file.bucket] for file in files]
         locations = [storage.join(self.location, file.path) for file in files]
         moment = None if as_of is None else self._instant(as_of, version)
-        if self._key is None or self.honours_list(version):
-            return scan.read_files(locations, names, users, moment)
-        rows = scan.read_files(locations, list(dict.fromkeys([*names, "user_id"])), users, moment)
-        return rows.filter(pc.invert(self.suppression.gone(rows["user_id"]))).select(names)
+        shows_all = self._key is None or self.honours_list(version)
+        needed = dict.fromkeys([*names, *([] if shows_all else ["user_id"]), *(["embedding"] if dimensions else [])])
+        rows = scan.read_files(locations, list(needed), users, moment)
+        if not shows_all:
+            rows = rows.filter(pc.invert(self.suppression.gone(rows["user_id"])))
+        return shortened(rows, dimensions).select(names) if dimensions is not None else rows.select(names)
 
     def matrix(
         self,
@@ -133,6 +141,7 @@ class EmbeddingTable:
         user_ids: Sequence[str] | pa.Array | None = None,
         instruction: str | None = None,
         compatible_with: Version | VersionMetadata = None,
+        dimensions: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """User ids, (N,) strings, and vectors, (N, D) float32, in the order of `read`, whose arguments these are.
 
@@ -140,8 +149,9 @@ class EmbeddingTable:
         """
         names = ["user_id", "instruction", "embedding"]
         rows = self.read(
-            version=version, as_of=as_of, user_ids=user_ids, columns=names, compatible_with=compatible_with
-        )
+            version=version, as_of=as_of, user_ids=user_ids, columns=names, compatible_with=compatible_with,
+            dimensions=dimensions,
+        )  # fmt: skip
         if instruction is not None:
             rows = rows.filter(pc.equal(rows["instruction"], instruction))
         return rows["user_id"].to_numpy(), matrix(rows["embedding"])
@@ -267,21 +277,7 @@ class EmbeddingTable:
 
         `deep` also reads every page and compares its checksum.
         """
-        problems = []
-        for expected in self.data_files():
-            file = storage.join(self.location, expected.path)
-            try:
-                found = describe(self.location, expected.path)
-                if found != expected:
-                    problems.append(
-                        f"{file}: the log says {expected.rows} rows and {expected.size} bytes, the file has "
-                        f"{found.rows} and {found.size}"
-                    )
-                elif deep:
-                    scan.read_files([file], SCHEMA.names)
-            except InputError as error:
-                problems.append(str(error))
-        return problems
+        return scan.problems(self.location, self.data_files(), deep)
 
     def _instant(self, moment: Moment, version: Version) -> dt.datetime:
         """The instant that a moment means in the zone of a version's user rows."""

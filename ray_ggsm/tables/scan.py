@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.tables.files import DataFile, describe
 from ray_ggsm.tables.schema import SCHEMA
 
 T = TypeVar("T")
@@ -41,6 +42,25 @@ def read_files(
     with ThreadPoolExecutor(THREADS) as pool:
         tables = list(pool.map(lambda file, of_file: _read(file, list(columns), of_file, as_of), files, wanted))
     return pa.concat_tables(tables) if tables else pa.schema([SCHEMA.field(n) for n in columns]).empty_table()
+
+
+def problems(location: str, files: Sequence[DataFile], deep: bool) -> list[str]:
+    """What is wrong with the files of a table, one sentence each; `deep` also compares every page's checksum."""
+    found = []
+    for expected in files:
+        file = storage.join(location, expected.path)
+        try:
+            there = describe(location, expected.path)
+            if there != expected:
+                found.append(
+                    f"{file}: the log says {expected.rows} rows and {expected.size} bytes, the file has "
+                    f"{there.rows} and {there.size}"
+                )
+            elif deep:
+                read_files([file], SCHEMA.names)
+        except InputError as error:
+            found.append(str(error))
+    return found
 
 
 def read_users(file: str, columns: Sequence[str], users: list[str]) -> tuple[pa.Table, np.ndarray]:

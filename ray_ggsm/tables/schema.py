@@ -6,6 +6,9 @@ Legend: N rows, D width.
 import numpy as np
 import pyarrow as pa
 
+from ray_ggsm.config import InputError
+from ray_ggsm.numerics import prefix
+
 SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
@@ -60,3 +63,27 @@ def matrix(embedding: pa.ChunkedArray) -> np.ndarray:
     if not chunks:
         return np.zeros((0, 0), dtype=np.float32)
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks])
+
+
+def shortened(table: pa.Table, dimensions: int | None) -> pa.Table:
+    """The rows with the first so many dimensions of their vectors, at length 1 again.
+
+    With None, or where the vectors have exactly so many, they stay as they are.
+
+    Raises:
+        InputError: the vectors have fewer.
+    """
+    vector_ND = matrix(table["embedding"]) if dimensions is not None and len(table) else None
+    if dimensions is None or vector_ND is None or vector_ND.shape[1] == dimensions:
+        return table
+    N, D = vector_ND.shape
+    if dimensions > D:
+        raise InputError(f"dimensions: the vectors have {D}, and {dimensions} were asked for; ask for {D} or fewer")
+    # a chunk of a list column counts its numbers in 32 bits
+    parts = np.array_split(prefix(vector_ND, dimensions), 1 + N * dimensions // 2**30)
+    chunks = [
+        pa.ListArray.from_arrays(np.arange(len(part) + 1, dtype=np.int32) * dimensions, part.reshape(-1))
+        for part in parts
+    ]
+    at = table.column_names.index("embedding")
+    return table.set_column(at, table.schema.field(at), pa.chunked_array(chunks, SCHEMA.field("embedding").type))

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ray_ggsm.config import Config, Runtime
 from ray_ggsm.training.answers import AnswerConfig
@@ -51,6 +51,9 @@ class TrainingConfig(Config):
     """Weight of InfoNCE beside `targets`."""
     targets: TargetsConfig | None = None
     """Dense targets of the future beside InfoNCE; null: the paper's form."""
+    nested: tuple[PositiveInt, ...] = ()
+    """Numbers of first dimensions that the loss is taken over, too, each with the weight of the whole vector: e.g. [32,
+    64, 128] (`ray_ggsm.training.nested`). Empty: over the whole vector alone."""
     answer: AnswerConfig = AnswerConfig()
     """The answer tower's input."""
     questions: QuestionsConfig | None = None
@@ -107,6 +110,13 @@ class TrainingConfig(Config):
         if len(set(terms)) < len(terms):
             raise ValueError("give each kind of negatives once, or it counts twice")
         return terms
+
+    @field_validator("nested")
+    @classmethod
+    def _prefixes_rise(cls, nested: tuple[int, ...]) -> tuple[int, ...]:
+        if list(nested) != sorted(set(nested)):
+            raise ValueError("give the numbers in rising order, each once")
+        return nested
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

@@ -28,8 +28,9 @@ from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_loss
 from ray_ggsm.training.flops import step_flops
 from ray_ggsm.training.learner import Metrics
-from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, info_nce, mean_cosine
+from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, mean_cosine
 from ray_ggsm.training.mask_log import GradientNorms, LearnedWeights, MaskLog
+from ray_ggsm.training.nested import nested_info_nce, sequence_columns
 from ray_ggsm.training.next_token import check_head, head_flops
 from ray_ggsm.training.outcome import Outcome
 from ray_ggsm.training.part import Part, part_of
@@ -68,8 +69,8 @@ class Contrastive:
         """
         self.bundle = replace(bundle, text_answers=config.answer.form == "text" or config.questions is not None)
         self.head, self.collator, self.config = head, collator, config
-        self.workers, self.seed = workers, seed
-        self.encoder, self.recipe = bundle.encoder, bundle.recipe
+        self.workers, self.seed, self.encoder, self.recipe = workers, seed, bundle.encoder, bundle.recipe
+        self.columns = sequence_columns(config.nested, self.encoder.vector_width, self.encoder.columns.of_sequence)
         if config.ntp_weight:
             check_head(self.encoder)
         self.make_targets, self.heads = self._targets(future_days)
@@ -119,7 +120,8 @@ class Contrastive:
         assert future_days is not None, "targets need the length of futures"
         modalities, device = [m.name for m in self.encoder.template.modalities], self.encoder.device
         maker = TargetMaker(self.config.targets, modalities, future_days, self.head, device)
-        return maker, Heads(self.encoder.vector_width, maker.widths, maker.prior, self.seed).to(self.encoder.device)
+        heads = Heads(self.encoder.vector_width, maker.widths, maker.prior, self.seed, self.config.nested)
+        return maker, heads.to(device)
 
     def prepare(self) -> None:
         """Take statistics of numbers and the untrained towers' centres from training rows, before the first step."""
@@ -244,7 +246,7 @@ class Contrastive:
             for answer_bD, ids_b in zip(answer_ND.split(b), part.answer_ids_N.split(b), strict=True)
         ]
         statistics = batch_statistics(draws[0], self.config.objective)
-        losses_K = torch.stack([info_nce(sides, self.config.objective) for sides in draws])
+        losses_K = torch.stack([nested_info_nce(sides, self.config.objective, self.columns) for sides in draws])
         contrast = self.config.contrast_weight * losses_K.mean()
         if self.heads is None or targets is None or self.config.targets is None:
             return contrast, statistics, {}
@@ -259,9 +261,7 @@ class Contrastive:
         part = self._part(rows, answer_seed=self.seed)
         states = part.towers.states(self._weight)
         loss, statistics, parts = self._loss(states["user"], states["answer"], part, self._gathered_targets(rows))
-        return {
-            "loss": loss.item(), "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank, **parts,
-        }  # fmt: skip
+        return {"loss": loss.item(), "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank, **parts}
 
     def _weight(self, tokens: Tokens) -> Tensor:
         return self.recipe.future_weight(tokens, self.bundle.step)

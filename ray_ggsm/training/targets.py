@@ -23,6 +23,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, huber_loss
 from ray_ggsm.config import Config, InputError
 from ray_ggsm.numerics import signed_log
 from ray_ggsm.training.futures import Futures, is_new, number_fields, text_fields
+from ray_ggsm.training.nested import prefix
 
 
 class TargetsConfig(Config):
@@ -205,22 +206,30 @@ class TargetMaker:
 
 
 class Heads(nn.Linear):
-    """Linear heads on user vectors, (B, W) -> (B, C + N + M + F + Q)."""
+    """Linear heads on user vectors, (B, W) -> (B, C + N + M + F + Q), and further ones on each prefix of them."""
 
-    def __init__(self, W: int, widths: Sequence[int], prior: Tensor, seed: int) -> None:
+    def __init__(self, W: int, widths: Sequence[int], prior: Tensor, seed: int, nested: Sequence[int] = ()) -> None:
         """Start from the prior: heads that first had to learn base rates would make one direction of the states a
         constant, and the states would collapse onto it."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             super().__init__(W, sum(widths))
+            self.nested = nn.ModuleList(nn.Linear(n, sum(widths)) for n in nested)
         with torch.no_grad():
-            self.bias.copy_(prior)
-        self.widths = list(widths)
+            for heads in (self, *self.nested):
+                heads.bias.copy_(prior)
+        self.widths, self.prefixes = list(widths), tuple(nested)
 
     def losses(self, vector_BW: Tensor, targets: Targets, config: TargetsConfig) -> dict[str, Tensor]:
-        """The weighted mean loss of each part, scalars."""
-        predicted = self(vector_BW * vector_BW.shape[1] ** 0.5).split(self.widths, dim=1)
-        occurs_BC, number_BN, first_BM, new_BF, mean_BQ = predicted
+        """The weighted mean loss of each part, scalars: of the whole vectors, or the mean over these and prefixes."""
+        whole = self._losses(self(_sized(vector_BW)), targets, config)
+        parts = [whole]
+        for n, heads in zip(self.prefixes, self.nested, strict=True):
+            parts.append(self._losses(heads(_sized(prefix(vector_BW, n))), targets, config))
+        return {name: torch.stack([part[name] for part in parts]).mean() for name in whole} if self.nested else whole
+
+    def _losses(self, predicted: Tensor, targets: Targets, config: TargetsConfig) -> dict[str, Tensor]:
+        occurs_BC, number_BN, first_BM, new_BF, mean_BQ = predicted.split(self.widths, dim=1)
         error_BM = huber_loss(first_BM, targets.first_BM, reduction="none")
         is_right_BM = (targets.censored_BM > 0) & (first_BM > targets.first_BM)
         mean_error_BQ = huber_loss(mean_BQ, targets.mean_BQ, reduction="none") * targets.has_mean_BQ
@@ -235,6 +244,11 @@ class Heads(nn.Linear):
         return {
             name: getattr(config, name) * loss for name, loss in losses.items() if sizes[name] and getattr(config, name)
         }
+
+
+def _sized(vector_BW: Tensor) -> Tensor:
+    """Unit vectors with a mean square of 1."""
+    return vector_BW * vector_BW.shape[1] ** 0.5
 
 
 def _log_odds(rows_X: np.ndarray, rows: int) -> Tensor:

@@ -18,11 +18,12 @@ from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table
+from ray_ggsm.tables.files import DataFileConfig
 from ray_ggsm.tables.gates import GateError, GatesConfig
 from ray_ggsm.tables.maintenance import forget
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
-from tests.helpers.building import BUCKETS, LOOSE, World
+from tests.helpers.building import BUCKETS, LOOSE, WIDTH, World
 
 
 def vectors(table: EmbeddingTable, version: int | None = None) -> dict[str, list[float]]:
@@ -237,3 +238,29 @@ def test_a_chunk_without_good_rows(world: World, users: pa.Table) -> None:
     world.give(with_values(users, "as_of", [*[None] * 4, *users["as_of"].to_pylist()[4:]]))
     table = world.refresh("r0", LOOSE.model_copy(update={"max_dead_letter_share": 0.5}))
     assert table.metadata().counts == VersionCounts(expected=11, written=7, dead_letters=4, encoded=7, new=7)
+
+
+def test_a_prefix_is_published_at_length_1_and_carried_as_it_is(world: World, users: pa.Table) -> None:
+    world.give(users)
+    whole = vectors(world.refresh("r0"))
+    narrow = World(world.directory / "narrow", files=DataFileConfig(dimensions=3))
+    narrow.directory.mkdir()
+    narrow.give(users)
+    first = narrow.refresh("r0")
+    assert first.metadata().width == 3
+    for user, vector in vectors(first).items():
+        length = sum(value**2 for value in whole[user][:3]) ** 0.5
+        assert vector == pytest.approx([value / length for value in whole[user][:3]], abs=1e-6)
+    narrow.give(with_another_row(users, 2))
+    second = narrow.refresh("r1")
+    kept = vectors(second).keys() - {"u0-2"}
+    assert {user: vectors(second)[user] for user in kept} == {user: vectors(first)[user] for user in kept}
+
+
+def test_all_dimensions_are_published_to_the_bit(world: World, users: pa.Table) -> None:
+    world.give(users)
+    whole = vectors(world.refresh("r0"))
+    same = World(world.directory / "same", files=DataFileConfig(dimensions=WIDTH))
+    same.directory.mkdir()
+    same.give(users)
+    assert vectors(same.refresh("r0")) == whole

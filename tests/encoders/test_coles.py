@@ -1,10 +1,14 @@
 """CoLES against a loop over all pairs, and its slices."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from ray_ggsm.encoders.coles import contrast, draw_slices
+from ray_ggsm.encoders.coles import Coles, contrast, draw_slices
+from ray_ggsm.model.config import EventEncoderConfig
+from ray_ggsm.model.kinds import ColesConfig
 from ray_ggsm.training.workers import ALONE
 
 
@@ -59,3 +63,18 @@ def test_slices_lie_in_their_rows_and_have_every_length() -> None:
     again = draw_slices(length_B, 2000, 5, 100, ALONE, seed=3)
     assert torch.equal(first, again[0])
     assert torch.equal(length, again[1])
+
+
+def test_the_nested_loss_is_the_mean_over_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    e_SC, users = unit(12, 6, 4), torch.arange(12) // 3
+    config = ColesConfig(kind="coles", event_encoder=EventEncoderConfig(name="e"), state=6, slices=3, least=2)
+    lost = Coles(config, (), 4)
+    monkeypatch.setattr(lost, "_after", lambda *_: e_SC)
+    lost.input = torch.nn.Identity()
+    monkeypatch.setattr(lost.input, "forward", lambda _: torch.zeros(4, 3, 128))
+    history = SimpleNamespace(length_B=torch.full((4,), 3), user_B=users[::3])
+    for nested in ((), (2, 4)):
+        lost.nested = nested
+        slices = [e_SC[:, :n].double().numpy() for n in (*nested, 6)]
+        expected = [by_hand(e / np.linalg.norm(e, axis=1, keepdims=True), users.tolist(), 0.5, 5) for e in slices]
+        assert lost.loss(history, ALONE, 0)[0].item() == pytest.approx(np.mean(expected), rel=1e-5)

@@ -15,6 +15,7 @@ from ray_ggsm.encoders.stream import StreamReader
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.kinds import FoundConfig
 from ray_ggsm.model.modality import Modality
+from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import WIDTH, lookup
 from tests.helpers.rows import user_rows
@@ -137,3 +138,22 @@ def test_users_and_sentences_can_be_compared(tiny_event_encoder: str) -> None:
     found.event_encoder_digest, found._texts = "another", None
     with pytest.raises(InputError, match="was trained with another"):
         found.told(["nothing"])
+
+
+@pytest.mark.parametrize("first_stage", [0.0, 0.5])
+def test_the_nested_loss_is_the_mean_over_slices(first_stage: float) -> None:
+    rows, found = user_rows(8), model(first_stage=first_stage, divergence_weight=0.0, window_days=1e4)
+    told = None if first_stage else Sentences(torch.randn(8, WIDTH), torch.arange(8))
+    batch, objective = FoundBatch(READER.batch(rows), told), Objective(found.config.temperature, 2.0, ("ua",))
+    if told is None:
+        user_BC, answer_BC = found._windows(batch.history, ALONE, 0)
+    else:
+        user_BC, answer_BC = found.states(batch.history), found.sentence(told.vector_BH)
+    expected = []
+    for n in (3, 5, 8):
+        sides = gathered(user_BC[:, :n], answer_BC[:, :n], batch.history.user_B, False)
+        swapped = sides._replace(user_BD=sides.answer_BD, answer_BD=sides.user_BD)
+        each = [info_nce(s, objective).item() for s in ((sides,) if told is None else (sides, swapped))]
+        expected.append(np.mean(each))
+    found.nested = (3, 5)
+    assert found.loss(batch, ALONE, 0)[0].item() == pytest.approx(np.mean(expected), rel=1e-5)

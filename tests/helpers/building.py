@@ -37,6 +37,7 @@ class World:
     embedding: EncodingConfig = field(default_factory=EncodingConfig)
     one_row_each: bool = True
     max_age_days: int | None = None
+    files: DataFileConfig = field(default_factory=DataFileConfig)
     encoded: int = 0
     """Rows that were given vectors so far."""
     no_memory_for: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class World:
         store = VectorStore((), str(self.directory / "cache"))
         encoder = ("encoder", "enc1", MODALITIES, FEATURES, "UTC", store)
         place = (run, self.table, staging, BUCKETS, self.one_row_each)
-        return Build(self.embedding, DataFileConfig(), 2000, *encoder, *place, max_age_days=self.max_age_days)
+        return Build(self.embedding, self.files, 2000, *encoder, *place, max_age_days=self.max_age_days)
 
     def lay_out(self, build: Build, previous: EmbeddingTable | None = None, parts: int = 2) -> Layout:
         """The input by bucket; rows that `previous` has keep their vectors."""

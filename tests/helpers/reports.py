@@ -3,6 +3,7 @@
 import numpy as np
 
 from ray_ggsm.evaluation.config import ProbeConfig
+from ray_ggsm.evaluation.dimensions import Stored
 from ray_ggsm.evaluation.few_labels import FewLabels
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import Estimate
@@ -10,6 +11,7 @@ from ray_ggsm.evaluation.pages.mask_figures import mask_history
 from ray_ggsm.evaluation.pages.report import Report
 from ray_ggsm.evaluation.pages.study_report import StudyReport
 from ray_ggsm.evaluation.pages.user_map import UserMap
+from ray_ggsm.evaluation.privacy import Attack, Privacy
 from ray_ggsm.evaluation.study import Scores, StudySummary, study_summary
 from tests.helpers.train_stage import log_json, slot_weights
 
@@ -46,6 +48,14 @@ FULL = {
     "delong": {"untrained": {kind: dict.fromkeys(LABELS[:3], 0.04) for kind in ("linear", "lightgbm")}},
     "measures": {"encoder": {kind: dict.fromkeys(MEASURES, 0.123) for kind in ("linear", "lightgbm")}},
     "calibration": {"linear": {"encoder": [(0.1, 0.2), (0.8, 0.7)]}},
+    "stored": (
+        Stored(64, "float32", 230.0, Estimate(0.7, 0.6, 0.8), Estimate(0.0, 0.0, 0.0)),
+        Stored(32, "int8", 33.0, Estimate(0.69, 0.6, 0.8), Estimate(-0.01, -0.02, 0.0)),
+        Stored(32, "float32", 120.0, Estimate(0.695, 0.6, 0.8), Estimate(-0.005, -0.01, 0.0)),
+    ),
+    "privacy": Privacy(
+        {"vectors": Attack(Estimate(0.6, 0.55, 0.65), Estimate(0.5, 0.45, 0.55), Estimate(0.1, 0.05, 0.15))}, 700, 300
+    ),
     "user_map": UserMap(np.array([[0.0, 1.0], [2.0, 3.0]]), {"food": np.array([1.0, np.nan])}, 1185, 0.42),
     "training": {"loss": {"training": [(0, 5.0), (10, 4.0)], "held-out": [(0, 5.0)]}},
     "mask": mask_history(log_json(), slot_weights()),

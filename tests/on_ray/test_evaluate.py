@@ -4,15 +4,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.privacy import independent_auc
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import check_evaluation, evaluate
+from ray_ggsm.on_ray.quickstart import quickstart
 from ray_ggsm.stages import Pipeline
+from ray_ggsm.tables import open_table
 from ray_ggsm.tables.maintenance import forget
 
 
@@ -75,3 +80,60 @@ def test_each_label_is_judged_on_the_vectors_of_its_instruction(
     assert {name: auc[second] for name, auc in both.items()} == {name: auc[second] for name, auc in asked.items()}
     assert plain["encoder"] != asked["encoder"]
     assert plain["handcrafted"] == asked["handcrafted"]
+
+
+OUTSIDERS = {"users": "test", "cutoffs": [0, 1, 2]}
+
+
+def test_dimensions_and_privacy_are_in_the_report(experiment: Callable[..., Experiment], tmp_path: Path) -> None:
+    """The card's AUCs are recomputed independently, on vectors that DuckDB takes from the files."""
+    changes = {
+        "data__splits__pretrain__cutoffs": [0, 1, 2],
+        "data__splits__probe__cutoffs": [3],
+        "data__splits__outsiders": OUTSIDERS,
+        "embedding__splits": ["probe", "test", "pretrain", "outsiders"],
+        "evaluation__dimensions": {"prefixes": [4, 8]},
+        "evaluation__privacy": {"others": "outsiders"},
+        "evaluation__kinds": ["linear"],
+        "evaluation__linear": {"strengths": [0.1]},
+        "output": str(tmp_path),
+    }
+    place = Pipeline.of(experiment(**changes))
+    quickstart(place)
+    results = json.loads(Path(place.evaluate.results_file).read_text())
+    whole = results["encoder"]["linear"]
+    mean = sum(label["auc"] for label in whole.values()) / len(whole)
+    assert results["dimensions"][0]["auc"]["value"] == pytest.approx(mean, abs=1e-9)
+    assert [(form["dimensions"], form["precision"]) for form in results["dimensions"]][::3] == [
+        (24, "float32"), (8, "float32"), (4, "float32")
+    ]  # fmt: skip
+    page = Path(place.evaluate.report).read_text()
+    assert "<h2>Privacy</h2>" in page
+    assert "<h2>Dimensions and bytes</h2>" in page
+    attacks = results["privacy"]["attacks"]
+    for of, embedded in (("encoder", place.embed), ("untrained", place.embed_untrained)):
+        keys = {split: f"{place.prepare.rows(split)}/*.parquet" for split in ("pretrain", "outsiders")}
+        found = duckdb.sql(
+            " union all ".join(
+                f"select user_id, embedding, {int(split == 'pretrain')} from read_parquet('{files}') join "
+                f"(select * from read_parquet({open_table(embedded.table).files()})) using (user_id, as_of)"
+                for split, files in keys.items()
+            )
+        ).fetchall()
+        users, vectors, member = (np.array(column) for column in zip(*found, strict=True))
+        assert attacks["vectors"][of]["value"] == pytest.approx(independent_auc(users, vectors, member, 0.1), abs=0.004)
+
+
+def test_groups_that_show_no_memorisation_are_refused(experiment: Callable[..., Experiment]) -> None:
+    splits = ["probe", "test", "pretrain", "outsiders"]
+    base = {"evaluation__privacy": {"others": "outsiders"}, "embedding__splits": splits}
+    check_evaluation(experiment(**base, data__splits__outsiders={"users": "test", "cutoffs": [0, 1]}))
+    for split, embedded, sentence in (
+        ({"users": "test", "cutoffs": [0]}, splits, r"needs the cutoffs of 'pretrain', \[0, 1\].*found \[0\]"),
+        ({"users": "all", "cutoffs": [0, 1]}, splits, "so that nobody is in both; found train and all"),
+        ({"users": "test", "cutoffs": [0, 1]}, ["probe", "test", "outsiders"], "'pretrain' has no vectors"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            check_evaluation(experiment(**{**base, "embedding__splits": embedded}, data__splits__outsiders=split))
+    with pytest.raises(InputError, match="there is no split 'nobody'"):
+        check_evaluation(experiment(evaluation__privacy={"others": "nobody"}))

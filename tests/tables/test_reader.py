@@ -17,7 +17,7 @@ from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import open_table, scan
 from ray_ggsm.tables.files import DataFileConfig, describe, spacing_of, write_bucket
 from ray_ggsm.tables.neighbours.build import build_index
-from ray_ggsm.tables.schema import KEY, SCHEMA, matrix, rows_to_table
+from ray_ggsm.tables.schema import KEY, SCHEMA, matrix, rows_to_table, shortened
 from tests.helpers.tables import AS_OF, BUCKETS, WIDTH, publish_files, put, rows, stage
 
 DOCS = Path(__file__).parents[2] / "docs" / "tables.md"
@@ -273,3 +273,44 @@ def test_int8(tmp_path):
     assert both.slice(0, 2000)["embedding"].equals(stored["embedding"])
     assert spacing_of([f"{tmp_path}/{again.path}"]) == spacing
     assert spacing_of([file, f"{tmp_path}/{files['float32'].path}"]) is None
+
+
+def test_a_prefix_is_read_at_length_1(tmp_path):
+    put(str(tmp_path / "t"), rows(50), "r0")
+    table = open_table(str(tmp_path / "t"))
+    whole_ND = matrix(table.read()["embedding"])
+    users, prefix_ND = table.matrix(dimensions=3)
+    np.testing.assert_allclose(prefix_ND, whole_ND[:, :3] / np.linalg.norm(whole_ND[:, :3], axis=1)[:, None], rtol=1e-6)
+    assert prefix_ND.dtype == np.float32
+    assert users.tolist() == table.read()["user_id"].to_pylist()
+    assert table.read(dimensions=WIDTH).equals(table.read()), "all dimensions, to the bit"
+    assert table.read(dimensions=3, columns=["user_id"]).column_names == ["user_id"]
+    assert len(table.read(dimensions=3, user_ids=["nobody"])) == 0
+    one = table.read(dimensions=3, columns=["embedding"], user_ids=[users[7]])
+    assert one["embedding"].to_pylist() == [prefix_ND[7].tolist()]
+    for dimensions, sentence in ((0, "at least 1"), (WIDTH + 1, f"have {WIDTH}, and {WIDTH + 1} were asked")):
+        with pytest.raises(InputError, match=sentence):
+            table.read(dimensions=dimensions)
+
+
+def test_a_vector_of_zeros_has_a_prefix_of_zeros():
+    zeros = shortened(pa.table({"embedding": pa.array([[0.0, 0.0, 1.0]], pa.list_(pa.float32()))}), 2)
+    assert zeros["embedding"].to_pylist() == [[0.0, 0.0]]
+    assert zeros.schema.field("embedding").type == SCHEMA.field("embedding").type
+
+
+def test_int8_is_within_half_a_spacing_and_the_inverse_is_exact(tmp_path):
+    """The bound that docs/tables.md states, in a loop over values."""
+    table = rows(300, width=16)
+    file = write_bucket(table, str(tmp_path), "r", 0, DataFileConfig(precision="int8"))
+    place = f"{tmp_path}/{file.path}"
+    given_ND, stored_ND = (
+        matrix(t.sort_by("user_id")["embedding"]) for t in (table, scan.read_files([place], SCHEMA.names))
+    )
+    spacing, largest = spacing_of([place]), float(np.abs(given_ND).max())
+    assert spacing == pytest.approx(1.1 * largest / 127, rel=1e-6)
+    for value, found in zip(given_ND.ravel().tolist(), stored_ND.ravel().tolist(), strict=True):
+        level = round(found / spacing)
+        assert abs(level) <= 127
+        assert found == float(np.float32(level) * np.float32(spacing)), "a level says exactly what is read"
+        assert abs(found - value) <= 0.5 * spacing + 1e-7 <= 0.00434 * largest + 1e-7

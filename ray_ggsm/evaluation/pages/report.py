@@ -4,10 +4,11 @@ The page holds everything that it shows (styles, charts), loads nothing, and fol
 `Report` is plain data; an empty part leaves no section behind.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ray_ggsm import storage
+from ray_ggsm.evaluation.dimensions import Stored
 from ray_ggsm.evaluation.few_labels import FewLabels
 from ray_ggsm.evaluation.measures import MEASURES
 from ray_ggsm.evaluation.metrics import MEAN, ByLabel, Estimate
@@ -17,6 +18,7 @@ from ray_ggsm.evaluation.pages.figure import Figure
 from ray_ggsm.evaluation.pages.mask_figures import MaskHistory
 from ray_ggsm.evaluation.pages.page import page, sentence
 from ray_ggsm.evaluation.pages.user_map import UserMap
+from ray_ggsm.evaluation.privacy import Privacy
 from ray_ggsm.evaluation.summary import title_of
 
 _PERFECT = "perfect calibration"
@@ -56,6 +58,10 @@ class Report:
     """Probe -> name of vectors -> (predicted, observed) share of positives."""
     few_labels: FewLabels | None = None
     """Linear probes on few labelled rows; None if they were not asked for."""
+    stored: tuple[Stored, ...] = ()
+    """What fewer dimensions and bytes cost; empty if it was not asked for."""
+    privacy: Privacy | None = None
+    """Whether the first vectors tell who was trained on; None if it was not asked for."""
     user_map: UserMap | None = None
     """The first vectors of the test rows on a plane."""
     training: Mapping[str, Mapping[str, Points]] = field(default_factory=dict)
@@ -84,6 +90,7 @@ class _Pictures:
     differences: Mapping[str, str]
     calibration: Mapping[str, str]
     few_labels: str | None
+    stored: str | None
     user_map: Mapping[str, str]
     training: Mapping[str, str]
 
@@ -170,6 +177,7 @@ def _pictures(report: Report, kinds: list[str]) -> _Pictures:
         differences=_by_probe(interval_charts.forest, differences, kinds, report.groups, _noun) if differences else {},
         calibration={kind: _calibration(kind, curves) for kind, curves in report.calibration.items()},
         few_labels=_few_labels(report.few_labels) if report.few_labels else None,
+        stored=_stored(report.stored) if report.stored else None,
         user_map=_clouds(report.user_map) if report.user_map else {},
         training={
             panel: charts.lines(series, f"{panel} over training steps") for panel, series in report.training.items()
@@ -184,6 +192,14 @@ def _few_labels(few: FewLabels) -> str:
         for name in few.auc
     }
     return charts.lines(series, "Mean AUC over the number of labelled rows", axis_name="labelled rows")
+
+
+def _stored(forms: Sequence[Stored]) -> str:
+    """Mean AUC over the bytes of a vector, a line per precision."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for form in sorted(forms, key=lambda form: form.bytes):
+        series.setdefault(form.precision, []).append((form.bytes, form.auc.value))
+    return charts.lines(series, "Mean AUC over the bytes of a vector", names=True, axis_name="bytes of a vector")
 
 
 def _clouds(users: UserMap) -> dict[str, str]:

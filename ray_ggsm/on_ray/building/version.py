@@ -87,7 +87,7 @@ def _is_done(request: VersionRequest, newest: VersionMetadata, forgotten: Suppre
 def _build_on(
     request: VersionRequest, previous: EmbeddingTable | None, forgotten: Suppressed, report: RunReport
 ) -> BuiltVersion:
-    comparable, description = _is_comparable(request, previous), request.encoder.description
+    comparable, description = _is_comparable(request, previous, _width(request)), request.encoder.description
     prompts_of(list(request.embedding.instructions.values()), request.encoder)
     build = Build(
         embedding=request.embedding,
@@ -143,16 +143,29 @@ def _build_on(
     return BuiltVersion(version, candidate.counts, events.counts, len(built), kept)
 
 
-def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None) -> bool:
+def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None, width: int) -> bool:
     """Whether an unchanged row would get the vector that the table has."""
     if previous is None:
         return False
     recorded = previous.metadata()
     config = recorded.config or RecordedConfig()
     same = recorded.encoder == request.encoder.digest and config.mask == request.embedding.mask
+    same = same and recorded.width in (None, width)
     wanted = request.definition.digest if request.definition else None
     same = same and recorded.row_definition in (None, wanted)
     return same and config.instructions in (None, request.embedding.instructions)
+
+
+def _width(request: VersionRequest) -> int:
+    """Width of the vectors that are published.
+
+    Raises:
+        InputError: the encoder's are shorter than what is asked for.
+    """
+    encoded, wanted = request.encoder.description.width, request.publishing.files.dimensions
+    if wanted is not None and wanted > encoded:
+        raise InputError(f"publishing.files.dimensions: {wanted} is more than the encoder's vectors have, {encoded}")
+    return wanted or encoded
 
 
 def _layout(request: VersionRequest, build: Build, kept_from: EmbeddingTable | None) -> Layout:

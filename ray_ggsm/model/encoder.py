@@ -4,9 +4,6 @@ Paper, section 4 and Appendix A. Both towers share everything but their centre. 
 L2-normalised (eq. 13). The centre is the batch's mean in training and a frozen mean at inference; without it, all
 vectors lie in one narrow cone.
 
-Models are imported where they are built: most processes of a cluster only read or write, and these imports take
-seconds.
-
 Legend: B rows, L tokens, E events, P distinct contents of events, H width of the event encoder, D width of the
 backbone, F tabular features.
 """
@@ -37,7 +34,7 @@ from ray_ggsm.model.soft_prompt import embedded
 from ray_ggsm.model.summary import Summaries
 from ray_ggsm.model.template import Template
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # else where it is needed: it takes seconds
     from peft import PeftModel
 
 
@@ -82,8 +79,7 @@ class UserEncoder(nn.Module):
         self.fields = FieldEmbedding(len(texts), len(numbers), D, config.fields) if texts or numbers else None
         dropout, residual, tokens = config.tabular_dropout, config.tabular_residual, template.tabular_tokens
         self.tabular = TabularAdapter(features, D, tokens, dropout, residual) if tokens else None
-        self.global_query = recipe.global_query
-        self.learned_mask = recipe.learned_mask(D, len(layers))
+        self.global_query, self.learned_mask = recipe.global_query, recipe.learned_mask(D, len(layers))
         for index, layer in enumerate(layers if self.learned_mask is not None else []):
             layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
         # injected vectors start at the size of the backbone's token embeddings
@@ -98,8 +94,7 @@ class UserEncoder(nn.Module):
         widths = (0, 0) if self.fusion is None else self.fusion.widths
         self.vector_width = self.state_width + sum(widths)
         """Width of user vectors, W."""
-        mixed = config.fusion is not None and config.fusion.columns == "mixed"
-        self.columns = Columns(self.state_width, widths, mixed)
+        self.columns = Columns(self.state_width, widths, bool(config.fusion and config.fusion.columns == "mixed"))
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
         self.register_buffer("centre_answer_D", torch.zeros(self.state_width))
         self.backbone: PeftModel | transformers.PreTrainedModel = trainable_backbone(backbone, config)

@@ -99,8 +99,8 @@ class EmbeddingTable:
                 part by part, with all rows of a user in one part; None: all.
             compatible_with: version, by its number or tag, into whose encoder's space the vectors are mapped; or the
                 metadata of a version of another table; None: they are read as they are.
-            dimensions: first dimensions of the vectors that are wanted, at length 1 again (after `compatible_with`); None:
-                all.
+            dimensions: first dimensions of the vectors that are wanted (after `compatible_with`), at length 1 again;
+                None: all.
 
         Raises:
             InputError: no such version, tag, column, bucket or dimension, a file of the version or of a map is missing

@@ -127,8 +127,8 @@ class EmbeddingTable:
         locations = [storage.join(self.location, file.path) for file in files]
         moment = None if as_of is None else self._instant(as_of, version)
         shows_all = self._key is None or self.honours_list(version)
-        needed = dict.fromkeys([*names, *([] if shows_all else ["user_id"]), *(["embedding"] if dimensions else [])])
-        rows = scan.read_files(locations, list(needed), users, moment)
+        read = dict.fromkeys([*names, *([] if shows_all else ["user_id"]), *(["embedding"] if dimensions else [])])
+        rows = scan.read_files(locations, list(read), users, moment)
         if not shows_all:
             rows = rows.filter(pc.invert(self.suppression.gone(rows["user_id"])))
         return shortened(rows, dimensions).select(names) if dimensions is not None else rows.select(names)

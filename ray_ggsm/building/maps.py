@@ -60,29 +60,22 @@ def fit_maps(candidate: Candidate, config: CompatibleConfig) -> FittedMaps:
     """
     if len(candidate.check.widths) != 1:
         return FittedMaps()  # nothing was encoded, or the gate `width` refuses the candidate
-    known = recorded_maps(candidate.previous.history()) if candidate.previous else []
-    ends = {(each.instruction, each.source, each.target) for each in known}
+    least = -1.0 if config.min_agreement is None else config.min_agreement
     maps: list[RecordedMap] = []
     sentences: list[str] = []
     passed = True
-    for place in _targets(candidate, config):
-        for instruction, text in candidate.build.embedding.instructions.items():
-            source = space(candidate.build.encoder_digest, candidate.build.embedding.mask, text)
-            target = space_of(place.table.metadata(place.version), instruction)
-            if target is None or target == source or (instruction, source, target) in ends:
-                continue
-            ends.add((instruction, source, target))
-            try:
-                made = _fitted(candidate, place, (instruction, source, target), config)
-            except InputError as error:
-                sentences.append(f"no map from {source} to {target} ('{instruction}'): {error}")
-                passed = passed and not place.required
-                continue
+    for place, ends in _due(candidate, config):
+        try:
+            made = _fitted(candidate, place, ends, config)
+        except InputError as error:
+            instruction, source, target = ends
+            sentences.append(f"no map from {source} to {target} ('{instruction}'): {error}")
+            passed = passed and not place.required
+        else:
             maps.append(made)
             sentences.append(_told(made))
-            least = -1.0 if config.min_agreement is None or not place.required else config.min_agreement
-            passed = passed and made.agreement[made.kind] >= least
-    limit = "any agreement allowed" if config.min_agreement is None else f"at least {config.min_agreement:g} needed"
+            passed = passed and (made.agreement[made.kind] >= least or not place.required)
+    limit = "any agreement allowed" if config.min_agreement is None else f"at least {least:g} needed"
     verdict = Verdict("compatible", passed, f"{'; '.join(sentences)}; {limit}")
     return FittedMaps(tuple(maps), verdict if sentences else None)
 
@@ -97,22 +90,39 @@ class Target:
     """Whether the gate fails without a map that is good enough; a tag may be old, and few of its users still here."""
 
 
+Ends = tuple[str, str, str]
+"""Instruction, and the spaces that a map leads from and to."""
+
+
+def _due(candidate: Candidate, config: CompatibleConfig) -> Iterator[tuple[Target, Ends]]:
+    """The maps that the table does not have yet."""
+    build = candidate.build
+    known = recorded_maps(candidate.previous.history()) if candidate.previous else []
+    seen = {(each.instruction, each.source, each.target) for each in known}
+    for place in _targets(candidate, config):
+        metadata = place.table.metadata(place.version)
+        for instruction, text in build.embedding.instructions.items():
+            source = space(build.encoder_digest, build.embedding.mask, text)
+            target = space_of(metadata, instruction)
+            if target is not None and target != source and (instruction, source, target) not in seen:
+                seen.add((instruction, source, target))
+                yield place, (instruction, source, target)
+
+
 def _targets(candidate: Candidate, config: CompatibleConfig) -> Iterator[Target]:
     """The version before, those of the config, and those that have a tag."""
-    build = candidate.build
-    if candidate.previous is not None:
-        yield Target(candidate.previous, None, True)
+    previous = candidate.previous
+    if previous is not None:
+        yield Target(previous, None, True)
     for place in config.to:
-        if place.table is None and candidate.previous is None:
-            continue  # the table's first version
-        table = candidate.previous if place.table is None else open_table(place.table, build.key)
-        assert table is not None
-        yield Target(table, place.version, True)
-    for name in candidate.previous.tags() if candidate.previous is not None else ():
-        yield Target(candidate.previous, name, False)
+        table = previous if place.table is None else open_table(place.table, candidate.build.key)
+        if table is not None:  # else it is the table's first version
+            yield Target(table, place.version, True)
+    if previous is not None:
+        yield from (Target(previous, name, False) for name in previous.tags())
 
 
-def _fitted(candidate: Candidate, place: Target, ends: tuple[str, str, str], config: CompatibleConfig) -> RecordedMap:
+def _fitted(candidate: Candidate, place: Target, ends: Ends, config: CompatibleConfig) -> RecordedMap:
     """Fit one map and write its file."""
     from ray_ggsm.tables.fit_map import fit_map  # loads scikit-learn, which most nights do without
 

@@ -7,7 +7,7 @@ in the candidate.
 Legend: N anchor rows, A width of the old vectors, B of the new ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,53 +60,74 @@ def fit_maps(candidate: Candidate, config: CompatibleConfig) -> FittedMaps:
     """
     if len(candidate.check.widths) != 1:
         return FittedMaps()  # nothing was encoded, or the gate `width` refuses the candidate
-    known = recorded_maps(candidate.previous.history()) if candidate.previous else []
-    ends = {(each.instruction, each.source, each.target) for each in known}
+    least = -1.0 if config.min_agreement is None else config.min_agreement
     maps: list[RecordedMap] = []
-    problems: list[str] = []
-    for table, version in _targets(candidate, config):
-        for instruction, text in candidate.build.embedding.instructions.items():
-            source = space(candidate.build.encoder_digest, candidate.build.embedding.mask, text)
-            target = space_of(table.metadata(version), instruction)
-            if target is None or target == source or (instruction, source, target) in ends:
-                continue
-            ends.add((instruction, source, target))
-            try:
-                maps.append(_fitted(candidate, table, version, (instruction, source, target), config))
-            except InputError as error:
-                problems.append(f"no map from {source} to {target} ('{instruction}'): {error}")
-    if not maps and not problems:
-        return FittedMaps()
-    return FittedMaps(tuple(maps), _verdict(maps, problems, config.min_agreement))
+    sentences: list[str] = []
+    passed = True
+    for place, ends in _due(candidate, config):
+        try:
+            made = _fitted(candidate, place, ends, config)
+        except InputError as error:
+            instruction, source, target = ends
+            sentences.append(f"no map from {source} to {target} ('{instruction}'): {error}")
+            passed = passed and not place.required
+        else:
+            maps.append(made)
+            sentences.append(_told(made))
+            passed = passed and (made.agreement[made.kind] >= least or not place.required)
+    limit = "any agreement allowed" if config.min_agreement is None else f"at least {least:g} needed"
+    verdict = Verdict("compatible", passed, f"{'; '.join(sentences)}; {limit}")
+    return FittedMaps(tuple(maps), verdict if sentences else None)
 
 
-def _targets(candidate: Candidate, config: CompatibleConfig) -> Iterator[tuple[EmbeddingTable, Version]]:
-    """The versions whose spaces the candidate's vectors are mapped into."""
+@dataclass(frozen=True)
+class Target:
+    """A version into whose space the candidate's vectors are mapped."""
+
+    table: EmbeddingTable
+    version: Version
+    required: bool
+    """Whether the gate fails without a map that is good enough; a tag may be old, and few of its users still here."""
+
+
+Ends = tuple[str, str, str]
+"""Instruction, and the spaces that a map leads from and to."""
+
+
+def _due(candidate: Candidate, config: CompatibleConfig) -> Iterator[tuple[Target, Ends]]:
+    """The maps that the table does not have yet."""
     build = candidate.build
-    if candidate.previous is not None:
-        yield candidate.previous, None
-        for name in candidate.previous.tags():
-            yield candidate.previous, name
+    known = recorded_maps(candidate.previous.history()) if candidate.previous else []
+    seen = {(each.instruction, each.source, each.target) for each in known}
+    for place in _targets(candidate, config):
+        metadata = place.table.metadata(place.version)
+        for instruction, text in build.embedding.instructions.items():
+            source = space(build.encoder_digest, build.embedding.mask, text)
+            target = space_of(metadata, instruction)
+            if target is not None and target != source and (instruction, source, target) not in seen:
+                seen.add((instruction, source, target))
+                yield place, (instruction, source, target)
+
+
+def _targets(candidate: Candidate, config: CompatibleConfig) -> Iterator[Target]:
+    """The version before, those of the config, and those that have a tag."""
+    previous = candidate.previous
+    if previous is not None:
+        yield Target(previous, None, True)
     for place in config.to:
-        if place.table is None and candidate.previous is None:
-            continue  # the table's first version
-        table = candidate.previous if place.table is None else open_table(place.table, build.key)
-        assert table is not None
-        yield table, place.version
+        table = previous if place.table is None else open_table(place.table, candidate.build.key)
+        if table is not None:  # else it is the table's first version
+            yield Target(table, place.version, True)
+    if previous is not None:
+        yield from (Target(previous, name, False) for name in previous.tags())
 
 
-def _fitted(
-    candidate: Candidate,
-    table: EmbeddingTable,
-    version: Version,
-    ends: tuple[str, str, str],
-    config: CompatibleConfig,
-) -> RecordedMap:
+def _fitted(candidate: Candidate, place: Target, ends: Ends, config: CompatibleConfig) -> RecordedMap:
     """Fit one map and write its file."""
     from ray_ggsm.tables.fit_map import fit_map  # loads scikit-learn, which most nights do without
 
     instruction, source, target = ends
-    anchors = _anchors(candidate, table, version, instruction, config)
+    anchors = _anchors(candidate, place, instruction, config)
     found = fit_map(anchors.old_NA, anchors.new_NB, config)
     return RecordedMap(
         instruction=instruction,
@@ -122,9 +143,7 @@ def _fitted(
     )
 
 
-def _anchors(
-    candidate: Candidate, table: EmbeddingTable, version: Version, instruction: str, config: CompatibleConfig
-) -> Anchors:
+def _anchors(candidate: Candidate, place: Target, instruction: str, config: CompatibleConfig) -> Anchors:
     """Anchor rows of an instruction; only those whose vectors are of the same moment, if these are enough.
 
     Raises:
@@ -135,7 +154,7 @@ def _anchors(
         new = candidate.build.without_gone(scan.read_files(files, COLUMNS))
         new = new.filter(pc.equal(new["instruction"], instruction))
         users = new["user_id"].combine_chunks().unique()
-        pairs.append(newest_pairs(table.read(version=version, user_ids=users, columns=COLUMNS), new))
+        pairs.append(newest_pairs(place.table.read(version=place.version, user_ids=users, columns=COLUMNS), new))
         if sum(len(old) for old, _ in pairs) >= config.anchors:
             break
     old, new = (pa.concat_tables(side) for side in zip(*pairs, strict=True))
@@ -161,15 +180,11 @@ def _files(candidate: Candidate) -> Iterator[list[str]]:
             yield [storage.join(candidate.build.table, path) for path in own]
 
 
-def _verdict(maps: Sequence[RecordedMap], problems: Sequence[str], least: float | None) -> Verdict:
-    """The gate `compatible`."""
-    best = [each.agreement[each.kind] for each in maps]
-    sentences = [
-        f"{each.kind} from {each.source} to {each.target} ('{each.instruction}') on {each.anchors:,} anchor rows"
-        f"{'' if each.same_moment else ' of different moments'}: mean cosine {agreement:.4f} on "
-        f"{each.held_out:,} held-out ones" + ("" if each.raw is None else f", {each.raw:.4f} without it")
-        for each, agreement in zip(maps, best, strict=True)
-    ]
-    limit = "any agreement allowed" if least is None else f"at least {least:g} needed"
-    passed = not problems and all(least is None or value >= least for value in best)
-    return Verdict("compatible", passed, f"{'; '.join([*sentences, *problems])}; {limit}")
+def _told(made: RecordedMap) -> str:
+    """A map in words."""
+    moments = "" if made.same_moment else " of different moments"
+    raw = "" if made.raw is None else f", {made.raw:.4f} without it"
+    return (
+        f"{made.kind} from {made.source} to {made.target} ('{made.instruction}') on {made.anchors:,} anchor rows"
+        f"{moments}: mean cosine {made.agreement[made.kind]:.4f} on {made.held_out:,} held-out ones{raw}"
+    )

@@ -35,10 +35,12 @@ def space(encoder: str, mask: str | None, text: str | None) -> str:
 
 
 def space_of(metadata: VersionMetadata, instruction: str) -> str | None:
-    """The space of a version's vectors of an instruction; None: the version does not say which encoder it is of."""
+    """The space of a version's vectors of an instruction; None: it has none, or does not say of which encoder."""
     config = metadata.config or RecordedConfig()
-    text = (config.instructions or {}).get(instruction)
-    return None if metadata.encoder is None else space(metadata.encoder, config.mask, text)
+    known = config.instructions is None or instruction in config.instructions
+    if metadata.encoder is None or not known:
+        return None
+    return space(metadata.encoder, config.mask, (config.instructions or {}).get(instruction))
 
 
 def recorded_maps(commits: Sequence[Commit]) -> list[RecordedMap]:
@@ -100,7 +102,7 @@ class Routes:
 
 
 def _named(end: str | None) -> str:
-    return "a version that records no encoder" if end is None else end
+    return "a version without such vectors" if end is None else end
 
 
 def _shortest(maps: Sequence[RecordedMap], source: str, target: str) -> list[RecordedMap] | None:

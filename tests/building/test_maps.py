@@ -187,6 +187,27 @@ def test_too_few_anchors_fail_the_gate(location: Path) -> None:
     assert "no user has a vector of both" in strangers.verdict.sentence
 
 
+def test_a_new_instruction_needs_no_map(location: Path) -> None:
+    publish(location, FIRST, "enc1")
+    more = EncodingConfig(instructions={"default": "", "spend": "What will this user spend?"})
+    table = publish(location, FIRST @ turn(1), "enc2", embedding=more)
+    assert [each.instruction for each in table.metadata().maps] == ["default"]
+    with pytest.raises(InputError, match=r"the space of a version without such vectors \(instruction 'spend'\)"):
+        table.read(compatible_with=0)
+
+
+def test_an_old_tag_does_not_stop_a_version(location: Path) -> None:
+    publish(location, FIRST[:20], "enc1", users=[f"x{i}" for i in range(20)])
+    tag(str(location), "long_ago")
+    published(candidate(location, FIRST, "enc2"), FittedMaps())
+    fitted = fit_maps(candidate(location, FIRST @ turn(1), "enc3"), CompatibleConfig(min_agreement=0.9))
+    assert [each.target for each in fitted.maps] == ["enc2"]
+    assert fitted.verdict.passed
+    assert "no map from enc3 to enc1 ('default'): no user has a vector of both" in fitted.verdict.sentence
+    asked = CompatibleConfig(to=(TargetConfig(version="long_ago"),))
+    assert not fit_maps(candidate(location, FIRST @ turn(1), "enc3"), asked).verdict.passed
+
+
 def test_the_gate_asks_for_agreement(location: Path) -> None:
     publish(location, FIRST, "enc1")
     unrelated = candidate(location, unit(np.random.default_rng(5).normal(size=(N, D))), "enc2")

@@ -48,7 +48,10 @@ def test_metrics_go_to_a_register_and_one_that_fails_ends_nothing(
     mlflow, _, _ = (pytest.importorskip(name, reason=f"{name} is missing") for name in ("mlflow", "wandb", "alembic"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     uri = f"sqlite:///{tmp_path}/runs.db"
-    trackers = [{"kind": "mlflow", "uri": uri}, {"kind": "wandb", "directory": str(tmp_path)}]
+    trackers = [
+        {"kind": "mlflow", "uri": uri, "closing_seconds": 3600.0},
+        {"kind": "wandb", "directory": str(tmp_path), "closing_seconds": 3600.0},
+    ]
     mine = experiment(output=beside("prepare-", "event_vectors"), ray__train_workers=2, training__trackers=trackers)
     stage = Pipeline.of(mine).train
     location = train(Pipeline.of(mine))

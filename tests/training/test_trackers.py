@@ -13,8 +13,10 @@ from ray_ggsm.training.trackers import tracker as module
 from ray_ggsm.training.trackers.config import MlflowConfig, WandbConfig, check_installed
 from ray_ggsm.training.trackers.tracker import TrackedRun, Trackers, settings_of
 
-MLFLOW = MlflowConfig(kind="mlflow", uri="sqlite:///x.db")
-WANDB = WandbConfig(kind="wandb")
+LONG = 3600.0
+"""Seconds that no machine needs."""
+MLFLOW = MlflowConfig(kind="mlflow", uri="sqlite:///x.db", closing_seconds=LONG)
+WANDB = WandbConfig(kind="wandb", closing_seconds=LONG)
 RUN = TrackedRun("train-0123456789abcdef", {"training.steps": "7", "mask.recipe": "ggsm"})
 STEPS = [{"step": n, "loss": 1 / n, "w_<USER>": 0.5} for n in range(1, 8)]
 
@@ -33,11 +35,11 @@ class Kept:
         self.ended.append(done)
 
 
-def run(maker, *, done: bool = True, configs=(MLFLOW,), seconds: float = 30, said: list[str] | None = None):
+def run(maker, *, done: bool = True, configs=(MLFLOW,), said: list[str] | None = None):
     trackers = Trackers(configs, RUN, (said if said is not None else []).append, maker)
     for step in STEPS:
         trackers.log(step)
-    return trackers.close(done, seconds)
+    return trackers.close(done)
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -93,7 +95,7 @@ def test_a_tracker_that_hangs_is_left_behind():
         def log(self, steps: Sequence[Metrics]) -> None:
             released.wait()
 
-    lacks = run(Hangs, seconds=0.01)
+    lacks = run(Hangs, configs=[MLFLOW.model_copy(update={"closing_seconds": 0.01})])
     released.set()
     assert lacks["mlflow"] == "did not answer within 0 s; it lacks 7 steps"
 
@@ -144,12 +146,12 @@ def test_mlflow(tmp_path, monkeypatch, store):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.chdir(tmp_path)
     uri = f"sqlite:///{tmp_path}/runs.db" if store == "sqlite" else str(tmp_path / "runs")
-    config, said = MlflowConfig(kind="mlflow", uri=uri, experiment="lifters"), []
+    config, said = MlflowConfig(kind="mlflow", uri=uri, experiment="lifters", closing_seconds=LONG), []
     for done, steps in ((False, STEPS[:4]), (True, STEPS[4:])):
         trackers = Trackers([config], RUN, said.append)
         for step in steps:
             trackers.log(step)
-        assert (trackers.close(done, 300), said) == ({}, [])
+        assert (trackers.close(done), said) == ({}, [])
     client = mlflow.MlflowClient(tracking_uri=uri)
     (found,) = client.search_runs([client.get_experiment_by_name("lifters").experiment_id])
     assert (found.info.run_name, found.info.status) == (RUN.name, "FINISHED")
@@ -165,7 +167,8 @@ def test_a_tracking_server_that_is_gone(monkeypatch):
     pytest.importorskip("mlflow", reason="mlflow is not installed (the extra `mlflow`)")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     said = []
-    lacks = run(module.make, configs=[MlflowConfig(kind="mlflow", uri="http://127.0.0.1:9")], seconds=300, said=said)
+    config = MlflowConfig(kind="mlflow", uri="http://127.0.0.1:9", closing_seconds=LONG)
+    lacks = run(module.make, configs=[config], said=said)
     assert lacks["mlflow"].endswith("it lacks 7 steps")
     assert len(said) == 1
 
@@ -190,11 +193,11 @@ def test_wandb_offline(tmp_path, monkeypatch):
     """The real library, into files: every step is in them, and nothing of machine, packages or code."""
     wandb = pytest.importorskip("wandb", reason="wandb is not installed (the extra `wandb`)")
     monkeypatch.setenv("WANDB_SECRET_OF_OURS", "hunter2")
-    config, said = WandbConfig(kind="wandb", mode="offline", directory=str(tmp_path)), []
+    config, said = WandbConfig(kind="wandb", mode="offline", directory=str(tmp_path), closing_seconds=LONG), []
     trackers = Trackers([config], RUN, said.append)
     for step in STEPS:
         trackers.log(step)
-    assert (trackers.close(True, 300), said) == ({}, [])
+    assert (trackers.close(True), said) == ({}, [])
     (file,) = tmp_path.rglob("*.wandb")
     from wandb.proto import wandb_internal_pb2
 

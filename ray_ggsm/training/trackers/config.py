@@ -9,7 +9,14 @@ from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError
 
 
-class MlflowConfig(Config):
+class RegisterConfig(Config):
+    """What all registers have."""
+
+    closing_seconds: float = Field(30.0, ge=0)
+    """How long the end of a run waits for what is not sent yet."""
+
+
+class MlflowConfig(RegisterConfig):
     """A tracking server of MLflow, or its local files."""
 
     kind: Literal["mlflow"]
@@ -29,7 +36,7 @@ class MlflowConfig(Config):
         return uri
 
 
-class WandbConfig(Config):
+class WandbConfig(RegisterConfig):
     """Weights & Biases."""
 
     kind: Literal["wandb"]

@@ -19,8 +19,6 @@ WAITING = 100_000
 """Steps that may wait for a slow tracker; further ones are left out, and counted."""
 AT_ONCE = 500
 """Largest number of steps that are sent together."""
-CLOSING_SECONDS = 30.0
-"""How long the end of a run waits for what is not sent yet."""
 
 LONGEST = 500
 """Characters of a setting."""
@@ -89,11 +87,11 @@ class Trackers:
         for feed in self._feeds:
             feed.put(metrics)
 
-    def close(self, done: bool, seconds: float = CLOSING_SECONDS) -> dict[str, str]:
+    def close(self, done: bool) -> dict[str, str]:
         """End all; returns a sentence for each tracker (by its kind) that lacks something."""
         for feed in self._feeds:
             feed.finish(done)
-        return {feed.config.kind: lacks for feed in self._feeds if (lacks := feed.joined(seconds))}
+        return {feed.config.kind: lacks for feed in self._feeds if (lacks := feed.joined())}
 
 
 @dataclass
@@ -130,10 +128,10 @@ class _Feed:
         if not self.waiting.full():
             self.waiting.put(None)  # it may sleep
 
-    def joined(self, seconds: float) -> str | None:
-        self.thread.join(seconds)
+    def joined(self) -> str | None:
+        self.thread.join(self.config.closing_seconds)
         if self.thread.is_alive() and self.problem is None:
-            self.problem = f"did not answer within {seconds:.0f} s"
+            self.problem = f"did not answer within {self.config.closing_seconds:.0f} s"
         if self.problem is None and self.sent < self.given:
             self.problem = "was too slow"
         return None if self.problem is None else f"{self.problem}; it lacks {self.given - self.sent:,} steps"

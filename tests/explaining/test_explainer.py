@@ -21,6 +21,8 @@ from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.masks.hybrid_mlp import HybridMLPConfig
 from ray_ggsm.model.modality import Modality
 from tests.helpers.encoders import WIDTH, encoder_on, lookup
+from tests.helpers.probes import planted as planted_labels
+from tests.helpers.probes import run
 from tests.helpers.rows import user_rows
 
 MODALITIES = (Modality("bill", 7), Modality("app", 5))
@@ -158,6 +160,15 @@ def test_deleting_the_planted_event_moves_more_than_deleting_any(planted) -> Non
     chances = [2 / len(each.effects["leave_one_out"]) for each in found]
     assert np.median(ratios) > 2
     np.testing.assert_allclose(np.median(ratios), np.median(1 / np.array(chances)), rtol=0.5)
+
+
+def test_a_lightgbm_probe_is_explained_by_leaving_events_out(planted) -> None:
+    explain, rows, _ = planted
+    probe = run("lightgbm", planted_labels(width=WIDTH), planted_labels(width=WIDTH, seed=1)).probe
+    found = Explainer(explain.embedder, probe, None, DeletionConfig(), 0)(rows.slice(0, 1))
+    assert list(found.effects) == ["leave_one_out"]
+    assert 0 < found.score < 1
+    assert found.score == probe.scores(explain.embedder(found.rows).vectors)[0]
 
 
 def test_rows_with_too_few_events_have_no_deletion_test(tiny_decoder: str) -> None:

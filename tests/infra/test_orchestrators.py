@@ -63,9 +63,7 @@ def test_airflow() -> None:
     )  # type: ignore[attr-defined]
     assert "data_interval_end" in night
     night = re.sub(r"\{\{.*\}\}", str(MINUTES), night)
-    (call,) = (
-        n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "KubernetesPodOperator"
-    )
+    (call,) = (n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Night")
     words = {"job": ast.Constant("refresh"), "NIGHT": ast.Constant(night)}
     command: list[str] = []
     for keyword in call.keywords:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,8 @@ SETTINGS = {
     "publishing": {"rows_per_bucket": 100},
     "ray": {"embed_workers": {"min": 1, "max": 2}, "cache": "/tmp/cache", "resources_within_minutes": 5},
 }
+RAYS_OWN = re.compile(r"\(raylet\)|\(autoscaler|^\[?\d{4}-\d\d-\d\d |core_worker|^\s+warnings\.warn")
+"""Lines that are Ray's and not the job's."""
 WAITS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "25"}
 """The head is given up after 15 s."""
 
@@ -157,7 +160,8 @@ class Job:
         """Wait for its end; returns the exit code."""
         code = self.process.wait()
         lines = [line for line in self.output.read_text().splitlines() if line.strip()]
-        shown = "\n".join(line[:400] for line in lines[-4:] if "INFO" not in line)
+        own = [line for line in lines if not RAYS_OWN.search(line)]
+        shown = "\n".join(line[:400] for line in own[-4:])
         self.told.attempts.append((self.said, code, time.time() - self.start, shown))
         print(f"  exit code {code} after {time.time() - self.start:.0f} s", flush=True)
         return code
@@ -430,7 +434,7 @@ def autoscaling(stage: Stage, table: str) -> Told:
     start, output = time.time(), SHARED / "autoscaled.log"
     with output.open("wb") as log:
         code = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log).returncode
-    lines = [line[:400] for line in output.read_text().splitlines() if line.strip()]
+    lines = [line[:400] for line in output.read_text().splitlines() if line.strip() and not RAYS_OWN.search(line)]
     told.attempts.append(("ray-ggsm refresh --config refresh.yaml", code, time.time() - start, "\n".join(lines[-4:])))
     assert code == 0, output.read_text()
     until(lambda: counts.read_text().split()[-1] == "0")
@@ -471,8 +475,8 @@ class Result:
 def keep(file: Path, name: str, result: Result) -> None:
     """Put a result into the file of results, in place of an earlier one, and write the page."""
     found = json.loads(file.read_text()) if file.exists() else {}
-    result.told.expected = {}
     found[name] = asdict(result)
+    del found[name]["told"]["expected"]
     found = {each: found[each] for each in (*REHEARSALS, "autoscaling") if each in found}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=1) + "\n")

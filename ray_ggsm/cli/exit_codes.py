@@ -6,6 +6,7 @@ is listed), 143 ended by SIGTERM, 1 anything else.
 """
 
 import errno
+import signal
 import traceback
 from collections.abc import Callable, Iterator
 
@@ -41,10 +42,15 @@ def _ended(work: Callable[[], int | None]) -> Ended:
         return Ended(work() or 0)
     except GateError as error:
         return _said(3, "error", str(error))
-    except KeyboardInterrupt:
-        if ended_by is not None:
+    except (KeyboardInterrupt, SystemExit) as error:
+        number = ended_by
+        if isinstance(error, SystemExit):
+            if error.code != signal.SIGTERM:
+                raise
+            number = signal.SIGTERM  # by Ray's own handler, which is there while Ray starts
+        if number is not None:
             say_error("\nTerminated. Finished work is kept; run the same command to go on.")
-            return Ended(128 + ended_by)
+            return Ended(128 + number)
         say_error("\nInterrupted. Finished stages are kept; run the same command to go on.")
         return Ended(1)
     except Exception as error:

@@ -55,6 +55,7 @@ class WorkerError(Exception):
         (WorkerError(InputError("rows: no file")), 2, "error: rows: no file\n"),
         (WorkerError(failures={0: ValueError("x"), 1: InputError("rows: no file")}), 2, "error: rows: no file\n"),
         (KeyboardInterrupt(), 1, "\nInterrupted."),
+        (SystemExit(15), 143, "\nTerminated. Finished work is kept;"),  # of Ray's handler of SIGTERM, while it starts
         (RuntimeError("a disk is full"), 1, "Traceback (most recent call last)"),
         (FileNotFoundError(errno.ENOENT, "No such file"), 1, "Traceback (most recent call last)"),
     ],
@@ -69,6 +70,12 @@ def test_errors(error: BaseException, code: int, sentence: str, capsys) -> None:
 @pytest.mark.parametrize("result", [None, 0, 1])
 def test_the_work_may_give_a_code(result: int | None) -> None:
     assert exit_code(lambda: result) == (result or 0)
+
+
+def test_other_exits_stay_what_they_are() -> None:
+    with pytest.raises(SystemExit) as stop:
+        exit_code(failing(SystemExit(7)))
+    assert stop.value.code == 7
 
 
 def test_a_mistake_below_other_errors() -> None:

@@ -65,6 +65,7 @@ SCHEMAS: dict[str, type[Config]] = {
 
 OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot", "asking"), "study") | {
     "questions": "synthesize",
+    "smollm2": "synthesize",
     "prompt": "tune_prompt",
     "night": "refresh",
     "nights": "replay",

@@ -199,7 +199,8 @@ Start it again after any interruption: finished work is not repeated.
         """Measure what changed for the same users between two encoders, or two versions, tags or moments of a table.
 
 Reads   the two tables that the config names (configs/drift.yaml) and, for probes, two label tables
-Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences
+Writes  one JSON file: users in common, cosines, Procrustes distance, common neighbours, AUCs and their differences, and
+        what a map into the old space costs. Exit code 3: it costs more than `max_loss`.
 """,
         partial(_config_job, "drift", "DriftConfig"),
     ),

@@ -91,7 +91,7 @@ class FusionConfig(Config):
     """Dropout on the z-scores and on the hidden layer."""
     columns: Literal["joined", "mixed"] = "joined"
     """Order of the vector's columns. joined: the sequence's, the linear part's, the network's. mixed: these by turns,
-    so that every prefix has something of each (`training.nested`)."""
+    so that every prefix has something of each (`training.nested`); the linear part then is principal components."""
 
 
 class ProjectionConfig(Config):

@@ -91,10 +91,9 @@ class UserEncoder(nn.Module):
         """Vectors of the soft prompts in use, (P, D) in all (`ray_ggsm.model.soft_prompt`); no part of the encoder."""
         self.state_width = D if config.projection is None else config.projection.width
         """Width of both towers' states, without the features' component."""
-        widths = (0, 0) if self.fusion is None else self.fusion.widths
-        self.vector_width = self.state_width + sum(widths)
+        self.vector_width = self.state_width + (sum(self.fusion.widths) if self.fusion is not None else 0)
         """Width of user vectors, W."""
-        self.columns = Columns(self.state_width, widths, bool(config.fusion and config.fusion.columns == "mixed"))
+        self.columns = Columns(self.state_width, self.fusion)
         self.register_buffer("centre_user_D", torch.zeros(self.vector_width))
         self.register_buffer("centre_answer_D", torch.zeros(self.state_width))
         self.backbone: PeftModel | transformers.PreTrainedModel = trainable_backbone(backbone, config)
@@ -149,8 +148,7 @@ class UserEncoder(nn.Module):
             asked: gets the attention of one query per row.
         """
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
-        backend = self._backend(inputs_BLD.is_cuda, watch is not None)
-        apart_BLL = tokens.apart_BLL()
+        backend, apart_BLL = self._backend(inputs_BLD.is_cuda, watch is not None), tokens.apart_BLL()
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked, apart_BLL)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
@@ -247,8 +245,14 @@ class UserEncoder(nn.Module):
         centred_BW = user_BW - user_BW.mean(dim=0) if self.config.centre else user_BW
         if self.fusion is None:
             return nn.functional.normalize(centred_BW, dim=1)
-        scale_2 = component_scales(centred_BW, self.fusion.widths)
-        return self.columns(fuse(centred_BW, self.fusion.widths, scale_2))
+        return self.columns(fuse(centred_BW, self.fusion.widths, component_scales(centred_BW, self.fusion.widths)))
+
+    def fit_features(self, tabular_BF: Tensor) -> None:
+        """Learn the scales of the features, and the components of the linear part, from training rows."""
+        if self.tabular is not None:
+            self.tabular.fit(tabular_BF)
+            if self.fusion is not None:
+                self.fusion.fit(self.tabular.z_scores(tabular_BF))
 
     def set_centres(self, user_BW: Tensor, answer_BD: Tensor) -> None:
         """Freeze means and scales to those of pooled states of training rows."""

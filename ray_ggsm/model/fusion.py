@@ -7,8 +7,8 @@ the mean length of the features' component: the whole vector can then be normali
 factor moves by only some tenth between small and large rows.
 
 Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: those of the sequence, of
-the linear part and of the network by turns. The first and the last of these are trained to be of use in the prefix;
-some of the features themselves beside them are worth more than more of those (docs/evaluation.md).
+the linear part and of the network by turns. The first and the last of these are trained to be of use in the prefix; the
+linear part is turned to its principal components, so that it begins with what varies most (docs/evaluation.md).
 
 Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
 W = D + P + K.
@@ -30,15 +30,27 @@ class Fusion(nn.Module):
     def __init__(self, F: int, config: FusionConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(F, config.linear_width, bias=False) if config.linear_width is not None else None
+        self.mixes = config.columns == "mixed"
+        P = config.linear_width or F
+        self.linear = nn.Linear(F, P, bias=False) if config.linear_width is not None or self.mixes else None
         if self.linear is not None:
             nn.init.orthogonal_(self.linear.weight).requires_grad_(False)
         hidden = nn.Linear(F, config.hidden)
         self.network = nn.Sequential(
             hidden, nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, config.width)
         )
-        self.widths = (F if config.linear_width is None else config.linear_width, config.width)
+        self.widths = (P, config.width)
         """P and K."""
+
+    @torch.no_grad()
+    def fit(self, z_BF: Tensor) -> None:
+        """With mixed columns, have the linear part begin with what varies most: the principal components of training
+        rows' z-scores, each with its largest weight positive; further ones than features stay as they are."""
+        if self.mixes and self.linear is not None:
+            _, component_FF = torch.linalg.eigh(z_BF.double().cpu().T.cov())
+            component_FF = component_FF.flip(1).T[: self.widths[0]]
+            largest_F = component_FF.gather(1, component_FF.abs().argmax(dim=1, keepdim=True))
+            self.linear.weight[: len(component_FF)] = (component_FF * largest_F.sign()).to(self.linear.weight)
 
     def forward(self, z_BF: Tensor) -> Tensor:
         """(B, P + K) from the features' z-scores."""
@@ -73,12 +85,13 @@ class Columns(nn.Module):
     order_W: Tensor | None
     """The joined vector's column at each place; None: they are in the same order."""
 
-    def __init__(self, D: int, widths: tuple[int, int], mixed: bool) -> None:
+    def __init__(self, D: int, fusion: Fusion | None) -> None:
         """Mixed: the first column of each part, the second of each, and so on; else as they are joined."""
         super().__init__()
-        self.D = D
-        turn_W = torch.cat([torch.arange(width) for width in (D, *widths)])
-        self.register_buffer("order_W", turn_W.argsort(stable=True) if mixed else None, persistent=False)
+        self.D, order_W = D, None
+        if fusion is not None and fusion.mixes:
+            order_W = torch.cat([torch.arange(width) for width in (D, *fusion.widths)]).argsort(stable=True)
+        self.register_buffer("order_W", order_W, persistent=False)
 
     def forward(self, joined_BW: Tensor) -> Tensor:
         """The vectors as they are published, (B, W)."""

@@ -126,7 +126,7 @@ class Contrastive:
     def prepare(self) -> None:
         """Take statistics of numbers and the untrained towers' centres from training rows, before the first step."""
         if self.encoder.tabular is not None:
-            self.encoder.tabular.fit(tabular_matrix(self.head).to(self.encoder.device))
+            self.encoder.fit_features(tabular_matrix(self.head).to(self.encoder.device))
         if self.encoder.fields is not None:
             self.encoder.fields.fit(self.collator.numbers(self.head).to(self.encoder.device))
         self.settle()

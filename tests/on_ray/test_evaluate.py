@@ -130,7 +130,6 @@ def test_groups_that_show_no_memorisation_are_refused(experiment: Callable[..., 
     check_evaluation(experiment(**base, data__splits__outsiders={"users": "test", "cutoffs": [0, 1]}))
     for split, embedded, sentence in (
         ({"users": "test", "cutoffs": [0]}, splits, r"needs the cutoffs of 'pretrain', \[0, 1\].*found \[0\]"),
-        ({"users": "all", "cutoffs": [0, 1]}, splits, "so that nobody is in both; found train and all"),
         ({"users": "test", "cutoffs": [0, 1]}, ["probe", "test", "outsiders"], "'pretrain' has no vectors"),
     ):
         with pytest.raises(InputError, match=sentence):

@@ -31,7 +31,8 @@ DESCRIPTION = """Look after an embedding table: its versions, tags, files, forgo
 
 Reads   the table's log and files; `forget` also a text file with one user_id per line
 Writes  new versions of the table; `vacuum` removes files; `metrics` a text, `user` a file about one user,
-        `missing` a file of users without a vector
+        `missing` a file of users without a vector; `index` an index below the table; `describe` a file, or an entry of
+        a catalog
 
   python jobs/tables.py history s3://bucket/users
   python jobs/tables.py vacuum s3://bucket/users --retention-hours 168 --dry-run
@@ -83,20 +84,7 @@ def _commands(program: str | None) -> Commands:
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     without = add("missing", _missing, "count the users of the newest version's input without a vector, by reason")
     without.add_argument("--output", help="Parquet file to write: who they are, and why")
-    describe = add("describe", _describe, "describe the newest version for Feast, or in an Iceberg catalog")
-    describe.add_argument("--feast", metavar="FILE", help="Python file to write, with a FeatureView")
-    describe.add_argument(
-        "--iceberg", metavar="URI", help="SQL catalog to put it into, such as sqlite:////data/catalog.db"
-    )
-    describe.add_argument("--name", default="users", help="name of the view or table there (default: users)")
-    index = add("index", _index, "build an index of nearest users, and measure it against exact search")
-    index.add_argument("--version", type=_version, help="number of the version, or name of a tag (default: the newest)")
-    index.add_argument("--instruction", default="default", help="whose rows are indexed")
-    for name, field in IndexSettings.model_fields.items():
-        choices = get_args(field.annotation) or None
-        kind: Callable[[str], object] = str if choices else at_least(1)
-        option = f"--{name.replace('_', '-')}"
-        index.add_argument(option, type=kind, choices=choices, default=field.default, help=field.description)
+    _add_index_and_describe(commands)
     user = add("user", _user, "write all that is known of one user to a file")
     user.add_argument("--user", required=True, help="the user_id, as the source has it")
     user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
@@ -106,6 +94,23 @@ def _commands(program: str | None) -> Commands:
     user.add_argument("--rows", help="also from these Parquet files of user rows, for example 'rows/*.parquet'")
     user.add_argument("--store", help="also from the event store at this location")
     return commands
+
+
+def _add_index_and_describe(commands: Commands) -> None:
+    describe = commands.add("describe", _describe, "describe the newest version for Feast, or in an Iceberg catalog")
+    describe.add_argument("--feast", metavar="FILE", help="Python file to write, with a FeatureView")
+    describe.add_argument(
+        "--iceberg", metavar="URI", help="SQL catalog to put it into, such as sqlite:////data/catalog.db"
+    )
+    describe.add_argument("--name", default="users", help="name of the view or table there (default: users)")
+    index = commands.add("index", _index, "build an index of nearest users, and measure it against exact search")
+    index.add_argument("--version", type=_version, help="number of the version, or name of a tag (default: the newest)")
+    index.add_argument("--instruction", default="default", help="whose rows are indexed")
+    for name, field in IndexSettings.model_fields.items():
+        choices = get_args(field.annotation) or None
+        kind: Callable[[str], object] = str if choices else at_least(1)
+        option = f"--{name.replace('_', '-')}"
+        index.add_argument(option, type=kind, choices=choices, default=field.default, help=field.description)
 
 
 def _version(text: str) -> int | str:

@@ -198,6 +198,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
     for step in STEPS:
         trackers.log(step)
     assert (trackers.close(True), said) == ({}, [])
+    wandb.teardown()  # the library's own process writes the file; this waits for it
     (file,) = tmp_path.rglob("*.wandb")
     from wandb.proto import wandb_internal_pb2
 

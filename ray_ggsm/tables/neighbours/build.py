@@ -117,7 +117,7 @@ def _parts(files: Sequence[DataFile], rows: int) -> Iterator[list[DataFile]]:
 def _queries(location: str, files: Sequence[DataFile], instruction: str) -> tuple[list[str], np.ndarray]:
     """Some users of some files, always the same, with their vectors (Q, D)."""
     rng = np.random.default_rng(0)
-    chosen = rng.choice(len(files), min(SAMPLED_FILES, len(files)), replace=False).tolist() if files else []
+    chosen: list[int] = rng.permutation(len(files))[:SAMPLED_FILES].tolist()
     names: list[str] = []
     some = [np.zeros((0, 0), np.float32)]
     for position in chosen:

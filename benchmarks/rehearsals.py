@@ -497,7 +497,9 @@ def page(found: dict) -> str:
         notes = "\n".join(f"- {note}" for note in [*told["notes"], f"Afterwards: {told['table']}."])
         parts.append("\n\n".join([f"## {name}: {title[0].lower()}{title[1:]}", told["done"], *shown, notes]))
     head = PAGE.format(cores=os.cpu_count(), kernel=platform.release(), users=USERS)
-    return "\n".join([head, *rows, "", "\n\n".join(parts), ""])
+    missing = [f"`{name}`" for name in (*REHEARSALS, "autoscaling") if name not in found]
+    told = f"**Written, and not run to their end so far**: {', '.join(missing)}." if missing else "All were run."
+    return "\n".join([head, *rows, "", told, "", "\n\n".join(parts), ""])
 
 
 PAGE = """# Rehearsals

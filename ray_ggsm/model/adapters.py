@@ -18,8 +18,9 @@ class EventAdapter(nn.Sequential):
     """LayerNorm and an MLP of 2 layers, or a single linear layer, for the events of one modality, (E, H) -> (E, D)."""
 
     def __init__(self, H: int, D: int, layers: int = 2) -> None:
-        more = (nn.GELU(), nn.Linear(D, D)) if layers == 2 else ()
-        super().__init__(nn.LayerNorm(H), nn.Linear(H, D), *more)
+        super().__init__(nn.LayerNorm(H), nn.Linear(H, D))
+        if layers == 2:  # after the first layer, so that it begins as the only one would
+            self.extend([nn.GELU(), nn.Linear(D, D)])
 
 
 class NumberEmbedding(nn.Module):

@@ -1,7 +1,8 @@
 """Floating-point operations of a training step, and the rate of the device's matrix products.
 
 Counted are the backbone's linear layers and attention products, once forward and once backward; LoRA weights get a
-gradient, frozen weights do not. Not counted are the forward passes that gradient caching repeats, adapters and norms.
+gradient, frozen weights do not. A next-token loss counts its logits itself (next_token.py). Not counted are the forward
+passes that gradient caching repeats, adapters and norms.
 """
 
 import time

@@ -118,3 +118,14 @@ def test_both_towers_go_through_one_projection(make_encoder, make_rows) -> None:
         first, last = projected.encoder.projection.mlp[0], projected.encoder.projection.mlp[2]
         expected_BP = torch.nn.functional.gelu(states_BD @ first.weight.T + first.bias) @ last.weight.T + last.bias
         torch.testing.assert_close(found_BP, expected_BP)
+
+
+def test_all_else_begins_as_without_the_options(make_encoder) -> None:
+    plain, q_anchor = (
+        make_encoder(**m).encoder.state_dict() for m in ({}, {"summary_tokens": True, "projection": SMALL})
+    )
+    own = {name for name in q_anchor if name.startswith(("projection.", "summaries.", "centre_"))}
+    assert {name for name in plain if not name.startswith("centre_")} == q_anchor.keys() - own
+    assert [name for name in q_anchor.keys() - own if not torch.equal(plain[name], q_anchor[name])] == []
+    linear = make_encoder(adapter_layers=1).encoder.state_dict()
+    assert torch.equal(linear["adapters.bill.1.weight"], plain["adapters.bill.1.weight"])

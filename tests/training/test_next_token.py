@@ -188,7 +188,8 @@ def test_the_log_has_the_mean_over_answer_tokens(form, make_trainer) -> None:
 
 def test_words_are_learned(make_trainer) -> None:
     trainer = make_trainer(steps=30, ntp_weight=1.0, questions=QUESTIONS, optimizer={"learning_rate": 1e-2})
-    losses = [step(trainer)["loss_ntp"] for _ in range(8)]
+    rows = trainer.pairs.batch(0)
+    losses = [trainer.step(rows)["loss_ntp"] for _ in range(12)]
     assert losses[-1] < losses[0] - 0.2
 
 

@@ -101,14 +101,6 @@ class UserEncoder(nn.Module):
         self.projection = Projection(D, config.projection) if config.projection is not None else None
         self.summaries = Summaries(event_width, D, features, dropout) if template.summary_tokens else None
 
-    def start_tags_from_words(self, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
-        """Initialise each tag's embedding with the mean embedding of the word pieces of its text."""
-        words = self.backbone.get_input_embeddings().weight
-        with torch.no_grad():
-            for row, tag in enumerate(self.template.tags):
-                ids = tokenizer(tag, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-                self.tags.weight[row] = words[ids].float().mean(dim=0)
-
     @property
     def device(self) -> torch.device:
         """Device of the weights."""

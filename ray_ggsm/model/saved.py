@@ -107,8 +107,17 @@ def new_encoder(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = UserEncoder(config, template, len(feature_names), backbone, event_width, recipe)
-    encoder.start_tags_from_words(tokenizer)
+    _start_tags_from_words(encoder, tokenizer)
     return EncoderBundle(encoder, tokenizer, mask, recipe, 0, feature_names, event_encoder_digest, backbone_digest)
+
+
+def _start_tags_from_words(encoder: UserEncoder, tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
+    """Initialise each tag's embedding with the mean embedding of the word pieces of its text."""
+    words = encoder.backbone.get_input_embeddings().weight
+    with torch.no_grad():
+        for row, tag in enumerate(encoder.template.tags):
+            ids = tokenizer(tag, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            encoder.tags.weight[row] = words[ids].float().mean(dim=0)
 
 
 def save(bundle: EncoderBundle, location: str) -> None:

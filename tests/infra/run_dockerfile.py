@@ -2,10 +2,10 @@
 
     python -m tests.infra.run_dockerfile ROOT [--build-arg NAME=VALUE ...] [--then COMMAND]
 
-ROOT is a Debian root with Python 3.11, for example of debootstrap, or an overlay of this machine's:
-`unshare --mount sh -c 'mount -t overlay overlay -o lowerdir=/,upperdir=up,workdir=work root && ...'`. It is
-changed. Both
-stages run in it, so what is copied from one to the other must have the same place in both. Needs root (chroot).
+ROOT is a Debian root with Python 3.11 as /usr/local/bin/python and without a user 1000, of debootstrap or an
+overlay of this one (`unshare --mount`, `mount -t overlay overlay -o lowerdir=/,upperdir=...,workdir=... ROOT`).
+It is changed. Both stages run in it, so what is copied from one to the other must have the same place in both. Needs
+root (chroot).
 """
 
 import argparse

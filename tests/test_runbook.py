@@ -66,14 +66,19 @@ def test_a_section_is_read_in_a_minute(head: str) -> None:
     assert len(prose.split()) <= WORDS_A_MINUTE
 
 
+def parser_of(job: str) -> argparse.ArgumentParser:
+    """The parser of a job with commands."""
+    code = importlib.import_module(f"ray_ggsm.cli.{job}")
+    return code._commands(None).parser if hasattr(code, "_commands") else code._parser(None)
+
+
 @pytest.mark.parametrize("command", commands())
 def test_commands_are_real(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Arguments are those of the parsers, and settings those of the config that is named."""
     monkeypatch.chdir(ROOT)
     _, job, *arguments = shlex.split(command)
     if job in COMMANDS:
-        parser: argparse.ArgumentParser = importlib.import_module(f"ray_ggsm.cli.{job}")._parser(None)
-        parser.parse_args(arguments)
+        parser_of(job).parse_args(arguments)
         return
     options = _parser(JOBS[job], None, None).parse_args(arguments)
     load(JOBS[job].load().config, options.config, options.set)
@@ -82,4 +87,4 @@ def test_commands_are_real(command: str, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_check_of_commands_finds_mistakes() -> None:
     assert len(commands()) > 20
     with pytest.raises(SystemExit):
-        importlib.import_module("ray_ggsm.cli.tables")._parser(None).parse_args(["rollback", "users", "--to", "3"])
+        parser_of("tables").parse_args(["rollback", "users", "--to", "3"])

@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from pydantic import Field
 
 from ray_ggsm import storage
 from ray_ggsm.config import Record
@@ -33,10 +34,11 @@ HELP = {
 class _Report(Record):
     """What the gauges take of a run's report (`ray_ggsm.building.report`)."""
 
-    ended: dt.datetime
-    version: int | None
-    seconds: dict[str, float]
-    failed_gates: tuple[str, ...]
+    ended: str = ""
+    """ISO, UTC; empty: it does not say, and is left out."""
+    version: int | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+    failed_gates: tuple[str, ...] = ()
 
 
 def metrics(table: EmbeddingTable) -> str:
@@ -71,7 +73,7 @@ def _gauges(table: EmbeddingTable) -> dict[str, float]:
             found["encoded_rows"], found["dead_letters"] = counts.encoded, counts.dead_letters
         found["last_publish_users_per_second"] = publish.metadata.rates.get("users_per_second")
     if run := _last_run(table.location):
-        found["last_run_timestamp_seconds"] = run.ended.timestamp()
+        found["last_run_timestamp_seconds"] = dt.datetime.fromisoformat(run.ended).timestamp()
         found["last_run_seconds"] = run.seconds.get("all")
         found["last_run_failed_gates"] = len(run.failed_gates) if run.version is None else 0
     return {name: value for name, value in found.items() if value is not None}
@@ -90,4 +92,4 @@ def _last_run(location: str) -> _Report | None:
     """The report of the run that ended last, of those that `vacuum` has left."""
     files = storage.glob(storage.join(location, "runs", "*", "report.json"))
     reports = (_Report.model_validate_json(storage.read_text(file)) for file in files)
-    return max(reports, key=lambda report: report.ended, default=None)
+    return max((report for report in reports if report.ended), key=lambda report: report.ended, default=None)

@@ -57,7 +57,7 @@ def test_the_longest_rows_come_first(embedder: Embedder) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             embedder.encoder.collator, "users",
-            lambda rows: seen.append(int(embedder.encoder.collator.user_lengths(rows).max())) or users(rows),
+            lambda rows, answers: seen.append(int(embedder.encoder.collator.user_lengths(rows).max())) or users(rows),
         )  # fmt: skip
         embedder(user_rows(29))
     assert seen == sorted(seen, reverse=True)

@@ -20,6 +20,9 @@ JOBS = sorted(file.stem for file in (ROOT / "jobs").glob("*.py"))
 SHIPPED = ROOT / "configs/journey/quickstart.yaml"
 STUDY = ROOT / "configs/journey/study.yaml"
 OTHERS = {
+    "access",
+    "explain",
+    "rayjob",
     "tables",
     "lookalike",
     "refresh",

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from ray_ggsm.config import InputError
 from ray_ggsm.model.config import PretrainedConfig
@@ -87,7 +87,11 @@ def test_a_model_without_a_chat_template_is_refused(tiny_decoder: str, tmp_path:
         Generator(PretrainedConfig(name=str(tmp_path)), torch.device("cpu"))
 
 
-def test_a_model_without_a_head_is_refused(tiny_decoder: str) -> None:
-    """The tiny decoder was saved without one, and its words are not tied to a head."""
+def test_a_model_without_a_head_is_refused(tmp_path: Path) -> None:
+    """It was saved without one, and its words are not tied to a head."""
+    LlamaModel(
+        LlamaConfig(vocab_size=258, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
     with pytest.raises(InputError, match="has no weights for lm_head"):
-        Generator(PretrainedConfig(name=tiny_decoder), torch.device("cpu"))
+        Generator(PretrainedConfig(name=str(tmp_path)), torch.device("cpu"))

@@ -90,6 +90,18 @@ class Target:
     """Whether the gate fails without a map that is good enough; a tag may be old, and few of its users still here."""
 
 
+def check_targets(config: CompatibleConfig, previous: EmbeddingTable | None) -> None:
+    """Look at the versions that the config names, before anything is encoded.
+
+    Raises:
+        InputError: one is not there.
+    """
+    for place in config.to:
+        table = previous if place.table is None else open_table(place.table)
+        if table is not None:
+            table.metadata(place.version)
+
+
 Ends = tuple[str, str, str]
 """Instruction, and the spaces that a map leads from and to."""
 
@@ -115,7 +127,7 @@ def _targets(candidate: Candidate, config: CompatibleConfig) -> Iterator[Target]
     if previous is not None:
         yield Target(previous, None, True)
     for place in config.to:
-        table = previous if place.table is None else open_table(place.table, candidate.build.key)
+        table = previous if place.table is None else open_table(place.table)
         if table is not None:  # else it is the table's first version
             yield Target(table, place.version, True)
     if previous is not None:

@@ -47,10 +47,11 @@ class Rights:
 
 ALL = ("*",)
 LOGS = "_delta_log/*"
+MAPS, INDICES = "_maps/*", "_index/*"
 LISTS = ("_suppressed/*", "_tags/*", "_audit/*")
 VACUUMED = ("data/*", "staging/*", "runs/*")
 ROLES: Mapping[str, Mapping[str, Rights]] = {
-    "reader": {"tables": Rights(read=("data/*", LOGS, "_suppressed/*", "_tags/*", "runs/*"))},
+    "reader": {"tables": Rights(read=("data/*", LOGS, "_suppressed/*", "_tags/*", MAPS, INDICES, "runs/*"))},
     "ingest": {
         "configs": Rights(),
         "events": Rights(),
@@ -64,7 +65,9 @@ ROLES: Mapping[str, Mapping[str, Rights]] = {
         "store": Rights(),
         "output": Rights(),
         "event_vectors": Rights(write=ALL),
-        "tables": Rights(write=(*VACUUMED, LOGS, "refresh.lock*"), remove=("staging/*", "refresh.lock*")),
+        "tables": Rights(
+            write=(*VACUUMED, LOGS, MAPS, INDICES, "refresh.lock*"), remove=("staging/*", "refresh.lock*")
+        ),
     },
     "forget": {
         "store": Rights(
@@ -76,13 +79,14 @@ ROLES: Mapping[str, Mapping[str, Rights]] = {
     },
     "vacuum": {
         "store": Rights(write=("tables/*/_delta_log/*",), remove=("tables/*/_store_bucket=*",)),
-        "tables": Rights(remove=VACUUMED),
+        "tables": Rights(remove=(*VACUUMED, INDICES)),
     },
 }
 """Role -> field of the config -> rights there.
 
 `reader` reads published vectors, no dead letters; `ingest` is jobs/ingest.py and `store.py compact` and `expire`;
-`trainer` all jobs of an experiment; `refresh` jobs/refresh.py; `forget` forgets, rolls back and tags; `vacuum` vacuums.
+`trainer` all jobs of an experiment; `refresh` jobs/refresh.py and `tables.py index`; `forget` forgets, rolls back and
+tags; `vacuum` vacuums.
 """
 
 

@@ -269,7 +269,8 @@ Start it again after any failure, or for more days: finished days are not writte
         partial(_config_job, "simulate", "SimulateConfig"),
     ),
     "access": Job(
-        """Write what each role may do in the object store, as policies: reader, ingest, trainer, refresh, forget.
+        """Write what each role may do in the object store, as policies: reader, ingest, trainer, refresh, forget,
+vacuum.
 
 Reads   the places that the config names (configs/access.yaml); nothing in them
 Writes  <policies>/<role>.json (docs/security.md); --dry-run says the same in words
@@ -289,8 +290,8 @@ another change of the store is running; try again later.
 }
 """Name -> job."""
 COMMANDS = {
-    "tables": "Look after an embedding table: history, verify, rollback, vacuum, forget, metrics, user, index.",
-    "store": "Look after an event store: history, compact, expire, forget, vacuum.",
+    "tables": "Look after an embedding table: versions, tags, files, forgotten users, metrics, an index.",
+    "store": "Look after an event store: history, compact, expire, forget, audit, vacuum.",
     "rayjob": "Run a RayJob on Kubernetes, wait for it, and end with its driver's exit code.",
 }
 """Jobs with commands instead of a config, each in `ray_ggsm.cli.<name>` -> title."""

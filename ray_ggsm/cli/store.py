@@ -13,7 +13,7 @@ from ray_ggsm.data.store.layout import require_layout
 from ray_ggsm.data.store.manifest import Manifest, TableState, read_manifests, read_state
 from ray_ggsm.tables.user_lists import read_users
 
-DESCRIPTION = """Look after an event store: history, compact, expire, forget, vacuum.
+DESCRIPTION = """Look after an event store: history, compact, expire, forget, audit, vacuum.
 
 Reads   the store's manifests, logs and files; `forget` also a text file with one user_id per line
 Writes  a new manifest of the store; `vacuum` removes files

@@ -135,7 +135,10 @@ def save(bundle: EncoderBundle, location: str) -> None:
     values = description.model_dump(mode="json")
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
     if bundle.encoder.config.fusion is not None and bundle.encoder.columns.order_W is None:
-        del values["model"]["fusion"]["columns"]  # as before there was a choice
+        del values["model"]["fusion"]["columns"]  # as before there was a choice; so below
+    for name in ("adapter_layers", "summary_tokens", "projection"):
+        if values["model"][name] == ModelConfig.model_fields[name].default:
+            del values["model"][name]
     storage.write_json(storage.join(location, FILE), values)
 
 

@@ -68,8 +68,8 @@ class DriftConfig(Config):
     """Gate: mean AUC that these probes may lose against retrained ones, by the end of the 95 % interval; the job then
     ends with exit code 3. null: any."""
     evaluation: ProbeConfig = ProbeConfig()
-    """Settings of the probes. `allow_same_period` has no effect, because label tables do not say how far their futures
-    reach."""
+    """Settings of the probes. `instructions`, `few_labels`, `dimensions` and `privacy` have no effect; nor has
+    `allow_same_period`, because label tables do not say how far their futures reach."""
     seed: int = Field(0, ge=0)
     """Seed of probes and resampling."""
     ray: Runtime[RayConfig] = RayConfig()

@@ -76,6 +76,8 @@ def check_evaluation(experiment: Experiment) -> None:
     for name in ("few_labels", "dimensions", "privacy"):
         if len(instructions) > 1 and getattr(evaluation, name) is not None:
             raise InputError(f"evaluation.{name}: it needs one vector per row, so one of embedding.instructions")
+    if evaluation.dimensions is not None and experiment.publishing.files.dimensions is not None:
+        check_prefixes(evaluation.dimensions, experiment.publishing.files.dimensions)
     fit, score = experiment.probe_splits
     check_held_out(experiment.data, fit, score, allow_same_period=experiment.evaluation.allow_same_period)
     if experiment.evaluation.privacy is not None:

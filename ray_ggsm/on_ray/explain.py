@@ -29,6 +29,7 @@ from ray_ggsm.explaining.gradients import IntegratedGradients
 from ray_ggsm.explaining.page import write_page
 from ray_ggsm.explaining.results import ExplainReport, by_modality, events_table
 from ray_ggsm.log import say
+from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.model.soft_prompt import prompts_of
@@ -120,7 +121,18 @@ def _inputs(config: ExplainConfig) -> tuple[SavedEncoder, SavedProbe, list[Chunk
             f"{config.probes}: this probe was fitted on vectors of the encoder {probe.description.vectors.encoder}, "
             f"and {encoder.location} is {encoder.digest}; give that one"
         )
-    kind = encoder.description.model.kind
+    if probe.description.width != encoder.description.width:
+        raise InputError(
+            f"{config.probes}: this probe reads {probe.description.width} dimensions of the encoder's "
+            f"{encoder.description.width}; give one that was fitted on whole vectors"
+        )
+    model = encoder.description.model
+    kind = model.kind
+    if config.gradients and isinstance(model, ModelConfig) and model.summary_tokens:
+        raise InputError(
+            "gradients: summary tokens (model.summary_tokens) read the same events a second time; set gradients to"
+            " null, and each event is left out"
+        )
     if config.gradients and (kind != "llm" or config.probe != "linear"):
         raise InputError(
             f"gradients: integrated gradients need a language model and a linear probe, found {kind} and "

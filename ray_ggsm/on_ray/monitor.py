@@ -84,8 +84,8 @@ class MonitorConfig(Config):
     probe: Kind = "linear"
     """Kind of probe."""
     evaluation: ProbeConfig = ProbeConfig()
-    """Settings of the probe; `folds` also says in how many parts users are dealt. `kinds`, `few_labels`, `dimensions`,
-    `privacy`, `allow_missing` and `allow_same_period` have no effect."""
+    """Settings of the probe; `folds` also says in how many parts users are dealt. `kinds`, `instructions`,
+    `few_labels`, `dimensions`, `privacy`, `allow_missing` and `allow_same_period` have no effect."""
     output: Runtime[Location]
     """Directory of monitor.json, monitor.html and metrics.prom, local or s3://."""
     seed: int = Field(0, ge=0)

@@ -79,8 +79,16 @@ class Routes:
 
     def route(self, instruction: str) -> Route:
         """The maps of an instruction's vectors; raises as `apply`."""
-        path = self.path(instruction)
-        return [read_map(self.location, each.file) for each in path]
+        maps = [read_map(self.location, each.file) for each in self.path(instruction)]
+        ends = [shape for each in maps for shape in each.weight_BA.shape]
+        found, expected = [self.source.width, *ends[1::2]], [*ends[::2], self.target.width]
+        for width, needed in zip(found, expected, strict=True):
+            if None not in (width, needed) and width != needed:
+                raise InputError(
+                    f"{self.location}: the way into the other space needs vectors of {needed} dimensions, gets {width}:"
+                    " publishing.files.dimensions has changed, and maps are fitted on what is published"
+                )
+        return maps
 
     def path(self, instruction: str) -> list[RecordedMap]:
         """The recorded maps of an instruction's vectors, in the order in which they apply.

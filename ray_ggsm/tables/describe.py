@@ -16,7 +16,7 @@ CATALOG = "ray_ggsm"
 """Name of the catalog, and of the namespace in it."""
 NO_STATISTICS = {"write.metadata.metrics.default": "none"}
 """Iceberg's metadata would hold the least and greatest user_id of each file."""
-FEAST = '''"""The embedding table {location} for Feast; made by `jobs/tables.py describe` of its version {version}."""
+FEAST = '''"""An embedding table for Feast; made by `jobs/tables.py describe` of its version {version}."""
 
 from datetime import timedelta
 

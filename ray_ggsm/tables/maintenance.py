@@ -87,7 +87,7 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
 
     Files that were written but never published go as well when they are older; so the retention must be longer than
     the longest run. Versions that used a removed file can no longer be read. Indices of the newest version and of tags
-    are kept.
+    are kept, and those that were built since.
 
     Raises:
         InputError: no table, or a negative retention.
@@ -102,7 +102,7 @@ def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:
     kept = {file.path for file in delta.files(table)} | delta.removed_since(table, location, moment)
     tagged = [tag.files for tag in read_tags(location).values()]
     kept |= {file.path for files in tagged for file in files}
-    kept |= needed_files(location, [delta.files(table), *tagged])
+    kept |= needed_files(location, [delta.files(table), *tagged], older)
     removed = sorted(older - kept)
     if not dry_run:
         with ThreadPoolExecutor(16) as pool:

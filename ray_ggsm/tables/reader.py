@@ -235,7 +235,7 @@ class EmbeddingTable:
         """
         number = self.version if version is None else version
         manifest = find_index(self.location, number, self.data_files(version), instruction)
-        if isinstance(version, str) or self.honours_list(version):
+        if self.honours_list(version) or (isinstance(version, str) and self._key is None):
             return open_index(self.location, manifest, nobody, directory)
         self.suppression.suppressed.check_key(self._key)
         return open_index(self.location, manifest, self.suppression.gone, directory)

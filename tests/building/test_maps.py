@@ -10,7 +10,7 @@ import pytest
 from ray_ggsm.building.buckets import Built, Counts
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate
-from ray_ggsm.building.maps import FittedMaps, fit_maps
+from ray_ggsm.building.maps import FittedMaps, check_targets, fit_maps
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.model.event_vectors import VectorStore
@@ -158,6 +158,28 @@ def test_widths_and_precision_may_differ(location: Path) -> None:
     assert mapped.shape == (N, 4)
     np.testing.assert_allclose(mapped, by_user(table, version=0), atol=0.03)
     np.testing.assert_allclose(np.linalg.norm(mapped, axis=1), 1, atol=1e-6)
+
+
+def test_a_shorter_form_of_the_same_space_is_not_the_space(location: Path) -> None:
+    """`publishing.files.dimensions` changed, and the encoder did not: neither no map nor an old one leads there."""
+    publish(location, FIRST, "enc1")
+    publish(location, FIRST @ turn(1), "enc2")
+    table = publish(location, unit(FIRST[:, :4]).astype(np.float32), "enc1")
+    for version in (0, 1):
+        if version == 1:
+            table = publish(location, unit((FIRST @ turn(1))[:, :4]).astype(np.float32), "enc2")
+        with pytest.raises(InputError, match=r"needs vectors of 6 dimensions, gets 4.*files.dimensions"):
+            table.read(compatible_with=version)
+
+
+def test_versions_of_the_config_are_looked_at_first(location: Path) -> None:
+    table = publish(location, FIRST, "enc1")
+    check_targets(CompatibleConfig(to=({"version": 0},)), table)
+    check_targets(CompatibleConfig(to=({"version": 7},)), None)  # the table's first version
+    with pytest.raises(InputError, match="7"):
+        check_targets(CompatibleConfig(to=({"version": 7},)), table)
+    with pytest.raises(InputError, match="nowhere"):
+        check_targets(CompatibleConfig(to=({"table": str(location.parent / "nowhere")},)), table)
 
 
 def test_each_instruction_has_its_own_map(location: Path) -> None:

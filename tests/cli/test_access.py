@@ -106,6 +106,21 @@ def test_nobody_else_touches_the_list_of_the_forgotten(table: str, act_as: As, r
     assert refused(lambda: write_new(f"{table}/_audit/00000001.json", b"{}"))
 
 
+def test_maps_and_indices_are_written_by_refresh_and_removed_by_vacuum(table: str, act_as: As) -> None:
+    place = f"{table}/_index/part.json"
+    act_as("reader")
+    assert refused(lambda: storage.write_bytes(place, b"{}"))
+    act_as("refresh")
+    storage.write_bytes(place, b"{}")
+    storage.write_bytes(f"{table}/_maps/0.safetensors", b"")
+    assert refused(lambda: storage.remove(place))
+    act_as("reader")
+    assert (storage.read_bytes(place), storage.read_bytes(f"{table}/_maps/0.safetensors")) == (b"{}", b"")
+    act_as("vacuum")
+    storage.remove(place)
+    assert not storage.exists(place)
+
+
 def test_who_sees_ids_of_the_source(config: AccessConfig) -> None:
     """Event files are read by `ingest` alone: with pseudonyms in the store, nobody else meets an id."""
     readers = {role for role in ROLES if "arn:aws:s3:::raw/events/*" in json.dumps(policy(config, role))}

@@ -12,8 +12,8 @@ PLACE = INFRA / "monitoring"
 OF_GPUS = {"ray_node_gpus_available", "ray_node_gpus_utilization"}
 """Metrics that Ray exports of nodes with GPUs only."""
 FROM_KUBERNETES = {
-    "kube_job_status_failed", "kube_job_status_active", "kube_cronjob_status_last_successful_time",
-    "kube_pod_init_container_status_terminated_reason",
+    "kube_job_failed", "kube_job_status_active", "kube_cronjob_created", "kube_cronjob_status_last_successful_time",
+    "kube_pod_created", "kube_pod_init_container_status_terminated_reason",
 }  # fmt: skip
 """Metrics of kube-state-metrics, as its documentation names them; no test has seen them."""
 

@@ -1,6 +1,7 @@
 """The index of nearest users: who is found, against exact search; versions, forgotten users, damage."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ray_ggsm.tables import neighbours, open_table
 from ray_ggsm.tables.maintenance import forget, vacuum
 from ray_ggsm.tables.neighbours.build import build_index
 from ray_ggsm.tables.neighbours.exact import exact_nearest
-from ray_ggsm.tables.neighbours.layout import DIRECTORY, IndexSettings, read_manifests
+from ray_ggsm.tables.neighbours.layout import DIRECTORY, IndexSettings, needed_files, read_manifest, read_manifests
 from ray_ggsm.tables.schema import rows_to_table
 from ray_ggsm.tables.tagging import tag
 from tests.helpers.tables import AS_OF, job, put, rows
@@ -179,6 +180,12 @@ def test_vacuum_keeps_the_index_of_the_newest_version_and_of_tags(tmp_path):
         if number == 1:
             tag(location, "kept")
     assert vacuum(location, 1, dry_run=True) == [], "nothing is older than an hour"
+    manifests = sorted(Path(location, DIRECTORY).glob("*.json"), key=lambda file: file.stat().st_mtime)
+    assert needed_files(location, [], [f"{DIRECTORY}/{file.name}" for file in manifests[1:]]) == {
+        f"{DIRECTORY}/{manifests[0].name}",
+        *(f"{DIRECTORY}/shards/{shard.name}/{name}" for shard in read_manifest(str(manifests[0])).shards for name in
+          ("vectors.faiss", "users.arrow", "shard.json")),
+    }, "a manifest that is not old keeps its shards"  # fmt: skip
     removed = vacuum(location, 0, dry_run=False)
     assert any(path.startswith(DIRECTORY) for path in removed)
     assert [each.version for each in read_manifests(location)] == [1, 2]
@@ -201,6 +208,10 @@ def test_a_damaged_index_is_refused(tmp_path, name, damage):
         file.write_bytes(content[:-1] if damage == "short" else content)
     with pytest.raises(InputError, match=f"{name}: this file of the index is missing or damaged"):
         open_table(location).index()
+    if damage != "gone":
+        shutil.rmtree(file.parent)  # as the sentence says
+    build_index(open_table(location))
+    assert open_table(location).index().nearest(np.ones(WIDTH), 3).num_rows == 3
 
 
 def test_a_damaged_manifest_is_refused(tmp_path):

@@ -218,6 +218,8 @@ def test_a_mixed_encoder_comes_back_exactly(
         fusion = json.loads((tmp_path / columns / "encoder.json").read_text())["model"]["fusion"]
         assert fusion.get("columns", "joined") == columns
         assert ("columns" in fusion) == (columns == "mixed"), "digests of encoders stay as they were"
+        written = json.loads((tmp_path / columns / "encoder.json").read_text())["model"]
+        assert not {"adapter_layers", "summary_tokens", "projection"} & {*written}, "nor do these at their defaults"
         back = LanguageModel(load(place, torch.device("cpu")), lookup)
         each.encoder.eval()
         expected = Embedder(LanguageModel(each.bundle, lookup), 4096)(rows).vectors

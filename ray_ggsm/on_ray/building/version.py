@@ -17,7 +17,7 @@ from ray_ggsm.building.build import Build
 from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.building.dead_letters import FORGOTTEN, count_reasons
 from ray_ggsm.building.layout import LaidOut, Layout
-from ray_ggsm.building.maps import FittedMaps, fit_maps
+from ray_ggsm.building.maps import FittedMaps, check_targets, fit_maps
 from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import UTC
@@ -89,6 +89,8 @@ def _build_on(
 ) -> BuiltVersion:
     comparable, description = _is_comparable(request, previous, _width(request)), request.encoder.description
     prompts_of(list(request.embedding.instructions.values()), request.encoder)
+    if request.publishing.compatible is not None:
+        check_targets(request.publishing.compatible, previous)
     build = Build(
         embedding=request.embedding,
         files=request.publishing.files,

@@ -28,7 +28,7 @@ from ray_ggsm.tables.neighbours.layout import (
     read_manifest,
 )
 from ray_ggsm.tables.neighbours.reader import Neighbours, nobody, open_index
-from ray_ggsm.tables.neighbours.shard import build_shard, library
+from ray_ggsm.tables.neighbours.shard import build_shard, is_there, library
 from ray_ggsm.tables.reader import EmbeddingTable, Version
 from ray_ggsm.tables.schema import matrix
 
@@ -49,15 +49,17 @@ def build_index(
             since the version.
     """
     settings, name = settings or IndexSettings(), f"faiss {library().__version__}"
-    if isinstance(version, int) and not table.honours_list(version):
+    if not isinstance(version, str) and not table.honours_list(version):
         raise InputError(
-            f"{table.location}: users were forgotten since version {version}, and an index would have them; build that "
-            "of the newest version"
+            f"{table.location}: users were forgotten since version {table.number_of(version)}, and an index would have "
+            "them; build that of the newest version"
         )
     files = table.data_files(version)
     digest = files_digest(instruction, files)
-    if storage.exists(file := manifest_path(table.location, digest)) and read_manifest(file).settings == settings:
-        return read_manifest(file)
+    if storage.exists(file := manifest_path(table.location, digest)):
+        known = read_manifest(file)
+        if known.settings == settings and all(is_there(table.location, shard) for shard in known.shards):
+            return known
     shards = []
     for part in _parts(files, settings.rows_per_shard):
         shards.append(build_shard(table.location, part, instruction, settings))

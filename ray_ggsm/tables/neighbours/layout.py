@@ -132,12 +132,14 @@ def read_manifests(location: str) -> list[IndexManifest]:
     return sorted(found, key=lambda each: each.version)
 
 
-def needed_files(location: str, versions: Collection[Sequence[DataFile]]) -> set[str]:
-    """Paths, below the table, of the index files that belong to the data files of some versions."""
+def needed_files(location: str, versions: Collection[Sequence[DataFile]], older: Collection[str]) -> set[str]:
+    """Paths, below the table, of the index files that belong to the data files of some versions, or whose manifest is
+    not among the `older` files."""
     kept: set[str] = set()
     for found in read_manifests(location):
-        if any(files_digest(found.instruction, files) == found.files for files in versions):
-            kept.add(f"{DIRECTORY}/{found.files}.json")
+        manifest = f"{DIRECTORY}/{found.files}.json"
+        if manifest not in older or any(files_digest(found.instruction, files) == found.files for files in versions):
+            kept.add(manifest)
             names = [VECTORS, USERS, SHARD]
             kept |= {f"{DIRECTORY}/shards/{shard.name}/{name}" for shard in found.shards for name in names}
     return kept

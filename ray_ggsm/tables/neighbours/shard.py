@@ -63,7 +63,9 @@ def build_shard(location: str, files: Sequence[DataFile], instruction: str, sett
     name = shard_name(files, instruction, settings)
     place = shard_path(location, name)
     if storage.exists(done := storage.join(place, SHARD)):
-        return Shard.model_validate_json(storage.read_bytes(done))
+        known = Shard.model_validate_json(storage.read_bytes(done))
+        if is_there(location, known):
+            return known
     index, names = _trained(location, files, instruction, settings), [NAMES.empty_table()]
     shard = Shard(name=name, rows=0, width=0, files={})
     if index is not None:
@@ -75,6 +77,12 @@ def build_shard(location: str, files: Sequence[DataFile], instruction: str, sett
         shard = _written(index, pa.concat_tables(names).combine_chunks(), place, shard)
     storage.write_text(done, shard.model_dump_json(indent=1))
     return shard
+
+
+def is_there(location: str, shard: Shard) -> bool:
+    """Whether a shard's files are there."""
+    place = shard_path(location, shard.name)
+    return all(storage.exists(storage.join(place, name)) for name in (*shard.files, SHARD))
 
 
 def _vectors(location: str, files: Sequence[DataFile], instruction: str) -> Iterator[tuple[pa.Table, np.ndarray]]:

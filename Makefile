@@ -51,7 +51,7 @@ test: $(DEV) lint ## style, types, layering and the whole test suite
 	# two processes: much of the time is spent waiting for other processes to start
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: $(DEV) lint ## all that starts no Ray cluster and takes no long time: under a minute
+test-fast: $(DEV) lint ## all that starts no Ray cluster and takes no long time
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
 
 test-newest: ## the fast tests and a dry run of every shipped config, with the newest versions of everything but torch

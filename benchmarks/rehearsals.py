@@ -253,12 +253,18 @@ def slow(stage: Stage) -> contextlib.AbstractContextManager:
     return s3.faults(stage.server, slow=1.0)
 
 
+def at_work(stage: Stage, told: Told, table: str) -> Job:
+    """A job that has written its first bucket."""
+    job = Job(stage, told, table)
+    assert job.until_written(), "it ended before"
+    return job
+
+
 def node_loss(stage: Stage, table: str) -> Told:
     """A worker node is lost."""
     told = Told("A worker node lost its power after the first bucket was written; another node joined.")
     with slow(stage):
-        job = Job(stage, told, table)
-        assert job.until_written(), "it ended before"
+        job = at_work(stage, told, table)
         stage.nodes.pop().kill()
         stage.nodes.append(stage.add())
     assert job.end() == 0
@@ -271,8 +277,7 @@ def head(stage: Stage, table: str) -> Told:
         "The head lost its power after the first bucket was written; a new cluster started; the same command again."
     )
     with slow(stage):
-        job = Job(stage, told, table)
-        assert job.until_written(), "it ended before"
+        job = at_work(stage, told, table)
         stage.head.kill()
         assert job.end() == 4
     stage.again()
@@ -286,8 +291,7 @@ def partition(stage: Stage, table: str) -> Told:
         "A worker node's cable was pulled after the first bucket was written, and put back when the job had ended."
     )
     with slow(stage):
-        job = Job(stage, told, table)
-        assert job.until_written(), "it ended before"
+        job = at_work(stage, told, table)
         stage.nodes[-1].cut(True)
     assert job.end() == 0
     lost = stage.nodes.pop()
@@ -306,8 +310,7 @@ def outage(stage: Stage, table: str) -> Told:
         "The object store answered 500 to everything after the first bucket was written, until the job had ended."
     )
     with slow(stage):
-        job = Job(stage, told, table)
-        assert job.until_written(), "it ended before"
+        job = at_work(stage, told, table)
     with s3.faults(stage.server, error=1.0) as counts:
         assert job.end() == 4
     told.notes.append(f"{sum(counts.values())} requests were answered with errors.")
@@ -339,8 +342,7 @@ def second(stage: Stage, table: str) -> Told:
     """Two refreshes at once."""
     told = Told("A second refresh of the same table was started while one was at work.")
     with slow(stage):
-        job = Job(stage, told, table)
-        assert job.until_written(), "it ended before"
+        job = at_work(stage, told, table)
         first = stage.directory / "first.log"
         job.output.rename(first)
         other = Job(stage, told, table)
@@ -356,8 +358,7 @@ def terminated(stage: Stage, table: str) -> Told:
         "The job got SIGTERM after the first bucket was written, as when its pod is drained; the same command again."
     )
     with slow(stage):
-        job = Job(stage, told, table)
-        assert job.until_written(), "it ended before"
+        job = at_work(stage, told, table)
         os.kill(child(job.process), signal.SIGTERM)
         assert job.end() == 143
     assert Job(stage, told, table).end() == 0

@@ -1,4 +1,4 @@
-"""The hashes of the whole package: blake2b, equal on every machine and in every process.
+"""The hashes of the whole package: blake2b, and sha256 of files' contents; equal on every machine and in every process.
 
 The 64-bit hash names event texts, chooses buckets, and tells whether a row changed. Among a billion different values
 the expected number of pairs with equal hashes is 0.03. The keyed hash names users: nobody can compute or invert it
@@ -68,3 +68,8 @@ def scramble(value: np.ndarray) -> np.ndarray:
 
 def _numbers(digests: Iterator[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8")
+
+
+def content_digest(data: bytes) -> str:
+    """16 hex digits of a file's content."""
+    return hashlib.sha256(data).hexdigest()[:16]

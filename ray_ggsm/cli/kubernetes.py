@@ -8,6 +8,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from pydantic import BaseModel, Field, JsonValue
@@ -129,5 +130,5 @@ class RayJobs:
             if error.code == 429 or error.code >= 500:
                 raise NotNow(f"Kubernetes answers {error.code} ({said})") from error
             raise InputError(f"Kubernetes refuses {method} {url} with {error.code} ({said})") from error
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise NotNow(f"Kubernetes does not answer ({error})") from error

@@ -13,7 +13,8 @@ import re
 import time
 import urllib.request
 from collections.abc import Sequence
-from zoneinfo import ZoneInfo
+from http.client import HTTPException
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import JsonValue
 
@@ -118,11 +119,15 @@ def night_of(job: str, timezone: str) -> dt.date:
     """The day of a CronJob's Job, whenever its pod runs: the name ends in the minutes from 1970 to its schedule.
 
     Raises:
-        InputError: the name does not end so.
+        InputError: the name does not end so, or there is no such time zone.
     """
     if not (minutes := re.search(r"-(\d{7,9})$", job)):
         raise InputError(f"--night: expected the name of a CronJob's Job, such as refresh-29402040, found '{job}'")
-    return dt.datetime.fromtimestamp(60 * int(minutes[1]), ZoneInfo(timezone)).date()
+    try:
+        zone = ZoneInfo(timezone)
+    except (ValueError, ZoneInfoNotFoundError):
+        raise InputError(f"--timezone: expected a name such as Europe/Berlin, found '{timezone}'") from None
+    return dt.datetime.fromtimestamp(60 * int(minutes[1]), zone).date()
 
 
 def _waited_for(jobs: RayJobs, name: str) -> RayJob:
@@ -164,7 +169,7 @@ def _driver_exit_code(job: RayJob) -> int | None:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=SECONDS) as answer:
             code = json.load(answer).get("driver_exit_code")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         say(f"rayjob: Ray's record of {job.metadata.name} cannot be read ({error})")
         return None
     return code if isinstance(code, int) else None

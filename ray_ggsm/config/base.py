@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
@@ -40,6 +40,14 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
+def _rising(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(numbers) != sorted(set(numbers)):
+        raise ValueError("give the numbers in rising order, each once")
+    return numbers
+
+
+Rising = Annotated[tuple[PositiveInt, ...], AfterValidator(_rising)]
+"""Positive whole numbers in rising order, each once."""
 Location = Annotated[str, AfterValidator(storage.check_location)]
 """A location that something is written to, local or s3://."""
 AnyConfig = TypeVar("AnyConfig", bound=Config)

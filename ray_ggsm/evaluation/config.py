@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat
 
-from ray_ggsm.config import Config, InputError, Runtime
+from ray_ggsm.config import Config, InputError, Rising, Runtime
 
 Kind = Literal["linear", "lightgbm", "mlp"]
 """Kind of probe."""
@@ -61,31 +61,17 @@ class MLPConfig(Config):
 class FewLabelsConfig(Config):
     """How good vectors are where labels are few (`ray_ggsm.evaluation.few_labels`)."""
 
-    rows: tuple[PositiveInt, ...] = Field((50, 100, 200, 400, 800), min_length=1)
+    rows: Rising = Field((50, 100, 200, 400, 800), min_length=1)
     """Numbers of labelled rows to fit linear probes on."""
     draws: int = Field(5, ge=1)
     """Random draws of each number."""
-
-    @field_validator("rows")
-    @classmethod
-    def _rows_rise(cls, rows: tuple[int, ...]) -> tuple[int, ...]:
-        if list(rows) != sorted(set(rows)):
-            raise ValueError("give the numbers in rising order, each once")
-        return rows
 
 
 class DimensionsConfig(Config):
     """What fewer dimensions and bytes cost (`ray_ggsm.evaluation.dimensions`)."""
 
-    prefixes: tuple[PositiveInt, ...] = Field((32, 64, 128), min_length=1)
+    prefixes: Rising = Field((32, 64, 128), min_length=1)
     """Numbers of first dimensions to look at, beside all of them."""
-
-    @field_validator("prefixes")
-    @classmethod
-    def _prefixes_rise(cls, prefixes: tuple[int, ...]) -> tuple[int, ...]:
-        if list(prefixes) != sorted(set(prefixes)):
-            raise ValueError("give the numbers in rising order, each once")
-        return prefixes
 
 
 class PrivacyConfig(Config):

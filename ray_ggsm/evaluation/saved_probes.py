@@ -6,7 +6,6 @@
 The networks of `mlp_probe` are not kept.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +19,7 @@ from ray_ggsm.evaluation.config import Kind
 from ray_ggsm.evaluation.lightgbm_probe import LightGBMProbe
 from ray_ggsm.evaluation.linear_probe import LinearProbe
 from ray_ggsm.evaluation.probes import ProbeResult
+from ray_ggsm.hashing import content_digest
 
 SUFFIX: dict[str, str] = {"linear": "safetensors", "lightgbm": "txt"}
 """Kind of probe -> how its file's name ends."""
@@ -71,7 +71,7 @@ def save_probes(
             data = _bytes(result.probe)
             description = ProbeDescription(
                 label=label, kind=kind, vectors=vectors, width=width, auc=result.auc, cv_auc=result.cv_auc,
-                hyperparameters=result.hyperparameters, digest=_digest(data),
+                hyperparameters=result.hyperparameters, digest=content_digest(data),
             )  # fmt: skip
             place = storage.join(location, label)
             storage.write_bytes(storage.join(place, f"{kind}.{SUFFIX[kind]}"), data)
@@ -94,7 +94,7 @@ def load_probe(location: str, label: str, kind: Kind) -> SavedProbe:
     description = ProbeDescription.model_validate_json(storage.read_text(file))
     place = storage.join(location, label, f"{kind}.{SUFFIX[kind]}")
     data = storage.read_bytes(place)
-    if _digest(data) != description.digest:
+    if content_digest(data) != description.digest:
         raise InputError(f"{place} was changed since it was saved; run jobs/evaluate.py again, or restore it")
     return SavedProbe(description, _probe(kind, data, place))
 
@@ -113,7 +113,3 @@ def _probe(kind: Kind, data: bytes, place: str) -> LinearProbe | LightGBMProbe:
         return LinearProbe(**load(data))
     except (SafetensorError, TypeError) as error:
         raise InputError(f"{place}: this is no linear probe ({error}); run jobs/evaluate.py again") from error
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

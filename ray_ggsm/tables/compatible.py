@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
+from ray_ggsm.hashing import content_digest
 from ray_ggsm.tables.metadata import Commit, RecordedConfig, RecordedMap, VersionMetadata
 from ray_ggsm.tables.schema import SCHEMA, lists, matrix
-from ray_ggsm.tables.space_map import SpaceMap, digest_of
+from ray_ggsm.tables.space_map import SpaceMap
 
 DIRECTORY = "_maps"
 """Name of the maps' directory in a table's."""
@@ -139,7 +140,7 @@ def read_map(location: str, name: str) -> SpaceMap:
         data = storage.read_bytes(file)
     except FileNotFoundError:
         raise InputError(f"{file}: this map is missing; restore it from a backup") from None
-    if (found := digest_of(data)) != name:
+    if (found := content_digest(data)) != name:
         raise InputError(f"{file}: this map is damaged, its content has the digest {found}; restore it from a backup")
     return SpaceMap.from_bytes(data, file)
 
@@ -147,7 +148,7 @@ def read_map(location: str, name: str) -> SpaceMap:
 def write_map(location: str, found: SpaceMap) -> str:
     """Write the file of a map below the table at `location`; returns its name."""
     data = found.to_bytes()
-    name = digest_of(data)
+    name = content_digest(data)
     storage.write_bytes(_file(location, name), data)
     return name
 

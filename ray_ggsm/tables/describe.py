@@ -90,17 +90,25 @@ def register_iceberg(table: EmbeddingTable, catalog: str, name: str) -> int:
         name: the Iceberg table.
 
     Raises:
-        InputError: pyiceberg is not installed, the name is none, or the catalog has another table of this name.
+        InputError: pyiceberg is not installed, the name is none, the catalog cannot be opened, or it has another table
+            of this name.
     """
     check_name(name)
     try:
         from pyiceberg.catalog.sql import SqlCatalog
         from pyiceberg.expressions import AlwaysTrue
+        from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise InputError("--iceberg: needs the package pyiceberg; pip install 'ray-ggsm[iceberg]'") from error
     place = f"{table.location.rstrip('/')}/{ICEBERG}/{name}"
     identifier, recorded = f"{CATALOG}.{name}", {"ray_ggsm.version": str(table.version)}
-    with closing(SqlCatalog(CATALOG, uri=catalog)) as found:
+    try:
+        opened = SqlCatalog(CATALOG, uri=catalog)
+    except SQLAlchemyError as error:
+        raise InputError(
+            f"--iceberg: expected a SQL catalog that can be opened, such as sqlite:////data/catalog.db ({error})"
+        ) from error
+    with closing(opened) as found:
         found.create_namespace_if_not_exists(CATALOG)
         iceberg = found.create_table_if_not_exists(identifier, SCHEMA, location=place, properties=NO_STATISTICS)
         if iceberg.location() != place:

@@ -7,7 +7,6 @@ follows several of them.
 Legend: N users, A width of the old vectors, B of the new ones, H hidden units.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,8 +80,3 @@ class SpaceMap:
             return cls(tensors["weight"], tensors["offset"], bool(tensors["normalise"][0]), network)
         except (SafetensorError, KeyError) as error:
             raise InputError(f"{file}: this is no file of a map ({error}); restore it from a backup") from None
-
-
-def digest_of(data: bytes) -> str:
-    """16 hex digits of a map's bytes, which its version records."""
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -2,9 +2,9 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ray_ggsm.config import Config, Runtime
+from ray_ggsm.config import Config, Rising, Runtime
 from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.loss import MaskRule, Objective, SameSide, Term
 from ray_ggsm.training.optimizer import OptimizerConfig
@@ -51,7 +51,7 @@ class TrainingConfig(Config):
     """Weight of InfoNCE beside `targets`."""
     targets: TargetsConfig | None = None
     """Dense targets of the future beside InfoNCE; null: the paper's form."""
-    nested: tuple[PositiveInt, ...] = ()
+    nested: Rising = ()
     """Numbers of first dimensions that the loss is taken over, too, each with the weight of the whole vector: e.g. [32,
     64, 128] (`ray_ggsm.training.nested`). Empty: over the whole vector alone."""
     answer: AnswerConfig = AnswerConfig()
@@ -110,13 +110,6 @@ class TrainingConfig(Config):
         if len(set(terms)) < len(terms):
             raise ValueError("give each kind of negatives once, or it counts twice")
         return terms
-
-    @field_validator("nested")
-    @classmethod
-    def _prefixes_rise(cls, nested: tuple[int, ...]) -> tuple[int, ...]:
-        if list(nested) != sorted(set(nested)):
-            raise ValueError("give the numbers in rising order, each once")
-        return nested
 
     @model_validator(mode="after")
     def _one_rule(self) -> Self:

@@ -11,6 +11,7 @@ import pytest
 
 from ray_ggsm.cli import rayjob
 from ray_ggsm.cli.main import main
+from ray_ggsm.config import InputError
 from tests.helpers.kubernetes_api import DONE, Cluster, Status, serving
 from tests.helpers.tables import put, rows
 
@@ -199,3 +200,9 @@ def test_outside_a_pod(monkeypatch: pytest.MonkeyPatch, run: Callable[..., int],
 def test_the_night_is_that_of_the_schedule(moment: str, timezone: str, day: str) -> None:
     minutes = int(dt.datetime.fromisoformat(moment + "+00:00").timestamp()) // 60
     assert rayjob.night_of(f"refresh-{minutes}", timezone).isoformat() == day
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berln", "../etc/passwd", ""])
+def test_an_unknown_time_zone_is_a_sentence(zone: str) -> None:
+    with pytest.raises(InputError, match="--timezone: expected a name such as Europe/Berlin"):
+        rayjob.night_of("refresh-29402040", zone)

@@ -118,14 +118,7 @@ def containers(node: Any, path: str = "") -> Iterator[tuple[str, Manifest]]:
 
 def pods(node: Any, path: str = "") -> Iterator[tuple[str, Manifest]]:
     """Every pod's spec of a manifest with its place."""
-    if isinstance(node, dict):
-        if "containers" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from pods(value, f"{path}/{key}")
-    elif isinstance(node, list):
-        for number, value in enumerate(node):
-            yield from pods(value, f"{path}/{number}")
+    return ((place, found) for place, found in _mappings(node, path) if "containers" in found)
 
 
 def mutants(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:

@@ -121,6 +121,14 @@ def test_an_iceberg_catalog_follows_the_versions(tmp_path, capsys):
         register_iceberg(open_table(other), catalog, "shoppers")
 
 
+@pytest.mark.parametrize("uri", ["nothing", "sqlite:////nowhere/at/all/catalog.db"])
+def test_a_catalog_that_cannot_be_opened_is_a_sentence(tmp_path, uri):
+    pytest.importorskip("pyiceberg.catalog.sql")
+    put(str(tmp_path / "t"), rows(3), "r0")
+    with pytest.raises(InputError, match="--iceberg: expected a SQL catalog that can be opened"):
+        register_iceberg(open_table(str(tmp_path / "t")), uri, "users")
+
+
 def test_without_pyiceberg_the_extra_is_named(tmp_path, monkeypatch):
     location = str(tmp_path / "users")
     put(location, rows(5), "r0")

@@ -35,6 +35,7 @@ from ray_ggsm.training.questions import without_some_queries
 from ray_ggsm.training.targets import TargetsConfig
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import lookup
+from tests.helpers.resume import comparable, goes_on_bit_for_bit, step, weights
 
 STEPS = 6
 
@@ -58,18 +59,6 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
         return trainer
 
     return make
-
-
-def step(trainer: Trainer) -> dict[str, float]:
-    return trainer.step(trainer.pairs.batch(trainer.learner.bundle.step))
-
-
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.learner.encoder.trainable().items()}
-
-
-def comparable(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key not in ("seconds", "tokens", "utilisation")}
 
 
 @pytest.mark.parametrize("form", ["events", "text"])
@@ -192,20 +181,7 @@ def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:
 def test_a_restored_run_goes_on_bit_for_bit(model, make_trainer, tmp_path) -> None:
     """Also with targets, whose heads are in the checkpoint, and with a backbone that is trained from random weights."""
     model, targets = {"tabular_dropout": 0.3} | model, TargetsConfig(horizons_days=(7, 80)) if model else None
-    straight, first, second = (make_trainer(model, targets=targets) for _ in range(3))
-    for _ in range(STEPS):
-        step(straight)
-    for _ in range(2):
-        step(first)
-    (tmp_path / "checkpoint").mkdir()
-    first.save(str(tmp_path / "checkpoint"))
-    torch.manual_seed(99)
-    second.restore(str(tmp_path / "checkpoint"))
-    while not second.done:
-        step(second)
-    assert [comparable(m) for m in second.log] == [comparable(m) for m in straight.log]
-    for name, weight in weights(straight).items():
-        assert torch.equal(weights(second)[name], weight), name
+    goes_on_bit_for_bit(lambda: make_trainer(model, targets=targets), tmp_path)
 
 
 def test_collapse_and_divergence_stop_with_a_sentence_and_the_users(make_rows) -> None:

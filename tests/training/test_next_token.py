@@ -31,6 +31,7 @@ from ray_ggsm.training.questions import QuestionsConfig
 from ray_ggsm.training.towers import Towers
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import RECIPES, encoder_on, lookup
+from tests.helpers.resume import comparable, goes_on_bit_for_bit, step, weights
 from tests.helpers.rows import user_rows
 
 STEPS, BATCH = 4, 12
@@ -62,18 +63,6 @@ def make_trainer(tiny_decoder: str, tmp_path: Path) -> Callable[..., Trainer]:
         return trainer
 
     return make
-
-
-def step(trainer: Trainer) -> dict[str, float]:
-    return trainer.step(trainer.pairs.batch(trainer.learner.step))
-
-
-def comparable(metrics: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in metrics.items() if key not in ("seconds", "tokens", "utilisation")}
-
-
-def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.learner.parameters().items()}
 
 
 def moved(bundle: EncoderBundle) -> EncoderBundle:
@@ -237,20 +226,7 @@ OPTIONS: dict[str, tuple[dict, dict]] = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_restored_run_goes_on_bit_for_bit(name, make_trainer, tmp_path) -> None:
     model, training = OPTIONS[name]
-    straight, first, second = (make_trainer(model, **training) for _ in range(3))
-    for _ in range(STEPS):
-        step(straight)
-    for _ in range(2):
-        step(first)
-    (tmp_path / "checkpoint").mkdir()
-    first.save(str(tmp_path / "checkpoint"))
-    torch.manual_seed(99)
-    second.restore(str(tmp_path / "checkpoint"))
-    while not second.done:
-        step(second)
-    assert [comparable(m) for m in second.log] == [comparable(m) for m in straight.log]
-    for parameter, weight in weights(straight).items():
-        assert torch.equal(weights(second)[parameter], weight), parameter
+    goes_on_bit_for_bit(lambda: make_trainer(model, **training), tmp_path)
 
 
 @pytest.mark.parametrize(

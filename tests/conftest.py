@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from tests.helpers import s3_server as s3
 from tests.helpers.rows import user_rows
+from tests.helpers.warm_workers import warm_workers
 
 if TYPE_CHECKING:
     from xdist.scheduler import LoadFileScheduling
@@ -91,6 +92,13 @@ def make_encoder(tiny_decoder: str) -> "Callable[..., EncoderBundle]":
 def make_rows() -> Callable[..., pa.Table]:
     """`user_rows`."""
     return user_rows
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A program for `sys.executable` where Ray is started (`tests.helpers.warm_workers`)."""
+    with warm_workers(tmp_path_factory.mktemp("warm")) as program:
+        yield program
 
 
 @pytest.fixture(scope="session")

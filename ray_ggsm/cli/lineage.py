@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
@@ -125,10 +124,10 @@ def _name(dataset: Dataset) -> tuple[str, str]:
     return (f"{scheme}://{bucket}", path) if separator else ("file", location)
 
 
-def _facets(dataset: Dataset) -> dict[str, Any]:
+def _facets(dataset: Dataset) -> dict[str, object]:
     from openlineage.client.facet_v2 import dataset_version_dataset, schema_dataset
 
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if dataset.version is not None:
         found["version"] = dataset_version_dataset.DatasetVersionDatasetFacet(dataset.version, producer=PRODUCER)
     if dataset.columns:
@@ -137,7 +136,7 @@ def _facets(dataset: Dataset) -> dict[str, Any]:
     return found
 
 
-def _counts(dataset: Dataset) -> dict[str, Any]:
+def _counts(dataset: Dataset) -> dict[str, object]:
     from openlineage.client.facet_v2 import output_statistics_output_dataset as statistics
 
     if dataset.rows is None:
@@ -145,18 +144,18 @@ def _counts(dataset: Dataset) -> dict[str, Any]:
     return {"outputStatistics": statistics.OutputStatisticsOutputDatasetFacet(rowCount=dataset.rows, producer=PRODUCER)}
 
 
-def _job_facets() -> dict[str, Any]:
+def _job_facets() -> dict[str, object]:
     from openlineage.client.facet_v2 import job_type_job
 
     kind = job_type_job.JobTypeJobFacet("BATCH", "RAY_GGSM", jobType="JOB", producer=PRODUCER)
     return {"jobType": kind}
 
 
-def _run_facets(state: str, ended: Ended | None) -> dict[str, Any]:
+def _run_facets(state: str, ended: Ended | None) -> dict[str, object]:
     from openlineage.client.facet_v2 import error_message_run, processing_engine_run
 
     engine = processing_engine_run.ProcessingEngineRunFacet(importlib.metadata.version("ray"), "ray", producer=PRODUCER)
-    found: dict[str, Any] = {"processing_engine": engine}
+    found: dict[str, object] = {"processing_engine": engine}
     if ended is not None and state != "COMPLETE":
         message = storage.without_credentials(ended.sentence or f"exit code {ended.code}; the job's own lines say more")
         found["errorMessage"] = error_message_run.ErrorMessageRunFacet(message, "PYTHON", producer=PRODUCER)

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 
@@ -77,7 +76,7 @@ def opened(
         InputError: the source cannot be read, or a checked expression fails on the data (also inside the `with` block).
     """
     source = source or source_of(config)
-    options: dict[str, Any] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
+    options: dict[str, object] = {"python_enable_replacements": False, **({"threads": threads} if threads else {})}
     if config.memory_gb is not None:
         options["memory_limit"] = f"{config.memory_gb:.3f}GB"
     elif threads is not None:

@@ -14,7 +14,6 @@ at the end. The output below one location:
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +48,8 @@ ROW_GROUP = 1024
 """Rows that a reader takes at a time."""
 PIECE = 16 * ROW_GROUP
 """Rows that are in memory at a time."""
-Writing = Callable[[str], AbstractContextManager[Callable[[pa.Table], None]]]
+Write = Callable[[pa.Table], None]
+Writing = Callable[[str], AbstractContextManager[Write]]
 """Location -> what takes the tables that go there, one after the other."""
 
 
@@ -114,16 +114,10 @@ def write_shard(
         rejected = _fetch(database, 'SELECT * EXCLUDE ("table", record) FROM rejected ORDER BY ALL').cast(DEAD_LETTER)
         letters = [_named(rejected, key)]
         for split in config.splits:
-            names = storage.join(location, "rows", split, part), storage.join(location, "labels", split, part)
-            found = _SplitCounts(list(config.modalities), list(config.labels))
-            with writing(names[0]) as rows_file, writing(names[1]) as labels_file:
-                for checked in _checked(database, config, split, _schema(config, fitted, split), key is not None):
-                    good, bad, answers = (_named(table, key) for table in checked)
-                    rows_file(good)
-                    labels_file(answers)
-                    letters.append(bad)
-                    found.add(good, bad, answers)
-            splits[split] = found
+            files = storage.join(location, "rows", split, part), storage.join(location, "labels", split, part)
+            with writing(files[0]) as rows_file, writing(files[1]) as labels_file:
+                splits[split], bad = _write_split(database, config, fitted, split, rows_file, labels_file)
+            letters += bad
     dead_letters = pa.concat_tables(letters)
     with _writing(storage.join(location, "dead_letters", part)) as letters_file:
         letters_file(dead_letters)
@@ -134,11 +128,12 @@ def write_shard(
         labels={split: found.labels for split, found in splits.items()},
         events_cut=events_cut,
         dead_letters=_value_counts(dead_letters["reason"]),
-        texts={
-            name: np.unique(np.concatenate([found.texts[name] for found in splits.values()]))
-            for name in config.modalities
-        },
+        texts={name: _distinct([found.texts[name] for found in splits.values()]) for name in config.modalities},
     )
+
+
+def _distinct(parts: list[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate(parts))
 
 
 def labels_at(
@@ -157,8 +152,9 @@ def labels_at(
         by table; the day of the newest event in the zone of the snapshots, None: there is none.
     """
     tables = {*config.snapshot_tables, *(label.table for label in config.labels.values())}
-    options: dict[str, Any] = {"types": fitted.types, "threads": threads, "source": source}
-    with opened(config, shard, shards, **options, only=tables, texts=False) as database:
+    with opened(
+        config, shard, shards, types=fitted.types, threads=threads, source=source, only=tables, texts=False
+    ) as database:
         counts = count_rows(database, config.max_bad_share, tables)
         create_snapshots(database, config, config.splits)
         create_labels(database, config, fitted)
@@ -170,6 +166,20 @@ def labels_at(
         times = [f"SELECT max({quote(time)}) AS time FROM {quote(t)}" for t, time in dated.items() if time is not None]
         newest = database.connection.execute(f"SELECT max(time)::DATE FROM ({' UNION ALL '.join(times)})").fetchall()
     return _named(answers.cast(label_schema(list(config.labels))), _key(config, fitted)), counts, newest[0][0]
+
+
+def _write_split(
+    database: Database, config: DataConfig, fitted: Fitted, split: str, write_rows: Write, write_labels: Write
+) -> tuple["_SplitCounts", list[pa.Table]]:
+    """Write a split's good rows and their labels; returns what they add up to, and dead letters."""
+    key, counts, letters = _key(config, fitted), _SplitCounts(list(config.modalities), list(config.labels)), []
+    for checked in _checked(database, config, split, _schema(config, fitted, split), key is not None):
+        good, bad, answers = (_named(table, key) for table in checked)
+        write_rows(good)
+        write_labels(answers)
+        letters.append(bad)
+        counts.add(good, bad, answers)
+    return counts, letters
 
 
 class _SplitCounts:

@@ -7,8 +7,8 @@ H width of event vectors, D width of the stream.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.encoders.small_model import SmallModel
 from ray_ggsm.hashing import hash64
 from ray_ggsm.model.adapters import FieldEmbedding, NumberEmbedding
-from ray_ggsm.model.batch import tabular_matrix
+from ray_ggsm.model.batch import on_device, tabular_matrix
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.contract import Sequences
 from ray_ggsm.model.events import Events, history_events, read_events, sample_future_events
@@ -58,8 +58,7 @@ class StreamBatch:
 
     def to(self, device: torch.device) -> "StreamBatch":
         """The same batch on another device."""
-        contents = replace(self.contents, **_tensors_on(self.contents, device))
-        return replace(self, contents=contents, **_tensors_on(self, device))
+        return on_device(self, device)
 
     @property
     def n_tokens(self) -> int:
@@ -80,9 +79,7 @@ class TrainingBatch:
 
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""
-        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        moved: dict[str, Any] = {k: None if value is None else value.to(device) for k, value in values.items()}
-        return replace(self, **moved)
+        return on_device(self, device)
 
     @property
     def n_tokens(self) -> int:
@@ -246,8 +243,3 @@ def clusters(vector_EH: Tensor, size: int, most: int, seed: int) -> Tensor:
 def nearest(vector_EH: Tensor, centre_CH: Tensor) -> Tensor:
     """The nearest of the centres that are finite, int64 (E,)."""
     return torch.cdist(vector_EH, centre_CH[centre_CH.isfinite().all(dim=1)]).argmin(dim=1)
-
-
-def _tensors_on(value: StreamBatch | Contents, device: torch.device) -> dict[str, Any]:
-    named = {each.name: getattr(value, each.name) for each in fields(value)}
-    return {name: each.to(device, non_blocking=True) for name, each in named.items() if isinstance(each, Tensor)}

@@ -33,7 +33,7 @@ AT_ONCE = 256
 class TextBatch:
     """The tokens of some rows, as the model takes them."""
 
-    inputs: dict[str, Any]
+    inputs: dict[str, object]
     """Among them `input_ids` and `attention_mask`, (B, L)."""
 
     def to(self, device: torch.device) -> "TextBatch":
@@ -41,9 +41,16 @@ class TextBatch:
         return TextBatch({k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()})
 
     @property
+    def valid_BL(self) -> Tensor:
+        """Which tokens are no padding."""
+        mask_BL = self.inputs["attention_mask"]
+        assert isinstance(mask_BL, Tensor)
+        return mask_BL
+
+    @property
     def n_tokens(self) -> int:
         """Tokens, without padding."""
-        return int(self.inputs["attention_mask"].sum())
+        return int(self.valid_BL.sum())
 
 
 class TextModel(SmallModel[TextBatch]):
@@ -92,7 +99,7 @@ class TextReader:
         """As in `Reader`."""
         texts = self.texts(rows)
         parts = [self._batch(texts[n : n + AT_ONCE]) for n in range(0, len(texts), AT_ONCE)]
-        length_B = np.concatenate([part.inputs["attention_mask"].sum(dim=1).numpy() for part in parts])
+        length_B = np.concatenate([part.valid_BL.sum(dim=1).numpy() for part in parts])
         return Sequences(length_B, lambda index_N: self._batch([texts[n] for n in index_N]))
 
     def batch(self, rows: pa.Table) -> TextBatch:

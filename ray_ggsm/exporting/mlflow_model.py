@@ -57,7 +57,7 @@ def write_mlflow(encoder: SavedEncoder, manifest: Manifest, directory: str) -> N
     from mlflow.types.schema import AnyType, Array
 
     schema = row_schema(encoder.description, definition.read(encoder.location))
-    kinds: dict[str, Any] = {"tabular": Array(DataType.double), "query": DataType.string}
+    kinds: dict[str, object] = {"tabular": Array(DataType.double), "query": DataType.string}
     inputs = [
         ColSpec(kinds.get(name) or (AnyType() if name == "as_of" else Array(AnyType())), name, name != "query")
         for name in columns_read(encoder, schema)
@@ -99,7 +99,7 @@ def requirements(encoder: SavedEncoder) -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
-def rows_of(given: Any) -> list[dict[str, Any]]:
+def rows_of(given: Any) -> list[dict[str, object]]:
     """Rows as `ray_ggsm.exporting.rows` takes them, from a data frame or a list of mappings."""
     rows: Sequence[Mapping[str, Any]] = given if isinstance(given, list) else given.to_dict("records")
     return [{key: _plain(value) for key, value in row.items() if not _is_missing(value)} for row in rows]

@@ -142,7 +142,7 @@ def made_up_rows(schema: pa.Schema, users: int, seed: int) -> list[Row]:
     events = {f.name: f.type.value_type for f in schema if pa.types.is_list(f.type) and f.name != "tabular"}
     rows: list[Row] = []
     for _ in range(users):
-        row: dict[str, Any] = {"as_of": as_of, "tabular": rng.normal(size=len(feature_names(schema))).tolist()}
+        row: dict[str, object] = {"as_of": as_of, "tabular": rng.normal(size=len(feature_names(schema))).tolist()}
         for k, (name, kind) in enumerate(events.items()):
             ages = np.sort(rng.uniform(0.01, 80, int(rng.integers(int(k == 0), 13))))[::-1]
             row[name] = [_event(kind, as_of - dt.timedelta(days=float(age)), rng) for age in ages]
@@ -150,8 +150,12 @@ def made_up_rows(schema: pa.Schema, users: int, seed: int) -> list[Row]:
     return rows
 
 
-def _event(kind: pa.StructType, time: dt.datetime, rng: np.random.Generator) -> dict[str, Any]:
-    event: dict[str, Any] = {"time": time, "text": f"item {rng.integers(17)}", "amount": float(rng.choice([1.5, 7.0]))}
+def _event(kind: pa.StructType, time: dt.datetime, rng: np.random.Generator) -> dict[str, object]:
+    event: dict[str, object] = {
+        "time": time,
+        "text": f"item {rng.integers(17)}",
+        "amount": float(rng.choice([1.5, 7.0])),
+    }
     names = [each.name for each in kind]
     if "fields" in names:
         event["fields"] = {

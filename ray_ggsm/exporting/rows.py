@@ -72,7 +72,7 @@ def arrow_rows(rows: Sequence[Row], schema: pa.Schema, instruction: str = "", re
     return good
 
 
-def json_rows(rows: pa.Table, schema: pa.Schema) -> list[dict[str, Any]]:
+def json_rows(rows: pa.Table, schema: pa.Schema) -> list[dict[str, object]]:
     """User rows as JSON can hold them: only what the encoder reads, with times as ISO 8601 texts."""
     chosen = rows.select([name for name in schema.names if name in rows.column_names])
     return [_without_times(row) for row in chosen.to_pylist()]
@@ -84,13 +84,13 @@ def _event_type(modality: Modality) -> pa.StructType:
     return event_type(UTC, pa.struct(fields) if fields else None, modality.parts)
 
 
-def _plain(row: Row, schema: pa.Schema, where: str) -> dict[str, Any]:
+def _plain(row: Row, schema: pa.Schema, where: str) -> dict[str, object]:
     """A row whose keys are those of the schema, and whose times are instants."""
     if not isinstance(row, Mapping):
         raise InputError(
             f"{where}: expected a mapping of columns, found {type(row).__name__}; expected {_shown(schema)}"
         )
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for key, value in row.items():
         if key in UNREAD:
             continue

@@ -46,7 +46,7 @@ def tensors_of(batch: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def batch_of(example: Any, tensors: Mapping[str, Tensor], path: str = "") -> Any:
     """The batch of `tensors`; what is no tensor is as in the example."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {}  # arguments of the example's class
     for field in fields(example):
         value = getattr(example, field.name)
         if isinstance(value, Tensor) and not (isinstance(example, Contents) and field.name == "vector_PH"):

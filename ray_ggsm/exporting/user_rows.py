@@ -39,7 +39,7 @@ class UserRows(InputModule):
         """None of the library's: rows are told by mappings of this package."""
         return ["message"]
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **unknown: Any) -> dict[str, Any]:
+    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **unknown: Any) -> dict[str, object]:
         """Rows -> one batch.
 
         Raises:
@@ -49,7 +49,7 @@ class UserRows(InputModule):
             raise InputError("encode: user rows take no prompt and no options of texts; a row's `query` is its prompt")
         return {"batch": self.standalone.batch(inputs)}
 
-    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, object]:
         """Published vectors, (B, W) float32."""
         batch = features["batch"].to(self.standalone.encoder.device)
         return {"sentence_embedding": self.standalone.encoder.vectors(batch, "user")}
@@ -71,7 +71,7 @@ class UserRows(InputModule):
         cache_folder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
+        init_defaults: dict[str, object] | None = None,
         **unused: Any,
     ) -> "UserRows":
         """Load it from a local directory.

@@ -5,21 +5,22 @@ F tabular features, T text tokens.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 import transformers
 
-from ray_ggsm.masks import Tokens
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.contract import Sequences
 from ray_ggsm.model.events import Events, history_events, kept_events, no_events
 from ray_ggsm.model.layout import Layout
 from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.template import TABULAR, Template
+
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
-        return _to(self, device)
+        return on_device(self, device)
 
     @property
     def n_tokens(self) -> int:
@@ -181,10 +182,11 @@ def _instruction(query: str | None) -> str:
     return "Instruction:" + (f" {query}" if query else "")
 
 
-def _to(value: Any, device: torch.device) -> Any:
-    """Tensors on the device, also those inside of batches; any other value unchanged."""
+def on_device(value: Data, device: torch.device) -> Data:
+    """Tensors on the device, also those inside of dataclasses; any other value unchanged."""
+    moved: Any = value
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Batch | Contents | Layout | Tokens):
-        return replace(value, **{f.name: _to(getattr(value, f.name), device) for f in fields(value)})
-    return value
+        moved = value.to(device, non_blocking=True)
+    elif is_dataclass(value) and not isinstance(value, type):
+        moved = replace(value, **{f.name: on_device(getattr(value, f.name), device) for f in fields(value)})
+    return moved

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, as_before, digest
@@ -68,10 +67,10 @@ class SavedEncoder:
     def parameters(self) -> int:
         """Numbers in the encoder's safetensors files, by their headers."""
         return sum(
-            math.prod(tensor["shape"])
+            math.prod(shape)
             for name in self.description.files
             if name.endswith(".safetensors")
-            for tensor in _header(storage.join(self.location, name)).values()
+            for shape in _shapes(storage.join(self.location, name))
         )
 
     @classmethod
@@ -115,11 +114,10 @@ class SavedEncoder:
         return cls(location, digest(values), description)
 
 
-def _header(file: str) -> dict[str, dict[str, Any]]:
-    """The tensors of a safetensors file, by name: the file begins with the length of this JSON text."""
+def _shapes(file: str) -> list[list[int]]:
+    """The shapes of the tensors in a safetensors file: it begins with the length of a JSON text about them."""
     fs, path = storage.filesystem(file)
     with fs.open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        tensors: dict[str, dict[str, Any]] = json.loads(stream.read(length))
-    tensors.pop("__metadata__", None)
-    return tensors
+        header = json.loads(stream.read(length))
+    return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]

@@ -6,6 +6,7 @@ The stage directory gets `encoder/`, `untrained/` (the same encoder at step 0), 
 """
 
 import signal
+from collections.abc import Iterator
 
 import ray
 import ray.train
@@ -60,32 +61,13 @@ def _train(pipeline: Pipeline) -> None:
     questions = _questions(pipeline, rows)
     # refuses too few rows before workers start
     training_pairs(rows, questions, training.batch_size, training.question_rows, experiment.seed, None)
-    if rounds_published_weights(experiment):
-        say(
-            "train: with mask.calibration: none weights are close to .5, and model.dtype: bfloat16 rounds what sets"
-            " them apart; set model.dtype: float32 to compare them with a constant"
-        )
-    for sentence in unlike_runs(stage.location, _pattern(stage), _settings(experiment)):
-        print(sentence, flush=True)
+    for sentence in _remarks(stage, experiment):
+        say(sentence)
     held_out = training.held_out
-    learns_labels = isinstance(experiment.model, SupervisedConfig)
     with connected(experiment), timed(stage) as running, console() as lines:
         require(training_workers(experiment.ray), experiment.ray)
         events = _encode_events(pipeline, tuple(summary.features), questions)
-        job = TrainingJob(
-            experiment=experiment,
-            rows=rows,
-            questions=questions,
-            held_out=pipeline.prepare.rows(held_out.split) if held_out else None,
-            prepared=pipeline.prepare.directory,
-            location=stage.location,
-            feature_names=tuple(summary.features),
-            labels=pipeline.prepare.labels(split) if learns_labels else None,
-            held_out_labels=pipeline.prepare.labels(held_out.split) if learns_labels and held_out else None,
-            event_encoder_digest=events.digest,
-            vectors=events.vectors,
-            event_width=events.vectors.open().width,
-        )
+        job = _job(pipeline, experiment, questions, events)
         require(training_workers(experiment.ray), experiment.ray)  # nodes may have gone meanwhile
         with kept_room(training_workers(experiment.ray), experiment.ray):
             result = _fit(_ray_trainer(job, stage, lines))
@@ -101,6 +83,35 @@ def _train(pipeline: Pipeline) -> None:
             trackers=storage.read_json(stage.path(TRACKERS)) if experiment.training.trackers else {},
             **events.counts.model_dump(),
         )
+
+
+def _remarks(stage: TrainStage, experiment: Experiment) -> Iterator[str]:
+    """What somebody would like to know before training starts."""
+    if rounds_published_weights(experiment):
+        yield (
+            "train: with mask.calibration: none weights are close to .5, and model.dtype: bfloat16 rounds what sets"
+            " them apart; set model.dtype: float32 to compare them with a constant"
+        )
+    yield from unlike_runs(stage.location, _pattern(stage), _settings(experiment))
+
+
+def _job(pipeline: Pipeline, experiment: Experiment, questions: str | None, events: EncodedEvents) -> TrainingJob:
+    prepare, held_out = pipeline.prepare, experiment.training.held_out
+    split, learns_labels = experiment.data.train_split, isinstance(experiment.model, SupervisedConfig)
+    return TrainingJob(
+        experiment=experiment,
+        rows=prepare.rows(split),
+        questions=questions,
+        held_out=prepare.rows(held_out.split) if held_out else None,
+        prepared=prepare.directory,
+        location=pipeline.train.location,
+        feature_names=tuple(prepare.require().summary.features),
+        labels=prepare.labels(split) if learns_labels else None,
+        held_out_labels=prepare.labels(held_out.split) if learns_labels and held_out else None,
+        event_encoder_digest=events.digest,
+        vectors=events.vectors,
+        event_width=events.vectors.open().width,
+    )
 
 
 def _questions(pipeline: Pipeline, rows: str) -> str | None:

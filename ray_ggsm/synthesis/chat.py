@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ray_ggsm.config import digest
 from ray_ggsm.synthesis.formats import Limits, schema_of
@@ -36,7 +36,7 @@ class Ask:
     seed: int
 
     @property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, object]:
         """JSON schema of the reply."""
         return schema_of(self.format, self.limits)
 

@@ -101,7 +101,7 @@ class ServerChat:
     def _reply(self, ask: Ask) -> Reply | Refused:
         form = {"name": ask.format.__name__, "schema": ask.schema}
         messages: Any = [{"role": m.role, "content": m.content} for m in ask.messages]
-        more: dict[str, Any] = {"response_format": {"type": "json_schema", "json_schema": form}}
+        more: Any = {"response_format": {"type": "json_schema", "json_schema": form}}
         try:
             found = self.client.chat.completions.create(
                 model=ask.model,

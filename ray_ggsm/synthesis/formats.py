@@ -82,7 +82,7 @@ class Limits:
     """Length of the list that positions point into; None: the reply has none."""
 
 
-def schema_of(form: type[Reply], limits: Limits) -> dict[str, Any]:
+def schema_of(form: type[Reply], limits: Limits) -> dict[str, object]:
     """The JSON schema of a format within limits."""
 
     def limited(node: Any) -> Any:
@@ -100,5 +100,5 @@ def schema_of(form: type[Reply], limits: Limits) -> dict[str, Any]:
             found["maximum"] = limits.positions - 1
         return found
 
-    schema: dict[str, Any] = limited(form.model_json_schema())
+    schema: dict[str, object] = limited(form.model_json_schema())
     return schema

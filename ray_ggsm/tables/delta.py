@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Field, Schema
@@ -31,6 +31,26 @@ PREFIX = "ray_ggsm."
 """Prefix of the keys of a version's metadata in its commit."""
 BUCKETS = "ray_ggsm.buckets"
 """Key of the number of buckets in the metadata of the column `bucket`."""
+
+
+class _CommitInfo(TypedDict):
+    timestamp: int
+    operation: str
+
+
+class _File(TypedDict):
+    path: str
+    partitionValues: dict[str, str]
+    size: int
+    stats: str | None
+
+
+class _Action(TypedDict, total=False):
+    """A line of a commit in Delta's protocol, as far as it is read here."""
+
+    commitInfo: _CommitInfo
+    add: _File
+    remove: _File
 
 
 @dataclass(frozen=True)
@@ -205,24 +225,23 @@ def _file_changes(location: str, version: int) -> FileChanges:
     return FileChanges(tuple(removed), tuple(added))
 
 
-def _metadata(location: str, version: int, info: dict[str, Any]) -> VersionMetadata:
-    texts = {key.removeprefix(PREFIX): value for key, value in info.items() if key.startswith(PREFIX)}
+def _metadata(location: str, version: int, info: _CommitInfo) -> VersionMetadata:
+    texts = {key.removeprefix(PREFIX): str(value) for key, value in info.items() if key.startswith(PREFIX)}
     try:
         return VersionMetadata.model_validate({key: json.loads(value) for key, value in texts.items()})
     except ValueError as error:
         raise InputError(f"{location}: the metadata of version {version} cannot be read ({one_line(error)})") from error
 
 
-def _commit_info(location: str, version: int) -> dict[str, Any]:
+def _commit_info(location: str, version: int) -> _CommitInfo:
     """The commit's own JSON."""
     for action in _actions(location, version):
         if "commitInfo" in action:
-            info: dict[str, Any] = action["commitInfo"]
-            return info
+            return action["commitInfo"]
     raise _incomplete(location, version)
 
 
-def _actions(location: str, version: int) -> Iterator[dict[str, Any]]:
+def _actions(location: str, version: int) -> Iterator[_Action]:
     """The lines of a commit; each is parsed when it is asked for."""
     try:
         lines = filter(str.strip, storage.read_text(_log_file(location, version)).split("\n"))

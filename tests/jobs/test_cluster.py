@@ -1,6 +1,7 @@
 """Jobs on a cluster that knows nothing of them: started elsewhere, in another directory, without their environment."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ SECRET = "a-secret-of-this-test"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Iterator[Cluster]:
     """Two nodes with a CPU each."""
     with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -32,6 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         environment.setenv("RAY_AUTH_MODE", "disabled")
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("PYTHONPATH", str(ROOT))
+        environment.setattr(sys, "executable", warm_python)
         environment.chdir(tmp_path_factory.mktemp("elsewhere"))
         cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0})
         for _ in range(2):

@@ -1,5 +1,6 @@
 """A node that is lost with the training worker on it changes no bit: training goes on, on another node."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,10 +25,11 @@ NODE = {"num_cpus": 4, "object_store_memory": 200_000_000}
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+def cluster(monkeypatch: pytest.MonkeyPatch, warm_python: str) -> Iterator[Cluster]:
     """A head without CPUs: the work is done on other nodes."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setattr(sys, "executable", warm_python)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200_000_000})
     yield cluster
     cluster.shutdown()

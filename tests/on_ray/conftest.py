@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.helpers.s3_server import environment as s3_environment
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cluster(s3_server: str) -> Iterator[None]:
+def cluster(s3_server: str, warm_python: str) -> Iterator[None]:
     """Ray with an S3 server in its environment: worker processes inherit what is set before they start."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in s3_environment(s3_server).items():
@@ -30,6 +31,7 @@ def cluster(s3_server: str) -> Iterator[None]:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         with contextlib.closing(boto3.client("s3")) as client:
             client.create_bucket(Bucket=BUCKET.removeprefix("s3://"))
+        environment.setattr(sys, "executable", warm_python)
         start_here(cpus=6, object_store_bytes=400_000_000)
         yield
         ray.shutdown()

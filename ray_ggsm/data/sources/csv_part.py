@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -12,6 +12,9 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.part import RECORD, BadLine, Part, opened, registered
 from ray_ggsm.data.sql import quote, text
+
+if TYPE_CHECKING:
+    import _csv
 
 
 class Unreadable(Exception):  # noqa: N818 (no error: another reader takes over)
@@ -84,7 +87,7 @@ def _header(part: Csv) -> list[str]:
     with opened(part.file, part.compression) as stream:
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
         try:
-            header = next(csv.reader(lines, **_dialect(part.table)), [])
+            header = next(_reader(lines, part.table), [])
             "".join(header).encode()
         except (csv.Error, UnicodeEncodeError) as error:
             raise InputError(
@@ -95,10 +98,10 @@ def _header(part: Csv) -> list[str]:
     return header
 
 
-def _dialect(table: TableConfig) -> dict[str, Any]:
+def _reader(lines: io.TextIOWrapper, table: TableConfig) -> "_csv.Reader":
     if table.quote:
-        return {"delimiter": table.delimiter, "quotechar": table.quote, "strict": True}
-    return {"delimiter": table.delimiter, "quoting": csv.QUOTE_NONE}
+        return csv.reader(lines, delimiter=table.delimiter, quotechar=table.quote, strict=True)
+    return csv.reader(lines, delimiter=table.delimiter, quoting=csv.QUOTE_NONE)
 
 
 def _records(part: Csv, bad: list[BadLine] | None) -> Iterator[tuple[int, list[str]]]:
@@ -106,7 +109,7 @@ def _records(part: Csv, bad: list[BadLine] | None) -> Iterator[tuple[int, list[s
     csv.field_size_limit(2**31 - 1)
     with opened(part.file, part.compression) as stream:
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(lines, **_dialect(part.table))
+        reader = _reader(lines, part.table)
         next(reader, None)
         while True:
             start, problem, values = reader.line_num + 1, None, []

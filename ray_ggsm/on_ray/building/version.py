@@ -87,11 +87,40 @@ def _is_done(request: VersionRequest, newest: VersionMetadata, forgotten: Suppre
 def _build_on(
     request: VersionRequest, previous: EmbeddingTable | None, forgotten: Suppressed, report: RunReport
 ) -> BuiltVersion:
-    comparable, description = _is_comparable(request, previous, _width(request)), request.encoder.description
+    comparable, build = _is_comparable(request, previous, _width(request)), _build(request, previous, forgotten)
     prompts_of(list(request.embedding.instructions.values()), request.encoder)
     if request.publishing.compatible is not None:
         check_targets(request.publishing.compatible, previous)
-    build = Build(
+    with report.step("rows"):
+        layout = _layout(request, build, previous if comparable else None)
+    with report.step("events"):
+        chunks = [part.rows for part in layout.parts if part.fresh]
+        events = encode_events(request.events, chunks, build.modalities)
+    build, buckets = replace(build, vectors=events.vectors), _buckets(build, layout, previous)
+    report.counts |= {"buckets": len(buckets), **events.counts.model_dump()}
+    with report.step("encode"):
+        built, check, progress = _built(request, build, layout, buckets)
+        report.encoded(progress)
+    request.rows.check_unchanged()
+    expected = sum(part.fresh + sum(part.ages.values()) for part in layout.parts) + layout.rejected
+    expected, rejected = (n * len(request.embedding.instructions) for n in (expected, layout.rejected))
+    expected -= sum(bucket.counts.forgotten for bucket in built)
+    report.without_vector = _without_vector(build, built)
+    candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
+    report.counts |= candidate.counts.model_dump()
+    kept = sum(bucket.kept for bucket in built)
+    if candidate.unchanged and previous is not None:
+        build.clean()
+        return BuiltVersion(previous.version, candidate.counts, events.counts, len(built), kept, changed=False)
+    with report.step("publish"):
+        version = _publish(request, candidate, events.counts, report)
+    build.clean()
+    return BuiltVersion(version, candidate.counts, events.counts, len(built), kept)
+
+
+def _build(request: VersionRequest, previous: EmbeddingTable | None, forgotten: Suppressed) -> Build:
+    description = request.encoder.description
+    return Build(
         embedding=request.embedding,
         files=request.publishing.files,
         max_text_length=request.max_text_length,
@@ -110,39 +139,20 @@ def _build_on(
         key=request.key,
         max_age_days=request.max_age_days,
     )
-    with report.step("rows"):
-        layout = _layout(request, build, previous if comparable else None)
-    with report.step("events"):
-        chunks = [part.rows for part in layout.parts if part.fresh]
-        events = encode_events(request.events, chunks, description.modality_names)
-    build, buckets = replace(build, vectors=events.vectors), _buckets(build, layout, previous)
-    report.counts |= {"buckets": len(buckets), **events.counts.model_dump()}
-    with report.step("encode"):
-        built, check, progress = _built(request, build, layout, buckets)
-        report.encoded(progress)
-    request.rows.check_unchanged()
-    expected = sum(part.fresh + sum(part.ages.values()) for part in layout.parts) + layout.rejected
-    expected, rejected = (n * len(request.embedding.instructions) for n in (expected, layout.rejected))
-    expected -= sum(bucket.counts.forgotten for bucket in built)
-    report.without_vector = _without_vector(build, built)
-    candidate = Candidate(build, built, check, previous, comparable, expected, rejected)
-    report.counts |= candidate.counts.model_dump()
-    kept = sum(bucket.kept for bucket in built)
-    if candidate.unchanged and previous is not None:
-        build.clean()
-        return BuiltVersion(previous.version, candidate.counts, events.counts, len(built), kept, changed=False)
-    with report.step("publish"):
-        verdicts, compatible = candidate.judge(request.publishing.gates), request.publishing.compatible
-        fitted = FittedMaps() if compatible is None else fit_maps(candidate, compatible)
-        verdicts += [] if fitted.verdict is None else [fitted.verdict]
-        report.gates = {verdict.gate: verdict.sentence for verdict in verdicts}
-        report.failed_gates = tuple(verdict.gate for verdict in verdicts if not verdict.passed)
-        metadata = _metadata(request, build, events.counts, report)
-        metadata = metadata.model_copy(update={"maps": fitted.maps}) if fitted.maps else metadata
-        report.version = version = candidate.publish(verdicts, request.publish_anyway, metadata)
-        report.ages = dict(check.ages)
-    build.clean()
-    return BuiltVersion(version, candidate.counts, events.counts, len(built), kept)
+
+
+def _publish(request: VersionRequest, candidate: Candidate, events: EventCounts, report: RunReport) -> int:
+    """Judge a candidate and publish it; returns the version."""
+    verdicts, compatible = candidate.judge(request.publishing.gates), request.publishing.compatible
+    fitted = FittedMaps() if compatible is None else fit_maps(candidate, compatible)
+    verdicts += [] if fitted.verdict is None else [fitted.verdict]
+    report.gates = {verdict.gate: verdict.sentence for verdict in verdicts}
+    report.failed_gates = tuple(verdict.gate for verdict in verdicts if not verdict.passed)
+    metadata = _metadata(request, candidate.build, events, report)
+    metadata = metadata.model_copy(update={"maps": fitted.maps}) if fitted.maps else metadata
+    report.version = version = candidate.publish(verdicts, request.publish_anyway, metadata)
+    report.ages = dict(candidate.check.ages)
+    return version
 
 
 def _is_comparable(request: VersionRequest, previous: EmbeddingTable | None, width: int) -> bool:

@@ -14,7 +14,6 @@ import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import ray
 from ray._private import ray_constants
@@ -63,7 +62,7 @@ SENT = "ray_runtime_env_func::"
 """What Ray writes before the key of a function that it keeps for workers."""
 
 
-def runtime_environment(config: RayConfig) -> dict[str, Any]:
+def runtime_environment(config: RayConfig) -> dict[str, object]:
     """What `ray.init` is to add to the runtime environment of a job on a cluster; nothing where that has a hook."""
     submitted = _submitted()
     if HOOK in submitted:
@@ -143,9 +142,9 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _submitted() -> dict[str, Any]:
+def _submitted() -> dict[str, object]:
     """The runtime environment that `ray job submit` gave this job, which `ray.init` adds to."""
-    job: dict[str, Any] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    job: dict[str, dict[str, object]] = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     return job.get("runtime_env") or {}
 
 

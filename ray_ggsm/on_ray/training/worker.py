@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import ray
@@ -57,13 +57,20 @@ class TrainingJob:
     """Width of these vectors."""
 
 
-def work(config: dict[str, Any]) -> None:
-    """Train as one of the workers; `config` holds the `job` and `lines`, the console's actor.
+class WorkerConfig(TypedDict):
+    """What Ray Train hands to each worker."""
+
+    job: TrainingJob
+    lines: Any
+    """The console's actor."""
+
+
+def work(config: WorkerConfig) -> None:
+    """Train as one of the workers.
 
     After a failure that would only repeat itself, Ray's restarted workers return at once.
     """
-    job: TrainingJob = config["job"]
-    lines = config["lines"]
+    job, lines = config["job"], config["lines"]
     if ray.get(lines.failed.remote()):
         return
     try:

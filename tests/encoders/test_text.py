@@ -68,7 +68,6 @@ def test_rows_are_told_newest_first() -> None:
     assert read_events(rows, modalities, 2).tolist() == [2, 0]
 
 
-@pytest.mark.slow  # loads a model of some size
 @pytest.mark.parametrize("prompt", ["", "Represent this user: "])
 def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, prompt: str) -> None:
     from sentence_transformers import SentenceTransformer

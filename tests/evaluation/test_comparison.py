@@ -79,7 +79,6 @@ def paired(rng: np.random.Generator, labels: np.ndarray, seeds: int, strengths: 
     return [runs(rng, labels, seeds, strength, 0.05, luck) for strength in strengths]
 
 
-@pytest.mark.slow
 def test_paired_seeds_of_the_same_recipe_do_not_differ():
     rng = np.random.default_rng(4)
     labels = (np.random.default_rng(1).random(300) < 0.4).astype(float)
@@ -123,7 +122,6 @@ def test_effort_is_enough_and_not_more(seeds, half):
     assert Comparison(difference=0, standard_error=u, low=0, high=0, p=1, error_of_users=u).effort(half) is None
 
 
-@pytest.mark.slow
 def test_the_same_recipe_with_other_seeds_does_not_differ():
     """At 5 %, no more than chance finds a difference, although single pairs of seeds differ a lot."""
     rng = np.random.default_rng(3)

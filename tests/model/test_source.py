@@ -23,7 +23,7 @@ def tiny(tmp_path: Path) -> PretrainedConfig:
     return PretrainedConfig(name=str(tmp_path / "tiny.gguf"), layers=1)
 
 
-@pytest.fixture(params=["tiny", pytest.param("packaged", marks=pytest.mark.slow)])
+@pytest.fixture(params=["tiny", "packaged"])
 def gguf(request: pytest.FixtureRequest) -> PretrainedConfig:
     return PACKAGED if request.param == "packaged" else request.getfixturevalue("tiny")
 
@@ -50,7 +50,6 @@ def test_a_gguf_file_is_unpacked_once(gguf: PretrainedConfig, tmp_path: Path, mo
     assert os.stat(kept.parent).st_mode & 0o077 == 0, "for nobody else"
 
 
-@pytest.mark.slow
 def test_configuration_and_tokenizer_of_a_gguf_file_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ import datetime as dt
 
 import numpy as np
 import pyarrow as pa
-import pytest
 import torch
 
 from ray_ggsm.masks.ggsm import GGSMConfig
@@ -80,14 +79,12 @@ def opened(decoder: str, **mask) -> dict[str, torch.Tensor]:
     return {name: weight_S[members] for name, members in slots.items()}
 
 
-@pytest.mark.slow
 def test_guided_opens_the_planted_modality_first(tiny_decoder) -> None:
     weights = opened(tiny_decoder)
     assert weights["topic"].min() > 0.85
     assert weights["noise"].max() < 0.6
 
 
-@pytest.mark.slow
 def test_the_published_form_opens_nothing_first(tiny_decoder) -> None:
     weights = opened(tiny_decoder, calibration="none", row_scale="kept", smoothing=0.0)
     assert torch.cat(list(weights.values())).sub(0.5).abs().max() < 0.01

@@ -30,7 +30,6 @@ from tests.helpers.rows import user_rows
 
 ROWS, BATCH, STEPS = 41, 11, 3  # a batch that neither 2 nor 3 workers divide
 WIDTH, OUT = 7, 5
-pytestmark = pytest.mark.slow  # starts processes that import torch
 RECIPES_TRAINED = [mask for mask in RECIPES if mask.build().trains]
 Q_ANCHOR = GGSMConfig(recipe="ggsm", total_steps=10)
 """Mask of one more run, which has summaries, a projection and a next-token loss."""

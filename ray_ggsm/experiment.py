@@ -12,8 +12,7 @@ from ray_ggsm import masks
 from ray_ggsm.config import Config, InputError, Location, Runtime, load
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.embedding.config import EmbeddingConfig
-from ray_ggsm.evaluation.attention import AttentionConfig
-from ray_ggsm.evaluation.config import ProbeConfig
+from ray_ggsm.evaluation.config import AttentionConfig, ProbeConfig
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.masks.ggsm import ImportanceConfig
 from ray_ggsm.model.kinds import EncoderConfig, FeaturesConfig, SupervisedConfig

@@ -20,7 +20,7 @@ from ray_ggsm.cli.attach_definition import AttachDefinitionConfig
 from ray_ggsm.cli.export import ExportConfig
 from ray_ggsm.config import Before, Config, InputError, as_before, build, digest, identity
 from ray_ggsm.config.base import RUNTIME
-from ray_ggsm.evaluation.attention import AttentionConfig
+from ray_ggsm.evaluation.config import AttentionConfig
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.drift import DriftConfig
 from ray_ggsm.on_ray.explain import ExplainConfig

@@ -155,3 +155,9 @@ def test_tasks_load_no_torch() -> None:
     modules = ", ".join(f"ray_ggsm.{name}" for name in tasks)
     script = f"import sys, {modules}\nassert 'torch' not in sys.modules, 'torch was loaded'"
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)
+
+
+def test_jobs_of_data_load_no_transformers() -> None:
+    """It would add seconds to the start of jobs that have no model."""
+    script = "import sys, ray_ggsm.on_ray.prepare, ray_ggsm.on_ray.ingest\nassert 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)

@@ -16,10 +16,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ray_ggsm.config import Config
 from ray_ggsm.masks import Tokens
 from ray_ggsm.model.attention import Watch
 from ray_ggsm.model.batch import Collator
@@ -34,16 +32,6 @@ NOTICEABLE = 0.005
 
 PerHead = Sequence[Sequence[float]]
 """Layer -> head -> value, (N, H)."""
-
-
-class AttentionConfig(Config):
-    """The user rows whose attention is measured (jobs/attention.py)."""
-
-    split: str | None = None
-    """Split of prepared rows; null: the one that probes are scored on. Rows are stored in a shuffled order, so the
-    first ones are a fair sample."""
-    rows: int = Field(256, ge=1)
-    """Largest number of user rows; the first ones are taken."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Settings of the probes."""
+"""Settings of the probes, and of measuring attention."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -133,3 +133,13 @@ class ProbeConfig(Config):
                     f"has {', '.join(instructions)}"
                 )
         return {name: of for name in instructions if (of := tuple(each for each in labels if named[each] == name))}
+
+
+class AttentionConfig(Config):
+    """The user rows whose attention is measured (jobs/attention.py)."""
+
+    split: str | None = None
+    """Split of prepared rows; null: the one that probes are scored on. Rows are stored in a shuffled order, so the
+    first ones are a fair sample."""
+    rows: int = Field(256, ge=1)
+    """Largest number of user rows; the first ones are taken."""

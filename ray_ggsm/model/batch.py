@@ -6,12 +6,11 @@ F tabular features, T text tokens.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
-import transformers
 
 from ray_ggsm.model.contents import Contents, Lookup, contents_of
 from ray_ggsm.model.contract import Sequences
@@ -19,6 +18,9 @@ from ray_ggsm.model.events import Events, history_events, kept_events, no_events
 from ray_ggsm.model.layout import Layout
 from ray_ggsm.model.modality import field_names
 from ray_ggsm.model.template import TABULAR, Template
+
+if TYPE_CHECKING:
+    import transformers
 
 Data = TypeVar("Data")
 

@@ -105,6 +105,9 @@ def make_rows() -> Callable[..., pa.Table]:
 @pytest.fixture(scope="session")
 def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A program for `sys.executable` where Ray is started (`tests.helpers.warm_workers`)."""
+    if sys.platform != "linux":  # elsewhere libraries do not survive a fork
+        yield sys.executable
+        return
     with warm_workers(tmp_path_factory.mktemp("warm")) as program:
         yield program
 

@@ -55,12 +55,20 @@ def _commands(program: str | None) -> Commands:
     add("history", _history, "list the versions, newest first")
     _add_versions(commands)
     _add_forgetting(commands)
+    tag = add("tag", _tag, "name a version, so that vacuum keeps it")
+    tag.add_argument("name", help="a letter, then letters, digits, '.', '_' and '-'")
+    tag.add_argument("--version", type=int, help="number of the version (default: the newest)")
+    tag.add_argument("--move", action="store_true", help="even if the tag names a version already")
+    tag.add_argument("--key-file", help=_KEY_FILE)
+    untag = add("untag", _untag, "take a tag away")
+    untag.add_argument("name")
     add("tags", _tags, "list the tags")
     gauges = add("metrics", _metrics, "gauges of the newest version in Prometheus' text format, from the log alone")
     gauges.add_argument("--output", help="file to write, whole or not at all (default: the terminal)")
     without = add("missing", _missing, "count the users of the newest version's input without a vector, by reason")
     without.add_argument("--output", help="Parquet file to write: who they are, and why")
     _add_index_and_describe(commands)
+    _add_user(commands)
     return commands
 
 
@@ -74,13 +82,6 @@ def _add_versions(commands: Commands) -> None:
     vacuum = add("vacuum", _vacuum, "remove files that no version of the retention and no tag needs, and old leftovers")
     vacuum.add_argument("--retention-hours", type=int, required=True, help="longer than the longest run; 168: a week")
     vacuum.add_argument("--dry-run", action="store_true", help="list the files, remove nothing")
-    tag = add("tag", _tag, "name a version, so that vacuum keeps it")
-    tag.add_argument("name", help="a letter, then letters, digits, '.', '_' and '-'")
-    tag.add_argument("--version", type=int, help="number of the version (default: the newest)")
-    tag.add_argument("--move", action="store_true", help="even if the tag names a version already")
-    tag.add_argument("--key-file", help=_KEY_FILE)
-    untag = add("untag", _untag, "take a tag away")
-    untag.add_argument("name")
 
 
 def _add_forgetting(commands: Commands) -> None:
@@ -96,7 +97,10 @@ def _add_forgetting(commands: Commands) -> None:
     told = add("audit", _audit, "list who has forgotten how many users when, oldest first")
     told.add_argument("--user", help="only what is about this user, as the source has the id; needs --key-file")
     told.add_argument("--key-file", help="key that the user was forgotten with")
-    user = add("user", _user, "write all that is known of one user to a file")
+
+
+def _add_user(commands: Commands) -> None:
+    user = commands.add("user", _user, "write all that is known of one user to a file")
     user.add_argument("--user", required=True, help="the user_id, as the source has it")
     user.add_argument("--output", required=True, help="JSON file to write, local or s3://")
     user.add_argument(

@@ -67,7 +67,7 @@ def _train(pipeline: Pipeline) -> None:
     with connected(experiment), timed(stage) as running, console() as lines:
         require(training_workers(experiment.ray), experiment.ray)
         events = _encode_events(pipeline, tuple(summary.features), questions)
-        job = _job(pipeline, experiment, questions, events)
+        job = _job(pipeline, experiment, tuple(summary.features), questions, events)
         require(training_workers(experiment.ray), experiment.ray)  # nodes may have gone meanwhile
         with kept_room(training_workers(experiment.ray), experiment.ray):
             result = _fit(_ray_trainer(job, stage, lines))
@@ -95,7 +95,9 @@ def _remarks(stage: TrainStage, experiment: Experiment) -> Iterator[str]:
     yield from unlike_runs(stage.location, _pattern(stage), _settings(experiment))
 
 
-def _job(pipeline: Pipeline, experiment: Experiment, questions: str | None, events: EncodedEvents) -> TrainingJob:
+def _job(
+    pipeline: Pipeline, experiment: Experiment, features: tuple[str, ...], questions: str | None, events: EncodedEvents
+) -> TrainingJob:
     prepare, held_out = pipeline.prepare, experiment.training.held_out
     split, learns_labels = experiment.data.train_split, isinstance(experiment.model, SupervisedConfig)
     return TrainingJob(
@@ -105,7 +107,7 @@ def _job(pipeline: Pipeline, experiment: Experiment, questions: str | None, even
         held_out=prepare.rows(held_out.split) if held_out else None,
         prepared=prepare.directory,
         location=pipeline.train.location,
-        feature_names=tuple(prepare.require().summary.features),
+        feature_names=features,
         labels=prepare.labels(split) if learns_labels else None,
         held_out_labels=prepare.labels(held_out.split) if learns_labels and held_out else None,
         event_encoder_digest=events.digest,

@@ -66,21 +66,23 @@ class Routes:
     target: VersionMetadata
     """Of the version into whose space vectors are to go."""
 
-    def apply(self, rows: pa.Table) -> pa.Table:
-        """The rows, which have `instruction` and `embedding`, with mapped vectors.
+    def apply(self, rows: pa.Table, dimensions: int | None = None) -> pa.Table:
+        """The rows, which have `instruction` and `embedding`, with mapped vectors, of which so many are to be kept.
 
         Raises:
             InputError: no map leads there, or the file of one is missing or damaged.
         """
-        routes = {name: self.route(name) for name in rows["instruction"].unique().to_pylist()}
+        routes = {name: self.route(name, dimensions) for name in rows["instruction"].unique().to_pylist()}
         place = rows.column_names.index("embedding")
         chunks = [_mapped(batch, routes) for batch in rows.to_batches() if any(routes.values())]
         vectors = pa.chunked_array(chunks, SCHEMA.field("embedding").type) if chunks else rows["embedding"]
         return rows.set_column(place, SCHEMA.field("embedding"), vectors)
 
-    def route(self, instruction: str) -> Route:
-        """The maps of an instruction's vectors; raises as `apply`."""
+    def route(self, instruction: str, dimensions: int | None = None) -> Route:
+        """The maps of an instruction's vectors; arguments and errors as of `apply`."""
         maps = [read_map(self.location, each.file) for each in self.path(instruction)]
+        if not maps and dimensions is not None:
+            return maps  # vectors of one encoder, published with more or fewer dimensions
         ends = [shape for each in maps for shape in each.weight_BA.shape]
         found, expected = [self.source.width, *ends[1::2]], [*ends[::2], self.target.width]
         for width, needed in zip(found, expected, strict=True):

@@ -33,6 +33,7 @@ from ray_ggsm.tables import scan
 from ray_ggsm.tables.bucket_past import read_past
 from ray_ggsm.tables.compatible import Route, Routes, follow
 from ray_ggsm.tables.labels import Keys, as_table, instants
+from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, microseconds, parsed
 from ray_ggsm.tables.point_in_time import Answers, Asked, answers
 from ray_ggsm.tables.schema import SCHEMA, check_dimensions, matrix, too_short
@@ -55,20 +56,20 @@ class VectorForm:
 
     dimensions: int | None = None
     """First dimensions that are wanted, at length 1 again; None: all."""
-    routes: Callable[[int], Routes] | None = None
-    """Number of a version -> the ways of its vectors into the space that is wanted; None: they stay where they are."""
+    routes: Callable[[VersionMetadata], Routes] | None = None
+    """What a version records -> the ways of its vectors into the space that is wanted; None: they stay as they are."""
     _found: dict[tuple[int, str], Route] = field(default_factory=dict)
 
-    def of(self, vector_ND: np.ndarray, version: int, instruction: str) -> np.ndarray:
+    def of(self, vector_ND: np.ndarray, commit: Commit, instruction: str) -> np.ndarray:
         """The vectors of a version in this form.
 
         Raises:
             InputError: no map leads into the space, or they are too short.
         """
         if self.routes is not None:
-            key = version, instruction
+            key = commit.version, instruction
             if key not in self._found:
-                self._found[key] = self.routes(version).route(instruction)
+                self._found[key] = self.routes(commit.metadata).route(instruction, self.dimensions)
             vector_ND = follow(self._found[key], vector_ND)
         if self.dimensions is None:
             return vector_ND
@@ -170,8 +171,15 @@ class Join:
                 return position_N, np.zeros((0, 0), dtype=np.float32)
             file = storage.join(self.timeline.location, found.files[number])
             vector_ND = matrix(scan.read_positions(file, "embedding", position_N))
-            # all versions that have a file have its vectors in the same space
-            return position_N, self.form.of(vector_ND, int(found.version_N[here_N][0]), names[0])
+            # its vectors are in the same space in all versions that have it
+            commit = self.timeline.commits[int(found.version_N[here_N][0])]
+            encoders = found.encoder_N.filter(pa.array(here_N)).unique().to_pylist()
+            if self.form.routes is not None and encoders != [commit.metadata.encoder]:
+                raise InputError(
+                    f"{file}: has vectors of {encoders}, and version {commit.version} records the encoder "
+                    f"{commit.metadata.encoder}; join them without compatible_with"
+                )
+            return position_N, self.form.of(vector_ND, commit, names[0])
 
         with ThreadPoolExecutor(scan.THREADS) as pool:
             vectors = list(pool.map(read, range(len(found.files))))

@@ -5,7 +5,8 @@ Legend: N rows, D width.
 
 import datetime as dt
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -115,7 +116,7 @@ class EmbeddingTable:
         if compatible_with is not None:
             needed = list(dict.fromkeys([*names, "instruction", "embedding"]))
             rows = self.read(version=version, as_of=as_of, user_ids=user_ids, columns=needed, buckets=buckets)
-            mapped = self.routes(version, compatible_with).apply(rows)
+            mapped = self.routes(version, compatible_with).apply(rows, dimensions)
             return (mapped if dimensions is None else shortened(mapped, dimensions)).select(names)
         files = [file for file in self.data_files(version) if buckets is None or file.bucket in buckets]
         users = None
@@ -203,9 +204,8 @@ class EmbeddingTable:
             compatible_with, dimensions: as for `read`; vectors of several encoders then come in one space.
 
         Raises:
-            InputError: an argument is wrong; vectors of several instructions or encoders would be mixed; no map leads
-                into the space; or the vector of a row may be in a file that vacuum has removed. All but the first may
-                come after some batches.
+            InputError: an argument is wrong; or, after some batches: vectors of several instructions or encoders would
+                be mixed, are too short or have no map, or a row's may be in a file that vacuum has removed.
         """
         form = self._form(compatible_with, dimensions)
         prepared = self._join(keys_with_times, JoinOptions(known_at, instruction, encoder, max_age, form))
@@ -216,7 +216,10 @@ class EmbeddingTable:
         return prepared_join(timeline, self.buckets, keys, asked, self.suppression)
 
     def _form(self, target: Version | VersionMetadata, dimensions: int | None) -> VectorForm:
-        return VectorForm(dimensions, None if target is None else partial(self.routes, target=target))
+        if target is None:
+            return VectorForm(dimensions)
+        ways = self.routes(None, target)
+        return VectorForm(dimensions, lambda source: replace(ways, source=source))
 
     def routes(self, version: Version, target: Version | VersionMetadata) -> Routes:
         """The ways from a version's vectors into the space of another, as `read(compatible_with=)` takes them."""

@@ -13,6 +13,7 @@ from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.building.maps import FittedMaps, check_targets, fit_maps
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
+from ray_ggsm.hashing import bucket_of
 from ray_ggsm.model.event_vectors import VectorStore
 from ray_ggsm.numerics import unit
 from ray_ggsm.tables import checks, delta, open_table
@@ -25,7 +26,7 @@ from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import matrix, rows_to_table
 from ray_ggsm.tables.suppression import read_suppressed
 from ray_ggsm.tables.tagging import tag
-from tests.helpers.tables import AS_OF, BUCKETS, job, stage
+from tests.helpers.tables import AS_OF, BUCKETS, job, put, stage
 
 N, D = 300, 6
 KEY = b"k" * 32
@@ -139,6 +140,23 @@ def test_a_join_of_vectors_of_several_encoders(three: Path) -> None:
     np.testing.assert_allclose(matrix(short["embedding"]), unit(FIRST[:, :2]), atol=1e-4)
     with pytest.raises(InputError, match="no map leads from enc1 into the space of enc3"):
         table.join(keys, **options, compatible_with=3)
+    with pytest.raises(InputError, match="no version 99"):
+        table.join_batches(keys, **options, compatible_with=99)
+
+
+def test_vectors_that_are_not_of_the_encoder_that_their_version_names(location: Path) -> None:
+    """Somebody else's publisher has replaced one bucket only: nothing says in which space the others are."""
+    published(candidate(location, FIRST, "enc1"), FittedMaps())
+    bucket_N = bucket_of(pa.array(USERS), BUCKETS)
+    first = [user for user, bucket in zip(USERS, bucket_N, strict=True) if bucket == 0]
+    as_of, count_N = pa.array([AS_OF] * len(first), pa.timestamp("us", "UTC")), np.ones(len(first), np.int64)
+    rows = rows_to_table(pa.array(first), as_of, "default", count_N, count_N, FIRST[bucket_N == 0], "enc2", "r1")
+    put(str(location), rows, "r1", replaced=[0], metadata=VersionMetadata(encoder="enc2"))
+    keys = pa.table({"user_id": [user for user in USERS if user not in first], "time": [AS_OF] * (N - len(first))})
+    table = open_table(str(location))
+    np.testing.assert_array_equal(matrix(table.join(keys)["embedding"]), FIRST[bucket_N != 0])
+    with pytest.raises(InputError, match=r"has vectors of \['enc1'\], and version 1 records the encoder enc2"):
+        table.join(keys, compatible_with=0)
 
 
 def test_a_join_of_versions_of_several_widths(location: Path) -> None:
@@ -150,8 +168,13 @@ def test_a_join_of_versions_of_several_widths(location: Path) -> None:
     keys = pa.table({"user_id": USERS[:4], "time": [AS_OF] * 4, "known": committed * 2})
     with pytest.raises(InputError, match=r"of widths \[4, 6\], which do not compare; ask for as many with dimensions="):
         table.join(keys, known_at="known")
-    found = table.join(keys, known_at="known", dimensions=4)
-    np.testing.assert_allclose(matrix(found["embedding"]), unit(FIRST[:4, :4]), atol=1e-6)
+    for target in (None, 0, 1):
+        found = table.join(keys, known_at="known", dimensions=4, compatible_with=target)
+        np.testing.assert_allclose(matrix(found["embedding"]), unit(FIRST[:4, :4]), atol=1e-6)
+    same = table.read(version=0, dimensions=4)
+    assert table.read(version=0, dimensions=4, compatible_with=1).equals(same)
+    with pytest.raises(InputError, match="the way into the other space needs vectors of 4 dimensions, gets 6"):
+        table.read(version=0, compatible_with=1)
     with pytest.raises(InputError, match="dimensions: the vectors have 4, and 5 were asked for"):
         table.join(keys, known_at="known", dimensions=5)
     with pytest.raises(InputError, match="dimensions: expected at least 1, found 0"):

@@ -36,6 +36,7 @@ def test_an_mlflow_model(place: Place, tmp_path: Path, detailed_rows: Callable[.
     assert not [file for file in tmp_path.glob("out/**/*") if file.suffix in (".pkl", ".pt", ".bin")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the exporter
 def test_an_onnx_graph(place: Place, tmp_path: Path, detailed_rows: Callable[..., pa.Table]) -> None:
     for library in ("onnx", "onnxscript", "onnxruntime"):

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray_ggsm
+from tests.helpers import ROOT
 
 LIBRARIES = (
     "transformers.models.llama.modeling_llama",
@@ -53,7 +54,7 @@ def warm_workers(directory: Path) -> Iterator[str]:
     program.chmod(0o755)
     one_thread = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(address)], stdout=subprocess.PIPE, env=one_thread, text=True
+        [sys.executable, "-m", __name__, str(address)], stdout=subprocess.PIPE, env=one_thread, cwd=ROOT, text=True
     )
     try:
         assert server.stdout is not None
@@ -78,44 +79,56 @@ def serve(address: str) -> None:
     print("ready", flush=True)
     while True:
         connection = server.accept()[0]
-        arguments, environment, directory, files = _received(connection)
+        try:
+            arguments, environment, directory, files = _received(connection)
+        except (EOFError, ConnectionError):  # Ray has ended the program meanwhile
+            connection.close()
+            continue
         worker = os.fork()
         if worker == 0:
             server.close()
             _become(arguments, environment, directory, files)
         for file in files:
             os.close(file)
-        for task in (_tell_end, _end_with):
-            threading.Thread(target=task, args=(worker, connection), daemon=True).start()
+        for task, handle in ((_tell_end, os.pidfd_open(worker)), (_end_with, os.pidfd_open(worker))):
+            threading.Thread(target=task, args=(handle, connection), daemon=True).start()
 
 
 def _received(connection: socket.socket) -> tuple[list[str], dict[str, str], str, list[int]]:
     files = array.array("i")
     header, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_SPACE(3 * files.itemsize))
+    if not ancillary:
+        raise EOFError
     files.frombytes(ancillary[0][2])
     request = b""
     while len(request) < int.from_bytes(header, "big"):
-        request += connection.recv(1 << 16)
+        if not (part := connection.recv(1 << 16)):
+            for file in files:
+                os.close(file)
+            raise EOFError
+        request += part
     arguments, environment, directory = json.loads(request)
     return arguments, environment, directory, list(files)
 
 
 def _tell_end(worker: int, connection: socket.socket) -> None:
-    status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    ended = os.waitid(os.P_PIDFD, worker, os.WEXITED)
     with contextlib.suppress(OSError):
-        connection.sendall(str(status).encode())
+        connection.sendall(str(ended.si_status if ended else 1).encode())
         connection.shutdown(socket.SHUT_RDWR)
+    os.close(worker)
 
 
 def _end_with(worker: int, connection: socket.socket) -> None:
     """Kill the worker when the program that asked for it is killed."""
     with contextlib.suppress(OSError):
         if not connection.recv(1):
-            os.kill(worker, signal.SIGKILL)
+            signal.pidfd_send_signal(worker, signal.SIGKILL)
+    os.close(worker)
 
 
 def _become(arguments: list[str], environment: dict[str, str], directory: str, files: list[int]) -> None:
-    """Run Ray's worker, as its setup_worker.py would start it."""
+    """Run Ray's worker, as its setup_worker.py would start it where a runtime environment has variables alone."""
     for target, file in enumerate(files):
         os.dup2(file, target)
     os.environ.clear()

@@ -1,6 +1,7 @@
 """One local Ray cluster and one S3 server for all tests here, and one finished run that they look at."""
 
 import contextlib
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,14 @@ def cluster(s3_server: str, warm_python: str) -> Iterator[None]:
         start_here(cpus=6, object_store_bytes=400_000_000)
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def let_go(cluster: None) -> Iterator[None]:
+    """Actors of runs that were broken off end with their handles; those in cycles would keep CPUs from later tests."""
+    yield
+    gc.collect()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

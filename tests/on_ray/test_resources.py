@@ -149,16 +149,18 @@ def test_what_others_use_counts_as_there() -> None:
     ray.kill(busy)
 
 
-def test_tasks_that_come_to_a_halt() -> None:
+def test_tasks_that_come_to_a_halt(tmp_path: Path) -> None:
     """A job does not wait for ever for what never ends."""
 
     def waits(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        time.sleep(600)
+        while not (tmp_path / "over").exists():  # its CPU is needed by the tests that follow
+            time.sleep(0.1)
         return batch
 
     told = r"nothing got on within 0\.02 minutes .*of the cluster, its largest nodes: 1 node"
     with pytest.raises(NotNow, match=told), started(RayConfig(stalled_after_minutes=0.02)):
         ray.data.range(1).map_batches(waits).materialize()
+    (tmp_path / "over").touch()
     with started(RayConfig()):
         assert ray.data.DataContext.get_current().execution_no_progress_timeout_s == 3600
 

@@ -43,7 +43,6 @@ def let_go(cluster: None) -> Iterator[None]:
     """Actors of runs that were broken off end with their handles; those in cycles would keep CPUs from later tests."""
     yield
     gc.collect()
-    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ settings.load_profile("untimed")
 STARTS_PROCESSES = {"cluster", "start", "head"}
 """Fixtures."""
 LONGEST = ("tests/on_ray/", "tests/jobs/")
+"""Folders whose tests come first."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -116,7 +116,7 @@ def write_shard(
         for split in config.splits:
             files = storage.join(location, "rows", split, part), storage.join(location, "labels", split, part)
             with writing(files[0]) as rows_file, writing(files[1]) as labels_file:
-                splits[split], bad = _write_split(database, config, fitted, key, split, rows_file, labels_file)
+                splits[split], bad = _write_split(database, config, fitted, key, split, (rows_file, labels_file))
             letters += bad
     dead_letters = pa.concat_tables(letters)
     with _writing(storage.join(location, "dead_letters", part)) as letters_file:
@@ -169,7 +169,7 @@ def labels_at(
 
 
 def _write_split(
-    database: Database, config: DataConfig, fitted: Fitted, key: bytes | None, split: str, *write: Write
+    database: Database, config: DataConfig, fitted: Fitted, key: bytes | None, split: str, write: tuple[Write, Write]
 ) -> tuple["_SplitCounts", list[pa.Table]]:
     """Write a split's good rows and their labels (`write`); returns what they add up to, and dead letters."""
     write_rows, write_labels = write

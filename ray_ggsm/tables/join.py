@@ -28,7 +28,6 @@ import pyarrow.compute as pc
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.hashing import bucket_of
-from ray_ggsm.numerics import prefix
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.bucket_past import read_past
 from ray_ggsm.tables.compatible import Route, Routes, follow
@@ -36,7 +35,7 @@ from ray_ggsm.tables.labels import Keys, as_table, instants
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, microseconds, parsed
 from ray_ggsm.tables.point_in_time import Answers, Asked, answers
-from ray_ggsm.tables.schema import SCHEMA, check_dimensions, matrix, too_short
+from ray_ggsm.tables.schema import SCHEMA, check_dimensions, first_dimensions, matrix
 from ray_ggsm.tables.suppression import SuppressionFilter
 from ray_ggsm.tables.timeline import NEVER, Timeline
 
@@ -71,11 +70,7 @@ class VectorForm:
             if key not in self._found:
                 self._found[key] = self.routes(commit.metadata).route(instruction, self.dimensions)
             vector_ND = follow(self._found[key], vector_ND)
-        if self.dimensions is None:
-            return vector_ND
-        if self.dimensions > vector_ND.shape[1]:
-            raise too_short(vector_ND.shape[1], self.dimensions)
-        return prefix(vector_ND, self.dimensions)
+        return vector_ND if self.dimensions is None else first_dimensions(vector_ND, self.dimensions)
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,18 @@ def check_dimensions(dimensions: int | None) -> None:
         raise InputError(f"dimensions: expected at least 1, found {dimensions}")
 
 
-def too_short(width: int, dimensions: int) -> InputError:
-    """Vectors of this width have fewer dimensions than were asked for."""
-    return InputError(
-        f"dimensions: the vectors have {width}, and {dimensions} were asked for; ask for {width} or fewer"
-    )
+def first_dimensions(vector_ND: np.ndarray, dimensions: int) -> np.ndarray:
+    """The first dimensions of vectors, at length 1 again; vectors that have no more stay as they are.
+
+    Raises:
+        InputError: the vectors have fewer.
+    """
+    width = vector_ND.shape[1]
+    if dimensions > width:
+        raise InputError(
+            f"dimensions: the vectors have {width}, and {dimensions} were asked for; ask for {width} or fewer"
+        )
+    return prefix(vector_ND, dimensions)
 
 
 def shortened(table: pa.Table, dimensions: int | None) -> pa.Table:
@@ -89,11 +96,8 @@ def shortened(table: pa.Table, dimensions: int | None) -> pa.Table:
     vector_ND = matrix(table["embedding"]) if dimensions is not None and len(table) else None
     if dimensions is None or vector_ND is None or vector_ND.shape[1] == dimensions:
         return table
-    N, D = vector_ND.shape
-    if dimensions > D:
-        raise too_short(D, dimensions)
     # a chunk of a list column counts its numbers in 32 bits
-    parts = np.array_split(prefix(vector_ND, dimensions), 1 + N * dimensions // 2**30)
+    parts = np.array_split(first_dimensions(vector_ND, dimensions), 1 + len(table) * dimensions // 2**30)
     chunks = [
         pa.ListArray.from_arrays(np.arange(len(part) + 1, dtype=np.int32) * dimensions, part.reshape(-1))
         for part in parts

@@ -7,6 +7,7 @@ environment then. What tests do with the processes of a job's session is done wi
 
 import array
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -73,6 +74,8 @@ def serve(address: str) -> None:
     for name in LIBRARIES:
         importlib.import_module(name)
     assert "ray" not in sys.modules
+    gc.collect()
+    gc.freeze()  # a forked worker's collector would copy all that is imported, to look at it
     server = socket.socket(socket.AF_UNIX)
     server.bind(address)
     server.listen(64)

@@ -14,15 +14,19 @@ from tests.helpers.clicks import changed, click_config, write_click_log, write_c
 from tests.helpers.waiting import Process
 
 
+STEPS = 80
+"""Of training, with a checkpoint after every fifth: enough to break it off three times before its end."""
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory, tiny_decoder: str, tiny_event_encoder: str) -> Path:
-    """Holds clicks.csv, decoder, event_encoder and config.yaml; training takes a while, with many checkpoints."""
+    """Holds clicks.csv, decoder, event_encoder and config.yaml."""
     directory = tmp_path_factory.mktemp("place")
     write_click_log(directory / "clicks.csv")
     os.symlink(tiny_decoder, directory / "decoder")
     os.symlink(tiny_event_encoder, directory / "event_encoder")
     values = click_config("clicks.csv", "out", "decoder", "event_encoder")
-    write_config(directory / "config.yaml", changed(values, training__steps=150, training__checkpoint_every=5))
+    write_config(directory / "config.yaml", changed(values, training__steps=STEPS, training__checkpoint_every=5))
     return directory
 
 

@@ -14,6 +14,7 @@ from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
 from tests.helpers.undisturbed import undisturbed, weights
 from tests.helpers.waiting import Process, wait_until
+from tests.jobs.conftest import STEPS
 
 RAY_AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")
 """They idle on, as Ray has it, when a driver had no chance to end them."""
@@ -87,9 +88,9 @@ def test_the_run_goes_on_and_ends_bit_for_bit_like_an_undisturbed_one(
     process = start("train")
     output = process.succeed()
     assert "train: goes on from step" in output
-    assert "] step 1/150" not in output
+    assert f"] step 1/{STEPS}" not in output
     (log,) = place.glob("out/train-*/log.json")
-    assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, 151))
+    assert [entry["step"] for entry in json.loads(log.read_text())] == list(range(1, STEPS + 1))
     wait_until(lambda: not in_session(process.pid))
     monkeypatch.chdir(place)
     found = weights(log.parent / "encoder")

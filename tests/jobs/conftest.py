@@ -13,7 +13,6 @@ from tests.helpers import ROOT
 from tests.helpers.clicks import changed, click_config, write_click_log, write_config
 from tests.helpers.waiting import Process
 
-
 STEPS = 80
 """Of training, with a checkpoint after every fifth: enough to break it off three times before its end."""
 

@@ -12,6 +12,9 @@ every slot; `calibration: zscore` spreads the importance over slots before the s
 scale: under mean pooling each token's gradient carries 1 / length, and late ranks exist in long rows only;
 `row_scale: removed` compares tokens within their rows. The published form is `calibration: none, row_scale: kept`.
 
+Two variants go beyond the letter. With `grad_site: mask`, the importance is what opening a slot a little is worth to
+the loss: minus its gradient at log w. With `ramp: by_importance`, important slots become bidirectional first.
+
 Steps: `observe` takes a micro-batch, `end_step` merges the step's means into the importance, `future_weight` reads the
 importance. From step T_warm on, the importance is frozen.
 
@@ -34,16 +37,19 @@ from ray_ggsm.masks.tokens import Tokens
 
 
 def _grad_site(name: str) -> str:
-    if not re.fullmatch(r"last|input|mean_layers|layer:[1-9][0-9]*", name):
-        raise ValueError("expected last, input, mean_layers, or layer:k with k from 1 (the state after k layers)")
+    if not re.fullmatch(r"last|input|mean_layers|layer:[1-9][0-9]*|mask", name):
+        raise ValueError("expected last, input, mean_layers, mask, or layer:k with k from 1 (the state after k layers)")
     return name
 
 
 GradSite = Annotated[str, AfterValidator(_grad_site)]
 
 
+Ramp = Literal["together", "by_importance"]
+
+
 Norms = tuple[Tensor, Tensor, Tensor]
-"""Gradient norm of each token (B, L), its slot, and whether it counts."""
+"""Gradient norm of each token (B, L), or what opening it is worth; its slot; and whether it counts."""
 ROUNDS = 10
 """How often rows' scales and slots' importances are found from each other in a step."""
 
@@ -53,7 +59,8 @@ class ImportanceConfig(ScheduledConfig):
 
     grad_site: GradSite = "input"
     """Hidden states whose gradients count: the input embeddings, the states after layer k, the mean over all layers, or
-    the last states (which cannot rank tokens: with <USER> pooling, their gradient is 0 at every other token)."""
+    the last states (which cannot rank tokens: with <USER> pooling, their gradient is 0 at every other token). mask: log
+    w itself, with its sign; attention then runs without fused kernels during the warm-up."""
     timing: Timing = "previous_step"
     """Backward pass that the gradients come from."""
     slot: Literal["modality_rank", "position"] = "modality_rank"
@@ -74,10 +81,13 @@ class GGSMConfig(ImportanceConfig, WarmupConfig):
     recipe: Literal["ggsm"]
     start: Literal["literal", "ramp"] = "literal"
     """literal: the soft mask applies in full from step 0. ramp: it fades in from causal over the warm-up."""
+    ramp: Ramp = "together"
+    """After the warm-up. together: all slots reach 1 at T_total (published). by_importance: the most important slot
+    does half-way, when the least important one begins."""
 
     def build(self) -> "GGSM":
         """GG-SM with this config's importance."""
-        return GGSM(self, self.clock(), ramp_in=self.start == "ramp")
+        return GGSM(self, self.clock(), ramp_in=self.start == "ramp", ramp=self.ramp)
 
 
 class HybridMaskConfig(ImportanceConfig):
@@ -96,8 +106,8 @@ class HybridMaskConfig(ImportanceConfig):
 class GGSM(Recipe):
     """A weight per slot, from gradients until T_warm and then ramped to 1."""
 
-    def __init__(self, config: ImportanceConfig, clock: Clock, ramp_in: bool) -> None:
-        self.config, self.clock, self.ramp_in = config, clock, ramp_in
+    def __init__(self, config: ImportanceConfig, clock: Clock, ramp_in: bool, ramp: Ramp = "together") -> None:
+        self.config, self.clock, self.ramp_in, self.ramp = config, clock, ramp_in, ramp
         self.grad_site = config.grad_site
         self.timing = config.timing
         self.importance_S = torch.zeros(0)
@@ -116,18 +126,22 @@ class GGSM(Recipe):
 
     def future_weight(self, tokens: Tokens, step: int) -> Tensor:
         """(B, L): eq. 5. A slot that no gradient has reached yet weighs sigma(0) = 0.5."""
-        alpha = self.alpha(step)
+        alpha: float | Tensor = self.alpha(step)
+        if self.ramp == "by_importance" and len(self.importance_S):
+            alpha = self._of_slots(self._alpha_S(self.alpha(step)), tokens)
         entered = min(step / self.clock.warmup_steps, 1.0) if self.ramp_in else 1.0
         return (1 - alpha) * entered * self._soft_BL(tokens) + alpha
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
-        """Keep this micro-batch's gradient norms until the step ends, unless the importance is frozen."""
+        """Keep this micro-batch's gradient norms until the step ends, unless the importance is frozen. With `grad_site:
+        mask`, gradients at log w (B, L)."""
         if not self.wants_gradients(step):
             return
         if not len(self.importance_S):
             n = tokens.n_slots if self.config.slot == "modality_rank" else tokens.n_positions
             self.importance_S, self.seen_S = torch.zeros(n), torch.zeros(n, dtype=torch.bool)
-        self._norms.append((norms(grad_BLD), self._slot_BL(tokens), tokens.valid_BL))
+        norm_BL = -grad_BLD.detach().float() if self.grad_site == "mask" else norms(grad_BLD)
+        self._norms.append((norm_BL, self._slot_BL(tokens), tokens.valid_BL))
 
     def end_step(self, reduce: Reduce) -> None:
         """Sum over workers, take the mean per slot, and smooth it into the importance."""
@@ -160,7 +174,19 @@ class GGSM(Recipe):
         weight_S = torch.sigmoid(calibrated(self.importance_S, self.seen_S, self.config.calibration))
         if not len(weight_S):
             return constant_weight(tokens, 0.5)
-        return weight_S.to(tokens.valid_BL.device)[self._slot_BL(tokens)]
+        return self._of_slots(weight_S, tokens)
+
+    def _of_slots(self, value_S: Tensor, tokens: Tokens) -> Tensor:
+        """(B, L): the value of each token's slot."""
+        return value_S.to(tokens.valid_BL.device)[self._slot_BL(tokens)]
+
+    def _alpha_S(self, alpha: float) -> Tensor:
+        """(S,): how far each slot is on its way to 1 when a share `alpha` of the ramp is over. A slot that no gradient
+        has reached stands in the middle."""
+        place_S = torch.full_like(self.importance_S, 0.5)
+        order = self.importance_S[self.seen_S].argsort(descending=True, stable=True).argsort()
+        place_S[self.seen_S] = order / max(len(order) - 1, 1)
+        return (2 * alpha - place_S).clamp(0, 1)
 
     def _means(self, seen: Sequence[Norms], reduce: Reduce) -> tuple[Tensor, Tensor]:
         """Mean norm per slot over all workers, (S,), and whether the slot has any, bool (S,)."""
@@ -174,8 +200,11 @@ class GGSM(Recipe):
         """As `_means`, of norms without their rows' scales.
 
         Scales follow from importances and importances from scales, so both are found in rounds, which begin at the
-        importance so far; 1, the mean of relative norms, where none is known.
+        importance so far; 1, the mean of relative norms, where none is known. What opening is worth can be negative,
+        and is taken relative to the mean of its row's absolute values.
         """
+        if self.grad_site == "mask":
+            return self._means([_relative_to_size(norms) for norms in self._norms], reduce)
         mean_S, now_S = torch.where(self.seen_S, self.importance_S, 1.0), self.seen_S
         for _ in range(ROUNDS):
             found_S, now_S = self._means([_relative(norms, mean_S) for norms in self._norms], reduce)
@@ -193,6 +222,13 @@ def _relative(norms: Norms, importance_S: Tensor) -> Norms:
     norm_BL, slot_BL, valid_BL = norms
     relative_BL = relative_norms(norm_BL, importance_S.to(slot_BL.device)[slot_BL], valid_BL)
     return relative_BL, slot_BL, valid_BL & (relative_BL > 0).any(dim=1, keepdim=True)
+
+
+def _relative_to_size(worth: Norms) -> Norms:
+    """Over the mean of its row's absolute values."""
+    worth_BL, slot_BL, valid_BL = worth
+    size_BL = relative_norms(worth_BL.abs(), torch.ones_like(worth_BL), valid_BL)
+    return size_BL * worth_BL.sign(), slot_BL, valid_BL & (size_BL > 0).any(dim=1, keepdim=True)
 
 
 class HybridMask(GGSM):

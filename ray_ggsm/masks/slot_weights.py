@@ -16,7 +16,7 @@ class SlotWeights(Record):
     """Step, counted from 1 -> weight of future keys per slot, in [0, 1]."""
     importance: tuple[float | None, ...] | None = None
     """GG-SM's importance g per slot at the end of its warm-up, a gradient norm or a relative one, None at slots without
-    any token. None as a whole for recipes without importances."""
+    any token. None as a whole where the recipe has no gradient norms."""
     row_scale: str = "kept"
     """GG-SM's `row_scale`: whether g is a gradient norm (`kept`) or relative to its row (`removed`)."""
     calibration: str | None = None

@@ -141,17 +141,21 @@ class UserEncoder(nn.Module):
         """
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend, apart_BLL = self._backend(inputs_BLD.is_cuda, watch is not None), tokens.apart_BLL()
+        sites, log_weight = {o.site for o in observe}, None
+        if "mask" in sites:
+            log_weight = weight.log().requires_grad_()
+            weight = log_weight.exp()
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked, apart_BLL)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
             position_ids=None if apart_BLL is None else tokens.position_BL(),
             visibility=visibility,
             use_cache=False,
-            output_hidden_states=any(o.site not in ("input", "last") for o in observe),
+            output_hidden_states=bool(sites - {"input", "last", "mask"}),
         )
         for observer in observe:
-            for state_BLD in observer.states(inputs_BLD, output):
-                state_BLD.register_hook(observer.take)
+            for state in observer.states(log_weight, inputs_BLD, output):
+                state.register_hook(observer.take)
         states: Tensor = output.last_hidden_state
         return states
 

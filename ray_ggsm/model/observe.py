@@ -20,16 +20,22 @@ class Observe:
     """A request for the loss gradients at some hidden states, which the backward pass delivers."""
 
     site: str
-    """`input`, `last`, `layer:k` (the states after k layers) or `mean_layers` (those after each layer)."""
+    """`input`, `last`, `layer:k` (the states after k layers), `mean_layers` (those after each layer), or `mask` (log
+    w)."""
     take: Callable[[Tensor], None]
-    """Gets the gradients (B, L, D), once per observed layer."""
+    """Gets the gradients (B, L, D), once per observed layer; of `mask`, (B, L)."""
 
-    def states(self, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput") -> Sequence[Tensor]:
+    def states(
+        self, log_weight: Tensor | None, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput"
+    ) -> Sequence[Tensor]:
         """The observed states of one forward pass.
 
         Raises:
             InputError: the backbone has too few layers.
         """
+        if self.site == "mask":
+            assert log_weight is not None
+            return [log_weight]
         if self.site == "input":
             return [inputs_BLD]
         if self.site == "last":

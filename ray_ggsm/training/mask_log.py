@@ -136,9 +136,12 @@ class MaskLog:
         )
 
     def _importance(self) -> tuple[float | None, ...] | None:
-        """GG-SM's importance per slot, None at slots without any token; None where it does not belong to slots."""
+        """GG-SM's importance per slot, None at slots without any token; None where it does not belong to slots, or is
+        no gradient norm."""
         recipe = self.recipe
         if not isinstance(recipe, GGSM) or recipe.config.slot != "modality_rank" or not len(recipe.importance_S):
+            return None
+        if recipe.grad_site == "mask":
             return None
         pairs = zip(recipe.importance_S.tolist(), recipe.seen_S.tolist(), strict=True)
         return tuple(g if seen else None for g, seen in pairs)

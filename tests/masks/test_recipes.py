@@ -218,6 +218,44 @@ def test_ramp_in_fades_from_causal_to_the_soft_mask() -> None:
         assert torch.equal(recipe.future_weight(tokens(), t), literal.future_weight(tokens(), t))
 
 
+@pytest.mark.parametrize("row_scale", ["kept", "removed"])
+def test_what_opening_is_worth_against_a_loop(row_scale) -> None:
+    """Minus the gradient at log w, mean per slot; without its row's scale, over the mean of the row's sizes."""
+    recipe, t_ = ggsm(grad_site="mask", row_scale=row_scale), tokens()
+    grad = np.random.default_rng(8).normal(size=(B, L))
+    step(recipe, torch.from_numpy(grad), 0)
+    found: dict[int, list[float]] = {}
+    for b in range(B):
+        there = [j for j in range(L) if t_.valid_BL[b, j]]
+        size = sum(abs(grad[b, j]) for j in there) / len(there) if row_scale == "removed" else 1.0
+        for j in there:
+            found.setdefault(int(t_.slot_BL[b, j]), []).append(-grad[b, j] / size)
+    for slot, values in found.items():
+        assert recipe.importance_S[slot].item() == pytest.approx(sum(values) / len(values), rel=1e-5)
+    assert recipe.seen_S.nonzero().flatten().tolist() == sorted(found)
+
+
+def test_important_slots_are_ramped_first() -> None:
+    recipe, together = ggsm(ramp="by_importance"), ggsm()
+    for t in range(4):
+        assert torch.equal(recipe.future_weight(tokens(), t), together.future_weight(tokens(), t))
+        for each in (recipe, together):
+            step(each, gradients(t), t)
+    assert torch.equal(recipe.future_weight(tokens(), 4), together.future_weight(tokens(), 4))  # the ramp begins
+    seen = recipe.seen_S.nonzero().flatten().tolist()
+    by_importance = sorted(seen, key=lambda slot: -recipe.importance_S[slot].item())
+    for t in (5, 6, 7, 8, 9):
+        weight, soft = recipe.future_weight(tokens(), t), recipe.future_weight(tokens(), 4)
+        for b in range(B):
+            for j in range(L):
+                if tokens().valid_BL[b, j]:
+                    place = by_importance.index(int(tokens().slot_BL[b, j])) / (len(seen) - 1)
+                    alpha = min(max(2 * (t - 4) / 6 - place, 0.0), 1.0)
+                    expected = (1 - alpha) * soft[b, j].item() + alpha
+                    assert weight[b, j].item() == pytest.approx(expected, abs=1e-6)
+    assert (recipe.future_weight(tokens(), 10) == 1).all()
+
+
 def test_calibrations_order_slots_alike() -> None:
     order = []
     for calibration in ("none", "zscore", "rank"):
@@ -234,7 +272,7 @@ def test_calibrations_order_slots_alike() -> None:
 
 
 def test_grad_sites_are_checked() -> None:
-    for site in ("input", "last", "mean_layers", "layer:1", "layer:12"):
+    for site in ("input", "last", "mean_layers", "layer:1", "layer:12", "mask"):
         assert ggsm(grad_site=site).grad_site == site
     for site in ("layer:0", "layer", "inputs", "layer:-1"):
         with pytest.raises(ValueError, match="expected last, input, mean_layers"):

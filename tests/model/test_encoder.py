@@ -229,6 +229,33 @@ def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
         assert (seen[0][others] == 0).all()
 
 
+def test_the_gradient_at_the_mask_against_differences(make_encoder, make_rows) -> None:
+    """Opening one key a little, at log w, changes the loss as much as its gradient says; the present key is no future
+    key of anyone before it only if it is the first."""
+    bundle = make_encoder(pooling="mean")
+    encoder, batch = bundle.encoder.eval(), collator(bundle).users(make_rows(users=2))
+    tokens = batch.layout.tokens
+    weight = torch.full_like(tokens.valid_BL, 0.5, dtype=torch.float32)
+    direction_D = torch.linspace(-1, 1, encoder(batch, weight).shape[1])
+    seen: list[torch.Tensor] = []
+
+    def loss(weight_BL: torch.Tensor, observe: tuple[Observe, ...] = ()) -> torch.Tensor:
+        return (encoder(batch, weight_BL, observe) @ direction_D).sum()
+
+    loss(weight, (Observe("mask", seen.append),)).backward()
+    (found_BL,) = seen
+    assert found_BL.shape == weight.shape
+    assert (found_BL[:, 0] == 0).all()
+    assert (found_BL[~tokens.valid_BL] == 0).all()
+    step, largest = 0.1, found_BL.abs().max()
+    with torch.no_grad():
+        for j in range(1, int(tokens.length_B().min()), 3):
+            up, down = weight.clone(), weight.clone()
+            up[0, j], down[0, j] = 0.5 * np.exp(step), 0.5 * np.exp(-step)
+            difference = (loss(up) - loss(down)) / (2 * step)
+            assert found_BL[0, j].item() == pytest.approx(difference.item(), abs=0.02 * largest.item())
+
+
 def test_a_layer_the_backbone_does_not_have_is_refused(make_encoder, make_rows) -> None:
     bundle = make_encoder()
     batch = collator(bundle).users(make_rows(users=2))

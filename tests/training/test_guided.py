@@ -85,6 +85,13 @@ def test_guided_opens_the_planted_modality_first(tiny_decoder) -> None:
     assert weights["noise"].max() < 0.6
 
 
+def test_what_opening_is_worth_opens_one_of_the_planted_events(tiny_decoder) -> None:
+    """The other one says the same, and is worth nothing any more."""
+    weights = opened(tiny_decoder, grad_site="mask")
+    assert weights["topic"].max() > 0.85
+    assert weights["noise"].max() < 0.6
+
+
 def test_the_published_form_opens_nothing_first(tiny_decoder) -> None:
     weights = opened(tiny_decoder, calibration="none", row_scale="kept", smoothing=0.0)
     assert torch.cat(list(weights.values())).sub(0.5).abs().max() < 0.01

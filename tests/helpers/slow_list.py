@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from tests.helpers import ROOT
 
 FILE = ROOT / "tests" / "slow.txt"
-SECONDS = 0.5
+SECONDS = 0.3
 """What a test function takes at least, with all of its parameters and their fixtures, to be slow."""
 FIXTURE_SECONDS = 4.0
 """What a fixture takes at least for its whole file to be slow: its other tests would have to make it."""

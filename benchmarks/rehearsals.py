@@ -323,11 +323,12 @@ def outage(stage: Stage, table: str) -> Told:
 def disk_full(stage: Stage, table: str) -> Told:
     """The disk that all nodes share, with the table, is full."""
     place = Path("/mnt/small")
-    run("mount", "-o", "remount,size=300k", "tmpfs", place)
-    told = Told("The table lay on a shared disk of 300 kB; then the disk got 50 MB; the same command again.")
+    run("mount", "-o", "remount,size=60k", "tmpfs", place)
+    told = Told("The table lay on a shared disk of 60 kB; then the disk got 50 MB; the same command again.")
     assert Job(stage, told, f"{place}/users").end() == 4
     run("mount", "-o", "remount,size=50m", "tmpfs", place)
     assert Job(stage, told, f"{place}/users").end() == 0
+    told.expected = stage.after
     return told
 
 
@@ -415,16 +416,15 @@ REHEARSALS = {
 def autoscaling(stage: Stage, table: str) -> Told:
     """A cluster grows and shrinks, 0 -> N -> 0 nodes.
 
-    Ray's fake provider makes them: its nodes are processes here, and its helpers stop every Ray that they see.
+    Ray's fake provider makes them: its nodes are processes here, and all Ray processes are stopped at the end.
     """
-    import ray
-    from ray.cluster_utils import AutoscalingCluster
-
     told = Told("A cluster of a head without CPUs grew when the job asked for room, and shrank when nobody did.")
-    worker = {"resources": {"CPU": 2, "object_store_memory": 100_000_000}, "node_config": {}, "min_workers": 0}
-    types = {"worker": {**worker, "max_workers": 2}}
-    cluster = AutoscalingCluster(head_resources={"CPU": 0}, worker_node_types=types, idle_timeout_minutes=0.2)
-    cluster.start(override_env={"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"})
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    config = SHARED / "autoscaler.json"
+    config.write_text(json.dumps(AUTOSCALER))
+    command = [*ray, "start", "--head", "--port=6379", "--num-cpus=0", "--object-store-memory=100000000"]
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    subprocess.run([*command, f"--autoscaling-config={config}"], check=True, env=os.environ | fake)
     watch = [sys.executable, "-c", WATCH]
     counts = Path(SHARED / "counts")
     environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:6379"}
@@ -444,10 +444,32 @@ def autoscaling(stage: Stage, table: str) -> Told:
     told.notes.append(f"Worker nodes, one after the other: {' -> '.join(seen)}.")
     assert seen[0] == seen[-1] == "0", seen
     assert max(seen) != "0", seen
-    cluster.shutdown()
-    ray.shutdown()
+    run(*ray, "stop", "--force")
     return told
 
+
+AUTOSCALER = {
+    "cluster_name": "rehearsal",
+    "provider": {
+        "type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
+    "head_node_type": "ray.head.default",
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {
+            "resources": {"CPU": 2, "object_store_memory": 100_000_000}, "node_config": {}, "min_workers": 0,
+            "max_workers": 2,
+        },
+    },
+    "max_workers": 2, "upscaling_speed": 1.0, "idle_timeout_minutes": 0.2, "auth": {}, "docker": {},
+    "file_mounts": {}, "file_mounts_sync_continuously": False,
+    **{f"{name}_commands": [] for name in (
+        "initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray",
+    )},
+    **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+}  # fmt: skip
+"""What Ray's autoscaler is told."""
 
 WATCH = """
 import ray, time
@@ -505,7 +527,7 @@ def page(found: dict) -> str:
 
 PAGE = """# Rehearsals
 
-What `python benchmarks/rehearsals.py` did and saw (Linux {kernel}, {cores} cores, which much other work shared:
+What `python benchmarks/rehearsals.py` did and saw (Linux {kernel}, {cores} cores, at times with other work:
 seconds say little). Nodes are namespaces of one machine, each with a network, processes, /tmp, /dev/shm and a disk of
 its own; the object store is the tests'. No Kubernetes, no real object store and no GPU was there. {users} made-up
 users, a tiny encoder, buckets of about 100 rows; version 0 has everybody, and then half of the users have other rows.

@@ -37,6 +37,8 @@ class Stage(Generic[Result]):
     """The place of one stage."""
 
     location: str
+    settings: str = ""
+    """Arguments of its job beside the config."""
     name: ClassVar[str]
     results: ClassVar[type[StageResult]]
 
@@ -65,9 +67,10 @@ class Stage(Generic[Result]):
         """
         result = self.result()
         if result is None:
+            more = f" and {self.settings}" if self.settings else ""
             raise InputError(
-                f"{self.location} is not there yet (with these settings); run jobs/{self.name}.py with the same config "
-                "first"
+                f"{self.location} is not there yet (with these settings); run jobs/{self.name}.py with the same config"
+                f"{more} first"
             )
         reads(self.location, self.directory)
         return result
@@ -239,18 +242,20 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
         *changes_of_training(e),
         *([questions.digest if questions else None] if e.training.questions else ()),
     )
+    place = storage.absolute(e.output)
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
         for checkpoint in ("final", "untrained")
     }
+    settings = {"final": "", "untrained": "--set embedding.checkpoint=untrained"}
+    embeds = {key: EmbedStage(storage.join(place, f"embed-{embed[key]}"), settings[key]) for key in embed}
     evaluate = digest(embed["final"], e.evaluation, e.seed)
-    place = storage.absolute(e.output)
     return Pipeline(
         experiment=e,
         prepare=PrepareStage(storage.join(place, f"prepare-{prepare}")),
         train=TrainStage(storage.join(place, f"train-{train}")),
-        embed=EmbedStage(storage.join(place, f"embed-{embed[e.embedding.checkpoint]}")),
-        embed_untrained=EmbedStage(storage.join(place, f"embed-{embed['untrained']}")),
+        embed=embeds[e.embedding.checkpoint],
+        embed_untrained=embeds["untrained"],
         evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}")),
         questions=questions,
     )

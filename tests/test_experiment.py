@@ -87,6 +87,14 @@ def test_the_untrained_encoder_has_a_table_of_its_own() -> None:
     assert pipeline.untrained == Pipeline.of(pipeline.untrained.experiment)
 
 
+def test_who_lacks_the_untrained_encoders_table_is_told_how_to_make_it(tmp_path) -> None:
+    pipeline = Pipeline.of(load(Experiment, str(CONFIG), [f"output={tmp_path}"]))
+    with pytest.raises(InputError, match=r"run jobs/embed\.py with the same config first"):
+        pipeline.embed.require()
+    with pytest.raises(InputError, match=r"same config and --set embedding\.checkpoint=untrained first"):
+        pipeline.untrained.embed.require()
+
+
 def test_input_that_lands_in_between_splits_no_run(tmp_path) -> None:
     """All stages of a pipeline, and all runs of a study, know one state of the input."""
     (tmp_path / "clicks.csv").write_text((ROOT / "configs" / "own_events" / "clicks.csv").read_text())

@@ -38,6 +38,7 @@ RECIPES = {
     "scheduler window": {"shape": "window"},
     "constant": {},
     "ggsm": {"timing": "previous_step"},
+    "ggsm mask": {"timing": "previous_step", "grad_site": "mask"},
     "ggsm two_pass": {"timing": "two_pass"},
     "ggsm frozen_tower": {"timing": "frozen_tower"},
 }

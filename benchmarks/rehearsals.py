@@ -424,27 +424,32 @@ def autoscaling(stage: Stage, table: str) -> Told:
     config.write_text(json.dumps(AUTOSCALER))
     command = [*ray, "start", "--head", "--port=6379", "--num-cpus=0", "--object-store-memory=100000000"]
     fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
-    subprocess.run([*command, f"--autoscaling-config={config}"], check=True, env=os.environ | fake)
-    watch = [sys.executable, "-c", WATCH]
-    counts = Path(SHARED / "counts")
-    environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:6379"}
-    with counts.open("wb") as log:
-        watching = subprocess.Popen(watch, stdout=log, env=environment)
-    until(lambda: counts.read_text().strip())
-    command = [*stage.world.command(), "--set", f"table={table}"]
-    start, output = time.time(), SHARED / "autoscaled.log"
-    with output.open("wb") as log:
-        code = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log).returncode
-    lines = [line[:400] for line in output.read_text().splitlines() if line.strip() and not RAYS_OWN.search(line)]
-    told.attempts.append(("ray-ggsm refresh --config refresh.yaml", code, time.time() - start, "\n".join(lines[-4:])))
-    assert code == 0, output.read_text()
-    until(lambda: counts.read_text().split()[-1] == "0")
-    watching.terminate()
-    seen = counts.read_text().split()
-    told.notes.append(f"Worker nodes, one after the other: {' -> '.join(seen)}.")
-    assert seen[0] == seen[-1] == "0", seen
-    assert max(seen) != "0", seen
-    run(*ray, "stop", "--force")
+    with contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(run, *ray, "stop", "--force")
+        subprocess.run([*command, f"--autoscaling-config={config}"], check=True, env=os.environ | fake)
+        watch = [sys.executable, "-c", WATCH]
+        counts = Path(SHARED / "counts")
+        environment = os.environ | {"RAY_ADDRESS": "127.0.0.1:6379"}
+        with counts.open("wb") as log:
+            watching = subprocess.Popen(watch, stdout=log, env=environment)
+        at_the_end.callback(watching.terminate)
+        until(lambda: counts.read_text().strip())
+        command = [*stage.world.command(), "--set", f"table={table}"]
+        start, output = time.time(), SHARED / "autoscaled.log"
+        with output.open("wb") as log:
+            code = subprocess.run(
+                command, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
+            ).returncode
+        lines = [line[:400] for line in output.read_text().splitlines() if line.strip() and not RAYS_OWN.search(line)]
+        told.attempts.append(
+            ("ray-ggsm refresh --config refresh.yaml", code, time.time() - start, "\n".join(lines[-4:]))
+        )
+        assert code == 0, output.read_text()
+        until(lambda: counts.read_text().split()[-1] == "0")
+        seen = counts.read_text().split()
+        told.notes.append(f"Worker nodes, one after the other: {' -> '.join(seen)}.")
+        assert seen[0] == seen[-1] == "0", seen
+        assert max(seen) != "0", seen
     return told
 
 
@@ -518,7 +523,8 @@ def page(found: dict) -> str:
             for said, code, seconds, lines in told["attempts"]
         ]
         notes = "\n".join(f"- {note}" for note in [*told["notes"], f"Afterwards: {told['table']}."])
-        parts.append("\n\n".join([f"## {name}: {title[0].lower()}{title[1:]}", told["done"], *shown, notes]))
+        first = title[0] if title[1].isupper() else title[0].lower()
+        parts.append("\n\n".join([f"## {name}: {first}{title[1:]}", told["done"], *shown, notes]))
     head = PAGE.format(cores=os.cpu_count(), kernel=platform.release(), users=USERS)
     missing = [f"`{name}`" for name in (*REHEARSALS, "autoscaling") if name not in found]
     told = f"**Written, and not run to their end so far**: {', '.join(missing)}." if missing else "All were run."

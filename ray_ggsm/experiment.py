@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Mapping
 from typing import Annotated, Self
@@ -286,11 +287,13 @@ class Experiment(Config):
         return None if self.mask is None else masks.with_total_steps(self.mask, self.training.total_steps)
 
 
-def loaded(file: str, settings: Mapping[str, JsonValue]) -> Experiment:
-    """The experiment of a config file with changes, `settings` (key.path -> value) of another config.
+def arguments(file: str, settings: Mapping[str, JsonValue]) -> str:
+    """How a job is told of the experiment of `loaded`."""
+    changes = (f"{key}={json.dumps(value)}" for key, value in settings.items())
+    return shlex.join(["--config", file, *(part for change in changes for part in ("--set", change))])
 
-    Raises:
-        InputError: as `load`.
-    """
+
+def loaded(file: str, settings: Mapping[str, JsonValue]) -> Experiment:
+    """The experiment of a file with changes, `settings` (key.path -> value) of another config; raises as `load`."""
     changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
     return load(Experiment, file, changes, ["settings"] * len(changes))

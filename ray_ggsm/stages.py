@@ -30,6 +30,7 @@ from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, S
 from ray_ggsm.training.questions import QuestionRows, newest_questions
 
 Result = TypeVar("Result", bound=StageResult)
+SAME = "the same config"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Stage(Generic[Result]):
     """The place of one stage."""
 
     location: str
-    settings: str = ""
-    """Arguments of its job beside the config."""
+    run_with: str = field(default=SAME, compare=False)
+    """What its job has to be run with."""
     name: ClassVar[str]
     results: ClassVar[type[StageResult]]
 
@@ -67,10 +68,9 @@ class Stage(Generic[Result]):
         """
         result = self.result()
         if result is None:
-            more = f" and {self.settings}" if self.settings else ""
             raise InputError(
-                f"{self.location} is not there yet (with these settings); run jobs/{self.name}.py with the same config"
-                f"{more} first"
+                f"{self.location} is not there yet (with these settings); run jobs/{self.name}.py (or ray-ggsm "
+                f"{self.name}) with {self.run_with} first"
             )
         reads(self.location, self.directory)
         return result
@@ -187,13 +187,13 @@ class Pipeline:
     """The query-answer pairs that training takes; None: there are none yet, or it takes none."""
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Pipeline":
-        """Resolve the places.
+    def of(cls, experiment: Experiment, run_with: str = SAME) -> "Pipeline":
+        """Resolve the places; `run_with` says what the experiment's jobs have to be run with.
 
         Raises:
             InputError: the input files are not there.
         """
-        return pipelines([experiment])[0]
+        return pipelines([experiment], run_with)[0]
 
     @property
     def stages(self) -> Sequence[Stage[StageResult]]:
@@ -213,7 +213,7 @@ class Pipeline:
         return replace(self, experiment=experiment, embed=self.embed_untrained)
 
 
-def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
+def pipelines(experiments: Sequence[Experiment], run_with: str = SAME) -> list[Pipeline]:
     """The pipelines of several experiments; the files of each source are looked at once, and the newest manifest of a
     store is that of now."""
     states: dict[str, object] = {}
@@ -223,11 +223,11 @@ def pipelines(experiments: Sequence[Experiment]) -> list[Pipeline]:
         source = digest(e.data.source, e.data.definition)
         if source not in states:
             states[source] = input_state(e.data)
-        found.append(_resolve(e, states[source]))
+        found.append(_resolve(e, states[source], run_with))
     return found
 
 
-def _resolve(e: Experiment, input_files: object) -> Pipeline:
+def _resolve(e: Experiment, input_files: object, run_with: str) -> Pipeline:
     prepare = digest(e.data, input_files, ROWS_FORMAT)
     # without fields and parts, digests are those of encoders that could not read them
     detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
@@ -247,16 +247,19 @@ def _resolve(e: Experiment, input_files: object) -> Pipeline:
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
         for checkpoint in ("final", "untrained")
     }
-    settings = {"final": "", "untrained": "--set embedding.checkpoint=untrained"}
-    embeds = {key: EmbedStage(storage.join(place, f"embed-{embed[key]}"), settings[key]) for key in embed}
+    untrained = f"{run_with} and --set embedding.checkpoint=untrained"
+    embeds = {
+        key: EmbedStage(storage.join(place, f"embed-{embed[key]}"), untrained if key == "untrained" else run_with)
+        for key in embed
+    }
     evaluate = digest(embed["final"], e.evaluation, e.seed)
     return Pipeline(
         experiment=e,
-        prepare=PrepareStage(storage.join(place, f"prepare-{prepare}")),
-        train=TrainStage(storage.join(place, f"train-{train}")),
+        prepare=PrepareStage(storage.join(place, f"prepare-{prepare}"), run_with),
+        train=TrainStage(storage.join(place, f"train-{train}"), run_with),
         embed=embeds[e.embedding.checkpoint],
         embed_untrained=embeds["untrained"],
-        evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}")),
+        evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}"), run_with),
         questions=questions,
     )
 

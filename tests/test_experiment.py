@@ -1,11 +1,12 @@
 """Stages are named by what they depend on: a changed setting moves the stages it reaches, and no others."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from ray_ggsm.config import InputError, load
-from ray_ggsm.experiment import Experiment
+from ray_ggsm.experiment import Experiment, arguments, loaded
 from ray_ggsm.stages import Pipeline, pipelines
 
 ROOT = Path(__file__).parents[1]
@@ -89,10 +90,21 @@ def test_the_untrained_encoder_has_a_table_of_its_own() -> None:
 
 def test_who_lacks_the_untrained_encoders_table_is_told_how_to_make_it(tmp_path) -> None:
     pipeline = Pipeline.of(load(Experiment, str(CONFIG), [f"output={tmp_path}"]))
-    with pytest.raises(InputError, match=r"run jobs/embed\.py with the same config first"):
+    with pytest.raises(InputError, match=r"run jobs/embed\.py \(or ray-ggsm embed\) with the same config first"):
         pipeline.embed.require()
     with pytest.raises(InputError, match=r"same config and --set embedding\.checkpoint=untrained first"):
         pipeline.untrained.embed.require()
+
+
+def test_jobs_that_name_an_experiment_say_what_its_own_jobs_are_to_be_run_with(tmp_path) -> None:
+    """The words can be given to a shell, and lead to the same stages."""
+    settings = {"output": str(tmp_path), "embedding.instructions": {"food": "buys 'baby' food"}}
+    pipeline = Pipeline.of(loaded(str(CONFIG), settings), arguments(str(CONFIG), settings))
+    with pytest.raises(InputError, match=r"run jobs/train\.py \(or ray-ggsm train\) with --config \S+ --set .* first"):
+        pipeline.train.require()
+    _, file, *changes = shlex.split(pipeline.train.run_with)
+    assert changes[::2] == ["--set", "--set"]
+    assert Pipeline.of(load(Experiment, file, changes[1::2])) == pipeline
 
 
 def test_input_that_lands_in_between_splits_no_run(tmp_path) -> None:

@@ -50,6 +50,7 @@ RECIPES = {
     "constant": {"warmup_share": 0.2},
     "ggsm": {"warmup_share": 0.2},
     "ggsm, literal": {"warmup_share": 0.2, "calibration": "none", "row_scale": "kept", "smoothing": 0.0},
+    "ggsm, what opening is worth": {"warmup_share": 0.2, "grad_site": "mask"},
 }
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 from ray_ggsm import storage
 from ray_ggsm.config import Config, InputError, Location, Runtime
 from ray_ggsm.data import definition
-from ray_ggsm.experiment import loaded
+from ray_ggsm.experiment import arguments, loaded
 from ray_ggsm.exporting.manifest import Manifest
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.stages import Pipeline
@@ -133,7 +133,8 @@ def _write_card(config: ExportConfig) -> None:
     file = storage.join(config.output, CARD)
     if storage.exists(file):
         raise InputError(f"output: {file} is there already; name another directory, or remove it")
-    facts = facts_of(Pipeline.of(loaded(config.experiment or "", config.settings)))
+    file_and_settings = config.experiment or "", config.settings
+    facts = facts_of(Pipeline.of(loaded(*file_and_settings), arguments(*file_and_settings)))
     is_model = storage.exists(storage.join(config.output, "modules.json"))
     storage.write_text(file, model_card(facts, config.licence, "sentence-transformers" if is_model else "ray-ggsm"))
     print(f"export: {file}", flush=True)

@@ -21,6 +21,8 @@ from ray_ggsm.evaluation.linear_probe import LinearProbe
 from ray_ggsm.evaluation.probes import ProbeResult
 from ray_ggsm.hashing import content_digest
 
+AGAIN = "remove the evaluation's stage.json and run jobs/evaluate.py again"
+"""How an evaluation makes its probes anew."""
 SUFFIX: dict[str, str] = {"linear": "safetensors", "lightgbm": "txt"}
 """Kind of probe -> how its file's name ends."""
 
@@ -88,14 +90,13 @@ def load_probe(location: str, label: str, kind: Kind) -> SavedProbe:
     if kind not in SUFFIX or not storage.exists(file):
         raise InputError(
             f"{location}: there is no {kind} probe of '{label}' here ({label}/{kind}.json is missing); an evaluation "
-            "keeps its linear and LightGBM probes in `probes`; where it was made by an earlier version, remove its "
-            "stage.json and run jobs/evaluate.py again"
+            f"keeps its linear and LightGBM probes in `probes`; where it was made by an earlier version, {AGAIN}"
         )
     description = ProbeDescription.model_validate_json(storage.read_text(file))
     place = storage.join(location, label, f"{kind}.{SUFFIX[kind]}")
     data = storage.read_bytes(place)
     if content_digest(data) != description.digest:
-        raise InputError(f"{place} was changed since it was saved; run jobs/evaluate.py again, or restore it")
+        raise InputError(f"{place} was changed since it was saved; restore it, or {AGAIN}")
     return SavedProbe(description, _probe(kind, data, place))
 
 
@@ -112,4 +113,4 @@ def _probe(kind: Kind, data: bytes, place: str) -> LinearProbe | LightGBMProbe:
     try:
         return LinearProbe(**load(data))
     except (SafetensorError, TypeError) as error:
-        raise InputError(f"{place}: this is no linear probe ({error}); run jobs/evaluate.py again") from error
+        raise InputError(f"{place}: this is no linear probe ({error}); {AGAIN}") from error

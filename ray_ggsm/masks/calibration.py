@@ -17,7 +17,8 @@ def calibrated(importance_S: Tensor, seen_S: Tensor, method: Calibration) -> Ten
     """What the sigmoid takes, (S,) float32; 0 at slots that no gradient has reached.
 
     Args:
-        importance_S: float32, mean gradient norm, or relative norm, per slot; 0 where `seen_S` is false.
+        importance_S: float32, mean per slot of gradient norms, relative norms, or what opening is worth; 0 where
+            `seen_S` is false.
         seen_S: bool, slots that a gradient has reached.
         method: how the norms are spread over the slots.
     """

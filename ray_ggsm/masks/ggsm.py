@@ -58,9 +58,10 @@ class ImportanceConfig(ScheduledConfig):
     """How gradients become an importance per slot, and importances become weights."""
 
     grad_site: GradSite = "input"
-    """Hidden states whose gradients count: the input embeddings, the states after layer k, the mean over all layers, or
+    """Where gradients count: the input embeddings, the states after layer k, the mean over all layers, or
     the last states (which cannot rank tokens: with <USER> pooling, their gradient is 0 at every other token). mask: log
-    w itself, with its sign; attention then runs without fused kernels during the warm-up."""
+    w itself, with its sign. Each query before a key counts, so late positions have larger values; and the warm-up then
+    costs the gradient of the attention bias in every layer."""
     timing: Timing = "previous_step"
     """Backward pass that the gradients come from."""
     slot: Literal["modality_rank", "position"] = "modality_rank"
@@ -83,7 +84,7 @@ class GGSMConfig(ImportanceConfig, WarmupConfig):
     """literal: the soft mask applies in full from step 0. ramp: it fades in from causal over the warm-up."""
     ramp: Ramp = "together"
     """After the warm-up. together: all slots reach 1 at T_total (published). by_importance: the most important slot
-    does half-way, when the least important one begins."""
+    reaches 1 half-way, just as the least important one begins."""
 
     def build(self) -> "GGSM":
         """GG-SM with this config's importance."""
@@ -111,7 +112,8 @@ class GGSM(Recipe):
         self.grad_site = config.grad_site
         self.timing = config.timing
         self.importance_S = torch.zeros(0)
-        """Smoothed mean per slot of gradient norms, or of relative norms; meaningful where `seen_S`."""
+        """Smoothed mean per slot of gradient norms, of relative norms, or of what opening is worth; meaningful where
+        `seen_S`."""
         self.seen_S = torch.zeros(0, dtype=torch.bool)
         self._norms: list[Norms] = []
         """The step's micro-batches so far."""
@@ -200,16 +202,23 @@ class GGSM(Recipe):
         """As `_means`, of norms without their rows' scales.
 
         Scales follow from importances and importances from scales, so both are found in rounds, which begin at the
-        importance so far; 1, the mean of relative norms, where none is known. What opening is worth can be negative,
-        and is taken relative to the mean of its row's absolute values.
+        importance so far; 1, the mean of relative norms, where none is known. What opening is worth can be negative:
+        its rows' scales are those of its absolute values.
         """
-        if self.grad_site == "mask":
-            return self._means([_relative_to_size(norms) for norms in self._norms], reduce)
-        mean_S, now_S = torch.where(self.seen_S, self.importance_S, 1.0), self.seen_S
+        signed = self.grad_site == "mask"
+        sizes = [(norm_BL.abs(), slot_BL, valid_BL) for norm_BL, slot_BL, valid_BL in self._norms]
+        size_S = torch.ones_like(self.importance_S)
+        if not signed:
+            size_S = torch.where(self.seen_S, self.importance_S, size_S)
+        now_S = self.seen_S
         for _ in range(ROUNDS):
-            found_S, now_S = self._means([_relative(norms, mean_S) for norms in self._norms], reduce)
-            mean_S = torch.where(now_S, found_S, mean_S)
-        return mean_S, now_S
+            found_S, now_S = self._means([_relative(norms, size_S) for norms in sizes], reduce)
+            size_S = torch.where(now_S, found_S, size_S)
+        if not signed:
+            return size_S, now_S
+        relative = [_relative(norms, size_S) for norms in sizes]
+        with_sign = zip(self._norms, relative, strict=True)
+        return self._means([(r_BL * n_BL.sign(), s_BL, v_BL) for (n_BL, _, _), (r_BL, s_BL, v_BL) in with_sign], reduce)
 
     def _slot_BL(self, tokens: Tokens) -> Tensor:
         if self.config.slot == "modality_rank":
@@ -222,13 +231,6 @@ def _relative(norms: Norms, importance_S: Tensor) -> Norms:
     norm_BL, slot_BL, valid_BL = norms
     relative_BL = relative_norms(norm_BL, importance_S.to(slot_BL.device)[slot_BL], valid_BL)
     return relative_BL, slot_BL, valid_BL & (relative_BL > 0).any(dim=1, keepdim=True)
-
-
-def _relative_to_size(worth: Norms) -> Norms:
-    """Over the mean of its row's absolute values."""
-    worth_BL, slot_BL, valid_BL = worth
-    size_BL = relative_norms(worth_BL.abs(), torch.ones_like(worth_BL), valid_BL)
-    return size_BL * worth_BL.sign(), slot_BL, valid_BL & (size_BL > 0).any(dim=1, keepdim=True)
 
 
 class HybridMask(GGSM):

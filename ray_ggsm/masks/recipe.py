@@ -91,7 +91,8 @@ class Recipe(ABC):
     """
 
     grad_site: str | None = None
-    """Hidden states whose gradients the training loop gives to `observe`; None when the recipe needs no gradients."""
+    """Where the gradients are taken that the training loop gives to `observe` (`ray_ggsm.model.observe`); None when the
+    recipe needs none."""
     timing: Timing = "previous_step"
     """The backward pass that these gradients come from."""
     trains: bool = True
@@ -126,7 +127,7 @@ class Recipe(ABC):
         return False
 
     def observe(self, grad_BLD: Tensor, tokens: Tokens, step: int) -> None:
-        """Collect the loss gradient at the hidden states of one micro-batch of step `step`."""
+        """Collect the loss gradient at `grad_site` of one micro-batch of step `step`."""
         return
 
     def end_step(self, reduce: Reduce) -> None:

@@ -63,6 +63,7 @@ class Visibility:
         self.asked, self.apart_BLL = asked, apart_BLL
         self._biases: dict[int | None, Tensor] = {}
         self._blocks: dict[int | None, BlockMask] = {}
+        self._log_weight: Tensor | None = None
 
     def with_weight(self, weight: Tensor) -> "Visibility":
         """A copy with another weight, for one layer."""
@@ -108,10 +109,12 @@ class Visibility:
             self._blocks[window] = create_block_mask(visible, B, None, L, L, device=valid_BL.device.type)
         return self._blocks[window]
 
-    @cached_property
+    @property
     def log_weight(self) -> Tensor:
         """log w in float32, shape as `weight`; 0 for closed keys, which the block mask hides."""
-        return torch.log(torch.where(self.weight > 0, self.weight.float(), 1.0))
+        if self._log_weight is None or self.weight.requires_grad:  # as in `bias`
+            self._log_weight = torch.log(torch.where(self.weight > 0, self.weight.float(), 1.0))
+        return self._log_weight
 
     def _far_LL(self, window: int) -> Tensor:
         position_L = torch.arange(self.valid_BL.shape[1], device=self.valid_BL.device)

@@ -141,10 +141,9 @@ class UserEncoder(nn.Module):
         """
         inputs_BLD = inputs_BLD.to(self.config.torch_dtype)
         backend, apart_BLL = self._backend(inputs_BLD.is_cuda, watch is not None), tokens.apart_BLL()
-        sites, log_weight = {o.site for o in observe}, None
+        sites = {o.site for o in observe}
         if "mask" in sites:
-            log_weight = weight.log().requires_grad_()
-            weight = log_weight.exp()
+            weight = weight.detach().requires_grad_()
         visibility = Visibility(weight, tokens.valid_BL, inputs_BLD.dtype, backend, watch, asked, apart_BLL)
         output = self.backbone(
             inputs_embeds=inputs_BLD,
@@ -154,8 +153,7 @@ class UserEncoder(nn.Module):
             output_hidden_states=bool(sites - {"input", "last", "mask"}),
         )
         for observer in observe:
-            for state in observer.states(log_weight, inputs_BLD, output):
-                state.register_hook(observer.take)
+            observer.attach(weight, inputs_BLD, output)
         states: Tensor = output.last_hidden_state
         return states
 

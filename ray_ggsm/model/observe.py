@@ -1,4 +1,4 @@
-"""Gradients of the loss at hidden states, which GG-SM learns from.
+"""Gradients of the loss at hidden states, or at the mask, which GG-SM learns from.
 
 Legend: B rows, L tokens, D width of the backbone.
 """
@@ -17,25 +17,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observe:
-    """A request for the loss gradients at some hidden states, which the backward pass delivers."""
+    """A request for the loss gradients at some place, which the backward pass delivers."""
 
     site: str
     """`input`, `last`, `layer:k` (the states after k layers), `mean_layers` (those after each layer), or `mask` (log
-    w)."""
+    w, where w is a weight per key)."""
     take: Callable[[Tensor], None]
     """Gets the gradients (B, L, D), once per observed layer; of `mask`, (B, L)."""
 
-    def states(
-        self, log_weight: Tensor | None, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput"
-    ) -> Sequence[Tensor]:
-        """The observed states of one forward pass.
+    def attach(
+        self, weight: Tensor, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput"
+    ) -> None:
+        """Have the backward pass of one forward pass deliver.
 
         Raises:
             InputError: the backbone has too few layers.
         """
         if self.site == "mask":
-            assert log_weight is not None
-            return [log_weight]
+            weight.register_hook(lambda grad: self.take(grad * weight.detach()))  # d/d log w = w d/dw
+            return
+        for state_BLD in self._states(inputs_BLD, output):
+            state_BLD.register_hook(self.take)
+
+    def _states(self, inputs_BLD: Tensor, output: "transformers.modeling_outputs.BaseModelOutput") -> Sequence[Tensor]:
         if self.site == "input":
             return [inputs_BLD]
         if self.site == "last":

@@ -23,7 +23,7 @@ from ray_ggsm.evaluation.keys import KEYS, with_keys
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages import charts
 from ray_ggsm.evaluation.replay import CARRIED, EXACT, Loss, PlayedNight, Replay, headline, losses_of, markdown
-from ray_ggsm.experiment import Experiment, RayConfig, loaded
+from ray_ggsm.experiment import Experiment, RayConfig, arguments, loaded
 from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
 from ray_ggsm.on_ray.evaluate import check_evaluation, check_one_instruction
@@ -55,7 +55,7 @@ class ReplayConfig(Config):
         Raises:
             InputError: it cannot be evaluated.
         """
-        pipeline = Pipeline.of(loaded(self.experiment, self.settings))
+        pipeline = Pipeline.of(loaded(self.experiment, self.settings), arguments(self.experiment, self.settings))
         check_evaluation(pipeline.experiment)
         check_one_instruction(pipeline.experiment)
         return pipeline
@@ -71,7 +71,7 @@ def preview(config: ReplayConfig) -> str:
     """What a replay would do; raises like `replay`, before anything is done."""
     pipeline = config.pipeline()
     days, done = config.days(pipeline.experiment), pipeline.embed.result() is not None
-    todo = "" if done else f"; jobs/quickstart.py has to run with {config.experiment} first"
+    todo = "" if done else f"; jobs/quickstart.py has to run with {pipeline.embed.run_with} first"
     return f"replay: {len(days)} nights from {days[0]} to {days[-1]}, to {_place(config, pipeline)}{todo}"
 
 

@@ -21,7 +21,7 @@ from ray_ggsm.encoders.kinds import load
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.encoders.prompt_tuning import PromptTuner, TuningConfig, balanced
 from ray_ggsm.evaluation.metrics import auc
-from ray_ggsm.experiment import Experiment, loaded
+from ray_ggsm.experiment import Experiment, arguments, loaded
 from ray_ggsm.log import say
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
@@ -104,7 +104,7 @@ def _pipeline(config: TunePromptConfig) -> Pipeline:
         raise InputError(f"label: '{config.label}' is none of data.labels ({', '.join(experiment.data.labels)})")
     if experiment.model.kind != "llm":
         raise InputError(f"model.kind: an encoder of the kind {experiment.model.kind} takes no instructions")
-    pipeline = Pipeline.of(experiment)
+    pipeline = Pipeline.of(experiment, arguments(config.experiment, config.settings))
     pipeline.prepare.require()
     pipeline.train.require()
     return pipeline

@@ -1,6 +1,7 @@
 """Recipes against numbers worked out from the paper's eq. 5 and Appendix A.4, in float64 and without their code."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -220,19 +221,30 @@ def test_ramp_in_fades_from_causal_to_the_soft_mask() -> None:
 
 @pytest.mark.parametrize("row_scale", ["kept", "removed"])
 def test_what_opening_is_worth_against_a_loop(row_scale) -> None:
-    """Minus the gradient at log w, mean per slot; without its row's scale, over the mean of the row's sizes."""
+    """Minus the gradient at log w, mean per slot. Without its row's scale: over the row's absolute values in sum, which
+    are relative to those of its slots in sum; both follow from each other."""
     recipe, t_ = ggsm(grad_site="mask", row_scale=row_scale), tokens()
     grad = np.random.default_rng(8).normal(size=(B, L))
     step(recipe, torch.from_numpy(grad), 0)
-    found: dict[int, list[float]] = {}
-    for b in range(B):
-        there = [j for j in range(L) if t_.valid_BL[b, j]]
-        size = sum(abs(grad[b, j]) for j in there) / len(there) if row_scale == "removed" else 1.0
-        for j in there:
-            found.setdefault(int(t_.slot_BL[b, j]), []).append(-grad[b, j] / size)
-    for slot, values in found.items():
-        assert recipe.importance_S[slot].item() == pytest.approx(sum(values) / len(values), rel=1e-5)
-    assert recipe.seen_S.nonzero().flatten().tolist() == sorted(found)
+    there = {b: [j for j in range(L) if t_.valid_BL[b, j]] for b in range(B)}
+    slots = {int(t_.slot_BL[b, j]) for b in range(B) for j in there[b]}
+    size, scale = dict.fromkeys(slots, 1.0), dict.fromkeys(range(B), 1.0)
+
+    def means(value: Callable[[float, int], float]) -> dict[int, float]:
+        found: dict[int, list[float]] = {slot: [] for slot in slots}
+        for b in range(B):
+            for j in there[b]:
+                found[int(t_.slot_BL[b, j])].append(value(grad[b, j], b))
+        return {slot: sum(values) / len(values) for slot, values in found.items()}
+
+    for _ in range(11 if row_scale == "removed" else 0):
+        for b in range(B):
+            scale[b] = sum(abs(grad[b, j]) for j in there[b]) / sum(size[int(t_.slot_BL[b, j])] for j in there[b])
+        size = means(lambda g, b: abs(g) / scale[b])
+    expected = means(lambda g, b: -g / scale[b])
+    for slot in slots:
+        assert recipe.importance_S[slot].item() == pytest.approx(expected[slot], rel=1e-4)
+    assert recipe.seen_S.nonzero().flatten().tolist() == sorted(slots)
 
 
 def test_important_slots_are_ramped_first() -> None:
@@ -254,6 +266,16 @@ def test_important_slots_are_ramped_first() -> None:
                     expected = (1 - alpha) * soft[b, j].item() + alpha
                     assert weight[b, j].item() == pytest.approx(expected, abs=1e-6)
     assert (recipe.future_weight(tokens(), 10) == 1).all()
+
+
+def test_a_slot_that_no_gradient_has_reached_is_ramped_in_the_middle() -> None:
+    recipe = ggsm(ramp="by_importance")
+    step(recipe, gradients(0), 0)
+    recipe.seen_S[int(tokens().slot_BL[0, 1])] = False
+    for t in (5, 7, 9):
+        alpha = min(max(2 * (t - 4) / 6 - 0.5, 0.0), 1.0)
+        soft = 1 / (1 + math.exp(-recipe.importance_S[int(tokens().slot_BL[0, 1])].item()))
+        assert recipe.future_weight(tokens(), t)[0, 1].item() == pytest.approx((1 - alpha) * soft + alpha, abs=1e-6)
 
 
 def test_calibrations_order_slots_alike() -> None:
@@ -323,11 +345,13 @@ def test_the_union_has_every_recipe() -> None:
                             "scheduler", "constant", "ggsm"]),
     calibration=st.sampled_from(["none", "zscore", "rank"]),
     slot=st.sampled_from(["position", "modality_rank"]),
+    grad_site=st.sampled_from(["input", "mask"]),
+    ramp=st.sampled_from(["together", "by_importance"]),
     row_scale=st.sampled_from(["kept", "removed"]),
     scale=st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 1e6, 1e15]),
     steps=st.integers(1, 9),
 )  # fmt: skip
-def test_a_weight_never_leaves_zero_to_one(recipe, calibration, slot, row_scale, scale, steps) -> None:
+def test_a_weight_never_leaves_zero_to_one(recipe, calibration, slot, grad_site, ramp, row_scale, scale, steps) -> None:
     values: dict = {"recipe": recipe}
     if recipe in ("scheduler", "constant", "ggsm", "hybrid_mask"):
         values["total_steps"] = 7
@@ -335,11 +359,15 @@ def test_a_weight_never_leaves_zero_to_one(recipe, calibration, slot, row_scale,
         values |= {
             "calibration": calibration,
             "slot": slot,
+            "grad_site": grad_site,
             "row_scale": "kept" if calibration == "none" else row_scale,
         }
+    if recipe == "ggsm":
+        values["ramp"] = ramp
     built = TypeAdapter(MaskConfig).validate_python(values).build()
     for t in range(steps):
         for weight in (built.future_weight(tokens(), t), built.inference_weight(tokens())):
             assert ((weight >= 0) & (weight <= 1)).all()  # also refuses NaN
-        built.observe(gradients(t, scale), tokens(), t)
+        gradient = gradients(t, scale)
+        built.observe(gradient[..., 0] if built.grad_site == "mask" else gradient, tokens(), t)
         built.end_step(lambda tensor: tensor)

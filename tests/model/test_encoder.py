@@ -230,8 +230,8 @@ def test_grad_sites_against_autograd(site, make_encoder, make_rows) -> None:
 
 
 def test_the_gradient_at_the_mask_against_differences(make_encoder, make_rows) -> None:
-    """Opening one key a little, at log w, changes the loss as much as its gradient says; the present key is no future
-    key of anyone before it only if it is the first."""
+    """Opening one key a little, at log w, changes the loss as much as its gradient says. The first key is nobody's
+    future key, so its gradient is 0."""
     bundle = make_encoder(pooling="mean")
     encoder, batch = bundle.encoder.eval(), collator(bundle).users(make_rows(users=2))
     tokens = batch.layout.tokens

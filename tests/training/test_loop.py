@@ -113,11 +113,13 @@ def test_targets_train_through_the_published_vector_and_their_heads_are_not_save
     torch.testing.assert_close(back.vectors(states_BW, "user"), trainer.learner.encoder.vectors(states_BW, "user"))
 
 
+@pytest.mark.parametrize("grad_site", ["input", "mask"])
 @pytest.mark.parametrize("graph_tokens", [0, 150])
-def test_gradient_caching_changes_nothing_and_dropout_is_replayed(graph_tokens, make_trainer) -> None:
+def test_gradient_caching_changes_nothing_and_dropout_is_replayed(graph_tokens, grad_site, make_trainer) -> None:
     """Without kept graphs, or with some, every bit is as with all graphs kept; GG-SM sees the same gradients."""
     model = {"tabular_dropout": 0.3, "lora": LoraConfig(r=3, alpha=3, dropout=0.2)}
-    kept, cached = (make_trainer(model, tokens_per_micro_batch=60, graph_tokens=g) for g in (10**6, graph_tokens))
+    mask = {"grad_site": grad_site}
+    kept, cached = (make_trainer(model, mask, tokens_per_micro_batch=60, graph_tokens=g) for g in (10**6, graph_tokens))
     for _ in range(3):
         assert comparable(step(kept)) == comparable(step(cached))
     for name, weight in weights(kept).items():
@@ -285,10 +287,12 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(make_trainer, tmp_path) 
         second.restore(str(tmp_path / "checkpoint"))
 
 
-@pytest.mark.parametrize("recipe", ["ggsm", "hybrid_mlp", "hybrid_gq"])
+@pytest.mark.parametrize("recipe", ["ggsm", "ggsm at the mask", "hybrid_mlp", "hybrid_gq"])
 def test_activation_checkpointing_changes_nothing(recipe, make_trainer) -> None:
     model = {"lora": LoraConfig(r=3, alpha=3, dropout=0.2)}
-    mask = TypeAdapter(MaskConfig).validate_python({"recipe": recipe}) if recipe != "ggsm" else None
+    mask = {"grad_site": "mask" if "mask" in recipe else "input"}
+    if not recipe.startswith("ggsm"):
+        mask = TypeAdapter(MaskConfig).validate_python({"recipe": recipe})
     plain, frugal = (make_trainer(model, mask, activation_checkpointing=frugal) for frugal in (False, True))
     for _ in range(2):
         assert comparable(step(plain)) == pytest.approx(comparable(step(frugal)), rel=1e-5)

@@ -94,8 +94,7 @@ class RayConfig(Config):
     @property
     def pool(self) -> PoolSize:
         """`embed_workers` as a range."""
-        size = self.embed_workers
-        return PoolSize(min=size, max=size) if isinstance(size, int) else size
+        return size if isinstance(size := self.embed_workers, PoolSize) else PoolSize(min=size, max=size)
 
     @property
     def busy_cpus(self) -> int:
@@ -289,11 +288,13 @@ class Experiment(Config):
 
 def arguments(file: str, settings: Mapping[str, JsonValue]) -> str:
     """How a job is told of the experiment of `loaded`."""
-    changes = (f"{key}={json.dumps(value)}" for key, value in settings.items())
-    return shlex.join(["--config", file, *(part for change in changes for part in ("--set", change))])
+    return shlex.join(["--config", file, *(part for change in _changes(settings) for part in ("--set", change))])
 
 
 def loaded(file: str, settings: Mapping[str, JsonValue]) -> Experiment:
     """The experiment of a file with changes, `settings` (key.path -> value) of another config; raises as `load`."""
-    changes = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    return load(Experiment, file, changes, ["settings"] * len(changes))
+    return load(Experiment, file, _changes(settings), ["settings"] * len(settings))
+
+
+def _changes(settings: Mapping[str, JsonValue]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in settings.items()]

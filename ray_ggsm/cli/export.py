@@ -133,8 +133,8 @@ def _write_card(config: ExportConfig) -> None:
     file = storage.join(config.output, CARD)
     if storage.exists(file):
         raise InputError(f"output: {file} is there already; name another directory, or remove it")
-    file_and_settings = config.experiment or "", config.settings
-    facts = facts_of(Pipeline.of(loaded(*file_and_settings), arguments(*file_and_settings)))
+    experiment = config.experiment or ""
+    facts = facts_of(Pipeline.of(loaded(experiment, config.settings), arguments(experiment, config.settings)))
     is_model = storage.exists(storage.join(config.output, "modules.json"))
     storage.write_text(file, model_card(facts, config.licence, "sentence-transformers" if is_model else "ray-ggsm"))
     print(f"export: {file}", flush=True)

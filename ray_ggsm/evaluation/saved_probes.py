@@ -92,9 +92,11 @@ def load_probe(location: str, label: str, kind: Kind) -> SavedProbe:
             f"{location}: there is no {kind} probe of '{label}' here ({label}/{kind}.json is missing); an evaluation "
             f"keeps its linear and LightGBM probes in `probes`; where it was made by an earlier version, {AGAIN}"
         )
-    description = ProbeDescription.model_validate_json(storage.read_text(file))
     place = storage.join(location, label, f"{kind}.{SUFFIX[kind]}")
-    data = storage.read_bytes(place)
+    try:
+        description, data = ProbeDescription.model_validate_json(storage.read_text(file)), storage.read_bytes(place)
+    except (FileNotFoundError, ValueError) as error:  # pydantic's errors are ValueErrors
+        raise InputError(f"{file} is damaged, or {place} is missing; restore them, or {AGAIN}") from error
     if content_digest(data) != description.digest:
         raise InputError(f"{place} was changed since it was saved; restore it, or {AGAIN}")
     return SavedProbe(description, _probe(kind, data, place))

@@ -15,8 +15,11 @@ class SlotWeights(Record):
     weight: dict[int, tuple[float, ...]]
     """Step, counted from 1 -> weight of future keys per slot, in [0, 1]."""
     importance: tuple[float | None, ...] | None = None
-    """GG-SM's importance g per slot at the end of its warm-up, a gradient norm or a relative one, None at slots without
-    any token. None as a whole where the recipe has no gradient norms."""
+    """GG-SM's importance g per slot at the end of its warm-up, a gradient norm, a relative one, or what opening the
+    slot is worth (`grad_site`), None at slots without any token. None as a whole for recipes without importances."""
+    grad_site: str | None = None
+    """GG-SM's `grad_site`: where the gradients were taken; `mask` for what opening is worth. None for recipes without
+    importances, and in older files, which have gradient norms."""
     row_scale: str = "kept"
     """GG-SM's `row_scale`: whether g is a gradient norm (`kept`) or relative to its row (`removed`)."""
     calibration: str | None = None

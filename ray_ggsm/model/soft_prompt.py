@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -60,15 +61,21 @@ def load_prompt(location: str) -> SoftPrompt:
     """Read a prompt.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a file of it is missing or damaged.
     """
     file = storage.join(location, "prompt.json")
     if not storage.exists(file):
         raise InputError(f"{location}: no soft prompt here (prompt.json is missing); jobs/tune_prompt.py writes one")
-    with storage.local_copy(location) as directory:
-        tensors = load_file(os.path.join(directory, "prompt.safetensors"))
-    description = PromptDescription.model_validate_json(storage.read_text(file))
-    return SoftPrompt(description, tensors["vector_PD"], tensors["prototype_KW"])
+    try:
+        with storage.local_copy(location) as directory:
+            tensors = load_file(os.path.join(directory, "prompt.safetensors"))
+        description = PromptDescription.model_validate_json(storage.read_text(file))
+        return SoftPrompt(description, tensors["vector_PD"], tensors["prototype_KW"])
+    except (FileNotFoundError, ValueError, SafetensorError, KeyError) as error:  # pydantic's errors are ValueErrors
+        raise InputError(
+            f"{location}: prompt.json or prompt.safetensors is missing or damaged; restore them, or remove the "
+            "directory and run jobs/tune_prompt.py again"
+        ) from error
 
 
 def prompts_of(instructions: Sequence[str], encoder: SavedEncoder) -> dict[str, Tensor]:

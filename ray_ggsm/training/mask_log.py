@@ -132,16 +132,14 @@ class MaskLog:
             weight={int(step): tuple(weights) for step, weights in self.weight.items()},
             importance=self._importance(),
             calibration=mask.calibration if isinstance(mask, ImportanceConfig) else None,
+            grad_site=mask.grad_site if isinstance(mask, ImportanceConfig) else None,
             row_scale=mask.row_scale if isinstance(mask, ImportanceConfig) else "kept",
         )
 
     def _importance(self) -> tuple[float | None, ...] | None:
-        """GG-SM's importance per slot, None at slots without any token; None where it does not belong to slots, or is
-        no gradient norm."""
+        """GG-SM's importance per slot, None at slots without any token; None where it does not belong to slots."""
         recipe = self.recipe
         if not isinstance(recipe, GGSM) or recipe.config.slot != "modality_rank" or not len(recipe.importance_S):
-            return None
-        if recipe.grad_site == "mask":
             return None
         pairs = zip(recipe.importance_S.tolist(), recipe.seen_S.tolist(), strict=True)
         return tuple(g if seen else None for g, seen in pairs)

@@ -113,6 +113,11 @@ def test_saved_prompts_come_back_and_know_their_encoder(tmp_path: Path) -> None:
         prompts_of([f"prompt:{tmp_path / 'q'}"], e1)
     with pytest.raises(InputError, match="must name the whole path"):
         prompts_of(["prompt:outputs/p"], e1)
+    for name in ("prompt.safetensors", "prompt.json"):
+        (tmp_path / "p" / name).write_text("{")
+        with pytest.raises(InputError, match="is missing or damaged; restore them, or remove"):
+            load_prompt(str(tmp_path / "p"))
+        prompt.save(str(tmp_path / "p"))
 
 
 def test_a_prompt_shares_the_history_with_other_questions(tiny_decoder: str) -> None:

@@ -58,3 +58,9 @@ def test_probes_that_are_missing_or_changed_are_refused(saved) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"linear.safetensors was changed since it was saved"):
         load_probe(str(place), "buys", "linear")
+    file.unlink()
+    with pytest.raises(InputError, match=r"linear.safetensors is missing"):
+        load_probe(str(place), "buys", "linear")
+    (place / "buys" / "lightgbm.json").write_text("{")
+    with pytest.raises(InputError, match=r"lightgbm.json is damaged, or "):
+        load_probe(str(place), "buys", "lightgbm")

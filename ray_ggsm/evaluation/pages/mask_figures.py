@@ -86,9 +86,10 @@ def over_steps(mask: MaskHistory) -> list[Figure]:
 def over_gradients(slots: SlotWeights | None) -> Figure | None:
     """sigma(g), and sigma of the z-score of g, of every slot that has an importance g, in the order of g (eq. 5).
 
-    Without the row's scale, g is no gradient norm, and the published weight is not shown.
+    Without the row's scale, g is no gradient norm, and the published weight is not shown. Nothing is shown where g is
+    what opening a slot is worth.
     """
-    if slots is None or slots.importance is None:
+    if slots is None or slots.importance is None or slots.grad_site == "mask":
         return None
     norms = np.sort([g for g in slots.importance if g is not None])
     if len(norms) < 2:

@@ -48,6 +48,12 @@ def test_published_weight_is_flat_and_calibrated_one_is_not():
     assert f"between {min(seen):.2g} and {max(seen):.2g}, so near zero" in figure.note
 
 
+def test_what_opening_is_worth_is_not_drawn_as_a_gradient_norm():
+    slots = slots_with((0.1, -0.2, 0.3))
+    assert over_gradients(slots) is not None
+    assert over_gradients(slots.model_copy(update={"grad_site": "mask"})) is None
+
+
 def test_calibrated_weight_against_the_formula():
     norms = [0.3, 0.02, 0.05, 0.11, 0.07]
     mean, spread = statistics.mean(norms), statistics.pstdev(norms)

@@ -2,6 +2,7 @@
 
     python benchmarks/compatible.py --config configs/lifters/train.yaml --set data.source.tables.lifts.files=FILE
         [--versions 5] [--seeds 0 1 2] [--kinds rotation linear residual] [--version-set 3 model.backbone.width=96]
+        [--remember first|previous]   # versions from 2 on are trained with training.old_space
 
 Version v of chain s is trained with seed 100 s + v, so no two share their initial weights, and is embedded by the
 ordinary jobs. Probes are fitted on version 1 and stay as they are. They score the test rows of each later version three
@@ -60,14 +61,16 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--kinds", nargs="+", default=["rotation", "linear", "residual"])
+    parser.add_argument("--remember", choices=["first", "previous"])
     parser.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE")
     parser.add_argument("--version-set", nargs=2, action="append", default=[], metavar=("VERSION", "KEY.PATH=VALUE"))
     options = parser.parse_args()
     aucs: dict[int, Aucs] = {version: {} for version in range(1, options.versions + 1)}
     with connected(load(Experiment, options.config, options.set)):
         for chain in options.seeds:
-            places = [pipeline(options, chain, version) for version in aucs]
-            for place in places:
+            places: list[Pipeline] = []
+            for version in aucs:
+                places.append(place := pipeline(options, chain, version, places))
                 prepare(place)
                 train(place)
                 embed(place)
@@ -76,9 +79,11 @@ def main() -> None:
             print(f"\nchain {chain} done\n{table(aucs)}", flush=True)
 
 
-def pipeline(options: argparse.Namespace, chain: int, version: int) -> Pipeline:
-    """The stages of one version of a chain."""
+def pipeline(options: argparse.Namespace, chain: int, version: int, before: Sequence[Pipeline]) -> Pipeline:
+    """The stages of one version of a chain, which comes after others."""
     own = [setting for number, setting in options.version_set if int(number) == version]
+    if options.remember and before:
+        own.append(f"training.old_space.encoder={before[0 if options.remember == 'first' else -1].train.encoder}")
     return Pipeline.of(load(Experiment, options.config, [*options.set, *own, f"seed={100 * chain + version}"]))
 
 

@@ -105,7 +105,7 @@ class RayConfig(Config):
 
 OF_THE_LANGUAGE_MODEL = (
     "temperature", "margin", "terms", "same_side", "contrast_weight", "targets", "answer", "questions", "mask_rule",
-    "ntp_weight", "tokens_per_micro_batch", "activation_checkpointing",
+    "ntp_weight", "old_space", "tokens_per_micro_batch", "activation_checkpointing",
 )  # fmt: skip
 """Settings of `training` that other kinds of encoders have no use for."""
 

@@ -26,6 +26,7 @@ from ray_ggsm.log import about, say
 from ray_ggsm.masks.recipe import WarmupConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.masks.slot_weights import SlotWeights
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
 from ray_ggsm.training.questions import QuestionRows, newest_questions
 
@@ -229,19 +230,8 @@ def pipelines(experiments: Sequence[Experiment], run_with: str = SAME) -> list[P
 
 def _resolve(e: Experiment, input_files: object, run_with: str) -> Pipeline:
     prepare = digest(e.data, input_files, ROWS_FORMAT)
-    # without fields and parts, digests are those of encoders that could not read them
-    detailed = [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]
     questions = newest_questions(e.training.questions) if e.training.questions else None
-    train = digest(
-        prepare,
-        e.model,
-        e.mask,
-        e.training,
-        e.seed,
-        *([detailed] if detailed else ()),
-        *changes_of_training(e),
-        *([questions.digest if questions else None] if e.training.questions else ()),
-    )
+    train = digest(prepare, e.model, e.mask, e.training, e.seed, *_more_of_training(e, questions))
     place = storage.absolute(e.output)
     embed = {
         checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
@@ -262,6 +252,17 @@ def _resolve(e: Experiment, input_files: object, run_with: str) -> Pipeline:
         evaluate=EvaluateStage(storage.join(place, f"evaluate-{evaluate}"), run_with),
         questions=questions,
     )
+
+
+def _more_of_training(e: Experiment, questions: QuestionRows | None) -> Iterator[object]:
+    """What results of training depend on beside the settings; nothing where there is nothing, so that digests stay."""
+    if detailed := [str(m) for m in e.modalities if m.text_fields or m.number_fields or m.parts]:
+        yield detailed
+    yield from changes_of_training(e)
+    if e.training.questions:
+        yield questions.digest if questions else None
+    if e.training.old_space:
+        yield {"older encoder": SavedEncoder.read(e.training.old_space.encoder).digest}
 
 
 def changes_of_training(e: Experiment) -> list[str]:

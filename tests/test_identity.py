@@ -120,6 +120,7 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.projection", {}), "example"),
+    build(Experiment, changed(EXPERIMENT, "training.old_space", {"encoder": "older"}), "example"),
     *(
         build(Experiment, {**EXPERIMENT, "mask": None, "model": {"kind": k, "event_encoder": {"name": "e"}}}, "example")
         for k in ("cpc", "coles", "msdp", "one4all", "found")
@@ -268,6 +269,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "TargetsConfig.horizons_days": [{"horizons_days": [2, 5]}],
     "TrainingConfig.epochs": [{"epochs": 2.0, "steps": None}],
     "AnswerConfig.aggregated": [{"aggregated": True, "form": "text"}],
+    "TrainingConfig.old_space": [{"old_space": {"encoder": "older"}}],
     "TrainingConfig.ntp_weight": [{"ntp_weight": 1.0, "answer": {"form": "text"}}],
     "TrainingConfig.terms": [{"terms": ["ua"]}],
     "TrainingConfig.trackers": [{"trackers": [{"kind": "wandb"}]}],

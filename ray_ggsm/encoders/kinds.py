@@ -10,6 +10,7 @@ import torch
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
+from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.coles import Coles
 from ray_ggsm.encoders.cpc import Cpc
 from ray_ggsm.encoders.features import FeatureReader, Features
@@ -52,6 +53,7 @@ from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.learner import Learner
+from ray_ggsm.training.old_space import OldSpace
 from ray_ggsm.training.workers import Workers
 
 SmallConfig = StreamConfig | FeaturesConfig | TextConfig
@@ -113,8 +115,28 @@ def new_learner(config: EncoderConfig, mask: MaskConfig | None, inputs: Inputs, 
     bundle.encoder.to(run.device)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, inputs.lookup)
     return Contrastive(
-        bundle, collator, run.training, run.workers, run.seed, head=run.head, future_days=run.future_days
-    )
+        bundle, collator, run.training, run.workers, run.seed, head=run.head, future_days=run.future_days,
+        old_space=_old_space(run, inputs.lookup, bundle.encoder.vector_width),
+    )  # fmt: skip
+
+
+def _old_space(run: Run, lookup: Lookup, W: int) -> OldSpace | None:
+    """The older encoder that the run learns to be read as; None: there is none."""
+    config = run.training.old_space
+    if config is None:
+        return None
+    older = load(config.encoder, lookup, run.device)
+    embedder = Embedder(older, run.training.tokens_per_micro_batch)
+
+    def vectors(rows: pa.Table) -> torch.Tensor:
+        found = embedder(rows)
+        if not found.fits.all():
+            raise InputError(
+                f"training.old_space: a row does not fit in memory for {config.encoder}; give workers more memory"
+            )
+        return torch.from_numpy(found.vectors)
+
+    return OldSpace(W, older.vector_width, config.weight, run.seed, vectors)
 
 
 def load(

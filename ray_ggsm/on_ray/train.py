@@ -61,19 +61,21 @@ def _train(pipeline: Pipeline) -> None:
     questions = _questions(pipeline, rows)
     # refuses too few rows before workers start
     training_pairs(rows, questions, training.batch_size, training.question_rows, experiment.seed, None)
+    rows_are = definition.read_file(pipeline.prepare.definition)
+    _check_old_space(experiment, rows_are.digest)
     for sentence in _remarks(stage, experiment):
         say(sentence)
     held_out = training.held_out
     with connected(experiment), timed(stage) as running, console() as lines:
         require(training_workers(experiment.ray), experiment.ray)
         events = _encode_events(pipeline, tuple(summary.features), questions)
+        _check_event_encoder(experiment, events.digest)
         job = _job(pipeline, experiment, tuple(summary.features), questions, events)
         require(training_workers(experiment.ray), experiment.ray)  # nodes may have gone meanwhile
         with kept_room(training_workers(experiment.ray), experiment.ray):
             result = _fit(_ray_trainer(job, stage, lines))
         if failure := ray.get(lines.failed.remote()):
             raise failure
-        rows_are = definition.read_file(pipeline.prepare.definition)
         for encoder in (stage.encoder, stage.untrained):
             definition.write(rows_are, encoder)
         publishes_best = held_out is not None and held_out.publish == "best"
@@ -172,6 +174,28 @@ def _check(experiment: Experiment, rows: dict[str, int]) -> None:
         raise InputError(
             f"training.held_out: {n} rows of '{held_out.split}' are too few; two are needed, and one for each of the"
             f" {workers} training workers"
+        )
+
+
+def _check_old_space(experiment: Experiment, rows: str) -> None:
+    """Refuse an older encoder of other rows; `rows` is their definition's digest."""
+    old_space = experiment.training.old_space
+    found = definition.read(old_space.encoder) if old_space else None
+    if old_space and (found is None or found.digest != rows):
+        why = "has no rows.json" if found is None else "was trained on rows that are made otherwise"
+        raise InputError(
+            f"training.old_space: the encoder in {old_space.encoder} {why}, so it cannot read these rows; give "
+            "data.definition its file rows.json, or leave old_space out and let publishing.compatible map the vectors"
+        )
+
+
+def _check_event_encoder(experiment: Experiment, digest: str) -> None:
+    """Refuse an older encoder that reads the event vectors of another event encoder than the one with this digest."""
+    old_space = experiment.training.old_space
+    if old_space and SavedEncoder.read(old_space.encoder).description.event_encoder_digest != digest:
+        raise InputError(
+            f"training.old_space: the encoder in {old_space.encoder} reads vectors of another event encoder than "
+            "model.event_encoder; take the same, or leave old_space out and let publishing.compatible map the vectors"
         )
 
 

@@ -1,5 +1,5 @@
 """Checkpoints of a training run: the encoder's directory with `optimizer.safetensors`, `training.json` and what else
-the learner needs (of the language model with targets, `heads.safetensors`) in it.
+the learner needs (of the language model with heads, `heads.safetensors`) in it.
 
 Data order, dropout and learning rate are functions of the step, so there is no other state. A checkpoint stores the
 identity of its run part by part, and a run with other parts cannot go on from it.

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from ray_ggsm.config import Config, Rising, Runtime
 from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.loss import MaskRule, Objective, SameSide, Term
+from ray_ggsm.training.old_space import OldSpaceConfig
 from ray_ggsm.training.optimizer import OptimizerConfig
 from ray_ggsm.training.questions import QuestionsConfig
 from ray_ggsm.training.targets import TargetsConfig
@@ -54,6 +55,8 @@ class TrainingConfig(Config):
     nested: Rising = ()
     """Numbers of first dimensions that the loss is taken over, too, each with the weight of the whole vector: e.g. [32,
     64, 128] (`ray_ggsm.training.nested`). Empty: over the whole vector alone."""
+    old_space: OldSpaceConfig | None = None
+    """An older encoder whose vectors are to be read from the new ones, so that models of them live on; null: none."""
     answer: AnswerConfig = AnswerConfig()
     """The answer tower's input."""
     questions: QuestionsConfig | None = None
@@ -92,7 +95,8 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _something_is_learned(self) -> Self:
-        if self.contrast_weight == 0 and (self.targets is None or not self.targets.has_weight):
+        others = (self.targets is not None and self.targets.has_weight) or self.old_space is not None
+        if self.contrast_weight == 0 and not others:
             raise ValueError("contrast_weight: 0, and no target has a weight, so nothing would be learned")
         return self
 

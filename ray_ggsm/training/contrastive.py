@@ -1,20 +1,18 @@
 """The gradients of a contrastive step of the language model. Paper, section 4.
 
 Take this worker's rows of the global batch; run both towers in micro-batches of similar length under the recipe's mask
-(towers.py); compute InfoNCE over the states of all workers (loss.py), and the losses of the dense targets (targets.py);
-run backward, in which GG-SM observes the user tower's gradients.
+(towers.py); compute InfoNCE over the states of all workers (loss.py), and the losses of what heads read from the
+vectors (heads.py); run backward, in which GG-SM observes the user tower's gradients.
 
 Legend: b rows of this worker, N answers to them (one per row and draw), K draws, B rows of the global batch, D width.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ray_ggsm import storage
@@ -27,23 +25,21 @@ from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.divergence import check_loss
 from ray_ggsm.training.flops import step_flops
+from ray_ggsm.training.heads import VectorHeads, Wanted
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.loss import BatchStatistics, batch_statistics, gathered, mean_cosine
 from ray_ggsm.training.mask_log import GradientNorms, LearnedWeights, MaskLog
 from ray_ggsm.training.nested import nested_info_nce, sequence_columns
 from ray_ggsm.training.next_token import check_head, head_flops
+from ray_ggsm.training.old_space import OldSpace
 from ray_ggsm.training.outcome import Outcome
 from ray_ggsm.training.part import Part, part_of
-from ray_ggsm.training.targets import Heads, TargetMaker, Targets
 from ray_ggsm.training.towers import Observers
 from ray_ggsm.training.workers import Workers
 
-HEADS = "heads.safetensors"
-"""File of a checkpoint with the heads of the targets, which are no part of the encoder."""
-
 
 class Contrastive:
-    """The language model as a `Learner`: both towers, the mask's journey, and the heads of the dense targets."""
+    """The language model as a `Learner`: both towers, the mask's journey, and the heads on its vectors."""
 
     def __init__(
         self,
@@ -55,6 +51,7 @@ class Contrastive:
         *,
         head: pa.Table,
         future_days: int | None = None,
+        old_space: OldSpace | None = None,
     ) -> None:
         """Take the encoder to train.
 
@@ -66,6 +63,7 @@ class Contrastive:
             seed: seed of dropout and of the answers that are drawn.
             head: training rows that statistics and centres are taken from, the same on every worker.
             future_days: days that futures cover; needed for targets.
+            old_space: an older encoder, and the head that reads its vectors.
         """
         self.bundle = replace(bundle, text_answers=config.answer.form == "text" or config.questions is not None)
         self.head, self.collator, self.config = head, collator, config
@@ -73,7 +71,7 @@ class Contrastive:
         self.columns = sequence_columns(config.nested, self.encoder.vector_width, self.encoder.columns.of_sequence)
         if config.ntp_weight:
             check_head(self.encoder)
-        self.make_targets, self.heads = self._targets(future_days)
+        self.heads = VectorHeads(config, self.encoder, head, future_days, seed, old_space)
         kept = self.encoder.trainable() if self.recipe.timing == "frozen_tower" else {}
         self.initial = {name: p.detach().clone() for name, p in kept.items()}
         """The weights of step 0, if GG-SM takes its gradients from them."""
@@ -112,16 +110,6 @@ class Contrastive:
     def sources(self) -> dict[str, str]:
         """As in `Learner`."""
         return {"backbone": self.bundle.backbone_digest, "event encoder": self.bundle.event_encoder_digest}
-
-    def _targets(self, future_days: int | None) -> tuple[TargetMaker | None, Heads | None]:
-        """What makes the dense targets, and the heads that predict them; None without targets."""
-        if self.config.targets is None:
-            return None, None
-        assert future_days is not None, "targets need the length of futures"
-        modalities, device = [m.name for m in self.encoder.template.modalities], self.encoder.device
-        maker = TargetMaker(self.config.targets, modalities, future_days, self.head, device)
-        heads = Heads(self.encoder.vector_width, maker.widths, maker.prior, self.seed, self.config.nested)
-        return maker, heads.to(device)
 
     def prepare(self) -> None:
         """Take statistics of numbers and the untrained towers' centres from training rows, before the first step."""
@@ -173,21 +161,17 @@ class Contrastive:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """As in `Learner`."""
-        of_heads = self.heads.named_parameters() if self.heads is not None else ()
-        return self.encoder.trainable() | {f"heads.{name}": p for name, p in of_heads}
+        return self.encoder.trainable() | {f"heads.{name}": p for name, p in self.heads.parameters().items()}
 
     def save(self, directory: str) -> None:
         """As in `Learner`."""
         self.save_encoder(directory)
-        if self.heads is not None:
-            heads = {name: tensor.detach().cpu() for name, tensor in self.heads.state_dict().items()}
-            save_file(heads, os.path.join(directory, HEADS))
+        self.heads.save(directory)
 
     def restore(self, directory: str, step: int, record: dict[str, list[float]]) -> None:
         """As in `Learner`."""
         saved.restore(self.encoder, self.recipe, directory, directory)
-        if self.heads is not None:
-            self.heads.load_state_dict(load_file(os.path.join(directory, HEADS)))
+        self.heads.restore(directory)
         self.bundle, self.mask_log.weight = replace(self.bundle, step=step), record
 
     def save_encoder(self, location: str) -> None:
@@ -209,10 +193,10 @@ class Contrastive:
     def _backward(self, part: Part, observers: Observers) -> Outcome:
         """Add the gradients of the global batch."""
         results: list[Outcome] = []
-        targets = self._gathered_targets(part.rows)
+        wanted = self.heads.wanted(part.rows, self.workers.gather)
 
         def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
-            loss, statistics, parts = self._loss(user_bW, answer_ND, part, targets)
+            loss, statistics, parts = self._loss(user_bW, answer_ND, part, wanted)
             states = {"user": user_bW[:, : self.encoder.state_width], "answer": answer_ND}
             cosines = {tower: mean_cosine(s, self.workers.reduce) for tower, s in states.items()}
             check_loss(loss.item(), statistics, cosines["user"], self.encoder.config.dtype, self.bundle.step, part.rows)
@@ -230,16 +214,10 @@ class Contrastive:
             return 0.0
         return self.workers.reduce(torch.tensor(number, dtype=torch.float64, device=self.encoder.device)).item()
 
-    def _gathered_targets(self, rows: pa.Table) -> Targets | None:
-        """The targets of the global batch; None without targets."""
-        if self.make_targets is None:
-            return None
-        return Targets(*(self.workers.gather(part) for part in self.make_targets(rows).parts))
-
     def _loss(
-        self, user_bW: Tensor, answer_ND: Tensor, part: Part, targets: Targets | None
+        self, user_bW: Tensor, answer_ND: Tensor, part: Part, wanted: Wanted
     ) -> tuple[Tensor, BatchStatistics, dict[str, float]]:
-        """Loss of the global batch, with its graph; the statistics of its contrast; and its parts, with targets."""
+        """Loss of the global batch, with its graph; the statistics of its contrast; and its parts, with heads."""
         user_bD, centre, b = user_bW[:, : self.encoder.state_width], self.encoder.config.centre, len(user_bW)
         draws = [
             gathered(user_bD, answer_bD, part.user_ids_b, centre, self.workers.gather, ids_b)
@@ -248,10 +226,10 @@ class Contrastive:
         statistics = batch_statistics(draws[0], self.config.objective)
         losses_K = torch.stack([nested_info_nce(sides, self.config.objective, self.columns) for sides in draws])
         contrast = self.config.contrast_weight * losses_K.mean()
-        if self.heads is None or targets is None or self.config.targets is None:
+        if not self.heads.modules:
             return contrast, statistics, {}
         vector_BW = self.encoder.batch_vectors(self.workers.gather(user_bW))
-        losses = {"contrast": contrast} | self.heads.losses(vector_BW, targets, self.config.targets)
+        losses = {"contrast": contrast} | self.heads.losses(vector_BW, wanted)
         named = {f"loss_{name}": loss.item() for name, loss in losses.items()}
         return torch.stack(list(losses.values())).sum(), statistics, named
 
@@ -260,7 +238,8 @@ class Contrastive:
         self.encoder.eval()
         part = self._part(rows, answer_seed=self.seed)
         states = part.towers.states(self._weight)
-        loss, statistics, parts = self._loss(states["user"], states["answer"], part, self._gathered_targets(rows))
+        wanted = self.heads.wanted(rows, self.workers.gather)
+        loss, statistics, parts = self._loss(states["user"], states["answer"], part, wanted)
         return {"loss": loss.item(), "accuracy": statistics.accuracy, "mean_rank": statistics.mean_rank, **parts}
 
     def _weight(self, tokens: Tokens) -> Tensor:

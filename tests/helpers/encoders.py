@@ -14,6 +14,7 @@ from ray_ggsm.masks.scheduler import ConstantConfig, SchedulerConfig
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.saved import EncoderBundle, new_encoder
+from ray_ggsm.training.old_space import OldSpace
 
 WIDTH = 12
 
@@ -53,3 +54,19 @@ RECIPES = [
 def nominal_peak(device: torch.device, dtype: torch.dtype) -> float:
     """In the place of `training.flops.peak_flops`, whose measurement takes a second."""
     return 1e9
+
+
+OLD_WIDTH = 6
+
+
+def made_up_vectors(rows: pa.Table) -> torch.Tensor:
+    """A fixed random vector per user and moment, in the place of an older encoder's."""
+    keys = [
+        f"{user} {moment}" for user, moment in zip(rows["user_id"].to_pylist(), rows["as_of"].to_pylist(), strict=True)
+    ]
+    return torch.from_numpy(lookup(pa.array(keys, pa.string()))[:, :OLD_WIDTH].copy())
+
+
+def old_space(W: int) -> OldSpace:
+    """The head of the older space, of weight 3, for new vectors of this width."""
+    return OldSpace(W, OLD_WIDTH, 3.0, 0, made_up_vectors)

@@ -2,10 +2,12 @@
 
 import json
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -63,6 +65,38 @@ def test_metrics_go_to_a_register_and_one_that_fails_ends_nothing(
     assert [(each.step, each.value) for each in history] == [(e["step"], e["loss"]) for e in log(location)]
     assert capsys.readouterr().out.count("the tracker wandb failed") == 1
     assert stage.require().trackers.keys() == {"wandb"}
+
+
+def test_an_encoder_learns_to_be_read_as_an_older_one(
+    experiment: Callable, finished, beside: Callable, tmp_path: Path
+) -> None:
+    """Results depend on what the older encoder is, not on where; one that cannot read the rows is refused."""
+    older = shutil.copytree(Pipeline.of(finished).train.encoder, tmp_path / "older")
+    place = {"output": beside("prepare-", "event_vectors"), "seed": 3}
+    mine = Pipeline.of(experiment(**place, training__old_space={"encoder": str(older)}))
+    assert mine.train != Pipeline.of(experiment(**place)).train
+    elsewhere = shutil.copytree(older, tmp_path / "elsewhere")
+    there = experiment(**place, training__old_space={"encoder": str(elsewhere)})
+    assert Pipeline.of(there).train == mine.train
+    losses = [entry["loss_old_space"] for entry in log(train(mine))]
+    assert 0 < losses[-1] < losses[0]
+
+    change(elsewhere / "encoder.json", step=99)
+    assert Pipeline.of(there).train != mine.train
+    change(elsewhere / "encoder.json", event_encoder_digest="other")
+    with pytest.raises(InputError, match=r"training.old_space: .* another event encoder"):
+        train(Pipeline.of(there))
+    change(elsewhere / "rows.json", history_days=3)
+    with pytest.raises(InputError, match=r"training.old_space: .* rows that are made otherwise"):
+        train(Pipeline.of(there))
+    (elsewhere / "rows.json").unlink()
+    with pytest.raises(InputError, match=r"training.old_space: .* has no rows.json"):
+        train(Pipeline.of(there))
+
+
+def change(file: Path, **values: Any) -> None:
+    """Change values of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 def is_training_worker(process: psutil.Process) -> bool:

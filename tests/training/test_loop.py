@@ -29,12 +29,13 @@ from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce, mean_cosine
+from ray_ggsm.training.old_space import OldSpaceConfig
 from ray_ggsm.training.optimizer import OptimizerConfig, set_learning_rate
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.questions import without_some_queries
 from ray_ggsm.training.targets import TargetsConfig
 from ray_ggsm.training.workers import ALONE
-from tests.helpers.encoders import lookup
+from tests.helpers.encoders import lookup, made_up_vectors, old_space
 from tests.helpers.resume import comparable, goes_on_bit_for_bit, step, weights
 
 STEPS = 6
@@ -52,7 +53,9 @@ def make_trainer(make_encoder, make_rows, tmp_path) -> Callable[..., Trainer]:
         collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
         pairs = Pairs(str(tmp_path), 12, 0)
         held_out = make_rows(users=9, seed=5) if config.held_out else None
-        learner = Contrastive(bundle, collator, config, ALONE, 0, head=head(str(tmp_path), 30), future_days=80)
+        older = old_space(bundle.encoder.vector_width) if config.old_space else None
+        rows = head(str(tmp_path), 30)
+        learner = Contrastive(bundle, collator, config, ALONE, 0, head=rows, future_days=80, old_space=older)
         trainer = Trainer(learner, config, ALONE, held_out=held_out)
         trainer.pairs = pairs
         learner.prepare()
@@ -181,9 +184,47 @@ def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:
     "model", [{}, {"fusion": FusionConfig(width=5, hidden=6), "backbone": {"weights": "random", "trained": "all"}}]
 )
 def test_a_restored_run_goes_on_bit_for_bit(model, make_trainer, tmp_path) -> None:
-    """Also with targets, whose heads are in the checkpoint, and with a backbone that is trained from random weights."""
-    model, targets = {"tabular_dropout": 0.3} | model, TargetsConfig(horizons_days=(7, 80)) if model else None
-    goes_on_bit_for_bit(lambda: make_trainer(model, targets=targets), tmp_path)
+    """Also with targets and an older encoder's space, whose heads are in the checkpoint, and with a backbone that is
+    trained from random weights."""
+    values, heads = {"tabular_dropout": 0.3} | model, {}
+    if model:
+        heads = {"targets": TargetsConfig(horizons_days=(7, 80)), "old_space": OldSpaceConfig(encoder="older")}
+    goes_on_bit_for_bit(lambda: make_trainer(values, **heads), tmp_path)
+
+
+@pytest.mark.parametrize("targets", [None, TargetsConfig(horizons_days=(7, 80))])
+def test_an_older_space_is_learned_through_the_published_vector(targets, make_trainer, tmp_path) -> None:
+    """Its loss is 1 - cos of what the head reads, the vector learns it, and the head is not saved with it."""
+    weight, optimizer = 3.0, OptimizerConfig(learning_rate=3e-3, weight_decay=0)
+    config = OldSpaceConfig(encoder="older", weight=weight)
+    trainer = make_trainer(old_space=config, targets=targets, contrast_weight=0.0, optimizer=optimizer)
+    rows = trainer.pairs.batch(0)
+    trainer.learner.encoder.eval()
+    by_hand, held_out = expected_old_loss(trainer, rows, weight), trainer.learner.held_out(rows)
+    assert held_out["loss_old_space"] == pytest.approx(by_hand, rel=1e-5)
+    before, head = weights(trainer)["tags.weight"].clone(), trainer.learner.heads.old_space.weight.clone()
+    first = trainer.step(rows)
+    for _ in range(STEPS - 1):
+        last = trainer.step(rows)
+    assert last["loss_old_space"] < first["loss_old_space"] - 0.1
+    assert not torch.equal(weights(trainer)["tags.weight"], before)
+    assert not torch.equal(trainer.learner.heads.old_space.weight, head)
+    trainer.save(str(tmp_path))
+    assert not [name for name in load_file(tmp_path / "modules.safetensors") if "old" in name]
+
+
+def expected_old_loss(trainer: Trainer, rows: pa.Table, weight: float) -> float:
+    """The loss of an older encoder's space by loops, in float64."""
+    learner = trainer.learner
+    states_BW = learner._part(rows).towers.states(learner._weight)["user"]
+    vector_BW = learner.encoder.batch_vectors(states_BW).double().numpy()
+    A, a = (p.detach().double().numpy() for p in learner.heads.old_space.parameters())
+    found = []
+    for v, old in zip(vector_BW, made_up_vectors(rows).double().numpy(), strict=True):
+        read = [sum(A[i, j] * v[j] for j in range(len(v))) + a[i] for i in range(len(a))]
+        dot = sum(x * y for x, y in zip(read, old, strict=True))
+        found.append(1 - dot / math.sqrt(sum(x * x for x in read) * sum(y * y for y in old)))
+    return weight * sum(found) / len(found)
 
 
 def test_collapse_and_divergence_stop_with_a_sentence_and_the_users(make_rows) -> None:

@@ -22,10 +22,11 @@ from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import Objective, gathered, info_nce
+from ray_ggsm.training.old_space import OldSpaceConfig
 from ray_ggsm.training.pairs import Pairs, head
 from ray_ggsm.training.targets import TargetsConfig
 from ray_ggsm.training.workers import ALONE, Workers, process_group
-from tests.helpers.encoders import RECIPES, encoder_on, lookup, nominal_peak
+from tests.helpers.encoders import RECIPES, encoder_on, lookup, nominal_peak, old_space
 from tests.helpers.rows import user_rows
 
 ROWS, BATCH, STEPS = 41, 11, 3  # a batch that neither 2 nor 3 workers divide
@@ -68,11 +69,13 @@ def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str, q_ancho
         tokens_per_micro_batch=90,
         graph_tokens=90,
         targets=TargetsConfig(horizons_days=(7, 80)),
+        old_space=OldSpaceConfig(encoder="older", weight=0.5),
         **words,
     )
     pairs = Pairs(rows, BATCH, 0)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, lookup)
-    learner = Contrastive(bundle, collator, config, workers, 0, head=head(rows, 30), future_days=80)
+    older = old_space(bundle.encoder.vector_width)
+    learner = Contrastive(bundle, collator, config, workers, 0, head=head(rows, 30), future_days=80, old_space=older)
     trainer = Trainer(learner, config, workers)
     learner.prepare()
     while not trainer.done:

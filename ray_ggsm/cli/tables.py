@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import get_args
 
@@ -22,7 +23,7 @@ from ray_ggsm.tables.describe import feast_view, register_iceberg
 from ray_ggsm.tables.metrics import metrics
 from ray_ggsm.tables.missing import missing
 from ray_ggsm.tables.neighbours.build import build_index
-from ray_ggsm.tables.neighbours.layout import IndexSettings
+from ray_ggsm.tables.neighbours.layout import IndexManifest, IndexSettings
 from ray_ggsm.tables.reader import open_table
 from ray_ggsm.tables.tags import read_entry
 from ray_ggsm.tables.user_lists import read_lines
@@ -259,7 +260,12 @@ def _describe(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     settings = IndexSettings(**{name: getattr(options, name) for name in IndexSettings.model_fields})
-    made = build_index(open_table(options.table), options.version, options.instruction, settings)
+    build: Callable[..., IndexManifest] = build_index
+    if os.environ.get("RAY_ADDRESS"):
+        from ray_ggsm.on_ray.neighbours import build_on_cluster  # other commands do without Ray
+
+        build = build_on_cluster
+    made = build(open_table(options.table), options.version, options.instruction, settings)
     print(f"version {made.version}: {made.rows:,} rows of '{made.instruction}' in {len(made.shards)} shards")
     if (found := made.quality) is not None:
         print(

@@ -1,13 +1,14 @@
 """Building the index of a version, shard by shard, and measuring it.
 
-Memory holds one shard and one bucket. A shard that is finished is not built again: after an interruption, or for a new
-version, only what is missing or has changed is work.
+Memory holds one shard and one bucket, in each process that builds (`ray_ggsm.on_ray.neighbours`: tasks of a cluster). A
+shard that is finished is not built again: after an interruption, or for a new version, only what is missing or has
+changed is work.
 
 Legend: Q queries, D width.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from ray_ggsm.tables.neighbours.layout import (
     IndexManifest,
     IndexSettings,
     Quality,
+    Shard,
     files_digest,
     manifest_path,
     read_manifest,
@@ -34,6 +36,14 @@ from ray_ggsm.tables.schema import matrix
 
 QUERIES, NEAREST, SAMPLED_FILES = 200, 10, 20
 """Users that the index is measured with, nearest users of each, and the files that they are taken from."""
+Parts = Sequence[Sequence[DataFile]]
+BuildShards = Callable[[str, Parts, str, IndexSettings], Iterator[Shard]]
+"""Location, the data files of each shard, instruction, settings -> the shards, in the same order."""
+
+
+def one_by_one(location: str, parts: Parts, instruction: str, settings: IndexSettings) -> Iterator[Shard]:
+    """Build the shards here, one after the other."""
+    return (build_shard(location, part, instruction, settings) for part in parts)
 
 
 def build_index(
@@ -41,6 +51,7 @@ def build_index(
     version: Version = None,
     instruction: str = "default",
     settings: IndexSettings | None = None,
+    build_shards: BuildShards = one_by_one,
 ) -> IndexManifest:
     """Build the index of a version, unless it is there, and return its manifest.
 
@@ -61,8 +72,8 @@ def build_index(
         if known.settings == settings and all(is_there(table.location, shard) for shard in known.shards):
             return known
     shards = []
-    for part in _parts(files, settings.rows_per_shard):
-        shards.append(build_shard(table.location, part, instruction, settings))
+    for shard in build_shards(table.location, [*_parts(files, settings.rows_per_shard)], instruction, settings):
+        shards.append(shard)
         say(f"index: {sum(shard.rows for shard in shards):,} rows in {len(shards)} shards", rows=shards[-1].rows)
     manifest = IndexManifest(
         version=table.number_of(version),

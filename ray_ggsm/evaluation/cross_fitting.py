@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ray_ggsm.evaluation.alignment import Aligned, ProbeData
 from ray_ggsm.evaluation.config import ProbeConfig
+from ray_ggsm.evaluation.metrics import BootstrappedAuc, bootstrap_aucs
 from ray_ggsm.evaluation.results import Probed
 from ray_ggsm.hashing import bucket_of
 
@@ -46,6 +47,34 @@ def cross_fitted(
         for label, result in probed[str(fold), config.kinds[0]].items():
             found[label][mine_N] = result.scores
     return found
+
+
+def by_fold(
+    labels: Mapping[str, np.ndarray], scores: Mapping[str, np.ndarray], fold_N: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Labels (NaN outside of the fold) and scores, each as often as there are folds, one label after the other.
+
+    The probes of folds have scales of their own, so scores of several folds must not be ranked together.
+    """
+    folds = np.unique(fold_N)
+    names = {f"{label} {fold}": (label, fold) for label in labels for fold in folds}
+    truth = {name: np.where(fold_N == fold, labels[label], np.nan) for name, (label, fold) in names.items()}
+    return truth, {name: scores[label] for name, (label, _) in names.items()}
+
+
+def mean_over_folds(
+    labels: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
+    users: np.ndarray,
+    fold_N: np.ndarray,
+    resamples: int,
+    seed: int,
+) -> BootstrappedAuc:
+    """AUCs that are means over the folds; arguments as of `bootstrap_aucs`, which draws users."""
+    each = bootstrap_aucs(*by_fold(labels, scores, fold_N), users, resamples, seed)
+    shape = (len(labels), -1)
+    resampled_RL = each.resampled.reshape(len(each.resampled), *shape).mean(axis=2)
+    return BootstrappedAuc(tuple(labels), each.values.reshape(shape).mean(axis=1), resampled_RL)
 
 
 def _part(rows: Aligned, which_N: np.ndarray, labels: Sequence[str]) -> Aligned:

@@ -18,8 +18,8 @@ from pydantic import Field
 from ray_ggsm.config import Config, Record
 from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.config import ProbeConfig
-from ray_ggsm.evaluation.cross_fitting import ProbeAll, cross_fitted, folds_of
-from ray_ggsm.evaluation.metrics import MEAN, BootstrappedAuc, Estimate, bootstrap_aucs, paired_difference
+from ray_ggsm.evaluation.cross_fitting import ProbeAll, cross_fitted, folds_of, mean_over_folds
+from ray_ggsm.evaluation.metrics import MEAN, BootstrappedAuc, Estimate, paired_difference
 from ray_ggsm.evaluation.results import RESAMPLES
 
 FIXED, FRESH = "fixed", "fresh"
@@ -156,17 +156,8 @@ class _Fits:
 
     def aucs(self, scores: Mapping[str, np.ndarray], here_N: np.ndarray, labels: Sequence[str]) -> BootstrappedAuc:
         """AUCs of the rows `here_N` (bool), means over the folds; all calls draw the same users."""
-        truth: dict[str, np.ndarray] = {}
-        for label in labels:
-            for fold in range(self.config.folds):
-                mine_N = here_N & (self.fold_N == fold)
-                truth[f"{label} {fold}"] = np.where(mine_N, self.rows.labels[label], np.nan)
-        scored = {name: scores[name.rpartition(" ")[0]] for name in truth}
-        each = bootstrap_aucs(truth, scored, self.rows.users, RESAMPLES, self.seed)
-        shape = (len(labels), self.config.folds)
-        return BootstrappedAuc(
-            tuple(labels), each.values.reshape(shape).mean(axis=1), each.resampled.reshape(-1, *shape).mean(axis=2)
-        )
+        truth = {label: np.where(here_N, self.rows.labels[label], np.nan) for label in labels}
+        return mean_over_folds(truth, scores, self.rows.users, self.fold_N, RESAMPLES, self.seed)
 
     def usable(self, here_N: np.ndarray, least: int) -> tuple[list[str], tuple[str, ...]]:
         """The labels that have `least` users of each class among the rows `here_N` (bool), and some in every fold; a

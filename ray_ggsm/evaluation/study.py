@@ -16,6 +16,7 @@ import pyarrow as pa
 from ray_ggsm.config import InputError, Record
 from ray_ggsm.evaluation.comparison import Comparison, Runs, compare_seeds, pairwise
 from ray_ggsm.evaluation.config import Kind
+from ray_ggsm.evaluation.cross_fitting import by_fold, mean_over_folds
 from ray_ggsm.evaluation.keys import KEYS
 from ray_ggsm.evaluation.measures import MEASURES, measured, probabilities
 from ray_ggsm.evaluation.metrics import MEAN, BootstrappedAuc, bootstrap_aucs
@@ -38,6 +39,21 @@ class Scores:
     """Label -> (N,) of 1, 0, NaN."""
     scores: Mapping[str, np.ndarray]
     """Label -> (N,)."""
+    fold_N: np.ndarray | None = None
+    """The fold of each row, if each fold was scored by a probe of its own; all measures then are means over folds."""
+
+    def aucs(self, resamples: int) -> BootstrappedAuc:
+        """AUC of each label; all calls with the same users draw the same ones."""
+        if self.fold_N is None:
+            return bootstrap_aucs(self.labels, self.scores, self.users, resamples, seed=0)
+        return mean_over_folds(self.labels, self.scores, self.users, self.fold_N, resamples, seed=0)
+
+    def measured(self, kind: Kind) -> list[dict[str, float]]:
+        """Measure -> value, for each label (and fold)."""
+        labels, scores = self.labels, self.scores
+        if self.fold_N is not None:
+            labels, scores = by_fold(labels, scores, self.fold_N)
+        return list(measured(labels, {name: probabilities(kind, score_N) for name, score_N in scores.items()}).values())
 
 
 class PairSummary(Comparison):
@@ -148,8 +164,7 @@ def study_summary(
     """
     _check_rows(runs)
     resampled = {
-        name: {k: bootstrap_aucs(s.labels, s.scores, s.users, resamples, seed=0) for k, s in sorted(seeds.items())}
-        for name, seeds in runs.items()
+        name: {seed: scores.aucs(resamples) for seed, scores in sorted(seeds.items())} for name, seeds in runs.items()
     }
     return StudySummary(
         reference=reference,
@@ -209,11 +224,7 @@ def _intervals(resampled: Sequence[BootstrappedAuc]) -> dict[str, tuple[float, f
 
 def _measures(runs: Sequence[Scores], kind: Kind) -> dict[str, float]:
     """Measure -> mean over labels and seeds."""
-    values = [
-        label
-        for run in runs
-        for label in measured(run.labels, {n: probabilities(kind, s) for n, s in run.scores.items()}).values()
-    ]
+    values = [label for run in runs for label in run.measured(kind)]
     return {name: float(np.mean([label[name] for label in values])) for name in MEASURES}
 
 

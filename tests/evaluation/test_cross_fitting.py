@@ -1,11 +1,15 @@
 """Rows are scored by probes that saw no row of their users, and every row is scored once."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.config import ProbeConfig
 from ray_ggsm.evaluation.cross_fitting import cross_fitted, folds_of
 from ray_ggsm.evaluation.results import Probed
+from ray_ggsm.evaluation.study import Scores
 
 
 class Score:
@@ -41,3 +45,30 @@ def test_every_row_is_scored_once_without_its_users() -> None:
     part = cross_fitted(rows, ~some_N, some_N, ["a"], config, 7, probe_all)["a"]
     assert np.isnan(part[~some_N]).all()
     assert not np.isnan(part[some_N]).any()
+
+
+def test_folds_with_other_scales_are_not_ranked_together() -> None:
+    """The AUC is the mean of the folds' own, by loops over pairs; pooled scores would say less."""
+    rng = np.random.default_rng(3)
+    users = np.array([f"u{n}" for n in rng.integers(0, 60, 300)])
+    fold_N, truth_N = folds_of(users, 3), (rng.random(300) < 0.4).astype(float)
+    truth_N[:20] = np.nan
+    score_N = rng.normal(size=300) + np.nan_to_num(truth_N) + np.array([0.0, 5.0, -7.0])[fold_N]
+    by_hand = []
+    for fold in range(3):
+        of_class = [score_N[(fold_N == fold) & (truth_N == value)] for value in (1, 0)]
+        by_hand.append(np.mean([(p > n) + 0.5 * (p == n) for p in of_class[0] for n in of_class[1]]))
+    scores = Scores(users, {"a": truth_N, "b": 1 - truth_N}, {"a": score_N, "b": score_N}, fold_N)
+    found = scores.aucs(50)
+    np.testing.assert_allclose(found.values, [np.mean(by_hand), 1 - np.mean(by_hand)])
+    assert found.resampled.shape == (50, 2)
+    assert abs(found.resampled[:, 0].mean() - found.values[0]) < 0.03
+    assert replace(scores, fold_N=None).aucs(50).values[0] < found.values[0] - 0.05
+    ks = [ks_by_hand(truth_N[fold_N == fold], score_N[fold_N == fold]) for fold in range(3)]
+    assert np.mean([each["KS"] for each in scores.measured("linear")[:3]]) == pytest.approx(np.mean(ks))
+
+
+def ks_by_hand(truth_N: np.ndarray, score_N: np.ndarray) -> float:
+    """The largest distance between the two classes' shares at or below a score."""
+    classes = [score_N[truth_N == value] for value in (1, 0)]
+    return max(abs(np.mean(classes[0] <= at) - np.mean(classes[1] <= at)) for at in score_N[~np.isnan(truth_N)])

@@ -3,6 +3,7 @@
 They are computed once and kept as `<output>/scores-<digest>.parquet`.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from ray_ggsm.config import digest
 from ray_ggsm.data.rows import tabular_rows
 from ray_ggsm.evaluation.alignment import Aligned, ProbeData, align, check_disjoint, joined
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
-from ray_ggsm.evaluation.cross_fitting import cross_fitted
+from ray_ggsm.evaluation.cross_fitting import cross_fitted, folds_of
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.study import Scores
 from ray_ggsm.on_ray.probing.event_means import event_means
@@ -45,7 +46,8 @@ def score_rows(pipeline: Pipeline, vectors: Vectors, kind: Kind, scored: ScoredR
     file = storage.join(storage.absolute(e.output), f"scores-{key}.parquet")
     if not storage.exists(file):
         _write(file, _scores(pipeline, vectors, probes, kind, scored))
-    return _read(file)
+    scores = _read(file)
+    return replace(scores, fold_N=folds_of(scores.users, probes.folds)) if scored == "fit" else scores
 
 
 def _scores(pipeline: Pipeline, vectors: Vectors, probes: ProbeConfig, kind: Kind, scored: ScoredRows) -> Scores:

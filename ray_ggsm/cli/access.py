@@ -50,8 +50,10 @@ LOGS = "_delta_log/*"
 MAPS, INDICES = "_maps/*", "_index/*"
 LISTS = ("_suppressed/*", "_tags/*", "_audit/*")
 VACUUMED = ("data/*", "staging/*", "runs/*")
+PUBLISHED = Rights(read=("data/*", LOGS, "_suppressed/*", "_tags/*", MAPS, INDICES, "runs/*"))
 ROLES: Mapping[str, Mapping[str, Rights]] = {
-    "reader": {"tables": Rights(read=("data/*", LOGS, "_suppressed/*", "_tags/*", MAPS, INDICES, "runs/*"))},
+    "reader": {"tables": PUBLISHED},
+    "analyst": {"configs": Rights(), "store": Rights(), "output": Rights(write=ALL), "tables": PUBLISHED},
     "ingest": {
         "configs": Rights(),
         "events": Rights(),
@@ -84,7 +86,8 @@ ROLES: Mapping[str, Mapping[str, Rights]] = {
 }
 """Role -> field of the config -> rights there.
 
-`reader` reads published vectors, no dead letters; `ingest` is jobs/ingest.py and `store.py compact` and `expire`;
+`reader` reads published vectors, no dead letters; `analyst` does so, too, for jobs/drift.py, monitor.py and
+lookalike.py, which write below `output`; `ingest` is jobs/ingest.py and `store.py compact` and `expire`;
 `trainer` all jobs of an experiment; `refresh` jobs/refresh.py and `tables.py index`; `forget` forgets, rolls back and
 tags; `vacuum` vacuums.
 """

@@ -73,6 +73,20 @@ def test_readers_read_and_nothing_else(table: str, act_as: As, tmp_path: Path) -
     assert job("rollback", table, 0) == 2
 
 
+def test_analysts_read_as_readers_do_and_write_results(table: str, config: AccessConfig, act_as: As) -> None:
+    act_as("test")
+    storage.write_text(f"{config.store}/manifests/00000001.json", "{}")
+    act_as("analyst")
+    assert storage.read_text(f"{config.store}/manifests/00000001.json") == "{}"
+    place = f"{config.output}/drift.parquet"
+    storage.write_parquet(place, open_table(table).read(version=0))
+    assert len(storage.read_parquet(place)) == 20
+    assert refused(lambda: storage.read_text(f"{table}/staging/r1/dead_letters/part.txt")), "it names a user"
+    for file in (f"{table}/data/x", f"{table}/_tags/live/00000001.json", f"{config.store}/store.json"):
+        assert refused(lambda file=file: storage.write_text(file, "x")), file
+    assert refused(lambda: storage.remove(place))
+
+
 def test_forget_and_its_audit(table: str, act_as: As, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "key").write_text(KEY)
     (tmp_path / "gone.txt").write_text("u1\nu2\n")
@@ -99,7 +113,7 @@ def test_forget_and_its_audit(table: str, act_as: As, tmp_path: Path, capsys: py
     assert refused(lambda: storage.remove(f"{table}/_delta_log/00000000000000000000.json"))
 
 
-@pytest.mark.parametrize("role", ["refresh", "trainer", "ingest", "reader"])
+@pytest.mark.parametrize("role", ["refresh", "trainer", "ingest", "reader", "analyst"])
 def test_nobody_else_touches_the_list_of_the_forgotten(table: str, act_as: As, role: str) -> None:
     act_as(role)
     assert refused(lambda: write_new(f"{table}/_suppressed/00000001.json", b"{}"))

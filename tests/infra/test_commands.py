@@ -102,7 +102,7 @@ def templates(place: str = "base") -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each for each in built(place) if each["kind"] == "RayJob"}
 
 
-@pytest.mark.parametrize("name", ["ingest", "train", "embed", "evaluate", "study", "refresh"])
+@pytest.mark.parametrize("name", ["ingest", "prepare", "train", "embed", "evaluate", "study", "refresh"])
 def test_the_entrypoint_of_a_job(name: str, bucket: Any, call: Callable[..., str]) -> None:
     entrypoint = templates()[name]["spec"]["entrypoint"].replace("{today}", TODAY).replace("{yesterday}", YESTERDAY)
     before = bucket.find(BUCKET)

@@ -26,10 +26,11 @@ from tests.helpers.manifests import (
 
 PLACES = ["base", "monitoring", *(f"overlays/{name}" for name in OVERLAYS)]
 TREE = (
-    "Dockerfile base/raycluster.yaml base/rayjob-ingest.yaml base/rayjob-train.yaml base/rayjob-embed.yaml "
-    "base/rayjob-evaluate.yaml base/rayjob-study.yaml base/refresh.yaml base/vacuum.yaml base/serviceaccount.yaml "
-    "base/networkpolicy.yaml base/kueue.yaml overlays/cpu overlays/gpu-spot overlays/minio monitoring/podmonitor.yaml "
-    "monitoring/rules.yaml monitoring/rules-test.yaml monitoring/dashboard.json orchestrators.md README.md"
+    "Dockerfile base/raycluster.yaml base/rayjob-ingest.yaml base/rayjob-prepare.yaml base/rayjob-train.yaml "
+    "base/rayjob-embed.yaml base/rayjob-evaluate.yaml base/rayjob-study.yaml base/refresh.yaml base/vacuum.yaml "
+    "base/serviceaccount.yaml base/networkpolicy.yaml base/kueue.yaml overlays/cpu overlays/gpu-spot overlays/minio "
+    "monitoring/podmonitor.yaml monitoring/rules.yaml monitoring/rules-test.yaml monitoring/dashboard.json "
+    "orchestrators.md README.md"
 )
 SECRETS = re.compile(
     r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|(password|secret|token|access_key)[a-z_]*[:=] *[\"']?[A-Za-z0-9+/]{16}",
@@ -64,7 +65,7 @@ def test_what_kustomize_builds_fits_its_schema(place: str) -> None:
 
 
 def test_mutated_copies_fail() -> None:
-    jobs = {"RayJob/ingest", "RayJob/embed", "RayJob/evaluate", "RayJob/study", "RayJob/refresh"}  # as RayJob/train
+    jobs = {f"RayJob/{name}" for name in ("ingest", "prepare", "embed", "evaluate", "study", "refresh")}  # as train
     passed, tried = [], 0
     for manifest in built("base"):
         if key(manifest) in jobs or manifest["kind"] in WITHOUT_SCHEMA:
@@ -177,7 +178,8 @@ def test_rays_version_is_that_of_the_package() -> None:
 @pytest.mark.parametrize("place", [place for place in PLACES if place != "monitoring"])
 def test_the_clusters_of_jobs(place: str) -> None:
     jobs = [each for each in built(place) if each["kind"] == "RayJob"]
-    assert {job["metadata"]["name"] for job in jobs} == {"ingest", "train", "embed", "evaluate", "study", "refresh"}
+    names = {"ingest", "prepare", "train", "embed", "evaluate", "study", "refresh"}
+    assert {job["metadata"]["name"] for job in jobs} == names
     for job in jobs:
         name, spec = job["metadata"]["name"], job["spec"]
         assert spec["suspend"] is True, "a template"
@@ -194,6 +196,8 @@ def test_the_clusters_of_jobs(place: str) -> None:
         assert head["template"]["spec"]["restartPolicy"] == "Never"
         for group in [head, *cluster["workerGroupSpecs"]]:
             assert group["template"]["spec"]["serviceAccountName"] == name
+            (keys,) = (each for each in group["template"]["spec"]["volumes"] if each["name"] == "keys")
+            assert keys["secret"]["secretName"] == ("user-keys" if name in ("ingest", "refresh") else "no-keys")
             (container,) = group["template"]["spec"]["containers"]
             mounts = {each["mountPath"] for each in container["volumeMounts"]}
             assert {"/dev/shm", group["rayStartParams"]["object-spilling-directory"]} <= mounts

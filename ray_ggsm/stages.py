@@ -27,6 +27,7 @@ from ray_ggsm.masks.recipe import WarmupConfig
 from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.model.kinds import StreamConfig
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
 from ray_ggsm.training.questions import QuestionRows, newest_questions
 
@@ -272,7 +273,7 @@ def changes_of_training(e: Experiment) -> list[str]:
         found.append("the encoder at step 0 is centred and embedded under the inference mask")
     if e.mask is not None and e.training.answer.form == "text":
         found.append("answers are not cut")
-    return found
+    return [*found, *([e.model.changed] if isinstance(e.model, StreamConfig) and e.model.changed else [])]
 
 
 @dataclass

@@ -57,11 +57,13 @@ class Coles(StreamModel):
 def draw_slices(length_b: Tensor, K: int, least: int, most: int, workers: Workers, seed: int) -> tuple[Tensor, Tensor]:
     """Beginnings and lengths of K slices of each row, int64 (b, K) each.
 
-    Lengths are drawn evenly from `least` to `most`, and cut to the row's; beginnings evenly from those that are left.
-    A row's draw depends on its place in the global batch, not on the number of workers.
+    Lengths are drawn evenly from `least` to `most`, or to the row's length if that is less, as pytorch-lifestream does;
+    beginnings evenly from those that are left. Rows of `least` events or fewer are taken whole. A row's draw depends on
+    its place in the global batch, not on the number of workers.
     """
     share_bK2 = draws_of_rows(len(length_b), 2 * K, workers, seed, length_b.device).unflatten(1, (K, 2))
-    length_bK = torch.minimum(least + (share_bK2[:, :, 0] * (most - least + 1)).long(), length_b[:, None])
+    lengths_b1 = (length_b.clamp(max=most) - least + 1).clamp(min=1)[:, None]
+    length_bK = torch.minimum(least + (share_bK2[:, :, 0] * lengths_b1).long(), length_b[:, None])
     return (share_bK2[:, :, 1] * (length_b[:, None] - length_bK + 1)).long(), length_bK
 
 

@@ -14,6 +14,7 @@ nothing), D width of events, C width of states and vectors, F features, H width 
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.events import Events, sample_future_events
 from ray_ggsm.model.kinds import FoundConfig
 from ray_ggsm.model.modality import Modality
+from ray_ggsm.model.pretrained import packed
 from ray_ggsm.training.answers import render
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.loss import Objective, batch_statistics, gathered
@@ -45,10 +47,12 @@ class Sentences:
     """float32."""
     id_B: Tensor
     """int64: equal for equal texts."""
+    cut_B: Tensor
+    """bool: whether the text is longer than what is read of it."""
 
     def to(self, device: torch.device) -> "Sentences":
         """The same on another device."""
-        return Sentences(self.vector_BH.to(device), self.id_B.to(device))
+        return Sentences(self.vector_BH.to(device), self.id_B.to(device), self.cut_B.to(device))
 
     @property
     def n_tokens(self) -> int:
@@ -85,6 +89,8 @@ class Found(StreamModel):
         self.register_buffer("history_days", torch.ones(()))
         self.event_encoder_digest: str | None = None
         """Of the event encoder that the weights go with, where that is known."""
+        self.packed_in: str | None = None
+        """Directory of the encoder, which may have the event encoder in it."""
         self._texts: EventEncoder | None = None
 
     def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
@@ -132,7 +138,8 @@ class Found(StreamModel):
         sides = gathered(e_bC, q_bC, history.user_B, False, workers.gather, batch.sentences.id_B)
         swapped = sides._replace(user_BD=sides.answer_BD, answer_BD=sides.user_BD)
         loss = (nested_info_nce(sides, objective, self.nested) + nested_info_nce(swapped, objective, self.nested)) / 2
-        return loss, {"accuracy": batch_statistics(sides, objective).accuracy}
+        cut = workers.gather(batch.sentences.cut_B.float()).mean().item()
+        return loss, {"accuracy": batch_statistics(sides, objective).accuracy, "sentences_cut": cut}
 
     @property
     def aligns_windows(self) -> bool:
@@ -175,14 +182,17 @@ class Found(StreamModel):
             InputError: it is not the event encoder that the weights go with.
         """
         if self._texts is None:
-            self._texts = EventEncoder(self.config.event_encoder, self.centre_W.device)
+            with packed(self.packed_in, "event_encoder") if self.packed_in else nullcontext() as place:
+                self._texts = EventEncoder(self.config.event_encoder, self.centre_W.device, place)
             if self.event_encoder_digest not in (None, self._texts.digest):
                 raise InputError(
                     f"model.event_encoder: '{self.config.event_encoder.name}' is {self._texts.digest}, and the encoder "
                     f"was trained with {self.event_encoder_digest}: restore that one"
                 )
-        vector_BH = torch.from_numpy(self._texts.encode(texts).astype(np.float32))
-        return Sentences(vector_BH, torch.from_numpy(hash64(texts).view(np.int64).copy()))
+        longest = self.config.told_tokens
+        vector_BH = torch.from_numpy(self._texts.encode(texts, longest=longest).astype(np.float32))
+        cut_B = torch.from_numpy(self._texts.is_longer(texts, longest))
+        return Sentences(vector_BH, torch.from_numpy(hash64(texts).view(np.int64).copy()), cut_B)
 
     def _windows(self, batch: StreamBatch, workers: Workers, seed: int) -> tuple[Tensor, Tensor]:
         """e of two windows of each history, (b, C) each."""
@@ -241,4 +251,4 @@ def _amounts(events: Events) -> np.ndarray:
 
 
 def _chosen(sentences: Sentences, index_N: Tensor) -> Sentences:
-    return Sentences(sentences.vector_BH[index_N], sentences.id_B[index_N])
+    return Sentences(sentences.vector_BH[index_N], sentences.id_B[index_N], sentences.cut_B[index_N])

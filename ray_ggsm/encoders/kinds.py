@@ -125,7 +125,7 @@ def _old_space(run: Run, lookup: Lookup, W: int) -> OldSpace | None:
     config = run.training.old_space
     if config is None:
         return None
-    older = load(config.encoder, lookup, run.device)
+    older = load(config.encoder, lookup, run.device, config.mask == "inference")
     embedder = Embedder(older, run.training.tokens_per_micro_batch)
 
     def vectors(rows: pa.Table) -> torch.Tensor:
@@ -168,7 +168,7 @@ def load(
             f"{model.source} now; restore them, or pin `model.revision` and train again"
         )
     if isinstance(model, Found):
-        model.event_encoder_digest = described.event_encoder_digest
+        model.event_encoder_digest, model.packed_in = described.event_encoder_digest, location
     with storage.local_copy(location) as directory:
         check_files(found, directory)
         load_weights(model, directory, location)

@@ -31,12 +31,16 @@ from ray_ggsm.encoders.stream import (
     nearest,
     raw_vectors,
     rows_of_events,
+    start_from_rates,
     transformer,
 )
 from ray_ggsm.model.kinds import MsdpConfig
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.workers import Workers, draws_of_rows
+
+PRIOR_WINDOWS = 5
+"""Lengths of windows, from a day to the whole future, that base rates of behaviours are counted in."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,13 @@ class Msdp(StreamModel):
         """As in `SmallModel`; also finds the behaviours, by k-means on the vectors of future events."""
         super().prepare(reader, head, future_days, seed)
         assert future_days is not None, "rows to train on have futures"
-        c, vector_EH = self.config, raw_vectors(reader.future(head).contents)
+        c, future = self.config, reader.future(head)
+        vector_EH = raw_vectors(future.contents)
         self.centre_KH.copy_(clusters(vector_EH, c.behaviours, c.clustered_events, seed))
         self.future_days.fill_(future_days)
         self.days_V.copy_(torch.tensor(c.windows_days or (future_days,)))
+        days_bJ = torch.linspace(1, future_days, PRIOR_WINDOWS).round().expand(len(head), -1)
+        start_from_rates(self.behaviours, self.distribution(future, days_bJ).sum(dim=(0, 1)))
 
     def states(self, batch: StreamBatch) -> Tensor:
         """As in `SmallModel`: h of one window after the other, (B, V D)."""

@@ -1,15 +1,17 @@
 """One4all user representation: a BERT over events that says what masked events were (2106.00573; `kind: one4all`).
 
-Some events are hidden whole, and from the state at their place nine questions are asked: the event's modality, its
-cluster in codebooks of 16, 64 and 256, and year, month, day, weekday and hour of its time, on the clock of the rows:
+Of some events nine questions are asked, from the state at their place: the event's modality, its cluster in codebooks
+of 16, 64 and 256, and year, month, day, weekday and hour of its time, on the clock of the rows:
 
-    L = 1/9 sum_i CE_i, each the mean over the hidden events
+    L = 1/9 sum_i CE_i, each the mean over these events
 
+Most of them are hidden whole. The others stay visible, as in BERT: the vector is made of visible events' states, which
+no loss would touch otherwise. (BERT also puts some random token in the place of an event; here there is none.)
 The paper's items have four levels of categories; ours have a modality and three codebooks of event vectors. The vector
 is the mean of the states of all events, of which none is hidden.
 
-Legend: B rows, b rows of this worker, L positions, E events, m hidden events, D width of events and states, H width of
-event vectors, C classes of a question.
+Legend: B rows, b rows of this worker, L positions, E events, r events that are read, m events that are asked of,
+D width of events and states, H width of event vectors, C classes of a question.
 """
 
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from ray_ggsm.encoders.stream import (
     nearest,
     raw_vectors,
     rows_of_events,
+    start_from_rates,
     transformer,
 )
 from ray_ggsm.model.kinds import One4allConfig
@@ -63,8 +66,9 @@ class One4all(StreamModel):
         self.transformer = transformer(config)
         self.hidden_D = nn.Parameter(0.02 * torch.randn(D))
         """Stands for a hidden event."""
-        classes = [len(modalities), *config.codebooks, config.most_years, 12, 31, 7, 24]
-        self.questions = nn.ModuleList(nn.Linear(D, C) for C in classes)
+        self.classes = [len(modalities), *config.codebooks, config.most_years, 12, 31, 7, 24]
+        """Of each question."""
+        self.questions = nn.ModuleList(nn.Linear(D, C) for C in self.classes)
         for i, size in enumerate(config.codebooks):
             self.register_buffer(f"codebook{i}_CH", torch.full((size, event_width), torch.inf))
         self.register_buffer("years_2", torch.zeros(2, dtype=torch.int64))
@@ -73,12 +77,16 @@ class One4all(StreamModel):
         """As in `SmallModel`; also finds the codebooks, by k-means on event vectors, and the years."""
         super().prepare(reader, head, future_days, seed)
         batch = self.training_batch(reader, head, seed)
-        vector_EH, years_E = raw_vectors(batch.history.contents), batch.calendar_E5[:, 0]
+        vector_EH, event_BL = raw_vectors(batch.history.contents), batch.history.event_BL
         for i, size in enumerate(self.config.codebooks):
             self.get_buffer(f"codebook{i}_CH").copy_(clusters(vector_EH, size, self.config.clustered_events, seed))
-        last = int(years_E.max())
-        first = max(int(years_E.min()), last - self.config.most_years + 1)
+        read_r = event_BL[event_BL < len(vector_EH)]
+        year_r = batch.calendar_E5[read_r, 0]
+        last = int(year_r.max())
+        first = max(int(year_r.min()), last - self.config.most_years + 1)
         self.years_2.copy_(torch.tensor([first, last]))
+        for question, C, answer_r in zip(self.questions, self.classes, self.answers(batch, read_r).T, strict=True):
+            start_from_rates(question, torch.bincount(answer_r, minlength=C))
 
     def states(self, batch: StreamBatch) -> Tensor:
         """As in `SmallModel`: the mean over the events' states."""
@@ -97,11 +105,11 @@ class One4all(StreamModel):
         history = batch.history
         L, device = history.event_BL.shape[1], self.hidden_D.device
         share_bL = draws_of_rows(len(history.length_B), self.config.newest, workers, seed, device)[:, :L]
-        is_event_bL = history.event_BL < len(history.age_E)
-        hidden_bL = (share_bL < self.config.masked_share) & is_event_bL
+        asked_bL = (share_bL < self.config.masked_share) & (history.event_BL < len(history.age_E))
+        hidden_bL = asked_bL & (share_bL < self.config.masked_share * (1 - self.config.visible_share))
         x_bLD = torch.where(hidden_bL[:, :, None], self.hidden_D, self.input(history))
-        state_mD = self._through(x_bLD, history)[hidden_bL]
-        answer_mQ = self.answers(batch, history.event_BL[hidden_bL])
+        state_mD = self._through(x_bLD, history)[asked_bL]
+        answer_mQ = self.answers(batch, history.event_BL[asked_bL])
         m = workers.reduce(torch.tensor(float(len(state_mD)), device=device)).clamp(min=1)
         losses, right = [], []
         for question, answer_m in zip(self.questions, answer_mQ.T, strict=True):

@@ -212,9 +212,9 @@ class SmallLearner:
 
     @torch.no_grad()
     def held_out(self, rows: pa.Table) -> Metrics:
-        """As in `Learner`; the draws are the same at every look."""
+        """As in `Learner`, always by the loss that training ends with; the draws are the same at every look."""
         self.model.eval()
-        self.model.progress = self.step / self.config.total_steps
+        self.model.progress = 1.0
         batch = self.model.training_batch(self.reader, rows, self.seed).to(self.device)
         loss, found = self.model.loss(batch, self.workers, self.seed)
         return {"loss": loss.item(), **found}

@@ -222,6 +222,17 @@ def transformer(config: TransformerConfig) -> nn.TransformerEncoder:
     return nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(D), enable_nested_tensor=False)
 
 
+@torch.no_grad()
+def start_from_rates(head: nn.Module, count_C: Tensor) -> None:
+    """Let a linear head begin with how often its classes are right, by counts in training rows and half a row each.
+
+    A head that first has to learn this takes the states along (`ray_ggsm.training.targets.Heads`).
+    """
+    rate_C = count_C.double() + 0.5
+    assert isinstance(head, nn.Linear)
+    head.bias.copy_((rate_C / rate_C.sum()).log())
+
+
 def clusters(vector_EH: Tensor, size: int, most: int, seed: int) -> Tensor:
     """Centres of k-means on up to `most` vectors, (size, H); infinite where fewer vectors are distinct.
 

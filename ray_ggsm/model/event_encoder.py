@@ -31,13 +31,24 @@ class EventEncoder:
         return int(self.model.config.hidden_size)
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str], tokens_per_batch: int = 8192) -> np.ndarray:
-        """Vectors of the texts, (N, H) float16, in their order; `tokens_per_batch` counts padded word pieces."""
-        ids = self.tokenizer(list(texts), truncation=True, max_length=self.config.max_tokens)["input_ids"]
+    def encode(self, texts: Sequence[str], tokens_per_batch: int = 8192, longest: int | None = None) -> np.ndarray:
+        """Vectors of the texts, (N, H) float16, in their order.
+
+        Args:
+            texts: the texts.
+            tokens_per_batch: padded word pieces in one forward pass.
+            longest: word pieces of a text that are read; None: as many as of an event (`max_tokens`).
+        """
+        ids = self.tokenizer(list(texts), truncation=True, max_length=longest or self.config.max_tokens)["input_ids"]
         vectors_NH = np.empty((len(ids), self.width), dtype=np.float16)
         for chosen in batches_by_length(np.array([len(i) for i in ids]), tokens_per_batch):
             vectors_NH[chosen] = self._encode_batch([ids[i] for i in chosen])
         return vectors_NH
+
+    def is_longer(self, texts: Sequence[str], longest: int) -> np.ndarray:
+        """Whether texts have more word pieces than so many, bool (N,)."""
+        ids = self.tokenizer(list(texts), truncation=True, max_length=longest + 1)["input_ids"]
+        return np.array([len(each) > longest for each in ids], dtype=bool)
 
     def _encode_batch(self, ids: list[list[int]]) -> np.ndarray:
         padded = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(self.device)

@@ -15,6 +15,8 @@ class StreamConfig(Config):
     """Whether there is anything to train."""
     nests: ClassVar[bool] = False
     """Whether its loss can be taken over prefixes, too (`training.nested`)."""
+    changed: ClassVar[str | None] = None
+    """What its training once did in another way with the same config, so that old results do not pass for new ones."""
     event_encoder: EventEncoderConfig
     """The frozen text encoder of single events."""
     fields: FieldsConfig = FieldsConfig()
@@ -43,6 +45,7 @@ class ColesConfig(StreamConfig):
     """CoLES (`ray_ggsm.encoders.coles`)."""
 
     nests: ClassVar[bool] = True
+    changed: ClassVar[str | None] = "slices have any length up to the row's"
     kind: Literal["coles"]
     state: int = Field(256, ge=1)
     """Width of the GRU's state, which is the vector."""
@@ -84,6 +87,7 @@ class TransformerConfig(StreamConfig):
 class MsdpConfig(TransformerConfig):
     """MSDP (`ray_ggsm.encoders.msdp`)."""
 
+    changed: ClassVar[str | None] = "heads begin with base rates"
     kind: Literal["msdp"]
     behaviours: int = Field(64, ge=1)
     """Clusters of future events' vectors."""
@@ -100,19 +104,23 @@ class MsdpConfig(TransformerConfig):
 class One4allConfig(TransformerConfig):
     """One4all, ShopperBERT (`ray_ggsm.encoders.one4all`)."""
 
+    changed: ClassVar[str | None] = "heads begin with base rates, and some events stay visible"
     kind: Literal["one4all"]
     codebooks: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 64, 256), min_length=1)
     """Sizes of the codebooks of event vectors."""
     most_years: int = Field(20, ge=1)
     """Years that are told apart, up to the last one of the training rows; earlier ones count as the first."""
     masked_share: float = Field(0.15, gt=0, lt=1)
-    """Share of the events that are hidden."""
+    """Share of the events that are asked of."""
+    visible_share: float = Field(0.2, ge=0, lt=1)
+    """Share of these that stay visible; the others are hidden."""
 
 
 class FoundConfig(StreamConfig):
     """FOUND (`ray_ggsm.encoders.found`)."""
 
     nests: ClassVar[bool] = True
+    changed: ClassVar[str | None] = "sentences are read to their end"
     kind: Literal["found"]
     state: int = Field(128, ge=1)
     """Width of each modality's state, which is that of the vector."""
@@ -126,6 +134,8 @@ class FoundConfig(StreamConfig):
     """tau of both contrasts."""
     told_events: int = Field(16, ge=1)
     """Future events, drawn anew at each step, that a sentence tells."""
+    told_tokens: int = Field(256, ge=4)
+    """Longest sentence, in word pieces of the event encoder; longer ones are cut, and counted in the log."""
 
 
 class SupervisedConfig(StreamConfig):

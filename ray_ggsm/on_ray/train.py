@@ -25,7 +25,7 @@ from ray_ggsm.log import say
 from ray_ggsm.masks.ggsm import ImportanceConfig
 from ray_ggsm.model.config import ModelConfig
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.model.kinds import SupervisedConfig
+from ray_ggsm.model.kinds import FoundConfig, SupervisedConfig
 from ray_ggsm.model.pretrained import is_packed, pack
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
@@ -63,7 +63,7 @@ def _train(pipeline: Pipeline) -> None:
     training_pairs(rows, questions, training.batch_size, training.question_rows, experiment.seed, None)
     rows_are = definition.read_file(pipeline.prepare.definition)
     _check_old_space(experiment, rows_are.digest)
-    for sentence in _remarks(stage, experiment):
+    for sentence in _remarks(pipeline, experiment):
         say(sentence)
     held_out = training.held_out
     with connected(experiment), timed(stage) as running, console() as lines:
@@ -87,14 +87,14 @@ def _train(pipeline: Pipeline) -> None:
         )
 
 
-def _remarks(stage: TrainStage, experiment: Experiment) -> Iterator[str]:
+def _remarks(pipeline: Pipeline, experiment: Experiment) -> Iterator[str]:
     """What somebody would like to know before training starts."""
     if rounds_published_weights(experiment):
         yield (
             "train: with mask.calibration: none weights are close to .5, and model.dtype: bfloat16 rounds what sets"
             " them apart; set model.dtype: float32 to compare them with a constant"
         )
-    yield from unlike_runs(stage.location, _pattern(stage), _settings(experiment))
+    yield from unlike_runs(pipeline.train.location, _pattern(pipeline.train), _settings(pipeline, experiment))
 
 
 def _job(
@@ -157,10 +157,15 @@ def _pattern(stage: TrainStage) -> str:
     return storage.join(stage.location.rsplit("/", 1)[0], f"{stage.name}-*")
 
 
-def _settings(experiment: Experiment) -> dict[str, object]:
-    """The settings that the results of training depend on, as plain values."""
-    e = experiment
-    settings = {name: identity(getattr(e, name)) for name in ("data", "model", "mask", "training", "seed")}
+def _settings(pipeline: Pipeline, e: Experiment) -> dict[str, object]:
+    """What the results of training depend on beside the input files, as plain values."""
+    settings: dict[str, object] = {
+        name: identity(getattr(e, name)) for name in ("data", "model", "mask", "training", "seed")
+    }
+    if pipeline.questions is not None:
+        settings["run of jobs/synthesize.py"] = pipeline.questions.digest
+    if e.training.old_space is not None:
+        settings["older encoder"] = SavedEncoder.read(e.training.old_space.encoder).digest
     return {**settings, "way of training": changes_of_training(e)}
 
 
@@ -169,7 +174,12 @@ def _check(experiment: Experiment, rows: dict[str, int]) -> None:
     check_installed(training.trackers)
     if training.batch_size < workers:
         raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
-    held_out = training.held_out
+    held_out, model = training.held_out, experiment.model
+    if held_out is not None and held_out.patience is not None and isinstance(model, FoundConfig) and model.first_stage:
+        raise InputError(
+            "training.held_out.patience: the held-out loss of found is that of its second stage, and the first one "
+            "would end training; leave patience out, or set model.first_stage: 0"
+        )
     if held_out is not None and (n := min(held_out.rows, rows[held_out.split])) < max(workers, 2):
         raise InputError(
             f"training.held_out: {n} rows of '{held_out.split}' are too few; two are needed, and one for each of the"
@@ -190,9 +200,10 @@ def _check_old_space(experiment: Experiment, rows: str) -> None:
 
 
 def _check_event_encoder(experiment: Experiment, digest: str) -> None:
-    """Refuse an older encoder that reads the event vectors of another event encoder than the one with this digest."""
+    """Refuse an older encoder that reads the event vectors of another event encoder than the one with this digest;
+    some read none."""
     old_space = experiment.training.old_space
-    if old_space and SavedEncoder.read(old_space.encoder).description.event_encoder_digest != digest:
+    if old_space and SavedEncoder.read(old_space.encoder).description.event_encoder_digest not in ("", digest):
         raise InputError(
             f"training.old_space: the encoder in {old_space.encoder} reads vectors of another event encoder than "
             "model.event_encoder; take the same, or leave old_space out and let publishing.compatible map the vectors"

@@ -82,7 +82,7 @@ def tune_prompt(config: TunePromptConfig) -> SoftPrompt:
     """
     pipeline = _pipeline(config)
     encoder = SavedEncoder.read(pipeline.train.encoder)
-    location = _location(config, encoder)
+    location = _location(config, pipeline, encoder)
     if not storage.exists(storage.join(location, "prompt.json")):
         with connected(pipeline.experiment):
             _tune(config, pipeline, encoder, location)
@@ -95,7 +95,7 @@ def tune_prompt(config: TunePromptConfig) -> SoftPrompt:
 def preview(config: TunePromptConfig) -> str:
     """Where the prompt is, or will be."""
     pipeline = _pipeline(config)
-    return f"tune_prompt: {_location(config, SavedEncoder.read(pipeline.train.encoder))}"
+    return f"tune_prompt: {_location(config, pipeline, SavedEncoder.read(pipeline.train.encoder))}"
 
 
 def _pipeline(config: TunePromptConfig) -> Pipeline:
@@ -110,8 +110,10 @@ def _pipeline(config: TunePromptConfig) -> Pipeline:
     return pipeline
 
 
-def _location(config: TunePromptConfig, encoder: SavedEncoder) -> str:
-    name = digest(config.tuning, config.label, config.seed, encoder.digest)
+def _location(config: TunePromptConfig, pipeline: Pipeline, encoder: SavedEncoder) -> str:
+    """It names all that the prompt depends on; what the label means is in the name of the prepared data."""
+    prepared, mask = pipeline.prepare.directory, pipeline.experiment.embedding.mask
+    name = digest(config.tuning, config.label, config.seed, encoder.digest, prepared, mask)
     return storage.join(storage.absolute(config.output), f"prompt-{name}")
 
 

@@ -11,7 +11,7 @@ Legend: b rows of this worker, B rows of the global batch, W width of the new ve
 """
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pyarrow as pa
 import torch
@@ -29,6 +29,8 @@ class OldSpaceConfig(Config):
     encoder: Runtime[Annotated[str, AfterValidator(storage.absolute)]]
     """Directory of the older encoder, of the same rows and event encoder; results depend on what it is, not on
     where."""
+    mask: Literal["trained", "inference"] = "trained"
+    """The mask under which its vectors were published (`embedding.mask`). They are those without an instruction."""
     weight: float = Field(1.0, gt=0)
     """Weight of the loss."""
 

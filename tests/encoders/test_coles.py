@@ -57,6 +57,9 @@ def test_slices_lie_in_their_rows_and_have_every_length() -> None:
     assert (first + length <= length_B[:, None]).all()
     assert length[0].unique().tolist() == [1]
     assert length[2].unique().tolist() == [5]
+    lengths, count = length[3].unique(return_counts=True)
+    assert lengths.tolist() == list(range(5, 31)), "no more whole rows than others"
+    assert count.max() < 2 * 2000 / 26
     assert length[4].unique().tolist() == list(range(5, 101))
     assert (first[4] + length[4]).max() == 200
     assert first[4].min() == 0

@@ -1,6 +1,9 @@
 """FOUND: its closed forms, its fusion, its windows, and its sentences."""
 
 import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +13,18 @@ import torch
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.found import Found, FoundBatch, Sentences, alike, draw_windows, sentences
+from ray_ggsm.encoders.kinds import Inputs, Run, load, new_learner
 from ray_ggsm.encoders.small_model import SmallEncoder
 from ray_ggsm.encoders.stream import StreamReader
 from ray_ggsm.model.config import EventEncoderConfig
+from ray_ggsm.model.contents import Lookup
+from ray_ggsm.model.description import SavedEncoder
+from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.kinds import FoundConfig
 from ray_ggsm.model.modality import Modality
+from ray_ggsm.model.pretrained import pack
+from ray_ggsm.training.config import TrainingConfig
+from ray_ggsm.training.learner import Learner
 from ray_ggsm.training.loss import Objective, gathered, info_nce
 from ray_ggsm.training.workers import ALONE
 from tests.helpers.encoders import WIDTH, lookup
@@ -97,11 +107,15 @@ def test_windows_that_hold_everything_leave_only_the_contrast() -> None:
     assert metrics["accuracy"] == 1
 
 
+def told_as(id_B: torch.Tensor) -> Sentences:
+    return Sentences(torch.randn(len(id_B), WIDTH), id_B, torch.zeros(len(id_B), dtype=torch.bool))
+
+
 def test_equal_similarities_cost_the_logarithm_of_the_batch() -> None:
     """A map of sentences that gives one point: every answer is as near as the own one."""
     rows, found = user_rows(8), model(first_stage=0.0)
     torch.nn.init.zeros_(found.sentence.weight)
-    told = Sentences(torch.randn(8, WIDTH), torch.arange(8))
+    told = told_as(torch.arange(8))
     loss, _ = found.loss(FoundBatch(READER.batch(rows), told), ALONE, 0)
     # e -> q: all the same, ln 8; q -> e: q is one point, and the mean over rows of -log softmax over e is at least ln 8
     e_BC = torch.nn.functional.normalize(found.states(READER.batch(rows)), dim=1)
@@ -109,7 +123,7 @@ def test_equal_similarities_cost_the_logarithm_of_the_batch() -> None:
     score_B = (e_BC @ q_C / found.config.temperature).double()
     backward = (score_B.logsumexp(dim=0) - score_B).mean().item()
     assert loss.item() == pytest.approx((math.log(8) + backward) / 2, rel=1e-5)
-    alike_told = Sentences(told.vector_BH, torch.zeros(8, dtype=torch.int64))
+    alike_told = replace(told, id_B=torch.zeros(8, dtype=torch.int64))
     assert found.loss(FoundBatch(READER.batch(rows), alike_told), ALONE, 0)[0].item() == pytest.approx(0, abs=1e-6)
 
 
@@ -140,10 +154,73 @@ def test_users_and_sentences_can_be_compared(tiny_event_encoder: str) -> None:
         found.told(["nothing"])
 
 
+def test_sentences_are_read_beyond_the_length_of_an_event_and_cuts_are_counted(tiny_event_encoder: str) -> None:
+    long = "bill: " + ", ".join(f"item {n}" for n in range(6))
+    texts = [long + " For more than 12.", long + " For more than 99.", "nothing"]
+    vectors = {}
+    for told_tokens in (16, 200):
+        found = model(tiny_event_encoder, told_tokens=told_tokens)
+        told = found.told(texts)
+        assert told.cut_B.tolist() == [told_tokens == 16] * 2 + [False]
+        vectors[told_tokens] = told.vector_BH
+    torch.testing.assert_close(vectors[16][0], vectors[16][1])
+    assert not torch.allclose(vectors[200][0], vectors[200][1], atol=1e-4)
+    torch.testing.assert_close(vectors[16][2], vectors[200][2])
+    told = replace(told_as(torch.arange(8)), cut_B=torch.arange(8) < 2)
+    _, metrics = model(first_stage=0.0).loss(FoundBatch(READER.batch(user_rows(8)), told), ALONE, 0)
+    assert metrics["sentences_cut"] == 0.25
+
+
+def test_a_packed_encoder_reads_sentences_without_the_source(tiny_event_encoder: str, tmp_path: Path) -> None:
+    """The event encoder in the encoder's directory is read, wherever that lies."""
+    source = shutil.copytree(tiny_event_encoder, tmp_path / "events")
+    config = EventEncoderConfig(name=str(source), dtype="float32")
+    learner = found_learner(config)
+    learner.prepare()
+    learner.save_encoder(str(tmp_path / "encoder"))
+    texts = ["bill: item 3. For more than 12.", "nothing"]
+    expected = texts_of(str(tmp_path / "encoder"), texts)
+    pack(SavedEncoder.read(str(tmp_path / "encoder")))
+    shutil.rmtree(source)
+    np.testing.assert_array_equal(texts_of(str(tmp_path / "encoder"), texts), expected)
+    (tmp_path / "encoder" / "pretrained" / "packed.json").unlink()
+    with pytest.raises(InputError, match="cannot be loaded"):
+        texts_of(str(tmp_path / "encoder"), texts)
+
+
+def found_learner(config: EventEncoderConfig) -> Learner:
+    """FOUND in training on a few rows, of which the second half of the steps reads sentences."""
+    rows, events = user_rows(12), EventEncoder(config, torch.device("cpu"))
+    features = tuple(f"f{i}" for i in range(7))
+    inputs = Inputs(MODALITIES, features, (), events.width, events.digest, wide_lookup(events.width))
+    found = FoundConfig(kind="found", event_encoder=config, newest=9, width=6, state=8, first_stage=0.5)
+    training = TrainingConfig(steps=4, batch_size=6, centre_rows=12)
+    return new_learner(found, None, inputs, Run(training, ALONE, 0, rows, 80, torch.device("cpu")))
+
+
+def wide_lookup(width: int) -> Lookup:
+    return lambda texts: np.resize(lookup(texts), (len(texts), width))
+
+
+def texts_of(location: str, texts: list[str]) -> np.ndarray:
+    return Embedder(load(location, lookup, torch.device("cpu")), 100).texts(texts).vectors
+
+
+def test_held_out_rows_are_scored_by_the_last_stage(tiny_event_encoder: str) -> None:
+    """In the first stage, too, so that all looks at them can be compared."""
+    learner = found_learner(EventEncoderConfig(name=tiny_event_encoder, dtype="float32"))
+    learner.prepare()
+    rows = user_rows(8, seed=3)
+    first = learner.held_out(rows)
+    learner.step = 3
+    assert learner.held_out(rows) == first
+    assert "sentences_cut" in first
+
+
 @pytest.mark.parametrize("first_stage", [0.0, 0.5])
 def test_the_nested_loss_is_the_mean_over_slices(first_stage: float) -> None:
     rows, found = user_rows(8), model(first_stage=first_stage, divergence_weight=0.0, window_days=1e4)
-    told = None if first_stage else Sentences(torch.randn(8, WIDTH), torch.arange(8))
+    told = None if first_stage else told_as(torch.arange(8))
     batch, objective = FoundBatch(READER.batch(rows), told), Objective(found.config.temperature, 2.0, ("ua",))
     if told is None:
         user_BC, answer_BC = found._windows(batch.history, ALONE, 0)

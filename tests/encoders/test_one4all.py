@@ -97,3 +97,39 @@ def test_one_year_is_no_question() -> None:
     one4all = model(rows, most_years=1)
     _, metrics = one4all.loss(one4all.training_batch(READER, rows, 0), ALONE, 0)
     assert metrics["loss_year"] == 0
+
+
+def test_questions_begin_with_base_rates() -> None:
+    """Counted row by row from the events that are read; classes that never occur have half a row."""
+    rows = user_rows(25, seed=2)
+    one4all = model(rows)
+    hours = []
+    for row in rows.to_pylist():
+        kept = [(e["time"], -m) for m, each in enumerate(MODALITIES) for e in row[each.name][-each.keep :]]
+        hours += [(time + dt.timedelta(seconds=30)).hour for time, _ in sorted(kept)[-9:]]  # to the minute
+    batch = one4all.training_batch(READER, rows, 0).history
+    read = batch.event_BL[batch.event_BL < len(batch.age_E)]
+    assert len(read) < len(batch.age_E), "some events are older than the newest nine"
+    count = np.bincount(hours, minlength=24)
+    assert count.sum() == len(read)
+    expected = np.log((count + 0.5) / (count.sum() + 12))
+    np.testing.assert_allclose(one4all.questions[-1].bias.detach().numpy(), expected, rtol=1e-5)
+
+
+def test_a_share_of_the_asked_events_stays_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their states, of which vectors are made, get gradients of their own; the others are hidden."""
+    rows = user_rows(60)
+    seen = {}
+    for share in (0.0, 0.5):
+        one4all = model(rows, masked_share=0.5, visible_share=share)
+        through = one4all._through
+
+        def watched(x_BLD, batch, through=through, one4all=one4all, share=share):
+            seen[share] = (x_BLD == one4all.hidden_D).all(dim=2)
+            return through(x_BLD, batch)
+
+        monkeypatch.setattr(one4all, "_through", watched)
+        _, metrics = one4all.loss(one4all.training_batch(READER, rows, 0), ALONE, 0)
+        assert math.isfinite(metrics["loss"])
+    assert 0.4 < seen[0.5].sum() / seen[0.0].sum() < 0.6
+    assert not (seen[0.5] & ~seen[0.0]).any()

@@ -90,7 +90,8 @@ def trainer_on(config: StreamConfig, rows: str, workers: Workers = ALONE) -> Tra
 def told(texts: list[str]) -> Sentences:
     """Texts in the space of the made-up event vectors."""
     vector_BH = torch.from_numpy(lookup(pa.array(texts)).astype(np.float32))
-    return Sentences(vector_BH, torch.from_numpy(hash64(texts).view(np.int64).copy()))
+    id_B = torch.from_numpy(hash64(texts).view(np.int64).copy())
+    return Sentences(vector_BH, id_B, torch.zeros(len(texts), dtype=torch.bool))
 
 
 def pairs_of(rows: str) -> Pairs:

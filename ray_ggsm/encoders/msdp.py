@@ -1,16 +1,17 @@
 """MSDP: the distribution of behaviours in windows of several lengths, and masked events (CIKM 2023; `kind: msdp`).
 
 What will a user do in the next W days? Behaviours are clusters of event vectors. A causal transformer reads the events
-and then W; its last state h predicts the distribution p of behaviours in (as_of, as_of + W]. Beside it, SimSiam wants
-the same h of the events with some of them masked:
+and then W; its last state h predicts the distribution p of behaviours in (as_of, as_of + W]. All windows of a row stand
+behind its events at once, and none sees another. Beside it, SimSiam wants the same h of the events with some of them
+masked:
 
     L = CE(p, softmax(Linear h1)) + lambda / 2 (-cos(q(h1), sg h2) - cos(q(h2), sg h1))
 
 The paper is known here from its abstract and from reviews; details are ours. The vector is h for the windows that the
 config names, by default for the whole future.
 
-Legend: b rows of this worker, J windows per row, n = b J, L positions, E events, V published windows, D width of
-events and states, H width of event vectors, K behaviours.
+Legend: B rows, b rows of this worker, J windows per row, n = b J, L positions, E events, V published windows, D width
+of events and states, H width of event vectors, K behaviours.
 """
 
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from ray_ggsm.encoders.stream import (
     StreamReader,
     TrainingBatch,
     clusters,
-    last,
     nearest,
     raw_vectors,
     rows_of_events,
@@ -91,7 +91,7 @@ class Msdp(StreamModel):
     def states(self, batch: StreamBatch) -> Tensor:
         """As in `SmallModel`: h of one window after the other, (B, V D)."""
         x_BLD = self.input(batch)
-        return torch.cat([self._read(x_BLD, batch.length_B, days.expand(len(x_BLD))) for days in self.days_V], dim=1)
+        return self._read(x_BLD, batch.valid_BL, self.days_V.expand(len(x_BLD), -1)).flatten(1)
 
     def training_batch(self, reader: StreamReader, rows: pa.Table, seed: int) -> MsdpBatch:
         """As in `SmallModel`."""
@@ -100,16 +100,15 @@ class Msdp(StreamModel):
     def loss(self, batch: MsdpBatch, workers: Workers, seed: int) -> tuple[Tensor, Metrics]:
         """As in `SmallModel`: each worker has its rows' part of the mean."""
         c, history = self.config, batch.history
-        J, L = c.windows_per_row, history.event_BL.shape[1]
-        n_draws, device = J * (1 + c.newest), self.masked_D.device
-        share_bX = draws_of_rows(len(history.length_B), n_draws, workers, seed, device).to(self.masked_D.dtype)
-        days_n = 1 + (share_bX[:, :J] * self.future_days).floor().clamp(max=self.future_days - 1).flatten()
-        hidden_nL = share_bX[:, J:].unflatten(1, (J, -1))[:, :, :L].flatten(0, 1) < c.masked_share
-        x_nLD = self.input(history).repeat_interleave(J, dim=0)
-        length_n = history.length_B.repeat_interleave(J)
-        h1_nD = self._read(x_nLD, length_n, days_n)
-        h2_nD = self._read(torch.where(hidden_nL[:, :, None], self.masked_D, x_nLD), length_n, days_n)
-        p_nK = self.distribution(batch.future, days_n.view(-1, J)).flatten(0, 1)
+        J, L, device = c.windows_per_row, history.event_BL.shape[1], self.masked_D.device
+        share_bX = draws_of_rows(len(history.length_B), J + c.newest, workers, seed, device).to(self.masked_D.dtype)
+        days_bJ = 1 + (share_bX[:, :J] * self.future_days).floor().clamp(max=self.future_days - 1)
+        hidden_bL = share_bX[:, J:][:, :L] < c.masked_share
+        x_bLD = self.input(history)
+        h1_nD = self._read(x_bLD, history.valid_BL, days_bJ).flatten(0, 1)
+        masked_bLD = torch.where(hidden_bL[:, :, None], self.masked_D, x_bLD)
+        h2_nD = self._read(masked_bLD, history.valid_BL, days_bJ).flatten(0, 1)
+        p_nK = self.distribution(batch.future, days_bJ).flatten(0, 1)
         n = workers.reduce(torch.tensor(float(len(h1_nD)), device=h1_nD.device))
         predicted = -(p_nK * self.behaviours(h1_nD).log_softmax(dim=1)).sum() / n
         alike = (cosine(self.predictor(h1_nD), h2_nD) + cosine(self.predictor(h2_nD), h1_nD)).sum() / n
@@ -133,15 +132,17 @@ class Msdp(StreamModel):
         count_bJK[:, :, K] = (total_bJ == 0).to(count_bJK)
         return count_bJK / total_bJ.clamp(min=1)[:, :, None]
 
-    def _read(self, x_nLD: Tensor, length_n: Tensor, days_n: Tensor) -> Tensor:
-        """h, (n, D): the state at the window, which comes after the last event."""
-        n, L, D = x_nLD.shape
-        window_nD = self.window((days_n.log() / log(30))[:, None])
-        is_window_nL = torch.arange(L + 1, device=x_nLD.device) == length_n[:, None]
-        padded_nLD = torch.cat([x_nLD, x_nLD.new_zeros(n, 1, D)], dim=1)
-        read_nLD = torch.where(is_window_nL[:, :, None], window_nD[:, None], padded_nLD)
-        causal_LL = nn.Transformer.generate_square_subsequent_mask(L + 1, device=x_nLD.device)
-        return last(self.transformer(read_nLD, mask=causal_LL, is_causal=True), length_n + 1)
+    def _read(self, x_BLD: Tensor, valid_BL: Tensor, days_BJ: Tensor) -> Tensor:
+        """h, (B, J, D): the states at the windows, which come after the last event."""
+        L, J, device = x_BLD.shape[1], days_BJ.shape[1], x_BLD.device
+        window_BJD = self.window((days_BJ.log() / log(30))[:, :, None])
+        at = torch.arange(L + J, device=device)
+        unseen_LL = at > at[:, None]  # later positions, and of windows all others
+        unseen_LL |= (at >= L) & (at[:, None] >= L) & (at != at[:, None])
+        padding_BL = torch.cat([~valid_BL, valid_BL.new_zeros(len(valid_BL), J)], dim=1)
+        read_BLD = torch.cat([x_BLD, window_BJD], dim=1)
+        state_BLD: Tensor = self.transformer(read_BLD, mask=unseen_LL, src_key_padding_mask=padding_BL)
+        return state_BLD[:, L:]
 
 
 def cosine(guess_nD: Tensor, state_nD: Tensor) -> Tensor:

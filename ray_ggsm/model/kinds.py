@@ -87,7 +87,7 @@ class TransformerConfig(StreamConfig):
 class MsdpConfig(TransformerConfig):
     """MSDP (`ray_ggsm.encoders.msdp`)."""
 
-    changed: ClassVar[str | None] = "heads begin with base rates"
+    changed: ClassVar[str | None] = "heads begin with base rates, and all windows of a row have the same masked events"
     kind: Literal["msdp"]
     behaviours: int = Field(64, ge=1)
     """Clusters of future events' vectors."""

@@ -99,3 +99,22 @@ def test_other_windows_give_other_vectors() -> None:
     assert (states[:, :6] - states[:, 6:]).abs().max() > 1e-4
     only = model(rows)
     torch.testing.assert_close(only.states(READER.batch(rows)), states[:, 6:])
+
+
+def test_windows_of_a_row_do_not_see_each_other() -> None:
+    """Five at once give what each gives alone, for rows of all lengths."""
+    rows = user_rows(12, seed=1)
+    together, days = model(rows, windows_days=(1, 3, 10, 40, 80)), (1, 3, 10, 40, 80)
+    states = together.states(READER.batch(rows)).unflatten(1, (5, -1))
+    for j, day in enumerate(days):
+        alone = model(rows, windows_days=(day,)).states(READER.batch(rows))
+        torch.testing.assert_close(states[:, j], alone, rtol=1e-5, atol=1e-6)
+
+
+def test_behaviours_begin_with_base_rates() -> None:
+    """Of windows of a day, a quarter, a half, three quarters and all of the future, recounted."""
+    rows = user_rows(25, seed=3)
+    msdp = model(rows)
+    days = torch.tensor([1, DAYS * 0.25 + 0.75, DAYS / 2 + 0.5, DAYS * 0.75 + 0.25, DAYS]).round()
+    share = msdp.distribution(READER.future(rows), days.expand(len(rows), 5)).double().sum(dim=(0, 1)).numpy() + 0.5
+    np.testing.assert_allclose(msdp.behaviours.bias.detach().numpy(), np.log(share / share.sum()), rtol=1e-5)

@@ -68,7 +68,7 @@ def test_metrics_go_to_a_register_and_one_that_fails_ends_nothing(
 
 
 def test_an_encoder_learns_to_be_read_as_an_older_one(
-    experiment: Callable, finished, beside: Callable, tmp_path: Path
+    experiment: Callable, finished, beside: Callable, tmp_path: Path, capsys
 ) -> None:
     """Results depend on what the older encoder is, not on where; one that cannot read the rows is refused."""
     older = shutil.copytree(Pipeline.of(finished).train.encoder, tmp_path / "older")
@@ -92,6 +92,13 @@ def test_an_encoder_learns_to_be_read_as_an_older_one(
     (elsewhere / "rows.json").unlink()
     with pytest.raises(InputError, match=r"training.old_space: .* has no rows.json"):
         train(Pipeline.of(there))
+    (Path(mine.train.location) / "stage.json").unlink()
+    capsys.readouterr()
+    shutil.copy(older / "rows.json", elsewhere)
+    change(elsewhere / "encoder.json", event_encoder_digest="")
+    with pytest.raises(InputError):  # it has another digest now, and weights that do not fit
+        train(Pipeline.of(there))
+    assert "does not go on, because of another older encoder" in capsys.readouterr().out
 
 
 def change(file: Path, **values: Any) -> None:

@@ -34,6 +34,8 @@ def test_a_prompt_becomes_an_instruction(
     before = (location / "prompt.json").stat().st_mtime_ns
     assert np.array_equal(tune_prompt(config).vector_PD, prompt.vector_PD)
     assert (location / "prompt.json").stat().st_mtime_ns == before, "a finished prompt is reused"
+    other_mask = build(TunePromptConfig, values | {"settings": {"embedding.mask": "inference"}}, "test")
+    assert preview(other_mask) != preview(config)
 
     instructions = {"plain": "", "buys": f"{PREFIX}{location}"}
     asked = experiment(output=beside("prepare-", "train-", "event_vectors"), embedding__instructions=instructions)

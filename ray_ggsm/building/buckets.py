@@ -176,20 +176,31 @@ class BucketFiles:
 
     @cached_property
     def _done(self) -> pa.Table:
-        """Rows that this run has encoded for another version before."""
+        """Rows of users who need a new vector tonight, of whom this run has encoded all for another version before."""
+        if not self.bucket.earlier:
+            return SCHEMA.empty_table()
         found = scan.read_files([storage.join(self.build.table, path) for path in self.bucket.earlier], SCHEMA.names)
         found = self.build.without_gone(found.filter(pc.equal(found["run"], self.build.run)))
         keys = ["user_id", "as_of", "instruction"]
         first = found.append_column("n", pa.array(np.arange(len(found)))).group_by(keys).aggregate([("n", "min")])
-        return found.take(first["n_min"].combine_chunks())
+        found = found.take(first["n_min"].combine_chunks())
+        # another layout has other users, and a row may have found no memory
+        done, wanted = (_rows_by_user(users) for users in (found["user_id"], self._users(carried=False)))
+        wanted_N = wanted["rows"].take(pc.index_in(done["user_id"], wanted["user_id"].combine_chunks()))
+        all_ = pc.equal(done["rows"], pc.multiply(wanted_N, len(self.build.embedding.instructions)))
+        return found.filter(pc.is_in(found["user_id"], value_set=done.filter(all_)["user_id"].combine_chunks()))
 
     def _carried(self) -> pa.Table:
         """The table's rows of the users who keep their vector."""
-        parts = [read_chunk(part.rows, ["user_id", CARRIED]) for part in self.bucket.rows if part.ages]
-        if not parts:
-            return SCHEMA.empty_table()
-        users = pa.concat_tables([part.filter(part[CARRIED]) for part in parts])["user_id"].combine_chunks()
+        users = self._users(carried=True)
         return self.build.without_gone(self._old.filter(pc.is_in(self._old["user_id"], value_set=users)))
+
+    def _users(self, carried: bool) -> pa.Array:
+        """Tonight's users who keep their vector, or who need a new one, row by row."""
+        some = [part.rows for part in self.bucket.rows if (part.ages if carried else part.fresh)]
+        parts = [read_chunk(rows, ["user_id", CARRIED]) for rows in some]
+        mine = [part.filter(pc.equal(part[CARRIED], carried))["user_id"].cast(pa.string()) for part in parts]
+        return pa.chunked_array(mine, pa.string()).combine_chunks()
 
     def _forgotten(self) -> int:
         """Rows of tonight's users who are on the list."""
@@ -204,6 +215,12 @@ class BucketFiles:
 
 def _any(which_N: pa.Array) -> bool:
     return bool(pc.any(which_N).as_py())
+
+
+def _rows_by_user(user_id: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Columns `user_id` and `rows`."""
+    counts = pc.value_counts(user_id)
+    return pa.table({"user_id": counts.field("values"), "rows": counts.field("counts")})
 
 
 def _rows_without(rows: pa.Table, others: pa.Table) -> int:

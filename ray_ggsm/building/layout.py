@@ -52,7 +52,12 @@ class Layout:
 
 
 def lay_out(
-    rows: pa.Table, build: Build, file: str, previous: Sequence[str], kept: pa.Table | None = None
+    rows: pa.Table,
+    build: Build,
+    file: str,
+    previous: Sequence[str],
+    kept: pa.Table | None = None,
+    quiet: pa.ChunkedArray | None = None,
 ) -> list[LaidOut]:
     """Write some users' rows by bucket; all rows of a user are among them.
 
@@ -63,6 +68,7 @@ def lay_out(
         previous: data files with the vectors of these users that may be kept.
         kept: `user_id` and `as_of` of users without a row who keep the vector that they have, where events tell who
             does: then everybody with a row gets a new vector. None: content and age of the vectors tell.
+        quiet: the only users who may keep a vector by its content, which does not cover features; None: all.
 
     Raises:
         InputError: a user has several rows.
@@ -74,7 +80,7 @@ def lay_out(
     content_N = content_hashes(rows, [name for name in read if name in rows.column_names])
     rows = rows.append_column(CONTENT, pa.array(content_N))
     # what came late may be in the features alone, which the content of a vector that may be kept does not cover
-    known_N, moment_N = _known(rows, build, previous if kept is None else ())
+    known_N, moment_N = _known(rows, build, previous if kept is None else (), quiet)
     same = rows.filter(pa.array(known_N)).select(["user_id"])
     carried = [
         same.append_column("as_of", moment_N.filter(pa.array(known_N))),
@@ -116,7 +122,9 @@ def _refuse_repeated(user_id: pa.ChunkedArray, build: Build) -> None:
     )
 
 
-def _known(rows: pa.Table, build: Build, previous: Sequence[str]) -> tuple[np.ndarray, pa.ChunkedArray]:
+def _known(
+    rows: pa.Table, build: Build, previous: Sequence[str], quiet: pa.ChunkedArray | None
+) -> tuple[np.ndarray, pa.ChunkedArray]:
     """Which rows (N,) keep the vectors that the table has, and the moments of these, null elsewhere."""
     old = scan.read_files(previous, ["user_id", "instruction", "as_of", "content"])
     values = [(name, how) for name in ("as_of", "content") for how in ("min", "max")]
@@ -127,6 +135,8 @@ def _known(rows: pa.Table, build: Build, previous: Sequence[str]) -> tuple[np.nd
     for name in ("as_of", "content"):
         complete = pc.and_(complete, pc.equal(found[f"{name}_min"], found[f"{name}_max"]))
     same = pc.and_(complete, pc.equal(found["content_min"], rows[CONTENT]))
+    if quiet is not None:
+        same = pc.and_(same, pc.is_in(rows["user_id"], value_set=quiet.combine_chunks()))
     known_N = pc.fill_null(same, False).to_numpy().copy()
     moment_N = found["as_of_max"].cast(rows.schema.field("as_of").type)
     is_due_N = is_due(rows["user_id"], moment_N, rows["as_of"], build.zone, build.max_age_days)

@@ -61,10 +61,12 @@ def night_rows(
         build: the build.
         file: file of rows to write.
         since: as in `Vectors`.
-        only_changed: decide by events who needs a row; false: everybody gets one.
+        only_changed: decide by events alone who needs a row; false: everybody gets one, and it tells, too.
     """
     made = _Collected(build.staging)
-    vectors = Vectors(_young_enough(config, shard.vectors, build), since) if only_changed else None
+    vectors = None
+    if build.max_age_days is not None:
+        vectors = Vectors(_young_enough(config, shard.vectors, build), since, rows_for_all=not only_changed)
     counts = write_shard(
         config, fitted, shard.number, shard.of, build.staging, threads=shard.threads, source=shard.source,
         vectors=vectors, writing=made, name_inactive=True,
@@ -73,7 +75,9 @@ def night_rows(
     rows = made.tables.get("rows") or [user_row_schema(events, [], zone=zone).empty_table()]
     rows = pa.concat_tables([part.replace_schema_metadata(None) for part in rows])
     kept = pa.concat_tables(made.tables["kept"]) if vectors is not None else None
-    return lay_out(rows, build, file, shard.vectors, kept), counts
+    if kept is None or only_changed:
+        return lay_out(rows, build, file, shard.vectors, kept), counts
+    return lay_out(rows, build, file, shard.vectors, quiet=kept["user_id"]), counts
 
 
 def _young_enough(config: DataConfig, files: Sequence[str], build: Build) -> pa.Table:

@@ -103,7 +103,7 @@ def read_chunk(chunk: Chunk, columns: Sequence[str]) -> pa.Table:
     except FileNotFoundError:
         raise InputError(f"{chunk.file} was removed while it was read; nothing was published; start again") from None
     except (pa.ArrowInvalid, OSError) as error:
-        if storage.refused(error):
+        if storage.refused(error) or storage.passing(error):
             raise
         groups, why = f"{chunk.first} to {chunk.first + chunk.groups - 1}", " ".join(str(error).split())[:200]
         raise InputError(f"{chunk.file}: row groups {groups} cannot be read ({why}); write the file again") from error
@@ -119,4 +119,6 @@ def read_footer(file: str) -> pq.FileMetaData:
     try:
         return storage.retried(lambda: pq.read_metadata(path, filesystem=fs))
     except (pa.ArrowInvalid, OSError) as error:
+        if storage.refused(error) or storage.passing(error):
+            raise
         raise InputError(f"{file}: expected a readable Parquet file ({' '.join(str(error).split())[:200]})") from error

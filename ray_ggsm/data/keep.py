@@ -30,6 +30,8 @@ class Vectors:
     """`user_id` and `as_of`, one row per user; users of other shards are ignored."""
     since: int | None
     """Change of the store that the night before knew; None: no store, so later events tell all that is new."""
+    rows_for_all: bool = False
+    """Whether users who keep their vector get a row all the same, because more than these events may have changed."""
 
 
 def create_kept(database: Database, config: DataConfig, vectors: Vectors, key: bytes | None) -> None:

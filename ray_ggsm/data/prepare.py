@@ -100,7 +100,7 @@ def write_shard(
             create_kept(database, config, vectors, key)
             with writing(storage.join(location, "kept", part)) as kept_file:
                 kept_file(_fetch(database, f"SELECT name AS user_id, as_of FROM {quote(KEPT)} ORDER BY ALL"))
-        kept = KEPT if vectors is not None else None
+        kept = KEPT if vectors is not None and not vectors.rows_for_all else None
         create_snapshots(database, config, config.splits, kept)
         if name_inactive:
             (split,) = config.splits

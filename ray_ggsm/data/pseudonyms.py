@@ -25,6 +25,8 @@ def read_key(file: str) -> bytes:
     try:
         key = storage.read_bytes(file).removesuffix(b"\n")
     except OSError as error:
+        if storage.passing(error):
+            raise
         raise InputError(f"{file}: expected a file with a secret key ({type(error).__name__})") from None
     if not 16 <= len(key) <= 64:
         raise InputError(f"{file}: expected a key of 16 to 64 bytes, found {len(key)}; openssl rand -hex 32 makes one")

@@ -1,6 +1,7 @@
 """Which source a config names, and what it does with the columns of its tables."""
 
 import datetime as dt
+from dataclasses import replace
 
 import duckdb
 
@@ -26,6 +27,18 @@ def source_of(config: DataConfig) -> Source:
         uses = _all_uses(config)
         return EventStore(source.location, source.manifest, source.types, uses, period=_period(config))
     return Journey()
+
+
+def from_first_history(source: Source, config: DataConfig) -> Source:
+    """A source of other cutoffs with the events from the first history of the config on, to the newest ones.
+
+    What a source of the config itself reads ends with the last future; the newest event tells more, how far all of them
+    reach.
+    """
+    wanted = source_of(config)
+    if not isinstance(source, EventStore) or not isinstance(wanted, EventStore) or wanted.period is None:
+        return source  # all of it is read
+    return replace(source, period=(wanted.period[0], dt.datetime.max.replace(tzinfo=dt.UTC)))
 
 
 def places(source: FilesSource | StoreSource | JourneySource) -> list[str]:

@@ -68,7 +68,7 @@ class IngestConfig(Config):
     """With `day`: all days up to this one come in, one after the other."""
     ready: str | None = None
     """File that says that a day is complete, with `{day}`; until it is there, the job ends with exit code 4. If it is a
-    JSON object with `rows` (file -> number of rows), these files must be there, with so many records."""
+    JSON object with `rows` (file -> number of records), these files must be there, with so many records."""
     columns: dict[Name, tuple[str, ...]] = Field({})
     """Per table, the columns that a new store takes beside user and time; tables without an entry: all columns."""
     buckets: int = Field(16, ge=1, le=65536)
@@ -153,25 +153,28 @@ def ingest(config: IngestConfig) -> None:
 def _ingest_day(config: IngestConfig, location: str, layout: Layout, day: date | None, key: bytes | None) -> None:
     name = "all days" if day is None else day.isoformat()
     paths = {table: _files(table, c, day) for table, c in config.tables.items()}
-    promised = None if config.ready is None else check_ready(_of_day(config.ready, day), paths)
+    patterns = {table: _of_day(c.files, day) for table, c in config.tables.items()}
+    promised = None if config.ready is None else check_ready(_of_day(config.ready, day), patterns, paths)
     state = read_state(location)
-    changes = _changes(config, state, paths)
+    sealed = None if day is None else name
+    changes = _changes(config, state, paths, sealed)
     for change in changes:
         _say(change)
-    if not any(change.arriving for change in changes) and (day is None or name in state.days):
+    if not any(change.arriving or change.replaced for change in changes) and (day is None or name in state.days):
         print(f"ingest: {name}: the store has all of it (manifest {state.sequence})", flush=True)
         return
     check_key(state, key, "key_file")
     manifest = Manifest(
         sequence=state.sequence + 1,
         operation="ingest",
-        day=None if day is None else name,
+        day=sealed,
         tables={REJECTED: NO_REJECTED, **{c.name: c.state for c in changes}, **state.tables},
     )
     limits = config.mb_per_task, config.max_events_per_user
     done = Shuffle(*limits, location, layout, state, manifest, key).run(changes)
     if promised is not None:
-        promised.check(done.entries)
+        records = {file_key(c.name, each.path): each.records for c in changes for each in c.arriving}
+        promised.check(done.entries, records)
     _enforce_share(done.entries, config.max_bad_share)
     gone = tuple(file_key(change.name, path) for change in changes for path in change.replaced)
     update = {"added": tuple(done.entries), "removed": gone, "capped": dict(done.capped), "not_taken": done.not_taken}
@@ -199,7 +202,9 @@ def _files(name: str, table: TableConfig, day: date | None) -> list[str]:
         raise InputError(str(error).replace("data.source.tables", "tables")) from None
 
 
-def _changes(config: IngestConfig, state: State, paths: Mapping[str, Sequence[str]]) -> list[TableChange]:
+def _changes(
+    config: IngestConfig, state: State, paths: Mapping[str, Sequence[str]], day: str | None
+) -> list[TableChange]:
     look = ray.remote(num_cpus=1)(arrivals.look)
     looking = {}
     for name, some in paths.items():
@@ -208,7 +213,7 @@ def _changes(config: IngestConfig, state: State, paths: Mapping[str, Sequence[st
         starts = range(0, len(unsure), LOOKS)
         looking[name] = [look.remote(name, table, unsure[k : k + LOOKS]) for k in starts]
     looks = {name: list(chain.from_iterable(ray.get(some))) for name, some in looking.items()}
-    return [plan(state, n, config.tables[n], some, config.columns.get(n)) for n, some in looks.items()]
+    return [plan(state, n, config.tables[n], some, config.columns.get(n), day) for n, some in looks.items()]
 
 
 def _is_known(state: State, table: str, path: str) -> bool:

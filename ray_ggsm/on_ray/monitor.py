@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pydantic import Field, JsonValue, model_validator
 
 from ray_ggsm import storage
-from ray_ggsm.clock import today
-from ray_ggsm.config import Config, InputError, Location, Runtime, to_yaml
+from ray_ggsm.clock import start_of_day, today
+from ray_ggsm.config import Config, InputError, Location, NotNow, Runtime, to_yaml
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.config import Kind, ProbeConfig
@@ -184,30 +184,50 @@ def _files(pattern: str) -> list[str]:
 
 def _labels(config: MonitorConfig, data: DataConfig | None, periods: Periods) -> tuple[pa.Table, np.ndarray, list[str]]:
     """The matured label rows (N) of the followed users, the period of each, and what was left out."""
-    notes = []
-    if data is None:
-        assert config.labels is not None, "one of the two is given"
-        tables = [read_labels(file) for file in _files(config.labels.files)]
-        if odd := [table for table in tables if table.schema.names != tables[0].schema.names]:
-            raise InputError(
-                f"labels.files: all files must have the same columns, found {', '.join(tables[0].schema.names)} and "
-                f"{', '.join(odd[0].schema.names)}"
-            )
-        labels = pa.concat_tables(tables)
-    else:
-        moments = [periods.start(n) for n in range(periods.matured)]
-        store = storage.join(storage.absolute(config.output), "events")
-        labels, newest = matured_labels(data, moments, store, config.ray)
-        labels, periods = check_labels(labels, "labels"), periods.until(newest)
+    labels, total, notes = _given(config) if data is None else _of_events(config, data, periods)
     unique_keys(labels, "labels")
     labels, period_N, left_out = periods.of(labels)
-    users = labels["user_id"].combine_chunks().unique()
-    if len(users) > config.users:
-        notes.append(f"{config.users:,} of {len(users):,} users with labels are followed, always the same ones")
+    users, notes = labels["user_id"].combine_chunks().unique(), notes + left_out
+    total = len(users) if total is None else total
+    if total > config.users:
+        notes.append(f"{config.users:,} of {total:,} users with labels are followed, always the same ones")
         users = users.take(pa.array(np.argsort(hash64(users), kind="stable")[: config.users]))
         kept = pc.is_in(labels["user_id"], value_set=users)
         labels, period_N = labels.filter(kept), period_N[kept.to_numpy()]
-    return labels, period_N, left_out + notes
+    return labels, period_N, notes
+
+
+def _given(config: MonitorConfig) -> tuple[pa.Table, None, list[str]]:
+    """All label rows of the label tables."""
+    assert config.labels is not None, "one of the two is given"
+    tables = [read_labels(file) for file in _files(config.labels.files)]
+    if odd := [table for table in tables if table.schema.names != tables[0].schema.names]:
+        raise InputError(
+            f"labels.files: all files must have the same columns, found {', '.join(tables[0].schema.names)} and "
+            f"{', '.join(odd[0].schema.names)}"
+        )
+    return pa.concat_tables(tables), None, []
+
+
+def _of_events(config: MonitorConfig, data: DataConfig, periods: Periods) -> tuple[pa.Table, int, list[str]]:
+    """The label rows, known from the events, of users who may be followed, how many users have such rows, and which
+    rows are left out."""
+    moments = [periods.start(n) for n in range(periods.matured)]
+    matured = matured_labels(data, moments, config.users, config.output, config.ray)
+    labels, found = check_labels(matured.found.labels, "labels"), matured.found
+    waiting = moments[periods.until(matured.newest).matured :]
+    if not waiting:
+        return labels, sum(found.users.values()), []
+    first = start_of_day(waiting[0], periods.timezone)
+    rows = sum(n for moment, n in found.rows.items() if moment >= first)
+    note = (
+        f"{rows:,} label rows were left out: their periods, from {waiting[0]} on, have labels that are known "
+        f"{periods.future_days} days after their moment, and the newest event is of {matured.newest}"
+    )
+    labels = labels.filter(pc.less(labels["as_of"], pa.scalar(first, labels.schema.field("as_of").type)))
+    if not len(labels):
+        raise NotNow(f"labels: no label row has matured; {note}")
+    return labels, sum(n for moment, n in found.users.items() if moment < first), [note]
 
 
 def _followed(

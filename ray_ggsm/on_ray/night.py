@@ -13,7 +13,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.layout import Layout
 from ray_ggsm.building.night_rows import Shard, night_rows
-from ray_ggsm.config import InputError, digest
+from ray_ggsm.config import InputError, NotNow, digest
 from ray_ggsm.data import definition
 from ray_ggsm.data import prepare as shards
 from ray_ggsm.data.config import DataConfig
@@ -152,14 +152,15 @@ class Night:
     def check_unchanged(self) -> None:
         """Refuse events that changed since the night began; a store is read as of one manifest."""
         if digest(self.config, shards.input_state(self.config)) != self.seen.digest:
-            raise InputError(f"events: {self.name} changed while they were read; nothing was published; start again")
+            raise NotNow(f"events: {self.name} changed while they were read; nothing was published; start again")
 
     def clean(self) -> None:
         """Remove own event files that were laid out by user: they name users."""
         storage.remove(self.store)
 
     def _known(self, table: str, version: int) -> tuple[int | None, bool]:
-        """The change of the store that the vectors of a version know, and whether events tell who needs a new one."""
+        """The change of the store that the vectors of a version know, and whether events alone tell who needs a new
+        one."""
         if self.max_age_days is None or version == NO_TABLE:
             return None, False
         recorded, source = delta.metadata(table, version).input or RecordedInput(), self._shards.source
@@ -169,7 +170,7 @@ class Night:
         since = recorded.manifest
         if isinstance(source, EventStore) and since is not None and not source.adds_only(since):
             print("refresh: everybody gets a row: events were taken out of the store since", flush=True)
-            return None, False
+            return since, False
         return recorded.manifest, True
 
     def _files_of(self, previous: Mapping[int, Sequence[str]], shard: int, buckets: int) -> list[str]:

@@ -1,20 +1,22 @@
 """The prepare job: event tables -> user rows, features and labels, one Ray task per shard of users."""
 
 import datetime as dt
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 from ray_ggsm import storage
-from ray_ggsm.config import digest
+from ray_ggsm.config import NotNow, digest
 from ray_ggsm.data import prepare as shards
 from ray_ggsm.data.aggregates import Fitted
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.data.database import enforce_table_shares
-from ray_ggsm.data.source_choice import places, source_of, store_of
+from ray_ggsm.data.followed import Followed, followed_at
+from ray_ggsm.data.source_choice import from_first_history, pinned, places, source_of, store_of
 from ray_ggsm.data.source_config import FilesSource
 from ray_ggsm.data.sources.source import Source
 from ray_ggsm.data.splits_config import SplitConfig
@@ -40,10 +42,8 @@ def prepare(pipeline: Pipeline) -> str:
     for place in places(config.source):
         reads(place)
     with connected(pipeline.experiment), timed(stage) as running:
-        experiment = pipeline.experiment
-        store = f"events-{digest(config.source, source_of(config).state(), config.shards)}"
-        store = storage.join(storage.absolute(experiment.output), store)
-        summary = rows_of(config, stage.location, store, experiment.ray)
+        with _laid_out(config, pipeline.experiment.output) as store:
+            summary = rows_of(config, stage.location, store, pipeline.experiment.ray)
         print(f"prepare: rows {_listed(summary.rows)}; rejected {_listed(summary.dead_letters)}", flush=True)
         running.result = PrepareResult(summary=summary)
     return stage.location
@@ -110,36 +110,70 @@ def rows_of(config: DataConfig, location: str, store: str, resources: RayConfig)
     return shards.write_summary(config, all_.fitted, ray.get(tasks), location)
 
 
+@dataclass(frozen=True)
+class Matured:
+    """Labels at some days; whether they are known, the newest event tells."""
+
+    found: Followed
+    """The label rows."""
+    newest: dt.date | None
+    """Day of the newest event; None: there is none."""
+
+
 def matured_labels(
-    config: DataConfig, moments: Sequence[dt.date], store: str, resources: RayConfig
-) -> tuple[pa.Table, dt.date | None]:
-    """The labels of all users at some days, and the day of the newest event (None: there is none).
+    config: DataConfig, moments: Sequence[dt.date], most: int, place: str, resources: RayConfig
+) -> Matured:
+    """The labels at some days, of users who may be among the followed.
 
     Thresholds of labels are learned from the train split, as for its rows.
 
     Args:
         config: whose labels; the days need not be cutoffs of it.
         moments: days at whose beginning users are looked at.
-        store, resources: as for `Shards.of`; the store is removed: it names users.
+        most: largest number of users who are followed.
+        place: directory in which own event files are laid out by user meanwhile, if there are several shards.
+        resources: as for `Shards.of`.
 
     Raises:
         InputError: the source or a label is wrong, or too many records cannot be used.
     """
+    config = pinned(config)
     if config.definition is None:
         config = config.model_copy(update={"features": ()})  # labels need none
     shards.check(config)
-    all_ = Shards.of(config, store, resources)
-    at = config.snapshots.model_copy(update={"cutoffs": tuple(moments)})
     everybody = {"matured": SplitConfig(users="all", cutoffs=tuple(range(len(moments))))}
-    config = config.model_copy(update={"snapshots": at, "splits": everybody})
-    labels, n = task(config, shards.labels_at, num_returns=3), all_.count
-    tasks = [
-        labels.remote(config, all_.fitted, k, n, source=all_.source.of_shard(k), threads=all_.threads) for k in range(n)
-    ]
-    tables, counts, days = (ray.get(list(part)) for part in zip(*tasks, strict=True))
-    enforce_table_shares(counts, config.max_bad_share)
+    at = config.snapshots.model_copy(update={"cutoffs": tuple(moments)})
+    asked = config.model_copy(update={"snapshots": at, "splits": everybody})
+    with _laid_out(config, place) as store:
+        all_ = Shards.of(config, store, resources)
+        source, n = from_first_history(all_.source, asked), all_.count
+        labels, threads = task(asked, followed_at, num_returns=3), all_.threads
+        tasks = [
+            labels.remote(asked, all_.fitted, k, n, most, source=source.of_shard(k), threads=threads) for k in range(n)
+        ]
+        refs, counts, days = zip(*tasks, strict=True)
+        # as they come, in the order of shards, so that only those who may be followed stay in memory
+        found = reduce(lambda some, more: some.merged(ray.get(more), most), refs[1:], ray.get(refs[0]))
+        enforce_table_shares(ray.get(list(counts)), config.max_bad_share)
+    return Matured(found, max((day for day in ray.get(list(days)) if day is not None), default=None))
+
+
+@contextmanager
+def _laid_out(config: DataConfig, place: str) -> Iterator[str]:
+    """Where own event files may be laid out by user, which names users: removed at the end, also after an error.
+
+    It is named by what it is made of. What is killed, or has to wait, leaves it, and the same command goes on with it.
+    """
+    name = f"events-{digest(config.source, source_of(config).state(), config.shards)}"
+    store = storage.join(storage.absolute(place), name)
+    try:
+        yield store
+    except NotNow:
+        raise
+    except Exception:
+        storage.remove(store)
+        raise
     storage.remove(store)
-    return pa.concat_tables(tables), max((day for day in days if day is not None), default=None)
 
 
 def _source(config: DataConfig, store: str, resources: RayConfig) -> Source:

@@ -148,7 +148,10 @@ def count_users(config: RefreshConfig) -> int:
     if not isinstance(users, Night):
         raise InputError("events: users are counted in events; this config gives `rows`")
     with started(config.ray):
-        return users.count_users()
+        try:
+            return users.count_users()
+        finally:
+            users.clean()
 
 
 def _zone(config: RefreshConfig) -> str:

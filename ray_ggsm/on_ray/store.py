@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import ray
 
@@ -10,6 +11,7 @@ from ray_ggsm.building.lock import held
 from ray_ggsm.config import InputError
 from ray_ggsm.data.pseudonyms import key_id, pseudonym, read_key
 from ray_ggsm.data.store import maintenance
+from ray_ggsm.data.store.columns import REJECTED
 from ray_ggsm.data.store.layout import LOCKED_FOR, lock_file, require_layout
 from ray_ggsm.data.store.log import StoreFile
 from ray_ggsm.data.store.manifest import Manifest, State, check_key, read_state
@@ -45,7 +47,8 @@ def compact(location: str, days: int) -> Manifest | None:
 
 
 def expire(location: str, before: dt.date) -> Manifest | None:
-    """Drop files whose events all lie before a day (UTC); None: there are none.
+    """Drop files whose events all lie before a day (UTC), with the rejected records that came with them; None: there
+    are none.
 
     Raises:
         InputError: there is no store.
@@ -54,11 +57,24 @@ def expire(location: str, before: dt.date) -> Manifest | None:
     location, instant = _place(location), dt.datetime.combine(before, dt.time(), dt.UTC)
     with held(lock_file(location), LOCKED_FOR):
         state = read_state(location)
-        removed = {
-            name: maintenance.ended(files, instant)
-            for name, files in maintenance.files_of(location, state.tables).items()
+        files = maintenance.files_of(location, state.tables)
+        removed = {name: maintenance.ended(some, instant) for name, some in files.items()}
+        if not any(removed.values()):
+            return None
+        gone = {
+            name: maintenance.ended_changes(some, [file for file in files[name] if file not in some])
+            for name, some in removed.items()
         }
-        return apply(location, _next(state, "expire"), {}, removed) if any(removed.values()) else None
+        manifest, rejected = _next(state, "expire"), state.tables[REJECTED]
+        with ThreadPoolExecutor(16) as pool:
+            again = pool.map(
+                lambda file: maintenance.without_changes(location, rejected, file, gone, manifest.run), files[REJECTED]
+            )
+            kept = [
+                (file, written) for file, written in zip(files[REJECTED], again, strict=True) if written is not None
+            ]
+        removed[REJECTED] = [file for file, _ in kept]
+        return apply(location, manifest, {REJECTED: [f for _, some in kept for f in some]}, removed)
 
 
 def forget(location: str, users: Sequence[str], key_file: str) -> Manifest:

@@ -11,19 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_ggsm import storage
-from ray_ggsm.building.buckets import Counts
+from ray_ggsm.building.buckets import BucketFiles, Counts
+from ray_ggsm.building.build import Build
+from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.building.dead_letters import OUT_OF_MEMORY
 from ray_ggsm.building.layout import is_due
 from ray_ggsm.config import InputError
 from ray_ggsm.embedding.config import EncodingConfig
 from ray_ggsm.hashing import bucket_of
-from ray_ggsm.tables import open_table
+from ray_ggsm.tables import checks, open_table
 from ray_ggsm.tables.files import DataFileConfig
 from ray_ggsm.tables.gates import GateError, GatesConfig
 from ray_ggsm.tables.maintenance import forget
 from ray_ggsm.tables.metadata import VersionCounts, VersionMetadata
 from ray_ggsm.tables.reader import EmbeddingTable
-from tests.helpers.building import BUCKETS, LOOSE, WIDTH, World
+from tests.helpers.building import BUCKETS, LOOSE, WIDTH, World, encode
 
 
 def vectors(table: EmbeddingTable, version: int | None = None) -> dict[str, list[float]]:
@@ -173,6 +175,52 @@ def _files(table: EmbeddingTable, bucket: int) -> list:
     return [file for file in table.data_files() if file.bucket == bucket]
 
 
+def write_as_of(world: World, build: Build, previous: EmbeddingTable) -> Candidate:
+    """The buckets of a run on a version, which may use what the run has written for another one before."""
+    layout = world.lay_out(build, previous)
+    built = []
+    for bucket in world.buckets(build, layout, previous):
+        place = f"{build.data}/bucket={bucket.number}"
+        files = storage.list_files(place) if Path(place).is_dir() else []
+        earlier = tuple(f.removeprefix(f"{world.table}/") for f in files if bucket.part not in f)
+        built.append(world.write(replace(bucket, earlier=earlier), build))
+    users = sum(part.fresh + sum(part.ages.values()) for part in layout.parts)
+    expected = users * len(world.embedding.instructions)
+    return Candidate(build, built, checks.merge(each.check for each in built), previous, True, expected, 0)
+
+
+def test_a_night_that_was_broken_off_before_an_earlier_one_was_made_up(world: World, users: pa.Table) -> None:
+    """Night 2 encodes users and is killed; night 1 encodes some of them; then they keep night 1's vector in night 2."""
+
+    def night(day: int, rows: pa.Table) -> pa.Table:
+        return with_values(rows, "as_of", [moment + dt.timedelta(days=day) for moment in rows["as_of"].to_pylist()])
+
+    def changed(rows: pa.Table, at: int) -> pa.Table:
+        bills = rows["bill"].to_pylist()
+        bills[at] = [*(bills[at] or []), {**(bills[at] or bills[0])[-1], "text": "another one"}]
+        return with_values(rows, "bill", bills)
+
+    world.max_age_days = 10_000
+    world.give(users)
+    first = world.refresh("r0")
+    earlier = changed(changed(users, 2), 5)  # all three are in the same bucket
+    world.give(night(2, changed(earlier, 8)))
+    build = world.build("r2")
+    write_as_of(world, build, first)
+    assert world.encoded == 11 + 3
+    world.give(night(1, earlier))
+    second = world.refresh("r1")
+    assert world.encoded == 11 + 3 + 2
+    world.give(night(2, changed(earlier, 8)))
+    candidate = write_as_of(world, build, second)
+    assert world.encoded == 11 + 3 + 2, "what was encoded for another version is used again"
+    candidate.publish(candidate.judge(LOOSE), None, VersionMetadata())
+    rows = open_table(world.table).read().to_pylist()
+    start = users["as_of"][0].as_py()
+    days = {f"u0-{i}": {2: 1, 5: 1, 8: 2}.get(i, 0) for i in range(11)}
+    assert sorted((row["user_id"], (row["as_of"] - start).days) for row in rows) == sorted(days.items())
+
+
 def test_a_later_moment_is_another_content_unless_vectors_may_be_carried(world: World, users: pa.Table) -> None:
     world.give(users)
     world.refresh("r0")
@@ -220,6 +268,26 @@ def test_every_instruction_has_its_rows_and_its_dead_letters(world: World, users
     assert table.metadata().counts == VersionCounts(expected=22, written=20, dead_letters=2, encoded=20, new=20)
     plain, spend = (table.matrix(instruction=name)[1] for name in ("plain", "spend"))
     assert np.abs(plain - spend).max() > 0.1
+
+
+def test_a_user_with_a_row_that_found_no_memory_is_encoded_again_after_another_commit(
+    world: World, users: pa.Table
+) -> None:
+    world.embedding = EncodingConfig(instructions={"plain": "", "spend": "how much?"})
+    world.give(users.slice(9, 1))
+    first = world.refresh("r0")
+    world.give(users)
+    build = world.build("r1")
+    for bucket in world.buckets(build, world.lay_out(build, first), first):
+        files = BucketFiles(bucket, build)
+        rows = encode(files.fresh(), build)
+        lost = [row["user_id"] == "u0-3" and row["instruction"] == "spend" for row in rows.to_pylist()]
+        files.write(rows, ~np.array(lost, dtype=bool))
+    forget(world.table, ["u0-9"], b"0123456789abcdef")  # of the same bucket
+    candidate = write_as_of(world, build, open_table(world.table))
+    candidate.publish(candidate.judge(LOOSE), None, VersionMetadata())
+    keys = [(row["user_id"], row["instruction"]) for row in open_table(world.table).read().to_pylist()]
+    assert sorted(keys) == sorted((f"u0-{i}", name) for i in range(11) for name in ("plain", "spend"))
 
 
 def test_a_gate_that_fails_keeps_everything_written(world: World, users: pa.Table) -> None:

@@ -6,6 +6,7 @@ import random
 from contextlib import nullcontext
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,8 +17,11 @@ from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
 from ray_ggsm.cli.store import run_command
 from ray_ggsm.config import InputError, NotNow
+from ray_ggsm.data.database import Database, TableRows, count_rows
+from ray_ggsm.data.sources.source import CREATE_REJECTED, Extract
 from ray_ggsm.data.store import seal
 from ray_ggsm.data.store.manifest import read_manifests, read_state
+from ray_ggsm.data.store.source import EventStore
 from ray_ggsm.hashing import pseudonym
 from ray_ggsm.on_ray import ingest as job
 from ray_ggsm.on_ray import store as changes
@@ -26,6 +30,7 @@ from tests.helpers.event_store import Event, events, held, ingest_config, write_
 from tests.helpers.s3_server import BUCKET
 
 DAYS = ["2025-03-01", "2025-03-02", "2025-03-03"]
+HALF_YEAR = ["2025-01-01", "2025-02-01", "2025-03-01", "2025-04-01", "2025-05-25", "2025-06-01"]
 KEY = "k" * 32
 
 
@@ -87,6 +92,47 @@ def test_a_content_is_taken_once_and_a_name_stands_for_its_last_content(place: P
     changes.compact(store, 7)
     ingest(ingest_config(place, store))
     assert events(store) == everything(), "after compact, too"
+
+
+def test_a_file_that_is_emptied_loses_its_records_although_another_is_empty(tmp_path: Path, capsys) -> None:
+    store = str(tmp_path / "store")
+    write_day(tmp_path, DAYS[0], [], part="1")
+    write_day(tmp_path, DAYS[0], [("u1", f"{DAYS[0]} 01:00:00", "kept")], part="2")
+    bad = write_day(tmp_path, DAYS[0], [("u1", f"{DAYS[0]} 02:00:00", "wrong"), ("u1", "never", "x")], part="7")
+    ingest(ingest_config(tmp_path, store, **day(DAYS[0])))
+    write_day(tmp_path, DAYS[0], [], part="7")
+    ingest(ingest_config(tmp_path, store, **day(DAYS[0])))
+    assert f"{bad} has other content than before; its records are replaced" in capsys.readouterr().out
+    assert events(store) == [("u1", f"{DAYS[0]} 01:00:00", "kept")]
+    assert held(store, "rejected").num_rows == 0
+    ingest(ingest_config(tmp_path, store, **day(DAYS[0])))
+    assert "the store has all of it (manifest 2)" in capsys.readouterr().out
+
+
+def test_a_file_that_takes_the_name_of_another_keeps_its_records(tmp_path: Path) -> None:
+    """Each day the producer writes `b_current` anew and names what it was before `a_previous`."""
+    store, written = str(tmp_path / "store"), {}
+    for number, name in enumerate(DAYS):
+        written[name] = a_day(name)
+        write_day(tmp_path, "all", written[name], part="b_current")
+        if number:
+            write_day(tmp_path, "all", written[DAYS[number - 1]], part="a_previous")
+        ingest(ingest_config(tmp_path, store))
+    assert events(store) == sorted(written[DAYS[1]] + written[DAYS[2]])
+
+
+def test_good_facts_that_come_back_are_the_newest_again(tmp_path: Path) -> None:
+    """The facts of the third day are those of the first one, after wrong ones."""
+    store = str(tmp_path / "store")
+    facts = {"files": f"{tmp_path}/facts-{{day}}.csv", "user": "uid"}
+    for day_, age in zip(DAYS, (30, 99, 30), strict=True):
+        (tmp_path / f"facts-{day_}.csv").write_text(f"uid,age\nu1,{age}\n")
+        ingest(ingest_config(tmp_path, store, tables={"facts": facts}, **day(day_)))
+    ingest(ingest_config(tmp_path, store, tables={"facts": facts}))
+    rows = held(store, "facts")
+    assert sorted(zip(rows["_store_day"].to_pylist(), rows["age"].to_pylist(), strict=True)) == [
+        (DAYS[0], "30"), (DAYS[1], "99"), (DAYS[2], "30")
+    ]  # fmt: skip
 
 
 def test_bad_records_are_kept_with_their_place_and_replaced_with_their_file(tmp_path: Path) -> None:
@@ -186,6 +232,10 @@ def test_a_day_that_is_not_complete_waits(place: Path, tmp_path: Path) -> None:
     marker.write_text(json.dumps({"rows": {f"clicks/day={DAYS[0]}/b.csv": 1}}))
     with pytest.raises(NotNow, match=r"it lists clicks/day=2025-03-01/b\.csv, which is not there yet"):
         ingest(config)
+    for listed in (f"day={DAYS[0]}/b.csv", f"{place}/day={DAYS[0]}/b.csv"):
+        marker.write_text(json.dumps({"rows": {f"day={DAYS[0]}/a.csv": 20, listed: 1}}))
+        with pytest.raises(NotNow, match=f"it lists {listed}, which is not there yet"):
+            ingest(config)
     marker.write_text(json.dumps({"rows": {f"day={DAYS[0]}/a.csv": 21}}))
     with pytest.raises(NotNow, match="should have 21 rows, and has 20 so far"):
         ingest(config)
@@ -193,6 +243,30 @@ def test_a_day_that_is_not_complete_waits(place: Path, tmp_path: Path) -> None:
     marker.write_text("")
     ingest(config)
     assert read_state(store).days == (DAYS[0],)
+
+
+def test_a_marker_counts_records_that_hold_many_events(tmp_path: Path) -> None:
+    """Four records: two events, none, lists of two lengths, and two events of nobody."""
+    store, file = str(tmp_path / "store"), tmp_path / "in" / "a.parquet"
+    file.parent.mkdir()
+    times = [[dt.datetime(2025, 3, 1, hour, tzinfo=dt.UTC) for hour in range(n)] for n in (2, 0, 2, 2)]
+    columns = {"uid": ["u1", "u2", "u3", None], "ts": times, "item": [["a", "b"], [], ["c"], ["d", "e"]]}
+    pq.write_table(pa.table(columns), file)
+    clicks = {"files": f"{tmp_path}/in/*.parquet", "user": "uid", "time": "ts", "nested": ["ts", "item"]}
+    marker = tmp_path / "ready.json"
+    changed = {"tables": {"clicks": clicks}, "ready": str(marker), "max_bad_share": 0.7, **day(DAYS[0])}
+    marker.write_text(json.dumps({"rows": {"in/a.parquet": 5}}))
+    with pytest.raises(NotNow, match=r"should have 5 rows, and has 4 so far"):
+        ingest(ingest_config(tmp_path, store, **changed))
+    marker.write_text(json.dumps({"rows": {"in/a.parquet": 4}}))
+    with pytest.raises(InputError, match=r"3 of 5 records cannot be used, 2 of them for 'missing_user'"):
+        ingest(ingest_config(tmp_path, store, **{**changed, "max_bad_share": 0.5}))
+    ingest(ingest_config(tmp_path, store, **changed))
+    assert [item for _, _, item in events(store)] == ["a", "b"]
+    [entry] = read_state(store).files.values()
+    assert (entry.rows, entry.rejected) == (2, {"bad_line": 1, "missing_user": 2})
+    places = sorted(held(store, "rejected")["source"].to_pylist())
+    assert places == [f"{file}, row 3", f"{file}, row 4", f"{file}, row 4"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_taken(place: Path, tmp_path: Path, capsys) -> None:
@@ -271,6 +345,62 @@ def test_compact_expire_and_history_keep_every_event_that_is_needed(place: Path,
     assert events(store) == sorted(a_day(DAYS[1]) + a_day(DAYS[2]))
     assert run_command(["history", store]) == 0
     assert capsys.readouterr().out.splitlines()[-3].split()[:3] == ["3", "ingest", DAYS[2]]
+
+
+def in_period(store: str, first: str, end: str) -> dict[str, TableRows]:
+    """Table -> its rows of all buckets, good and bad, that a night with this period finds."""
+    ends = (dt.datetime.fromisoformat(f"{day}T00:00:00+00:00") for day in (first, end))
+    source = EventStore(store, None, {}, {}, period=(next(ends), next(ends)))
+    found: dict[str, TableRows] = {}
+    for bucket in range(source.shards(1)):
+        with duckdb.connect() as connection:
+            connection.execute(CREATE_REJECTED)
+            shard = source.of_shard(bucket)
+            shard.load(connection, {name: {} for name in source.tables()}, Extract())
+            for table, rows in count_rows(Database(connection, shard, {}), 1.0).items():
+                before = found.get(table, TableRows(0, 0, {}, {}))
+                found[table] = TableRows(before.good + rows.good, before.bad + rows.bad, {}, {})
+    return found
+
+
+def half_years(place: Path, store: str) -> None:
+    """Half a year of days with 8 good records and a bad one each, and facts about three users and a bad one."""
+    for number, day_ in enumerate(HALF_YEAR):
+        bad = [(f"u{number}", "never", "x")]
+        write_day(place / "clicks", day_, [(f"u{k}", f"{day_} 01:00:00", f"item {number}") for k in range(8)] + bad)
+    (place / "facts.csv").write_text("uid,age\nu1,1\nu2,2\nu3,3\n,4\n")
+    clicks = {"files": f"{place}/clicks/day={{day}}/*.csv", "user": "uid", "time": "ts"}
+    ingest(ingest_config(place, store, tables={"facts": {"files": f"{place}/facts.csv", "user": "uid"}}))
+    for day_ in HALF_YEAR:
+        ingest(ingest_config(place, store, tables={"clicks": clicks}, **day(day_)))
+
+
+def test_a_night_counts_rejected_records_of_the_files_that_it_reads(tmp_path: Path) -> None:
+    """Whatever the store has rejected since it began; compact and expire change nothing about it."""
+    store = str(tmp_path / "store")
+    half_years(tmp_path, store)
+    last_two = {"clicks": (16, 2), "facts": (3, 1)}
+    for change in (lambda: None, lambda: changes.compact(store, 7), lambda: changes.expire(store, dt.date(2025, 5, 1))):
+        change()
+        found = in_period(store, "2025-05-20", "2025-06-10")
+        assert {name: (rows.good, rows.bad) for name, rows in found.items()} == last_two
+    everything_ = in_period(store, "2025-01-01", "2026-01-01")
+    assert {name: (rows.good, rows.bad) for name, rows in everything_.items()} == last_two, "the others have expired"
+
+
+def test_expire_drops_rejected_records_with_their_files(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    half_years(tmp_path, store)
+    assert held(store, "rejected").num_rows == 1 + len(HALF_YEAR)
+    changes.expire(store, dt.date(2025, 5, 1))
+    left = held(store, "rejected").to_pylist()
+    assert sorted((row["table"], row["user_id"]) for row in left) == [
+        ("clicks", "u4"),
+        ("clicks", "u5"),
+        ("facts", None),
+    ]
+    assert {row["_store_bucket"] for row in left if row["user_id"] is None} == {0}, "of nobody, and never expired"
+    assert read_state(store).tables["rejected"].rows == len(left)
 
 
 def test_forgotten_users_stay_forgotten(place: Path, tmp_path: Path, capsys) -> None:

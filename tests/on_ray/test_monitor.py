@@ -1,10 +1,12 @@
 """The monitor job on made-up nightly tables: what decays at a known night, what does not, and what cannot be told."""
 
+import csv
 import datetime as dt
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +15,21 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from ray_ggsm import storage
 from ray_ggsm.cli.jobs import JOBS
 from ray_ggsm.cli.main import run
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow, build
 from ray_ggsm.data.config import DataConfig
 from ray_ggsm.evaluation.monitor import MonitorResult
-from ray_ggsm.experiment import Experiment
+from ray_ggsm.experiment import Experiment, RayConfig
+from ray_ggsm.hashing import hash64
+from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.on_ray.monitor import MonitorConfig, monitor, preview
 from ray_ggsm.on_ray.prepare import matured_labels
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables.metadata import VersionMetadata
 from ray_ggsm.tables.schema import rows_to_table
+from tests.helpers.clicks import changed, write_click_log, write_config
 from tests.helpers.tables import put
 
 U, D, NIGHTS = 500, 4, 4
@@ -160,7 +166,9 @@ def test_labels_of_events_are_those_of_prepare(experiment: Callable, finished: E
     data: DataConfig = finished.data
     split = finished.probe_splits[1]
     days = [data.snapshots.dates[k] for k in data.splits[split].cutoffs]
-    found, newest = matured_labels(data, days, str(tmp_path / "store"), finished.ray)
+    matured = matured_labels(data, days, 10**6, str(tmp_path), finished.ray)
+    found, newest = matured.found.labels, matured.newest
+    assert not list(tmp_path.iterdir()), "what is laid out by user names users"
     expected = pq.read_table(Pipeline.of(finished).prepare.labels(split)).to_pylist()
     by_key = {(row["user_id"], row["as_of"]): row for row in found.to_pylist()}
     assert len(by_key) == len(found) > len(expected) > 0
@@ -179,3 +187,110 @@ def test_what_has_not_come_yet_is_refused(config: Callable[..., MonitorConfig], 
 def test_numbers_that_no_run_can_use(config: Callable[..., MonitorConfig], settings: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match=next(iter(settings))):
         config(**settings)
+
+
+def click_days(place: Path) -> dict[str, list[dict[str, str]]]:
+    """The click log in two files; returns its records by day."""
+    write_click_log(place / "clicks.csv")
+    days: dict[str, list[dict[str, str]]] = {}
+    with (place / "clicks.csv").open() as opened:
+        for row in csv.DictReader(opened):
+            days.setdefault(row["ts"][:10], []).append(row)
+    days = {day: rows for day, rows in days.items() if day.startswith("2024")}
+    for part, is_part in {"until": lambda day: day <= "2024-02-27", "after": lambda day: day > "2024-02-27"}.items():
+        with (place / f"{part}.csv").open("w") as opened:
+            writer = csv.DictWriter(opened, ["uid", "ts", "kind", "page", "item", "price"])
+            writer.writeheader()
+            writer.writerows(row for day, rows in days.items() if is_part(day) for row in rows)
+    return days
+
+
+def test_labels_of_a_store_after_its_training_period(values: dict[str, Any], tmp_path: Path) -> None:
+    """Whether somebody buys is counted in the log itself; the last future of training ends weeks before."""
+    days, store = click_days(tmp_path), str(tmp_path / "store")
+    for part in ("until", "after"):  # the end of training's last future
+        tables = {"clicks": {"files": f"{tmp_path}/{part}.csv", "user": "uid", "time": "ts"}}
+        ingest(build(IngestConfig, {"store": store, "tables": tables, "buckets": 3}, "test"))
+    cutoffs = {"first": "2024-01-15", "every_days": 7, "count": 5}
+    source = {"kind": "store", "location": store}
+    days_of = {"data__snapshots__cutoffs": cutoffs, "data__snapshots__future_days": 7}
+    asked = changed(values, data__source=source, **days_of)
+    moments = [dt.date(2024, 3, 3), dt.date(2024, 4, 1), dt.date(2024, 4, 13)]
+    data = build(Experiment, asked, "test").data
+    matured = matured_labels(data, moments, 10**6, str(tmp_path / "out"), RayConfig())
+    found, newest = matured.found.labels, matured.newest
+    assert newest == dt.date.fromisoformat(max(days))
+    expected = {}
+    for moment in moments:
+        earlier = [str(moment - dt.timedelta(days=n)) for n in range(1, 31)]
+        later = [str(moment + dt.timedelta(days=n)) for n in range(7)]
+        buyers = {row["uid"] for day in later for row in days.get(day, ()) if row["kind"] == "buy"}
+        for user in {row["uid"] for day in earlier for row in days.get(day, ())}:
+            expected[user, moment] = user in buyers
+    assert {(row["user_id"], row["as_of"].date()): row["buys"] for row in found.to_pylist()} == expected
+    assert len(found) == len(expected)
+
+
+def test_what_is_laid_out_by_user_is_made_anew_for_other_settings(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time format that is wrong is corrected; so are the time zone and the shards of a run that was killed."""
+    click_days(tmp_path)
+    table = {"files": f"{tmp_path}/clicks.csv", "user": "uid", "time": "ts"}
+    moments, place = [dt.date(2024, 3, 3)], tmp_path / "out"
+
+    def labels(shards: int = 2, **settings: str) -> list[dict[str, Any]]:
+        source = {"kind": "files", "tables": {"clicks": table | settings}}
+        data = build(Experiment, changed(values, data__source=source, data__shards=shards), "test").data
+        found = matured_labels(data, moments, 10**6, str(place), RayConfig()).found.labels
+        return sorted(found.to_pylist(), key=lambda row: row["user_id"])
+
+    expected, far_away = labels(shards=1), labels(shards=1, timezone="Asia/Tokyo")
+    assert expected != far_away
+    with pytest.raises(InputError, match="rows cannot be used"):
+        labels(time_format="%d.%m.%Y")
+    assert not place.exists() or not list(place.iterdir())
+    assert labels() == expected
+    assert not list(place.iterdir())
+    with monkeypatch.context() as killed:
+        killed.setattr(storage, "remove", lambda location: None)
+        assert labels(timezone="Asia/Tokyo") == far_away
+    assert list(place.iterdir())
+    assert labels() == expected
+    assert labels(shards=3) == expected
+
+
+def test_labels_of_events_that_are_not_known_yet(
+    config: Callable[..., MonitorConfig], values: dict[str, Any], tmp_path: Path
+) -> None:
+    """The last click is of 19 April, so labels of 8 April are not known, and those of 9 March and 24 March are."""
+    days = click_days(tmp_path)
+    source = {"kind": "files", "tables": {"clicks": {"files": f"{tmp_path}/clicks.csv", "user": "uid", "time": "ts"}}}
+    file = write_config(
+        tmp_path / "experiment.yaml", changed(values, data__source=source, data__snapshots__history_days=2)
+    )
+    asked = config(
+        labels=None, experiment=file, first=dt.date(2024, 3, 9), period_days=15, as_of=dt.date(2024, 4, 30), users=100
+    )
+    result = monitor(asked)
+    active = {
+        first: {row["uid"] for n in (1, 2) for row in days.get(str(dt.date.fromisoformat(first) - dt.timedelta(n)), ())}
+        for first in ("2024-03-09", "2024-03-24", "2024-04-08")
+    }
+    assert [period.first for period in result.periods] == ["2024-03-09", "2024-03-24"]
+    assert [period.rows for period in result.periods] == [len(active["2024-03-09"]), len(active["2024-03-24"])]
+    assert result.notes[0].startswith(
+        f"{len(active['2024-04-08'])} label rows were left out: their periods, from 2024-04-08"
+    )
+    few = asked.model_copy(update={"users": 10})  # less than a config may ask for
+    found = monitor(few)
+    everybody = sorted(active["2024-03-09"] | active["2024-03-24"], key=lambda user: int(hash64([user])[0]))
+    assert f"10 of {len(everybody)} users with labels are followed, always the same ones" in found.notes
+    mine = set(everybody[:10])
+    assert [period.rows for period in found.periods] == [
+        len(active[first] & mine) for first in ("2024-03-09", "2024-03-24")
+    ]
+    with pytest.raises(
+        NotNow, match=r"no label row has matured; .* from 2024-04-12 on, .* newest event is of 2024-04-19"
+    ):
+        monitor(asked.model_copy(update={"first": dt.date(2024, 4, 12)}))

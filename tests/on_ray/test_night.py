@@ -256,3 +256,27 @@ def test_who_has_too_few_events_is_told(finished: Experiment, night: Callable) -
     found = missing(table)
     assert sorted(found["user_id"].to_pylist()) == few
     assert found["reason"].unique().to_pylist() == ["too_few_events"]
+
+
+def test_what_only_features_see_counts_after_a_file_was_replaced(night: Callable, store: str, tmp_path: Path) -> None:
+    """No modality takes returns: some users' are corrected, others' are of the day between and were known."""
+
+    def take_in(name: str, lines: list[str]) -> None:
+        (tmp_path / name).write_text("\n".join(["uid,ts,kind,page,item,price", *lines, ""]))
+        tables = {"clicks": {"files": f"{tmp_path}/{name}", "user": "uid", "time": "ts"}}
+        ingest(build(IngestConfig, {"store": store, "tables": tables, "buckets": 3}, "test"))
+
+    corrected, later = ([f"u{k}" for k in range(start, start + 20)] for start in (0, 20))
+    carry = {"when": "events", "max_age_days": 30}
+    take_in("known.csv", [f"{user},{DAY}T10:00:00,return,page 1,item 2,1000" for user in later])
+    take_in("returns.csv", [f"{user},2024-03-02T10:00:00,return,page 1,item 2,3" for user in corrected])
+    refresh(night(DAY, carry))
+    take_in("returns.csv", [f"{user},2024-03-02T10:00:00,return,page 1,item 2,3000" for user in corrected])
+    day = DAY + dt.timedelta(days=1)
+    refresh(night(day, carry))
+    found, exact = by_user(night().table), exact_vectors(night(day))
+    of_tonight = {user for user, (as_of, _) in found.items() if as_of.date() == day}
+    assert of_tonight >= found.keys() & {*corrected, *later}
+    assert {as_of for user, (as_of, _) in found.items() if user not in of_tonight} == {FIRST}
+    for user in of_tonight:
+        assert found[user][1] == pytest.approx(exact[user], abs=1e-5)

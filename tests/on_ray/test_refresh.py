@@ -16,7 +16,7 @@ import pytest
 from ray_ggsm import storage
 from ray_ggsm.building.candidate import Candidate
 from ray_ggsm.cli.exit_codes import passing_error, user_error
-from ray_ggsm.config import InputError, build
+from ray_ggsm.config import InputError, NotNow, build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.on_ray.building import version as steps
@@ -237,7 +237,7 @@ def test_input_that_changes_after_it_was_planned(config: RefreshConfig, rows: pa
         return encode(*arguments)
 
     monkeypatch.setattr(steps, "build_buckets", change_first)
-    with pytest.raises(InputError, match="changed while it was read; nothing was published; start again"):
+    with pytest.raises(NotNow, match="changed while it was read; nothing was published; start again"):
         refresh(config)
     assert not Path(config.table, "_delta_log").exists()
 

@@ -54,6 +54,7 @@ def test_three_nights(
     assert "made" not in capsys.readouterr().out
     (page,) = Path(config.output).glob("*/replay.md")
     assert "Users lost or repeated over all nights: 0" in page.read_text()
+    assert not list(Path(config.output).glob("*/table/staging/events-*")), "what is laid out by user names users"
 
 
 def independent_loss(finished: Experiment, output: str) -> float:

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_ggsm.config import build
+from ray_ggsm.config import InputError, build
 from ray_ggsm.data.prepare import fit, write_shard, write_summary
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray import prepare as on_ray_prepare
 from ray_ggsm.on_ray.ingest import IngestConfig, ingest
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.stages import Pipeline
@@ -62,12 +63,22 @@ def same(first: str, second: str, dead_letters: bool = True) -> None:
         assert prepared(first, "dead_letters").equals(prepared(second, "dead_letters"))
 
 
-def test_rows_do_not_depend_on_buckets(source_values: dict[str, Any], tmp_path: Path) -> None:
+def test_rows_do_not_depend_on_buckets(
+    source_values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files laid out by user name users, so they are there only while rows are made."""
+    laid_out = []
+    monkeypatch.setattr(on_ray_prepare, "ingest", lambda config: laid_out.append(config.store) or ingest(config))
     expected = directly(source_values, tmp_path / "direct")
     for buckets in (2, 5):
         experiment = build(Experiment, changed(source_values, data__shards=buckets), "test")
         same(prepare(Pipeline.of(experiment)), expected)
-    assert len(list((tmp_path / "out").glob("events-*/manifests/*.json"))) == 2
+    assert len(set(laid_out)) == 2
+    wrong = changed(source_values, data__max_bad_share=0.0, output=str(tmp_path / "wrong"))
+    with pytest.raises(InputError, match="rows cannot be used"):
+        prepare(Pipeline.of(build(Experiment, wrong, "test")))
+    assert len(laid_out) == 3
+    assert not list(tmp_path.glob("*/events-*"))
 
 
 def test_rows_do_not_depend_on_days(source_values: dict[str, Any], tmp_path: Path) -> None:

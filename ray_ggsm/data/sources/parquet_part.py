@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.data.source_config import TableConfig
-from ray_ggsm.data.sources.part import RECORD, BadLine, Part
+from ray_ggsm.data.sources.part import RECORD, BadLine, Part, streamed
 from ray_ggsm.data.sql import own, quote
 from ray_ggsm.model.ragged import list_lengths
 
@@ -27,7 +27,14 @@ class Parquet(Part):
         try:
             self.dataset = ds.dataset(path, filesystem=filesystem, format="parquet", partitioning=None)
         except (pa.ArrowInvalid, OSError) as error:
+            if storage.refused(error) or storage.passing(error):
+                raise
             raise InputError(f"{file}: expected a Parquet file ({' '.join(str(error).split())})") from None
+
+    @property
+    def records(self) -> int | None:
+        """The rows of the file, where they hold lists of events."""
+        return self.dataset.count_rows() if self.table.nested else None
 
     def untyped(self, columns: Mapping[str, str], partitions: Collection[str]) -> set[str]:
         """None: the file's schema gives types."""
@@ -64,11 +71,8 @@ class Parquet(Part):
                 arrays = [_cast(batch.column(i), field.type) for i, field in enumerate(fields)]
                 yield pa.record_batch([*arrays, pa.array(record_n)], schema=schema)
 
-        connection.register(own("part"), pa.RecordBatchReader.from_batches(schema, batches()))
-        try:
-            yield quote(own("part"))
-        finally:
-            connection.unregister(own("part"))
+        with streamed(connection, schema, batches()) as name:
+            yield name
 
     @property
     def _schema(self) -> pa.Schema:

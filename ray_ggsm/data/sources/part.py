@@ -6,6 +6,7 @@ rejected row can be found in the file.
 
 import io
 import itertools
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import duckdb
 import pyarrow as pa
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.guesses import Guess, guesses
 from ray_ggsm.data.sql import own, quote, text
@@ -23,8 +24,10 @@ from ray_ggsm.data.sql import own, quote, text
 RECORD = own("record")
 """Column: number of the record in its file, from 1; that of the line in JSON lines."""
 SAMPLE = 10_000
-"""Records that are looked at for keys of JSON lines, and for types before anything is read."""
+"""Records that are looked at for types before anything is read."""
 _BATCH = 20_000
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?: [^\n]*\n)*(.*?)(?=\n\nLINE \d|\Z)", re.DOTALL)
+"""Python's error in a text of DuckDB's: its class and what it says."""
 
 BadLine = tuple[int, str]
 """Number of the line, and why it is no record."""
@@ -76,6 +79,11 @@ class Part(ABC):
         """Columns of `rows` beside those asked for that its table has, too, with their types."""
         return {}
 
+    @property
+    def records(self) -> int | None:
+        """Number of its records, where each may hold several events; None: each is one."""
+        return None
+
     def untyped(self, columns: Mapping[str, str], partitions: Collection[str]) -> set[str]:
         """Those of the columns whose texts no schema gives a type."""
         return set(columns) - set(partitions)
@@ -105,7 +113,7 @@ def opened(file: str, compression: str) -> Iterator[BinaryIO]:
                 with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as stream:
                     yield io.BufferedReader(stream)
             except OSError as error:
-                if error.errno is not None or storage.refused(error):
+                if error.errno is not None or storage.refused(error) or storage.passing(error):
                     raise
                 raise InputError(f"{file}: this {compression} file is damaged ({error})") from None
 
@@ -123,8 +131,46 @@ def registered(
             texts = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
             yield pa.record_batch([*texts, pa.array(numbers, pa.int64())], schema=schema)
 
-    connection.register(own("part"), pa.RecordBatchReader.from_batches(schema, batches()))
+    with streamed(connection, schema, batches()) as name:
+        yield name
+
+
+@contextmanager
+def streamed(
+    connection: duckdb.DuckDBPyConnection, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> Iterator[str]:
+    """The SQL name of a relation of batches, which can be read once.
+
+    Of an error in `batches` DuckDB keeps the text alone; what the storage is to blame for is raised as what it is.
+
+    Raises:
+        NotNow: the storage may be back later.
+    """
+    failed: list[Exception] = []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    connection.register(own("part"), pa.RecordBatchReader.from_batches(schema, watched()))
     try:
         yield quote(own("part"))
+    except duckdb.Error:
+        for error in failed:
+            if sentence := storage.passing(error):
+                raise NotNow(sentence) from error
+            if storage.refused(error):
+                raise error from None
+        raise
     finally:
         connection.unregister(own("part"))
+
+
+def outage(error: duckdb.Error) -> str | None:
+    """Why an error may not come again, where a file system of Python's raised it inside DuckDB, which keeps its text
+    alone; None: it is another error."""
+    raised = _TRACEBACK.search(str(error))
+    return None if raised is None else storage.passing(OSError(raised[1]))

@@ -13,7 +13,7 @@ import duckdb
 import fsspec
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.column_checks import check_columns, check_definition
 from ray_ggsm.data.sources.column_types import unified
@@ -22,7 +22,7 @@ from ray_ggsm.data.sources.csv_part import Csv, MixedCsv, Unreadable
 from ray_ggsm.data.sources.formats import part
 from ray_ggsm.data.sources.guesses import Guess, common
 from ray_ggsm.data.sources.json_part import JsonLines
-from ray_ggsm.data.sources.part import RECORD, BadLine, Part
+from ray_ggsm.data.sources.part import RECORD, BadLine, Part, outage
 from ray_ggsm.data.sources.source import FILE, shown
 from ray_ggsm.data.sources.uses import NO_USES, Uses
 from ray_ggsm.data.sql import OWN, columns_in, own, quote, reason, shard_condition, text
@@ -274,6 +274,8 @@ class FileTable:
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as error:
+            if sentence := outage(error):
+                raise NotNow(f"{self.where}: {sentence}") from error
             raise InputError(f"{self.where}: {self.config.files} cannot be read: {reason(error)}") from None
         except InputError as error:
             where = "" if str(error).startswith("data.") else f"{self.where}.files: "

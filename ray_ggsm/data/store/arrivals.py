@@ -5,7 +5,6 @@ with file, line and reason, and so do lines that are no records.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -58,6 +57,8 @@ class Look:
     """Whether objects may lack columns."""
     size: int
     """Bytes."""
+    records: int | None = None
+    """Number of its records, where each may hold several events; None: each is one."""
 
 
 def look(name: str, config: TableConfig, paths: Sequence[str]) -> list[Look]:
@@ -80,7 +81,8 @@ def _look(connection: duckdb.DuckDBPyConnection, name: str, config: TableConfig,
     if not parts:
         return Look(path, digest, before, None, False, False, size)
     part, columns = parts[0]
-    return Look(path, digest, before, columns, not isinstance(part, Parquet), isinstance(part, JsonLines), size)
+    is_text, is_json = not isinstance(part, Parquet), isinstance(part, JsonLines)
+    return Look(path, digest, before, columns, is_text, is_json, size, part.records)
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,15 @@ def read(batch: Batch) -> Arrived:
         connection.execute(CREATE_REJECTED)
         table = FileTable(connection, batch.name, batch.config, files=tuple(f.path for f in batch.files))
         looks = {f.path: f for f in batch.files}
-        for part, columns in table.parts_or_none:
+        for part, found_columns in table.parts_or_none:
             bad: list[BadLine] = []
+            columns = _with_all_keys(part, found_columns, batch.state)
             found, guessed = table.read(part, lambda each: _rows(table, each, columns, batch, bad))  # noqa: B023
             table.reject_lines(part, bad)
             tables.append(found)
             if stamp(part.file) != looks[part.file].stamp:
                 raise NotNow(f"{part.file} changed while it was read; start again when it is whole")
-            rejected_here = _reasons(connection, part.file)
+            rejected_here = _reasons(connection, part)
             entries.append(_entry(batch, looks.pop(part.file), len(found), rejected_here, guessed))
         entries += [_entry(batch, empty, 0, {}, {}) for empty in looks.values()]
         EventFiles({batch.name: batch.config}, {}).locate(connection)
@@ -180,6 +183,11 @@ def read(batch: Batch) -> Arrived:
         capped,
         forgotten,
     )
+
+
+def _with_all_keys(part: Part, columns: Mapping[str, str], state: TableState) -> Mapping[str, str]:
+    """The columns of a file; objects may have every key that the store knows, whatever other files of the task have."""
+    return {**dict.fromkeys(state.columns, "VARCHAR"), **columns} if isinstance(part, JsonLines) else columns
 
 
 def _rows(
@@ -263,9 +271,9 @@ def _encoded(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _reasons(connection: duckdb.DuckDBPyConnection, file: str) -> dict[str, int]:
+def _reasons(connection: duckdb.DuckDBPyConnection, part: Part) -> dict[str, int]:
     query = "SELECT reason, count(*) FROM rejected WHERE source = ? OR starts_with(source, ?) GROUP BY reason"
-    return dict(sorted(Counter(dict(connection.execute(query, [file, file + ":"]).fetchall())).items()))
+    return dict(sorted(connection.execute(query, [part.file, part.file + part.separator]).fetchall()))
 
 
 def _entry(batch: Batch, seen: Look, rows: int, rejected: dict[str, int], guesses: dict[str, TextGuess]) -> FileEntry:

@@ -11,7 +11,7 @@ from ray_ggsm.data.sources.column_checks import no_column
 from ray_ggsm.data.sources.table import FileTable
 from ray_ggsm.data.store.arrivals import Look
 from ray_ggsm.data.store.columns import PREFIX, stored_type
-from ray_ggsm.data.store.manifest import State, TableState, by_digest, file_key
+from ray_ggsm.data.store.manifest import State, TableState
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TableChange:
     arriving: tuple[Look, ...]
     """Files whose rows come in."""
     replaced: tuple[str, ...]
-    """Files whose rows go, because the same name came with other content."""
+    """Files whose rows of before go, because the same name came with other content."""
     twice: tuple[tuple[str, str], ...]
     """Files that are not taken, each with the one that has the same content."""
     not_stored: tuple[str, ...]
@@ -33,7 +33,12 @@ class TableChange:
 
 
 def plan(
-    state: State, name: str, config: TableConfig, looks: Sequence[Look], wanted: Collection[str] | None
+    state: State,
+    name: str,
+    config: TableConfig,
+    looks: Sequence[Look],
+    wanted: Collection[str] | None,
+    day: str | None = None,
 ) -> TableChange:
     """What the files of a table change.
 
@@ -43,24 +48,24 @@ def plan(
         config: its config.
         looks: files that are new, or that may have changed.
         wanted: columns that a new table has beside user and time; None: all that its files have.
+        day: day that comes in; None: all of time.
 
     Raises:
         InputError: the files do not fit the table.
     """
-    known, arriving, replaced, twice = by_digest(state), [], [], []
-    taken: dict[str, str] = {}
+    known = {entry.path: entry for entry in state.files.values() if entry.table == name}
+    looks = [each for each in looks if each.path not in known or known[each.path].digest != each.digest]
+    replaced = {each.path: None for each in looks if each.path in known}
+    staying = [entry for path, entry in known.items() if path not in replaced]
+    if config.time is None and day is not None:  # facts that come back on a later day are the newest ones again
+        staying = [entry for entry in staying if entry.day == day]
+    taken, arriving, twice = {entry.digest: entry.path for entry in staying}, [], []
     for each in looks:
-        entry = state.files.get(file_key(name, each.path))
-        if entry is not None and entry.digest == each.digest:
-            continue
-        other = known.get((name, each.digest), taken.get(each.digest))
-        if other is not None and other not in replaced:
+        other = taken.setdefault(each.digest, each.path)
+        if other == each.path:
+            arriving.append(each)
+        else:
             twice.append((each.path, other))
-            continue
-        if entry is not None:
-            replaced.append(each.path)
-        taken[each.digest] = each.path
-        arriving.append(each)
     filled = [each for each in arriving if each.columns is not None]
     found = state.tables.get(name)
     where = f"tables.{name}"

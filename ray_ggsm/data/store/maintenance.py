@@ -1,14 +1,15 @@
 """Looking after a store: merge small files, drop old events, forget users, remove files that no manifest needs."""
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_ggsm.data.pseudonyms import is_suppressed
 from ray_ggsm.data.store.bucket_files import read_files, write_bucket
-from ray_ggsm.data.store.columns import REJECTED
+from ray_ggsm.data.store.columns import REJECTED, SEQUENCE
 from ray_ggsm.data.store.layout import table_place
 from ray_ggsm.data.store.log import StoreFile, clean, files, iso
 from ray_ggsm.data.store.manifest import TableState, read_state
@@ -41,6 +42,29 @@ def ended(some: Sequence[StoreFile], before: dt.datetime) -> list[StoreFile]:
     return [file for file in some if file.last_time is not None and file.last_time < iso(before)]
 
 
+def ended_changes(ended_: Sequence[StoreFile], others: Sequence[StoreFile]) -> set[int]:
+    """Changes that brought files of a table that have ended, and none of the others."""
+    return _changes(ended_) - _changes(others)
+
+
+def _changes(some: Sequence[StoreFile]) -> set[int]:
+    return {change for file in some for change in range(file.sequences[0], file.sequences[1] + 1)}
+
+
+def without_changes(
+    location: str, table: TableState, file: StoreFile, gone: Mapping[str, Collection[int]], run: str
+) -> list[StoreFile] | None:
+    """A file of rejected records again, without those of some changes (by table): as `without_users`."""
+    if not any(change in of_table for of_table in gone.values() for change in _changes([file])):
+        return None
+    rows = read_files(table_place(location, REJECTED), [file], schema_of(REJECTED, table))
+    is_gone = pa.array([False] * len(rows))
+    for name, some in gone.items():
+        came_with = pc.is_in(rows[SEQUENCE], value_set=pa.array(sorted(some), pa.int64()))
+        is_gone = pc.or_(is_gone, pc.and_(pc.equal(rows["table"], name), came_with))
+    return _kept(location, REJECTED, table, file, rows, is_gone, run)
+
+
 def without_users(
     location: str,
     name: str,
@@ -57,12 +81,18 @@ def without_users(
     place = table_place(location, name)
     rows = read_files(place, [file], schema_of(name, table))
     gone = is_suppressed(rows["user_id" if name == REJECTED else table.user], suppressed, key)
+    return _kept(location, name, table, file, rows, gone, run)
+
+
+def _kept(
+    location: str, name: str, table: TableState, file: StoreFile, rows: pa.Table, gone: pa.ChunkedArray, run: str
+) -> list[StoreFile] | None:
     if not pc.any(gone).as_py():
         return None
     kept = rows.filter(pc.invert(gone))
     if not len(kept):
         return []
-    return [write_bucket(kept, place, table.time, file.bucket, file.sequences, run)]
+    return [write_bucket(kept, table_place(location, name), table.time, file.bucket, file.sequences, run)]
 
 
 def vacuum(location: str, retention_hours: int, *, dry_run: bool) -> list[str]:

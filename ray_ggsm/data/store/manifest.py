@@ -5,7 +5,6 @@ each table. So a reader who takes the newest manifest sees whole changes only, a
 """
 
 import uuid
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -173,11 +172,6 @@ def seal(location: str, manifest: Manifest) -> bool:
     if sealed:
         writes(Dataset(location, str(manifest.sequence)))
     return sealed
-
-
-def by_digest(state: State) -> Mapping[tuple[str, str], str]:
-    """(table, digest) -> path of the file with this content."""
-    return {(entry.table, entry.digest): entry.path for entry in state.files.values()}
 
 
 def check_key(state: State, key: bytes | None, where: str) -> None:

@@ -1,7 +1,7 @@
 """Events from a store, bucket by bucket: the source of nights and of large studies."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from ray_ggsm.data.sources.files import EventFiles
 from ray_ggsm.data.sources.source import KNOWN_FROM, KNOWN_UNTIL, Extract, Keys, State
 from ray_ggsm.data.sources.table import FileTable
 from ray_ggsm.data.sources.uses import NO_USES, Uses
-from ray_ggsm.data.sql import quote
+from ray_ggsm.data.sql import quote, text
 from ray_ggsm.data.store import manifest
 from ray_ggsm.data.store.columns import REJECTED, SEQUENCE
 from ray_ggsm.data.store.layout import require_layout, table_place
@@ -44,6 +44,8 @@ class EventStore:
     """Table -> locations of the files that are read, for tasks, which read no log; None: the log tells."""
     period: tuple[dt.datetime, dt.datetime] | None = None
     """Instants between which events count: files whose events all lie before or after are not read; None: all count."""
+    spans: Mapping[str, tuple[tuple[int, int], ...]] | None = None
+    """For tasks, with a period: table -> `all_spans`."""
 
     @cached_property
     def held(self) -> manifest.State:
@@ -68,19 +70,36 @@ class EventStore:
         first, end = map(iso, self.period)
         return first <= file.last_time and file.first_time < end
 
+    @cached_property
+    def all_spans(self) -> Mapping[str, tuple[tuple[int, int], ...]] | None:
+        """Table -> spans of changes that brought files that are read, of any bucket; None: everything counts.
+
+        Rejected records have no time. Those count that came with records of the period.
+        """
+        if self.period is None or self.spans is not None:
+            return self.spans
+        return {name: _merged({f.sequences for f in some}) for name, some in self.all_files.items()}
+
     def shards(self, wanted: int) -> int:
         """The store's buckets."""
         return require_layout(self.location).buckets
 
     def of_shard(self, shard: int) -> "EventStore":
-        """A source that reads one bucket."""
-        mine = {
-            name: tuple(storage.join(table_place(self.location, name), f.path) for f in some if f.bucket == shard)
-            for name, some in self.all_files.items()
-        }
-        only = replace(self, bucket=shard, paths=mine)
-        only.__dict__["held"] = self.held.model_copy(update={"files": {}, "sequences": {}})
+        """A source that reads one bucket, and takes along nothing that grows with users or with other buckets."""
+        mine = {name: tuple(by_bucket.get(shard, ())) for name, by_bucket in self._by_bucket.items()}
+        only = replace(self, bucket=shard, paths=mine, spans=self.all_spans)
+        only.__dict__["held"] = self.held.model_copy(update={"files": {}, "sequences": {}, "suppressed": ()})
         return only
+
+    @cached_property
+    def _by_bucket(self) -> dict[str, dict[int, list[str]]]:
+        """Table -> bucket -> locations of its files."""
+        found: dict[str, dict[int, list[str]]] = {name: {} for name in self.all_files}
+        for name, some in self.all_files.items():
+            place = table_place(self.location, name)
+            for file in some:
+                found[name].setdefault(file.bucket, []).append(storage.join(place, file.path))
+        return found
 
     def tables(self) -> dict[str, Keys]:
         """Every table of the store."""
@@ -120,10 +139,19 @@ class EventStore:
 
     def _load_rejected(self, connection: duckdb.DuckDBPyConnection) -> None:
         if found := self._paths(REJECTED):
-            part = StoredPart.rejected(found)
-            with part.rows(connection, ["table", "user_id", "source", "reason", "detail"]) as rows:
+            wanted = ["table", "user_id", "source", "reason", "detail", SEQUENCE]
+            with StoredPart.rejected(found).rows(connection, wanted) as rows:
                 columns = '"table", NULL, user_id, NULL, source, NULL, reason, detail'
-                connection.execute(f"INSERT INTO rejected SELECT {columns} FROM {rows}")
+                connection.execute(f"INSERT INTO rejected SELECT {columns} FROM {rows} WHERE {self._rejected_counts}")
+
+    @property
+    def _rejected_counts(self) -> str:
+        """SQL: whether a rejected record counts."""
+        if self.all_spans is None:
+            return "true"
+        came_with = [(name, *span) for name, spans in self.all_spans.items() for span in spans]
+        each = [f'("table" = {text(t)} AND {quote(SEQUENCE)} BETWEEN {a} AND {b})' for t, a, b in came_with]
+        return " OR ".join(each) or "false"
 
     def hint(self, types: Types, sentence: str) -> str:
         """Nothing: the store keeps no examples of texts."""
@@ -180,6 +208,17 @@ class EventStore:
             return self.paths.get(table, ())
         place = table_place(self.location, table)
         return tuple(storage.join(place, f.path) for f in self.all_files.get(table, ()))
+
+
+def _merged(spans: Collection[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Spans of changes, those that touch as one."""
+    found: list[tuple[int, int]] = []
+    for first, last in sorted(spans):
+        if found and first <= found[-1][1] + 1:
+            found[-1] = found[-1][0], max(last, found[-1][1])
+        else:
+            found.append((first, last))
+    return tuple(found)
 
 
 def _add_validity(connection: duckdb.DuckDBPyConnection, name: str, user: str) -> None:

@@ -11,7 +11,7 @@ from ray_ggsm import storage
 from ray_ggsm.data.source_config import TableConfig
 from ray_ggsm.data.sources.guesses import Guess
 from ray_ggsm.data.sources.part import RECORD as PART_RECORD
-from ray_ggsm.data.sources.part import BadLine, Part
+from ray_ggsm.data.sources.part import BadLine, Part, streamed
 from ray_ggsm.data.sources.source import FILE as PART_FILE
 from ray_ggsm.data.sql import own, quote, text
 from ray_ggsm.data.store.columns import DAY, FILE, OWN, RECORD, REJECTED_COLUMNS, TIME_TEXT, arrow_schema
@@ -100,14 +100,12 @@ class StoredPart(Part):
             if not self.files:
                 return
             places = [storage.arrow_filesystem(file) for file in self.files]
-            dataset = ds.dataset([path for _, path in places], filesystem=places[0][0], format="parquet")
+            paths, fs = [path for _, path in places], places[0][0]
+            dataset = storage.retried(lambda: ds.dataset(paths, filesystem=fs, format="parquet"))
             scanner = dataset.scanner(columns={name: ds.field(column) for name, column in wanted.items()})
             for batch in scanner.to_batches():
                 arrays = [a if a.type == f.type else a.cast(f.type) for a, f in zip(batch.columns, schema, strict=True)]
                 yield pa.record_batch(arrays, schema=schema)
 
-        connection.register(own("part"), pa.RecordBatchReader.from_batches(schema, batches()))
-        try:
-            yield quote(own("part"))
-        finally:
-            connection.unregister(own("part"))
+        with streamed(connection, schema, batches()) as name:
+            yield name

@@ -9,7 +9,7 @@ from ray_ggsm import storage
 from ray_ggsm.building.build import Build
 from ray_ggsm.building.layout import Layout
 from ray_ggsm.building.shuffle import read_part, write_part
-from ray_ggsm.config import InputError
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.chunks import Chunk, plan_chunks
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.embedding.config import EncodingConfig
@@ -62,7 +62,8 @@ class GivenRows:
             version: version that these are of.
 
         Raises:
-            InputError: a file cannot be read, or has changed meanwhile.
+            InputError: a file cannot be read.
+            NotNow: one has changed meanwhile.
         """
         parts = max(1, min(build.buckets, -(-self.rows // ROWS_PER_TASK)))
         read = ray.remote(num_cpus=1, num_returns=1 + parts)(read_part)
@@ -82,7 +83,7 @@ class GivenRows:
     def check_unchanged(self) -> None:
         """Refuse input that changed since it was planned: rows that arrive meanwhile would be missed."""
         if file_state([file for file, *_ in self.state]) != list(self.state):
-            raise InputError(f"rows: {self.name} changed while it was read; nothing was published; start again")
+            raise NotNow(f"rows: {self.name} changed while it was read; nothing was published; start again")
 
 
 def _batches(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:

@@ -24,7 +24,7 @@ _REFUSED = re.compile(
 _OUTAGE = re.compile(
     r"NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|SLOW_DOWN|InternalError|ServiceUnavailable|SlowDown"
     r"|ServerBusy|OperationTimedOut|TooManyRequests|rateLimitExceeded|backendError|[Cc]annot connect to host"
-    r"|, 50[0234]\b"
+    r"|, 50[0234]\b|HTTP status 50[0234]"
     r"|\b50[0234] (Internal|Bad|Service|Gateway)|[Cc]ould(n't| not) connect|error sending request"
     r"|[Cc]onnection (was )?(closed|refused|reset|aborted)|[Tt]imed out|([Cc]onnect|[Cc]onnection|[Rr]ead) timeout"
 )

@@ -35,3 +35,18 @@ def test_locations_are_shown_without_credentials(location: str) -> None:
     assert storage.without_credentials(location) == location
     secret = location.replace("://", "://key:secret@")
     assert storage.without_credentials(secret) == location
+
+
+@pytest.mark.parametrize(
+    ("text", "may_pass"),
+    [
+        ("When reading information for key: AWS Error UNKNOWN (HTTP status 500) during HeadObject operation", True),
+        ("AWS Error UNKNOWN (HTTP status 503) during HeadObject operation: No response body.", True),
+        ("AWS Error SLOW_DOWN during PutObject operation", True),
+        ("AWS Error UNKNOWN (HTTP status 404) during HeadObject operation: No response body.", False),
+        ("AWS Error ACCESS_DENIED (HTTP status 403) during HeadObject operation: No response body.", False),
+        ("500 rows are damaged", False),
+    ],
+)  # fmt: skip
+def test_which_errors_of_arrows_s3_client_may_not_come_again(text: str, may_pass: bool) -> None:
+    assert (storage.passing(OSError(text)) is not None) == may_pass

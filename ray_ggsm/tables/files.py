@@ -1,6 +1,6 @@
 """Data files of an embedding table: one Parquet file per run and bucket, written whole or not at all.
 
-A file is `<table>/data/<run>/bucket=<k>/part-00000.parquet`. Its rows are sorted by user, so that a look-up reads only
+A file is `<table>/data/<run>/bucket=<k>/part-*.parquet`. Its rows are sorted by user, so that a look-up reads only
 the row groups whose range of user ids holds the user; `user_id` is the only column with statistics. No reader sees a
 file before a commit names it. The log keeps a file's size and row count and no user ids: forgotten users stay
 forgotten.

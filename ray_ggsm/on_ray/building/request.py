@@ -30,7 +30,7 @@ class Rows(Protocol):
         """Lay them out by bucket; `previous` has the files of each bucket whose vectors, of `version`, may be kept."""
 
     def check_unchanged(self) -> None:
-        """Raise InputError where the input changed while it was read."""
+        """Raise NotNow where the input changed while it was read."""
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,7 @@ def test_an_encoder_learns_to_be_read_as_an_older_one(
     capsys.readouterr()
     shutil.copy(older / "rows.json", elsewhere)
     change(elsewhere / "encoder.json", event_encoder_digest="")
-    with pytest.raises(InputError):  # it has another digest now, and weights that do not fit
-        train(Pipeline.of(there))
+    train(Pipeline.of(there))  # it is said to read no events
     assert "does not go on, because of another older encoder" in capsys.readouterr().out
 
 

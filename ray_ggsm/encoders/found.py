@@ -190,6 +190,7 @@ class Found(StreamModel):
                     f"was trained with {self.event_encoder_digest}: restore that one"
                 )
         longest = self.config.told_tokens
+        self._texts.check_length(longest)
         vector_BH = torch.from_numpy(self._texts.encode(texts, longest=longest).astype(np.float32))
         cut_B = torch.from_numpy(self._texts.is_longer(texts, longest))
         return Sentences(vector_BH, torch.from_numpy(hash64(texts).view(np.int64).copy()), cut_B)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ray_ggsm.config import digest
+from ray_ggsm.config import InputError, digest
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.model.planning import batches_by_length
 from ray_ggsm.model.source import load_model, load_tokenizer, weights_digest
@@ -24,6 +24,20 @@ class EventEncoder:
         self.tokenizer = load_tokenizer(config, packed)
         self.digest = digest(config.model_dump(exclude={"name", "revision"}), weights_digest(self.model))
         """Identifies the vectors that this encoder makes."""
+        self.check_length(config.max_tokens)
+
+    def check_length(self, longest: int) -> None:
+        """Refuse texts of more word pieces than the model has positions for.
+
+        Raises:
+            InputError: `longest` is more.
+        """
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most is not None and longest > most:
+            raise InputError(
+                f"model.event_encoder: '{self.config.name}' reads at most {most} word pieces, and {longest} are asked "
+                "for; lower model.event_encoder.max_tokens, or model.told_tokens of found"
+            )
 
     @property
     def width(self) -> int:

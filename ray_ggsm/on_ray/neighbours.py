@@ -32,7 +32,7 @@ def build_on_cluster(
 def _as_tasks(
     location: str, parts: Sequence[Sequence[DataFile]], instruction: str, settings: IndexSettings
 ) -> Iterator[Shard]:
-    """The shards, as they are finished, each where its part is."""
+    """The shards, in the order of their parts."""
     build = ray.remote(num_cpus=1)(build_shard)
     for task in [build.remote(location, part, instruction, settings) for part in parts]:
         yield ray.get(task)

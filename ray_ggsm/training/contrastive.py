@@ -124,9 +124,9 @@ class Contrastive:
         step = self.bundle.step
         self.encoder.train()
         part = self._part(rows, appended=self.config.ntp_weight > 0)
-        observe = self.recipe.wants_gradients(step)
+        observe, wanted = self.recipe.wants_gradients(step), self.heads.wanted(part.rows, self.workers.gather)
         if observe and self.recipe.timing != "previous_step":
-            self._gradient_pass(part)
+            self._gradient_pass(part, wanted)
             observe = False
         norms = GradientNorms(self.encoder.template)
 
@@ -135,7 +135,7 @@ class Contrastive:
                 self.learned.watch(tokens)
             return [norms.observer(tokens), *(self._observers(tokens) if observe else [])]
 
-        found = self._backward(part, observers)
+        found = self._backward(part, wanted, observers)
         mask = self.mask_log.step(step, self.learned.end_step(self.workers) if self.learned is not None else None)
         self.recipe.end_step(self.workers.reduce)
         if self.config.questions is not None:
@@ -190,10 +190,9 @@ class Contrastive:
         answer_seed = self.seed + step if answer_seed is None else answer_seed
         return part_of(rows, self.encoder, self.collator, self.config, seed, answer_seed, appended)
 
-    def _backward(self, part: Part, observers: Observers) -> Outcome:
+    def _backward(self, part: Part, wanted: Wanted, observers: Observers) -> Outcome:
         """Add the gradients of the global batch."""
         results: list[Outcome] = []
-        wanted = self.heads.wanted(part.rows, self.workers.gather)
 
         def loss_of(user_bW: Tensor, answer_ND: Tensor) -> Tensor:
             loss, statistics, parts = self._loss(user_bW, answer_ND, part, wanted)
@@ -226,7 +225,7 @@ class Contrastive:
         statistics = batch_statistics(draws[0], self.config.objective)
         losses_K = torch.stack([nested_info_nce(sides, self.config.objective, self.columns) for sides in draws])
         contrast = self.config.contrast_weight * losses_K.mean()
-        if not self.heads.modules:
+        if not self.heads.any:
             return contrast, statistics, {}
         vector_BW = self.encoder.batch_vectors(self.workers.gather(user_bW))
         losses = {"contrast": contrast} | self.heads.losses(vector_BW, wanted)
@@ -245,13 +244,13 @@ class Contrastive:
     def _weight(self, tokens: Tokens) -> Tensor:
         return self.recipe.future_weight(tokens, self.bundle.step)
 
-    def _gradient_pass(self, part: Part) -> None:
+    def _gradient_pass(self, part: Part, wanted: Wanted) -> None:
         """Run forward and backward for `observe` only, with the encoder's present weights or those of step 0."""
         parameters = self.encoder.trainable()
         present = {name: p.data for name, p in parameters.items()}
         for name, value in self.initial.items():
             parameters[name].data = value
-        self._backward(part, self._observers)
+        self._backward(part, wanted, self._observers)
         for name, value in present.items():
             parameters[name].data = value
         self.recipe.end_step(self.workers.reduce)

@@ -2,9 +2,9 @@
 
     L = weight * mean over rows of 1 - cos(A v + a, v_old)
 
-v is a row's new vector as it is published, v_old the older encoder's of the same row. So what the older vectors say can
-be read from the new ones by a linear map, and the map that publishing fits (`publishing.compatible`) loses less. The
-head is not saved with the encoder. (Training against old vectors: Shen et al., Backward-Compatible Training, 2020,
+v is a row's new vector as it is published, v_old the older encoder's of the same row. So the new vectors are pulled to
+say what a linear map reads as the older ones, for the map that publishing fits (`publishing.compatible`). The head is
+not saved with the encoder. (Training against old vectors: Shen et al., Backward-Compatible Training, 2020,
 there with the old classifier.)
 
 Legend: b rows of this worker, B rows of the global batch, W width of the new vectors, V of the older ones.

@@ -169,6 +169,8 @@ def test_sentences_are_read_beyond_the_length_of_an_event_and_cuts_are_counted(t
     told = replace(told_as(torch.arange(8)), cut_B=torch.arange(8) < 2)
     _, metrics = model(first_stage=0.0).loss(FoundBatch(READER.batch(user_rows(8)), told), ALONE, 0)
     assert metrics["sentences_cut"] == 0.25
+    with pytest.raises(InputError, match="reads at most 512 word pieces, and 1000 are asked for"):
+        model(tiny_event_encoder, told_tokens=1000).told(texts)
 
 
 def test_a_packed_encoder_reads_sentences_without_the_source(tiny_event_encoder: str, tmp_path: Path) -> None:

@@ -88,3 +88,5 @@ def test_vectors_do_not_depend_on_the_batch(pooling, tiny_event_encoder) -> None
     for text, vector in zip(texts, together, strict=True):
         np.testing.assert_allclose(encoder.encode([text])[0], vector, atol=1e-3)
     assert EventEncoder(config.model_copy(update={"max_tokens": 8}), torch.device("cpu")).digest != encoder.digest
+    with pytest.raises(InputError, match="reads at most 512 word pieces, and 513 are asked for"):
+        EventEncoder(config.model_copy(update={"max_tokens": 513}), torch.device("cpu"))

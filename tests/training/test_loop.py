@@ -27,6 +27,7 @@ from ray_ggsm.training.answers import AnswerConfig, aggregated, draw_answers, re
 from ray_ggsm.training.config import HeldOutConfig, TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
 from ray_ggsm.training.divergence import DivergenceError, check_gradient, check_loss
+from ray_ggsm.training.heads import Wanted
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.loss import BatchStatistics, gathered, info_nce, mean_cosine
 from ray_ggsm.training.old_space import OldSpaceConfig
@@ -211,6 +212,15 @@ def test_an_older_space_is_learned_through_the_published_vector(targets, make_tr
     assert not torch.equal(trainer.learner.heads.old_space.weight, head)
     trainer.save(str(tmp_path))
     assert not [name for name in load_file(tmp_path / "modules.safetensors") if "old" in name]
+
+
+def test_an_older_encoder_is_asked_once_a_step(make_trainer, monkeypatch) -> None:
+    """Also where GG-SM takes its gradients in a pass of its own."""
+    trainer = make_trainer(mask={"timing": "two_pass", "warmup_share": 0.9}, old_space=OldSpaceConfig(encoder="older"))
+    asked, vectors = [], trainer.learner.heads.old_space.vectors
+    monkeypatch.setattr(trainer.learner.heads.old_space, "vectors", lambda rows: asked.append(1) or vectors(rows))
+    step(trainer)
+    assert len(asked) == 1
 
 
 def expected_old_loss(trainer: Trainer, rows: pa.Table, weight: float) -> float:
@@ -463,11 +473,11 @@ def test_gradient_passes_against_a_double_run_by_hand(timing, make_trainer) -> N
         rows = twin.pairs.batch(index)
         for trainer in (twin, by_hand):
             trainer.learner.encoder.train()
-        twin.learner._backward(twin.learner._part(rows), twin.learner._observers)
+        twin.learner._backward(twin.learner._part(rows), Wanted(None, None), twin.learner._observers)
         twin.learner.recipe.end_step(lambda tensor: tensor)
         by_hand.learner.recipe.load_state_dict(twin.learner.recipe.state_dict())
         by_hand.optimizer.zero_grad(set_to_none=True)
-        loss = by_hand.learner._backward(by_hand.learner._part(rows), lambda tokens: ()).loss
+        loss = by_hand.learner._backward(by_hand.learner._part(rows), Wanted(None, None), lambda tokens: ()).loss
         assert step(extra)["loss"] == pytest.approx(loss, rel=1e-5)
         torch.testing.assert_close(extra.learner.recipe.importance_S, by_hand.learner.recipe.importance_S)
         set_learning_rate(by_hand.optimizer, by_hand.config.optimizer, index, STEPS)

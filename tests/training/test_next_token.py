@@ -24,6 +24,7 @@ from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.contrastive import Contrastive
+from ray_ggsm.training.heads import Wanted
 from ray_ggsm.training.loop import Trainer
 from ray_ggsm.training.next_token import TOKENS_AT_A_TIME, head_flops, next_token_loss
 from ray_ggsm.training.pairs import Pairs, head
@@ -210,7 +211,7 @@ def test_the_mask_learns_from_user_tokens_alone(make_trainer) -> None:
         seen.append(tokens)
         return []
 
-    learner._backward(part, observers)
+    learner._backward(part, Wanted(None, None), observers)
     assert all(tokens.answer_BL is None for tokens in seen)
     user = learner.collator.user_lengths(part.rows).sum()
     assert sum(int(tokens.valid_BL.sum()) for tokens in seen) == user

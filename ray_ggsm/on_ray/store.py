@@ -61,10 +61,7 @@ def expire(location: str, before: dt.date) -> Manifest | None:
         removed = {name: maintenance.ended(some, instant) for name, some in files.items()}
         if not any(removed.values()):
             return None
-        gone = {
-            name: maintenance.ended_changes(some, [file for file in files[name] if file not in some])
-            for name, some in removed.items()
-        }
+        gone = {name: maintenance.ended_changes(some, files[name]) for name, some in removed.items()}
         manifest, rejected = _next(state, "expire"), state.tables[REJECTED]
         with ThreadPoolExecutor(16) as pool:
             again = pool.map(

@@ -42,9 +42,10 @@ def ended(some: Sequence[StoreFile], before: dt.datetime) -> list[StoreFile]:
     return [file for file in some if file.last_time is not None and file.last_time < iso(before)]
 
 
-def ended_changes(ended_: Sequence[StoreFile], others: Sequence[StoreFile]) -> set[int]:
-    """Changes that brought files of a table that have ended, and none of the others."""
-    return _changes(ended_) - _changes(others)
+def ended_changes(ended_: Sequence[StoreFile], files: Sequence[StoreFile]) -> set[int]:
+    """Changes that brought files of a table that have ended, and none of its others; `files` are all of them."""
+    paths = {file.path for file in ended_}
+    return _changes(ended_) - _changes([file for file in files if file.path not in paths])
 
 
 def _changes(some: Sequence[StoreFile]) -> set[int]:

@@ -121,7 +121,7 @@ def prepare(rows_pattern: str, number: int, output: Path) -> None:
     with torch.no_grad():
         batch = collator.users(rows.slice(0, 64))
         pooled_BW = bundle.encoder.eval()(batch, bundle.embedding_weight(batch.layout.tokens))
-        bundle.encoder.set_centres(pooled_BW, pooled_BW[:, : bundle.encoder.width])
+        bundle.encoder.set_centres(pooled_BW, pooled_BW[:, : bundle.encoder.width].mean(dim=0))
     half_open = saved.EncoderBundle(**{**bundle.__dict__, "step": 60})
     saved.save(half_open, str(output / "encoder"))
     definition.write(defined, str(output / "encoder"))

@@ -17,17 +17,15 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic, TypeVar
 
 from ray_ggsm import storage
+from ray_ggsm.changes import changes_of_training
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.data.prepare import ROWS_FORMAT, input_state
 from ray_ggsm.data.source_choice import pinned
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.lineage import Dataset, reads, writes
 from ray_ggsm.log import about, say
-from ray_ggsm.masks.recipe import WarmupConfig
-from ray_ggsm.masks.scheduler import SchedulerConfig
 from ray_ggsm.masks.slot_weights import SlotWeights
 from ray_ggsm.model.description import SavedEncoder
-from ray_ggsm.model.kinds import StreamConfig
 from ray_ggsm.stage_results import EmbedResult, EvaluateResult, PrepareResult, StageResult, TrainResult
 from ray_ggsm.training.questions import QuestionRows, newest_questions
 
@@ -210,14 +208,12 @@ class Pipeline:
     @property
     def untrained(self) -> "Pipeline":
         """The same pipeline, embedding with the encoder at step 0."""
-        embedding = self.experiment.embedding.model_copy(update={"checkpoint": "untrained"})
-        experiment = self.experiment.model_copy(update={"embedding": embedding})
+        experiment = self.experiment.model_copy(update={"embedding": self.experiment.embedding.of("untrained")})
         return replace(self, experiment=experiment, embed=self.embed_untrained)
 
 
 def pipelines(experiments: Sequence[Experiment], run_with: str = SAME) -> list[Pipeline]:
-    """The pipelines of several experiments; the files of each source are looked at once, and the newest manifest of a
-    store is that of now."""
+    """The pipelines of several experiments; the files of a source are looked at once, and so is a store's manifest."""
     states: dict[str, object] = {}
     found = []
     for e in experiments:
@@ -235,8 +231,7 @@ def _resolve(e: Experiment, input_files: object, run_with: str) -> Pipeline:
     train = digest(prepare, e.model, e.mask, e.training, e.seed, *_more_of_training(e, questions))
     place = storage.absolute(e.output)
     embed = {
-        checkpoint: digest(train, e.embedding.model_copy(update={"checkpoint": checkpoint}), e.publishing)
-        for checkpoint in ("final", "untrained")
+        checkpoint: digest(train, e.embedding.of(checkpoint), e.publishing) for checkpoint in ("final", "untrained")
     }
     untrained = f"{run_with} and --set embedding.checkpoint=untrained"
     embeds = {
@@ -245,7 +240,7 @@ def _resolve(e: Experiment, input_files: object, run_with: str) -> Pipeline:
     }
     evaluate = digest(embed["final"], e.evaluation, e.seed)
     return Pipeline(
-        experiment=e,
+        experiment=e.model_copy(update={"embedding": e.embedding.of(e.embedding.checkpoint)}),
         prepare=PrepareStage(storage.join(place, f"prepare-{prepare}"), run_with),
         train=TrainStage(storage.join(place, f"train-{train}"), run_with),
         embed=embeds[e.embedding.checkpoint],
@@ -264,16 +259,6 @@ def _more_of_training(e: Experiment, questions: QuestionRows | None) -> Iterator
         yield questions.digest if questions else None
     if e.training.old_space:
         yield {"older encoder": SavedEncoder.read(e.training.old_space.encoder).digest}
-
-
-def changes_of_training(e: Experiment) -> list[str]:
-    """What the train stage once did in another way with the same config: old results do not pass for new ones."""
-    found = []
-    if isinstance(e.mask, SchedulerConfig | WarmupConfig):
-        found.append("the encoder at step 0 is centred and embedded under the inference mask")
-    if e.mask is not None and e.training.answer.form == "text":
-        found.append("answers are not cut")
-    return [*found, *([e.model.changed] if isinstance(e.model, StreamConfig) and e.model.changed else [])]
 
 
 @dataclass

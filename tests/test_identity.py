@@ -119,6 +119,7 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
+    build(Experiment, changed(EXPERIMENT, "model.backbone", {"name": "d", "weights": "random"}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.projection", {}), "example"),
     build(Experiment, changed(EXPERIMENT, "training.old_space", {"encoder": "older"}), "example"),
     *(
@@ -222,6 +223,7 @@ OTHER: dict[str, list[dict[str, Any]]] = {
     "UsersConfig.test_table": [{"test_table": "clicks", "salt": "", "test_percent": 30}],
     "TextConfig.max_tokens": [{"max_tokens": 64}],
     "FeatureConfig.name": [{"name": "other"}],
+    "BackboneConfig.seed": [{"seed": 3, "weights": "random"}],
     "SimulationConfig.first_day": [{"first_day": dt.date(2025, 1, 1)}],
     "FeatureConfig.per": [{"per": None, "top": None}, {"per": "page", "top": 3}],
     "ExportConfig.target": [{"target": "onnx"}, {"target": "onnx", "encoder": "e", "experiment": None}],

@@ -14,7 +14,7 @@ LAYERS = [
     {"cli"},
     {"on_ray"},
     {"exporting"},
-    {"stages", "building", "synthesis", "explaining"},
+    {"stages", "changes", "building", "synthesis", "explaining"},
     {"experiment", "stage_results"},
     {"encoders"},
     {"training", "embedding", "evaluation", "tables", "data", "simulation"},
@@ -43,7 +43,7 @@ SAME_LAYER = {
     ("delta", "storage"),
     ("delta", "object_stores"),
 }
-SAME_LAYER |= {("storage", "storage_errors"), ("storage", "object_stores")}
+SAME_LAYER |= {("storage", "storage_errors"), ("storage", "object_stores"), ("stages", "changes")}
 """Imports inside one layer that are meant; all others stay inside their own folder."""
 
 FILES = sorted([*ROOT.glob("ray_ggsm/**/*.py"), *ROOT.glob("jobs/*.py")])

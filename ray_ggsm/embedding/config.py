@@ -1,10 +1,11 @@
 """Settings for turning user rows into vectors."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from ray_ggsm.config import Config, Runtime
+from ray_ggsm.model.config import PROMPT
 
 
 class EncodingConfig(Config):
@@ -30,3 +31,11 @@ class EmbeddingConfig(EncodingConfig):
     """final: the trained encoder. untrained: the same encoder at step 0."""
     splits: tuple[str, ...] | None = None
     """Splits of prepared rows to embed; null: the splits that probes are fitted and scored on."""
+
+    def of(self, checkpoint: Literal["final", "untrained"]) -> Self:
+        """A copy for this checkpoint. Soft prompts are fitted on the trained encoder, so the one at step 0 is asked
+        nothing in their place."""
+        asked = self.instructions
+        if checkpoint == "untrained":
+            asked = {name: "" if text.startswith(PROMPT) else text for name, text in asked.items()}
+        return self.model_copy(update={"checkpoint": checkpoint, "instructions": asked})

@@ -99,6 +99,8 @@ class Run:
     future_days: int | None
     """Days that futures cover."""
     device: torch.device
+    asked: pa.Table | None = None
+    """As `head`, of the query-answer pairs; None: none are trained on."""
 
 
 def new_learner(config: EncoderConfig, mask: MaskConfig | None, inputs: Inputs, run: Run) -> Learner:
@@ -115,8 +117,8 @@ def new_learner(config: EncoderConfig, mask: MaskConfig | None, inputs: Inputs, 
     bundle.encoder.to(run.device)
     collator = Collator(bundle.encoder.template, bundle.tokenizer, inputs.lookup)
     return Contrastive(
-        bundle, collator, run.training, run.workers, run.seed, head=run.head, future_days=run.future_days,
-        old_space=_old_space(run, inputs.lookup, bundle.encoder.vector_width),
+        bundle, collator, run.training, run.workers, run.seed, head=run.head, asked=run.asked,
+        future_days=run.future_days, old_space=_old_space(run, inputs.lookup, bundle.encoder.vector_width),
     )  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from importlib.metadata import version
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record, digest
 from ray_ggsm.data.definition import RowDefinition
+from ray_ggsm.model.config import PROMPT
 from ray_ggsm.model.description import EncoderDescription, SavedEncoder
-from ray_ggsm.model.soft_prompt import PREFIX
 
 FILE = "export.json"
 FORMAT = 1
@@ -54,7 +54,7 @@ class Manifest(Record):
             InputError: the instruction names a soft prompt, or the kind of encoder reads none.
         """
         described = encoder.description
-        if instruction.startswith(PREFIX):
+        if instruction.startswith(PROMPT):
             raise InputError(f"instruction: '{instruction}' is a soft prompt, which exports do not take; give a text")
         if instruction and described.model.kind != "llm":
             raise InputError(f"instruction: an encoder of the kind {described.model.kind} reads none; leave it out")

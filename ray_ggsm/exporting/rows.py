@@ -14,9 +14,9 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.data.schema import UTC, event_type, feature_names, user_row_schema
 from ray_ggsm.data.validate import validate
+from ray_ggsm.model.config import PROMPT
 from ray_ggsm.model.description import EncoderDescription
 from ray_ggsm.model.modality import Modality
-from ray_ggsm.model.soft_prompt import PREFIX
 
 UNREAD = ("user_id", "future", "answer")
 """Columns of prepared rows that no vector depends on."""
@@ -52,7 +52,7 @@ def arrow_rows(rows: Sequence[Row], schema: pa.Schema, instruction: str = "", re
         raise InputError("rows: this kind of encoder reads no `query`; leave it out")
     if queries and instruction:
         raise InputError(f"rows: each is asked '{instruction}' already; leave out `query`")
-    if prompts := sorted(query for query in queries if query.startswith(PREFIX)):
+    if prompts := sorted(query for query in queries if query.startswith(PROMPT)):
         raise InputError(f"rows: `query` is the soft prompt '{prompts[0]}', which exports do not take; give a text")
     try:
         table = pa.Table.from_pylist([{**row, "user_id": f"rows[{n}]"} for n, row in enumerate(plain)], schema)

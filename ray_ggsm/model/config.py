@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 Backend = Literal["sdpa", "flex", "eager"]
 """Implementations of attention (`ray_ggsm.model.attention`)."""
 Precision = Literal["bfloat16", "float32"]
+PROMPT = "prompt:"
+"""What an instruction begins with that names a soft prompt (`ray_ggsm.model.soft_prompt`)."""
 
 
 class PretrainedConfig(Config):
@@ -29,16 +31,20 @@ class BackboneConfig(PretrainedConfig):
     """The decoder that user vectors come from."""
 
     weights: Literal["pretrained", "random"] = "pretrained"
-    """random: the named model's architecture and tokenizer, with new weights (the same for every seed)."""
+    """random: the named model's architecture and tokenizer, with new weights."""
+    seed: int | None = Field(None, ge=0)
+    """With random weights: their seed; null: that of the experiment."""
     width: int | None = Field(None, ge=8)
     """With random weights: width of the states; the other widths shrink with it. null: the model's own."""
     trained: Literal["lora", "all"] = "lora"
     """What training changes: low-rank updates, or every weight but the token embeddings, which are then float32."""
 
     @model_validator(mode="after")
-    def _width_needs_new_weights(self) -> Self:
+    def _new_weights_alone_have_a_choice(self) -> Self:
         if self.width is not None and self.weights == "pretrained":
             raise ValueError("width: pretrained weights have one width; give `weights: random`, too")
+        if self.seed is not None and self.weights == "pretrained":
+            raise ValueError("seed: pretrained weights have none; give `weights: random`, too")
         return self
 
 

@@ -248,10 +248,10 @@ class UserEncoder(nn.Module):
             if self.fusion is not None:
                 self.fusion.fit(self.tabular.z_scores(tabular_BF))
 
-    def set_centres(self, user_BW: Tensor, answer_BD: Tensor) -> None:
-        """Freeze means and scales to those of pooled states of training rows."""
+    def set_centres(self, user_BW: Tensor, answer_D: Tensor) -> None:
+        """Freeze means and scales to those of pooled user states of training rows, and the mean of answers' states."""
         self.centre_user_D.copy_(user_BW.mean(dim=0))
-        self.centre_answer_D.copy_(answer_BD.mean(dim=0))
+        self.centre_answer_D.copy_(answer_D)
         if self.fusion is not None:
             self.scale_user_2.copy_(component_scales(user_BW - self.centre_user_D, self.fusion.widths))
 

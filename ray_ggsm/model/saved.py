@@ -57,7 +57,7 @@ class EncoderBundle:
     backbone_digest: str
     """Digest of the pretrained weights."""
     text_answers: bool | None = None
-    """Whether it is trained with texts as answers; None: unknown."""
+    """Whether it has learned from texts as answers; None: unknown."""
 
     @property
     def is_half_way(self) -> bool:
@@ -99,6 +99,8 @@ def new_encoder(
     Raises:
         InputError: the backbone cannot be loaded, or its attention cannot be opened.
     """
+    if config.backbone.weights == "random" and config.backbone.seed is None:
+        config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"seed": seed})})
     backbone = load_model(config.backbone, config.backbone_dtype)
     backbone_digest = weights_digest(backbone)
     tokenizer = load_tokenizer(config.backbone)
@@ -136,6 +138,8 @@ def save(bundle: EncoderBundle, location: str) -> None:
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
     if bundle.encoder.config.fusion is not None and bundle.encoder.columns.order_W is None:
         del values["model"]["fusion"]["columns"]  # as before there was a choice; so below
+    if not values["model"]["backbone"]["seed"]:
+        del values["model"]["backbone"]["seed"]
     for name in ("adapter_layers", "summary_tokens", "projection"):
         if values["model"][name] == ModelConfig.model_fields[name].default:
             del values["model"][name]

@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from ray_ggsm import storage
 from ray_ggsm.config import InputError, Record
+from ray_ggsm.model.config import PROMPT
 from ray_ggsm.model.description import SavedEncoder
-
-PREFIX = "prompt:"
-"""Of instructions that name a soft prompt."""
 
 
 class PromptDescription(Record):
@@ -86,9 +84,9 @@ def prompts_of(instructions: Sequence[str], encoder: SavedEncoder) -> dict[str, 
     """
     found: dict[str, Tensor] = {}
     for text in instructions:
-        if not text.startswith(PREFIX):
+        if not text.startswith(PROMPT):
             continue
-        location = text.removeprefix(PREFIX)
+        location = text.removeprefix(PROMPT)
         if storage.absolute(location) != location:
             raise InputError(
                 f"embedding.instructions: '{text}' must name the whole path; jobs/tune_prompt.py prints it"

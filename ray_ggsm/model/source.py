@@ -137,14 +137,14 @@ def _read(config: PretrainedConfig, loader: Any) -> Any:
 
 
 def _new(config: BackboneConfig, dtype: torch.dtype) -> "transformers.PreTrainedModel":
-    """The named architecture with random weights, which are the same every time."""
+    """The named architecture with the random weights of the config's seed."""
     try:
         model_config = _read(config, transformers.AutoConfig)
         _keep_layers(model_config, config)
         if config.width is not None:
             _narrow(model_config, config.width)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(config.seed or 0)
             model: transformers.PreTrainedModel = transformers.AutoModel.from_config(model_config, dtype=dtype)
     except (OSError, ImportError, ValueError) as error:
         raise InputError(f"model '{config.name}' cannot be made: {' '.join(str(error).split())[:400]}") from error

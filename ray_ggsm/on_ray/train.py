@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ray_ggsm import storage
+from ray_ggsm.changes import changes_of_training
 from ray_ggsm.config import InputError, identity
 from ray_ggsm.data import definition
 from ray_ggsm.data.chunks import plan_chunks
@@ -34,7 +35,7 @@ from ray_ggsm.on_ray.cluster.resources import kept_room, require
 from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_events
 from ray_ggsm.on_ray.training.worker import TRACKERS, TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
-from ray_ggsm.stages import Pipeline, TrainStage, changes_of_training, timed
+from ray_ggsm.stages import Pipeline, TrainStage, timed
 from ray_ggsm.training.pairs import head, training_pairs
 from ray_ggsm.training.questions import POINTER
 from ray_ggsm.training.resume import unlike_runs
@@ -174,6 +175,12 @@ def _check(experiment: Experiment, rows: dict[str, int]) -> None:
     check_installed(training.trackers)
     if training.batch_size < workers:
         raise InputError(f"training.batch_size: {training.batch_size} pairs are too few for {workers} training workers")
+    asked = training.question_rows
+    if asked and (fewest := min(asked, training.batch_size - asked) or asked) < workers:
+        raise InputError(
+            f"training.questions.share: of a batch of {training.batch_size} pairs {asked} are query-answer pairs, and "
+            f"each of the {workers} training workers needs one of both kinds; {fewest} of one kind are too few"
+        )
     held_out, model = training.held_out, experiment.model
     if held_out is not None and held_out.patience is not None and isinstance(model, FoundConfig) and model.first_stage:
         raise InputError(

@@ -23,16 +23,16 @@ from ray_ggsm.encoders.prompt_tuning import PromptTuner, TuningConfig, balanced
 from ray_ggsm.evaluation.metrics import auc
 from ray_ggsm.experiment import Experiment, arguments, loaded
 from ray_ggsm.log import say
+from ray_ggsm.model.config import PROMPT
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import VectorStore
-from ray_ggsm.model.soft_prompt import PREFIX, PromptDescription, SoftPrompt, load_prompt
+from ray_ggsm.model.soft_prompt import PromptDescription, SoftPrompt, load_prompt
 from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.cluster.console import console
 from ray_ggsm.on_ray.cluster.devices import device_of
 from ray_ggsm.on_ray.event_texts import EventEncoding, encode_events
 from ray_ggsm.stages import Pipeline
-from ray_ggsm.training.labelled import PREFIX as PREFIX_OF_LABEL
-from ray_ggsm.training.labelled import read_group
+from ray_ggsm.training.labelled import PREFIX, read_group
 from ray_ggsm.training.pairs import groups_of, head
 
 LINES = 10
@@ -88,7 +88,7 @@ def tune_prompt(config: TunePromptConfig) -> SoftPrompt:
             _tune(config, pipeline, encoder, location)
     prompt = load_prompt(location)
     told = "" if prompt.description.auc is None else f", AUC {prompt.description.auc:.4f} on the rows that are scored"
-    say(f"tune_prompt: {PREFIX}{location}{told}")
+    say(f"tune_prompt: {PROMPT}{location}{told}")
     return prompt
 
 
@@ -173,5 +173,5 @@ def _scores(tuner: PromptTuner, job: _Job) -> tuple[np.ndarray, np.ndarray]:
 
 def _labelled(rows: pa.Table, label: str) -> tuple[pa.Table, np.ndarray]:
     """The rows, and for each whether it has the label: 1, 0, or NaN where that is undefined."""
-    positive_N = rows[PREFIX_OF_LABEL + label].cast(pa.float64()).to_numpy()
+    positive_N = rows[PREFIX + label].cast(pa.float64()).to_numpy()
     return rows, positive_N

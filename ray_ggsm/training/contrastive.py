@@ -20,6 +20,7 @@ from ray_ggsm.masks import Tokens
 from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator, tabular_matrix
+from ray_ggsm.model.contract import Tower
 from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
 from ray_ggsm.training.config import TrainingConfig
@@ -50,6 +51,7 @@ class Contrastive:
         seed: int,
         *,
         head: pa.Table,
+        asked: pa.Table | None = None,
         future_days: int | None = None,
         old_space: OldSpace | None = None,
     ) -> None:
@@ -62,11 +64,12 @@ class Contrastive:
             workers: this worker's place among all.
             seed: seed of dropout and of the answers that are drawn.
             head: training rows that statistics and centres are taken from, the same on every worker.
+            asked: query-answer pairs, the same on every worker; None: none are trained on.
             future_days: days that futures cover; needed for targets.
             old_space: an older encoder, and the head that reads its vectors.
         """
-        self.bundle = replace(bundle, text_answers=config.answer.form == "text" or config.questions is not None)
-        self.head, self.collator, self.config = head, collator, config
+        self.bundle = bundle
+        self.head, self.asked, self.collator, self.config = head, asked, collator, config
         self.workers, self.seed, self.encoder, self.recipe = workers, seed, bundle.encoder, bundle.recipe
         self.columns = sequence_columns(config.nested, self.encoder.vector_width, self.encoder.columns.of_sequence)
         if config.ntp_weight:
@@ -152,12 +155,20 @@ class Contrastive:
         self.bundle = replace(self.bundle, step=self.bundle.step + 1)
 
     def settle(self) -> None:
-        """Set the towers' centres to their means over training rows, under the mask that embedding would use."""
+        """Set the towers' centres to their means over training rows, under the mask that embedding would use; answers
+        are those of behaviour pairs and of query-answer pairs, in the shares that a batch has of them."""
         if not self.encoder.config.centre:
             return
         self.encoder.eval()
-        states = self._part(self.head.slice(0, self.config.centre_rows)).towers.states(self.bundle.embedding_weight)
-        self.encoder.set_centres(states["user"], states["answer"])
+        states = self._states(self.head)
+        answer_D, share = states["answer"].mean(dim=0), self.config.question_rows / self.config.batch_size
+        if self.asked is not None:
+            answer_D = torch.lerp(answer_D, self._states(self.asked)["answer"].mean(dim=0), share)
+        self.encoder.set_centres(states["user"], answer_D)
+
+    def _states(self, rows: pa.Table) -> dict[Tower, Tensor]:
+        """Both towers' states of the first rows, as many as centres are taken from."""
+        return self._part(rows.slice(0, self.config.centre_rows)).towers.states(self.bundle.embedding_weight)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """As in `Learner`."""
@@ -176,7 +187,9 @@ class Contrastive:
 
     def save_encoder(self, location: str) -> None:
         """As in `Learner`."""
-        saved.save(self.bundle, location)
+        learned = self.bundle.step > 0 and self.config.contrast_weight > 0
+        has_texts = self.config.answer.form == "text" or self.config.questions is not None
+        saved.save(replace(self.bundle, text_answers=learned and has_texts), location)
 
     def write_record(self, location: str) -> None:
         """The mask's history (mask.json)."""

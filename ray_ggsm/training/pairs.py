@@ -153,13 +153,19 @@ def slices(pairs: Pairs | Mixed, first: int, last: int, rank: int, workers: int)
 
 
 def head(location: str, n: int, labels: str | None = None) -> pa.Table:
-    """The first rows below `location` as they are stored, at most `n`; `labels` as in `Pairs`."""
+    """The first rows below `location` as they are stored, at most `n`; `labels` as in `Pairs`.
+
+    Raises:
+        InputError: there are none.
+    """
     tables, rows = [], 0
     for file, group, size in groups_of(location):
         if rows >= n:
             break
         tables.append(read_group(file, group, labels))
         rows += size
+    if not tables:
+        raise InputError(f"{location}: there are no rows; were they moved or removed since the job that wrote them?")
     return pa.concat_tables(tables).slice(0, n).combine_chunks()
 
 

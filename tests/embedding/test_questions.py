@@ -27,7 +27,7 @@ def moved(bundle: EncoderBundle) -> EncoderBundle:
         for parameter in bundle.encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     width = bundle.encoder.vector_width
-    bundle.encoder.set_centres(torch.randn(9, width), torch.randn(9, bundle.encoder.state_width))
+    bundle.encoder.set_centres(torch.randn(9, width), torch.randn(bundle.encoder.state_width))
     return bundle
 
 

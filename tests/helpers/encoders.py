@@ -25,7 +25,7 @@ def lookup(texts: pa.Array) -> np.ndarray:
     return np.array([np.random.default_rng(s).normal(size=WIDTH) for s in seeds], dtype=np.float32).reshape(-1, WIDTH)
 
 
-def encoder_on(decoder: str, mask: RecipeConfig, backbone: dict | None = None, **model) -> EncoderBundle:
+def encoder_on(decoder: str, mask: RecipeConfig, backbone: dict | None = None, seed: int = 0, **model) -> EncoderBundle:
     """A float32 encoder for the rows of `make_rows`, on the decoder in a directory."""
     config = ModelConfig(
         backbone=BackboneConfig(name=decoder, layers=2, **(backbone or {})),
@@ -33,7 +33,7 @@ def encoder_on(decoder: str, mask: RecipeConfig, backbone: dict | None = None, *
         **{"lora": LoraConfig(r=3, alpha=3), "dtype": "float32", "tabular_tokens": 2, **model},
     )
     features = tuple(f"f{i}" for i in range(7))
-    return new_encoder(config, mask, (Modality("bill", 7), Modality("app", 5)), features, WIDTH, "events", 0)
+    return new_encoder(config, mask, (Modality("bill", 7), Modality("app", 5)), features, WIDTH, "events", seed)
 
 
 RECIPES = [

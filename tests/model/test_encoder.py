@@ -140,6 +140,24 @@ def test_a_backbone_from_random_weights_is_trained_and_comes_back(width, make_en
     torch.testing.assert_close(pooled(saved.load(str(tmp_path), torch.device("cpu")), rows), pooled(bundle, rows))
 
 
+@pytest.mark.parametrize("trained", ["lora", "all"])
+def test_random_weights_are_the_seed_s(trained, make_encoder, make_rows, tmp_path) -> None:
+    """Seeds vary all that a study's intervals over seeds speak of, and each encoder comes back from its directory."""
+    rows, backbone = make_rows(), {"weights": "random", "trained": trained}
+    zero, one, of_config = make_encoder(backbone=backbone), make_encoder(backbone=backbone, seed=1), {"seed": 1}
+    weights = [dict(bundle.encoder.backbone.named_parameters()) for bundle in (zero, one)]
+    matrices = [name for name, weight in weights[0].items() if weight.dim() == 2 and "lora_" not in name]
+    assert matrices
+    assert not any(torch.equal(weights[0][name], weights[1][name]) for name in matrices)
+    assert zero.backbone_digest != one.backbone_digest
+    assert one.backbone_digest == make_encoder(backbone=backbone | of_config, seed=2).backbone_digest
+    for name, bundle in {"0": zero, "1": one}.items():
+        saved.save(bundle, str(tmp_path / name))
+        back = saved.load(str(tmp_path / name), torch.device("cpu"))
+        torch.testing.assert_close(pooled(back, rows), pooled(bundle, rows))
+    assert "seed" not in json.loads((tmp_path / "0" / "encoder.json").read_text())["model"]["backbone"]
+
+
 def test_half_way_encoder_embeds_with_its_own_mask(make_encoder) -> None:
     """That of step 0 embeds with the mask of the finished one, which it is compared with."""
     start = make_encoder(RECIPES[2])

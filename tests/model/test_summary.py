@@ -92,7 +92,7 @@ def test_a_row_has_one_vector_in_any_batch_and_after_a_save(mask, make_encoder, 
     with torch.no_grad():
         for parameter in bundle.encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    bundle.encoder.set_centres(torch.randn(9, 8 + 7 + 5), torch.randn(9, 8))
+    bundle.encoder.set_centres(torch.randn(9, 8 + 7 + 5), torch.randn(8))
     saved.save(bundle, str(tmp_path))
     assert SavedEncoder.read(str(tmp_path)).description.width == 8 + 7 + 5
     back = saved.load(str(tmp_path), torch.device("cpu"))

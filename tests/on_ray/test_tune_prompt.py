@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from ray_ggsm.config import InputError, build
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.model.soft_prompt import PREFIX
+from ray_ggsm.model.config import PROMPT
 from ray_ggsm.on_ray.embed import embed
+from ray_ggsm.on_ray.evaluate import evaluate
 from ray_ggsm.on_ray.tune_prompt import TunePromptConfig, preview, tune_prompt
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
@@ -37,7 +39,7 @@ def test_a_prompt_becomes_an_instruction(
     other_mask = build(TunePromptConfig, values | {"settings": {"embedding.mask": "inference"}}, "test")
     assert preview(other_mask) != preview(config)
 
-    instructions = {"plain": "", "buys": f"{PREFIX}{location}"}
+    instructions = {"plain": "", "buys": f"{PROMPT}{location}"}
     asked = experiment(output=beside("prepare-", "train-", "event_vectors"), embedding__instructions=instructions)
     pipeline = Pipeline.of(asked)
     embed(pipeline)
@@ -46,6 +48,18 @@ def test_a_prompt_becomes_an_instruction(
     buys = {(row["user_id"], row["as_of"]): row["embedding"] for row in rows if row["instruction"] == "buys"}
     assert plain.keys() == buys.keys()
     assert all(np.abs(np.subtract(plain[key], buys[key])).max() > 1e-4 for key in plain)
+
+    labels = {"evaluation__instructions": {"buys": "buys", "busy": "plain"}}
+    asked = experiment(output=asked.output, embedding__instructions=instructions, **labels)
+    pipeline = Pipeline.of(asked)
+    embed(pipeline.untrained)  # the encoder at step 0, which no prompt was fitted on, is asked nothing
+    evaluate(pipeline)
+    rows = open_table(pipeline.embed_untrained.table).read(columns=["user_id", "as_of", "instruction", "embedding"])
+    by_instruction = {
+        name: rows.filter(pc.field("instruction") == name).sort_by([("user_id", "ascending"), ("as_of", "ascending")])
+        for name in instructions
+    }
+    assert by_instruction["plain"]["embedding"].to_pylist() == by_instruction["buys"]["embedding"].to_pylist()
 
 
 def test_what_cannot_be_tuned_is_said(finished: Experiment, tmp_path: Path) -> None:

@@ -150,7 +150,8 @@ def _trainer(job: TrainingJob, workers: Workers) -> Trainer:
         job.vectors.open(),
     )  # fmt: skip
     rows, device = head(job.rows, HEAD_ROWS), ray.train.torch.get_device()
-    run = Run(e.training, workers, e.seed, rows, e.data.snapshots.future_days, device)
+    asked = head(job.questions, e.training.centre_rows) if job.questions else None
+    run = Run(e.training, workers, e.seed, rows, e.data.snapshots.future_days, device, asked)
     learner, held_out = new_learner(e.model, e.resolved_mask(), made_of, run), e.training.held_out
     return Trainer(
         learner,

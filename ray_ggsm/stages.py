@@ -256,7 +256,7 @@ def _more_of_training(e: Experiment, questions: QuestionRows | None) -> Iterator
         yield detailed
     yield from changes_of_training(e)
     if e.training.questions:
-        yield questions.digest if questions else None
+        yield [questions.digest, questions.pairs] if questions else None
     if e.training.old_space:
         yield {"older encoder": SavedEncoder.read(e.training.old_space.encoder).digest}
 

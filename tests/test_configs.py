@@ -20,7 +20,7 @@ from ray_ggsm.on_ray.monitor import MonitorConfig
 from ray_ggsm.on_ray.refresh import RefreshConfig
 from ray_ggsm.on_ray.replay import ReplayConfig
 from ray_ggsm.on_ray.simulate import SimulateConfig
-from ray_ggsm.on_ray.study import StudyConfig
+from ray_ggsm.on_ray.study_config import StudyConfig
 from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
 from ray_ggsm.on_ray.tune_prompt import TunePromptConfig
 

@@ -25,6 +25,14 @@ def row_texts(rows: pa.Table, modalities: Sequence[Modality], feature_names: Seq
         feature_names: names of the tabular features, told after the events; empty: they are not told.
         newest: the newest events of all modalities that are told.
     """
+    values = _features(rows) if feature_names else [[]] * len(rows)
+    numbers = [[f"{name}: {value:.6g}" for name, value in zip(feature_names, row, strict=True)] for row in values]
+    told = event_lines(rows, modalities, newest)
+    return ["\n".join([*some, *features]) for some, features in zip(told, numbers, strict=True)]
+
+
+def event_lines(rows: pa.Table, modalities: Sequence[Modality], newest: int) -> list[list[str]]:
+    """The newest events of each row, told one by one; only the text of an event itself can break its line."""
     events = history_events(rows, modalities)
     lines: list[list[tuple[float, int, str]]] = [[] for _ in range(len(rows))]
     told = _contents(events)
@@ -36,10 +44,7 @@ def row_texts(rows: pa.Table, modalities: Sequence[Modality], feature_names: Seq
                 (events.age_E[e], -e, f"{_ago(events.age_E[e])}, {modality.name}: {told[e]}") for e in range(start, end)
             ]
         first = int(bounds[-1])
-    chosen = [[line for *_, line in sorted(each)[:newest]] for each in lines]
-    values = _features(rows) if feature_names else [[]] * len(rows)
-    numbers = [[f"{name}: {value:.6g}" for name, value in zip(feature_names, row, strict=True)] for row in values]
-    return ["\n".join([*some, *features]) for some, features in zip(chosen, numbers, strict=True)]
+    return [[line for *_, line in sorted(each)[:newest]] for each in lines]
 
 
 def _features(rows: pa.Table) -> list[list[float]]:

@@ -35,9 +35,10 @@ class Comparison(Record):
     seeds: int = 1
     """Number of paired seeds, or else of the side with fewer among those with several."""
 
-    def effort(self, half: float) -> tuple[float, int] | None:
+    def effort(self, half: float, share: float = 1.0) -> tuple[float, int] | None:
         """What a 95 % interval of +-`half` would take, by the measured parts: how many times the test users, and how
-        many seeds on those. None if the seeds' part is unknown.
+        many seeds on those. None if the seeds' part is unknown. `share`: the number of test users, if the parts were
+        measured on others, over the number of those.
 
         Test users are added where MANY_SEEDS are not enough without them; more seeds are asked for only where these are
         too few for any number of users.
@@ -46,10 +47,10 @@ class Comparison(Record):
             return None
         alone = 2 * self.seeds * (self.error_of_seeds * 1.96 / half) ** 2  # the seeds' part has half of the variance
         users, most = 1.0, max(MANY_SEEDS, math.ceil(alone))
-        while self._half(users, most) > half:
+        while self._half(users * share, most) > half:
             users *= 1.1
         seeds = range(2, most + 1)
-        return users, seeds[bisect.bisect_left(seeds, True, key=lambda k: self._half(users, k) <= half)]
+        return users, seeds[bisect.bisect_left(seeds, True, key=lambda k: self._half(users * share, k) <= half)]
 
     def _half(self, users: float, seeds: int) -> float:
         """Half of the interval with so many times the users and so many paired seeds."""

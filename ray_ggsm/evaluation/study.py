@@ -114,6 +114,8 @@ class StudySummary(Record):
     variants: dict[str, VariantSummary]
     resolution: float | None = None
     """Half width that the intervals of the questions should have, for the page."""
+    test_rows: int | None = None
+    """Number of test rows, if others were scored (`scored: fit`): what `resolution` would take is said for these."""
     questions: tuple[PairSummary, ...]
     """Pairs fixed before the first result; p values after Holm's correction over the questions."""
     pairs: tuple[PairSummary, ...]

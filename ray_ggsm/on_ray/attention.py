@@ -93,12 +93,15 @@ def result_file(pipeline: Pipeline) -> str:
 
 
 def attention_picture(pipeline: Pipeline) -> Figure | None:
-    """Before and after as a picture; None: jobs/attention.py has not looked yet."""
+    """What training changed, as a picture: the encoder at step 0 under the trained one's mask, and the trained one.
+
+    None: jobs/attention.py has not looked yet.
+    """
     file = result_file(pipeline)
     if not storage.exists(file):
         return None
     readings = Readings.model_validate_json(storage.read_text(file)).readings
-    return attention_figure(readings["before"].means, readings["after"].means)
+    return attention_figure(readings["opened"].means, readings["after"].means)
 
 
 def attention_split(experiment: Experiment) -> str:

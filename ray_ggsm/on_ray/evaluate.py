@@ -4,7 +4,7 @@ Compared on the same rows: the trained encoder, the same encoder at step 0, the 
 trained encoder's vectors joined with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ from ray_ggsm.evaluation.results import Probed, Results, by_label, mean_aucs, re
 from ray_ggsm.evaluation.saved_probes import ProbedVectors, save_probes
 from ray_ggsm.evaluation.summary import Summary, terminal_summary
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.masks.ggsm import HybridMaskConfig
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
@@ -231,8 +232,20 @@ def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: M
         seconds=_seconds(pipeline),
         config=config,
         digests={stage.name: stage.location for stage in pipeline.stages},
-        notes=experiment.notes,
+        notes=(*experiment.notes, *_mask_of_step_0(pipeline)),
     )
+
+
+def _mask_of_step_0(pipeline: Pipeline) -> Iterator[str]:
+    """A note where the encoder at step 0 sees otherwise than the trained one."""
+    encoder, mask = SavedEncoder.read(pipeline.train.encoder).description, pipeline.experiment.mask
+    half_way = encoder.alpha < 1 and pipeline.experiment.embedding.mask == "trained"
+    if half_way or isinstance(mask, HybridMaskConfig):
+        why = f"training stopped with alpha {encoder.alpha:.2f}" if half_way else "hybrid_mask learns its mask"
+        yield (
+            f"The encoder at step 0 is embedded under another mask than the trained one ({why}), so differences from "
+            "the untrained encoder are of training and mask together."
+        )
 
 
 def _seconds(pipeline: Pipeline) -> dict[str, float]:

@@ -6,19 +6,15 @@ rows, and `<output>/study-<digest>/study.html`, `.md` and `.json` the comparison
 """
 
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import ray
-from pydantic import Field, JsonValue
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, InputError, Location, Runtime, digest, load
-from ray_ggsm.evaluation.config import Kind
+from ray_ggsm.config import InputError, digest
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.evaluation.pages.mask_figures import curve, mask_history
 from ray_ggsm.evaluation.pages.study_report import StudyReport, write_study
@@ -31,7 +27,8 @@ from ray_ggsm.on_ray.cluster.connection import connected
 from ray_ggsm.on_ray.embed import embed
 from ray_ggsm.on_ray.evaluate import check_evaluation, check_one_instruction
 from ray_ggsm.on_ray.prepare import prepare
-from ray_ggsm.on_ray.probing.scores import ScoredRows, score_rows
+from ray_ggsm.on_ray.probing.scores import score_rows
+from ray_ggsm.on_ray.study_config import StudyConfig, joined_name
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.stages import Pipeline, pipelines
 
@@ -39,67 +36,6 @@ NOT_TESTED = (
     "These are rows of the split that probes are fitted on, each scored by probes on other users; no test row was "
     "scored. Numbers are means over the folds. Intervals are a little too narrow, for folds share most of their rows."
 )
-Baseline = Literal["hand-crafted", "event mean"]
-
-
-class StudyConfig(Config):
-    """Which variants are run, and how they are compared."""
-
-    name: Runtime[str]
-    """Name for people."""
-    experiment: str
-    """Config file of the experiment that all variants share."""
-    output: Runtime[Location]
-    """Directory of all stages and of the comparison, local or s3://."""
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
-    """Settings of all variants: key.path -> value."""
-    variants: dict[str, dict[str, JsonValue]] = Field(min_length=1)
-    """Settings of each variant: name -> key.path -> value."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1, 2), min_length=1)
-    """Seeds; every variant runs once with each."""
-    reference: str
-    """Variant that the others are compared with."""
-    baselines: tuple[Baseline, ...] = ("hand-crafted", "event mean")
-    """Vectors without training: the tabular features; the mean of the event vectors of a user's history."""
-    joined: tuple[str, ...] = ()
-    """Variants that are also scored together with the hand-crafted features, as `<name> + hand-crafted`."""
-    questions: tuple[tuple[str, str], ...] = ()
-    """Pairs (first, second) of names in the results, fixed before the first result. Their p values are corrected for
-    these pairs alone, which finds smaller differences than the matrix of all pairs."""
-    resolution: Runtime[float | None] = Field(None, gt=0)
-    """Half width that the intervals of the questions should have; the page says what is missing."""
-    probe: Kind = "linear"
-    """Kind of probe that scores."""
-    scored: ScoredRows = "score"
-    """Which rows are scored. fit: for choices (tuning) that must not look at the test rows."""
-    attention: tuple[str, ...] = ()
-    """Variants whose attention the page shows, before and after training with the first seed."""
-    parallel: Runtime[int] = Field(1, ge=1)
-    """Number of runs at a time. Each needs the cores or GPUs of its own training and embedding workers; runs that the
-    cluster has no room for wait."""
-    resamples: int = Field(2000, ge=100)
-    """Number of resamples of the test users."""
-
-    def variant(self, name: str, seed: int) -> Experiment:
-        """The experiment of one variant and seed.
-
-        Raises:
-            InputError: a setting is wrong, or the experiment's file.
-        """
-        changes = {**self.settings, **self.variants[name], "seed": seed, "output": self.output}
-        overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
-        origins = [f"variants.{name}" if key in self.variants[name] else "settings" for key in changes]
-        return load(Experiment, self.experiment, overrides, origins)
-
-    @property
-    def result_names(self) -> list[str]:
-        """Names of all vectors that are compared."""
-        return [*self.variants, *(joined_name(name) for name in self.joined), *self.baselines]
-
-
-def joined_name(variant: str) -> str:
-    """Name of a variant's vectors joined with the hand-crafted features."""
-    return f"{variant} + hand-crafted"
 
 
 @dataclass(frozen=True)
@@ -143,15 +79,22 @@ def study(config: StudyConfig) -> StudySummary:
             attention(runs[variant, config.seeds[0]].pipeline)
     summary = study_summary(
         scores, config.reference, config.resamples, config.probe, config.questions, config.variants.keys()
-    ).model_copy(update={"resolution": config.resolution})
+    ).model_copy(update={"resolution": config.resolution, "test_rows": _test_rows(config, first)})
     place = storage.join(config.output, f"study-{digest(config)}")
     report = _report(config, runs, summary, place)
     write_study(report, place)
     print(
-        f"\n{markdown(config.name, summary, report.groups, report.costs)}\nstudy: {storage.join(place, 'study.html')}",
+        f"\n{markdown(config.name, summary, report.groups, report.costs, report.notes)}\nstudy: "
+        f"{storage.join(place, 'study.html')}",
         flush=True,
     )
     return summary
+
+
+def _test_rows(config: StudyConfig, first: Pipeline) -> int | None:
+    """Number of test rows; None where these are the rows that were scored."""
+    _, score = first.experiment.probe_splits
+    return None if config.scored == "score" else first.prepare.require().summary.rows[score]
 
 
 def preview(config: StudyConfig) -> str:
@@ -175,6 +118,7 @@ def _check(config: StudyConfig) -> Runs:
             "another variant first, or leave this baseline out"
         )
     experiments = [config.variant(variant, seed) for seed, variant in keys]
+    _check_features(config, dict(zip(keys, experiments, strict=True)))
     for (_, variant), experiment in zip(keys, experiments, strict=True):
         check_evaluation(experiment)
         check_one_instruction(experiment)
@@ -206,6 +150,18 @@ def _check_names(config: StudyConfig) -> None:
     others = {*config.baselines, *(joined_name(name) for name in config.joined)}
     if taken := others & config.variants.keys():
         raise InputError(f"variants: '{min(taken)}' is the name of other vectors in the results; choose another")
+
+
+def _check_features(config: StudyConfig, experiments: Mapping[tuple[int, str], Experiment]) -> None:
+    """Refuse vectors of features where there are none, before anything trains."""
+    needed = {"baselines": [next(iter(config.variants))] if "hand-crafted" in config.baselines else []}
+    for key, variants in (needed | {"joined": list(config.joined)}).items():
+        for variant in variants:
+            if not experiments[config.seeds[0], variant].data.features:
+                raise InputError(
+                    f"{key}: hand-crafted features are needed, and '{variant}' has none (data.features); name some, or "
+                    f"leave them out of `{key}`"
+                )
 
 
 def _prepare_all(config: StudyConfig, runs: Runs) -> None:

@@ -5,8 +5,8 @@
          -> rows/ with `query` and `answer` (training.questions), pairs/, failed/, quality.html
 
 `<output>/replies/` keeps every reply of a language model, one file per request, whatever settings it was for; all else
-lies below `<output>/<digest>/`. A part of the rows whose `counts/` are there is done. `<output>/questions.json` names
-the newest finished run.
+lies below `<output>/<digest>/`. A part of the rows whose `counts/` are there is done, but for requests that were
+refused: those are asked again by the next run. `<output>/questions.json` names the newest finished run.
 """
 
 import time
@@ -20,9 +20,8 @@ import ray
 import ray.data
 
 from ray_ggsm import storage
-from ray_ggsm.config import InputError, digest, to_yaml
+from ray_ggsm.config import InputError, NotNow, digest, to_yaml
 from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
-from ray_ggsm.encoders.rendered import row_texts
 from ray_ggsm.experiment import Experiment, loaded
 from ray_ggsm.log import say
 from ray_ggsm.on_ray.cluster.connection import started
@@ -30,30 +29,43 @@ from ray_ggsm.on_ray.cluster.devices import actor_options, actor_pool, actor_res
 from ray_ggsm.on_ray.cluster.places import check_place
 from ray_ggsm.on_ray.prepare import prepare
 from ray_ggsm.on_ray.synthesis.config import SynthesizeConfig
-from ray_ggsm.on_ray.synthesis.tasks import Run, WritePairs, calibrate, columns, measure, name_of
+from ray_ggsm.on_ray.synthesis.tasks import (
+    BUDGET_SPENT,
+    Run,
+    WritePairs,
+    calibrate,
+    columns,
+    measure,
+    name_of,
+    no_pairs,
+)
 from ray_ggsm.progress import bar
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.synthesis.author import Guide
 from ray_ggsm.synthesis.budget import Budget
-from ray_ggsm.synthesis.clients import check_allowed, model_of
+from ray_ggsm.synthesis.clients import model_of
 from ray_ggsm.synthesis.config import RulesConfig
 from ray_ggsm.synthesis.prompts import Prompts
 from ray_ggsm.synthesis.quality import PartCounts, sampled, total
 from ray_ggsm.synthesis.quality_page import render
 from ray_ggsm.synthesis.questions import GuideResult, Questions
+from ray_ggsm.synthesis.requests import Requests
+from ray_ggsm.synthesis.server import check_allowed
 from ray_ggsm.training.questions import POINTER
 
 SAMPLE = 20_000
 """Pairs that the quality page measures."""
 LINE_SECONDS = 10.0
 """Time between two lines about progress."""
+BYTES_PER_TOKEN = 3
+"""Of a prompt, about."""
 
 
 def synthesize(config: SynthesizeConfig) -> Questions:
     """Write what is missing; returns what is there then.
 
     Raises:
-        InputError: a setting is wrong, the model gives no usable scenarios, or the budget is spent.
+        InputError: a setting is wrong, the model gives no usable scenarios, no pair came, or the budget is spent.
         NotNow: the model cannot be reached.
     """
     check_allowed(config.client)
@@ -69,14 +81,16 @@ def synthesize(config: SynthesizeConfig) -> Questions:
             parts = _write_all(run, chunks, guide, purse)
         finally:
             ray.get(purse.close.remote())
+        if not any(part.pairs for part in parts):
+            raise no_pairs(_sample(run, "failed"))
         after = ray.get(measure.options(**actor_resources(config.ray)).remote(run, _first(chunks, config)))
     counts = total([guide.counts, *parts])
     result = Questions(
         rows=run.path("rows"), digest=run.location.rsplit("/", 1)[-1], pairs=sum(part.pairs for part in parts),
-        author=_author_name(config), prompts=Prompts(config.prompts).digests, seed=config.seed, counts=counts,
+        author=_author_name(config), prompts=run.prompts.digests, seed=config.seed, counts=counts,
         rules=guide.rules, difficulty=guide.difficulty, difficulty_after=after, seconds=time.monotonic() - begun,
     )  # fmt: skip
-    storage.write_text(run.path("quality.html"), render(result, sampled(_sample(run)), to_yaml(config)))
+    storage.write_text(run.path("quality.html"), render(result, sampled(_sample(run, "pairs")), to_yaml(config)))
     storage.write_json(run.path("questions.json"), result.model_dump(mode="json"))
     storage.write_json(storage.join(config.output, POINTER), result.model_dump(mode="json"))
     failed = sum(counts.failed.values())
@@ -88,8 +102,7 @@ def preview(config: SynthesizeConfig) -> str:
     """What would be written and asked, and what it would cost."""
     check_allowed(config.client)
     experiment = _experiment(config)
-    Prompts(config.prompts)
-    pipeline = Pipeline.of(experiment)
+    prompts, pipeline = Prompts(config.prompts), Pipeline.of(experiment)
     prepared = pipeline.prepare.result()
     if prepared is None:
         return f"synthesize: the rows are not prepared yet, so nothing is estimated; {pipeline.prepare.location}"
@@ -98,7 +111,7 @@ def preview(config: SynthesizeConfig) -> str:
     sentence = f"synthesize: up to {rows * config.pairs.per_user:,} pairs of {rows:,} rows"
     if isinstance(config.client, RulesConfig):
         return f"{sentence}, counted; no request is made"
-    tokens = _estimate(config, experiment, read_chunk(chunks[0], columns(experiment)))
+    tokens = _estimate(config, prompts, experiment, read_chunk(chunks[0], columns(experiment)))
     b = config.budget
     cost = rows * (tokens[0] * b.prompt_price + tokens[1] * b.reply_price) / 1e6
     per_row = 3 if config.pairs.rewriting else 2
@@ -108,13 +121,16 @@ def preview(config: SynthesizeConfig) -> str:
     )
 
 
-def _estimate(config: SynthesizeConfig, experiment: Experiment, rows: pa.Table) -> tuple[float, float]:
+def _estimate(
+    config: SynthesizeConfig, prompts: Prompts, experiment: Experiment, rows: pa.Table
+) -> tuple[float, float]:  # fmt: skip
     """Tokens of prompts and replies that one row takes."""
-    assert not isinstance(config.client, RulesConfig)
-    texts = row_texts(rows, experiment.modalities, (), config.client.events)
-    history = sum(len(text.encode()) for text in texts) / len(texts) / 3  # bytes of a token, about
-    requests = 3 if config.pairs.rewriting else 2
-    return requests * (history + 300) + 40 * config.pairs.scenarios, requests * config.client.max_reply_tokens
+    c = config
+    assert not isinstance(c.client, RulesConfig)
+    rules = c.pairs.rules if c.difficulty.embedding is not None else 0
+    asks = Requests(c.client, c.pairs, prompts, experiment.modalities, c.seed).of_rows(rows, rules)
+    sent = sum(ask.size for ask in asks) / BYTES_PER_TOKEN
+    return sent / len(rows), len(asks) / len(rows) * c.client.max_reply_tokens
 
 
 def _experiment(config: SynthesizeConfig) -> Experiment:
@@ -123,12 +139,12 @@ def _experiment(config: SynthesizeConfig) -> Experiment:
 
 
 def _run(config: SynthesizeConfig, pipeline: Pipeline) -> Run:
-    prompts = Prompts(config.prompts).digests
+    prompts = Prompts(config.prompts)
     read = [repr(modality) for modality in pipeline.experiment.modalities]
-    used = {} if isinstance(config.client, RulesConfig) else prompts
+    used = {} if isinstance(config.client, RulesConfig) else prompts.digests
     name = digest(config.model_copy(update={"experiment": "", "settings": {}}), pipeline.prepare.directory, read, used)
     output = storage.absolute(config.output)
-    return Run(config, pipeline.experiment, storage.join(output, name), storage.join(output, "replies"))
+    return Run(config, pipeline.experiment, storage.join(output, name), storage.join(output, "replies"), prompts)
 
 
 def _chunks(config: SynthesizeConfig, pipeline: Pipeline) -> list[Chunk]:
@@ -183,9 +199,10 @@ def _guide(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult:
 
 
 def _write_all(run: Run, chunks: Sequence[Chunk], guide: GuideResult, purse: Any) -> list[PartCounts]:
-    """Step 4: the pairs of all parts that are not done yet."""
-    done = {file.rsplit("/", 1)[-1] for file in storage.list_files(run.path("counts"), ".json")}
-    left = [chunk for chunk in chunks if f"{name_of(chunk)}.json" not in done]
+    """Step 4: the pairs of all parts that are not done yet, or had refusals."""
+    there = {file.rsplit("/", 1)[-1] for file in storage.list_files(run.path("counts"), ".json")}
+    done = {chunk: _counts(run, chunk) for chunk in chunks if f"{name_of(chunk)}.json" in there}
+    left = [chunk for chunk in chunks if chunk not in done or done[chunk].refused]
     if left:
         described = ray.data.from_items([asdict(chunk) for chunk in left], override_num_blocks=len(left))
         parts = described.map_batches(
@@ -194,26 +211,37 @@ def _write_all(run: Run, chunks: Sequence[Chunk], guide: GuideResult, purse: Any
             **actor_options(run.config.ray),
         )  # fmt: skip
         _follow(run, parts, sum(chunk.rows for chunk in left))
-    return [PartCounts.model_validate_json(storage.read_text(run.path("counts", f"{name_of(c)}.json"))) for c in chunks]
+    done |= {chunk: _counts(run, chunk) for chunk in left}
+    return [done[chunk] for chunk in chunks]
+
+
+def _counts(run: Run, chunk: Chunk) -> PartCounts:
+    return PartCounts.model_validate_json(storage.read_text(run.path("counts", f"{name_of(chunk)}.json")))
 
 
 def _follow(run: Run, parts: ray.data.Dataset, rows: int) -> None:
-    """Wait for all parts, and tell how far they are."""
-    done, told, all_done = 0, time.monotonic(), True
+    """Wait for all parts, and tell how far they are.
+
+    Raises:
+        NotNow, InputError: what has stopped one of them.
+    """
+    done, told, stopped = 0, time.monotonic(), set[str]()
     for part in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
         done += sum(part["rows"].to_pylist())
-        all_done = all_done and all(part["done"].to_pylist())
+        stopped |= {*part["stopped"].to_pylist()} - {""}
         if time.monotonic() - told > LINE_SECONDS:
             told = time.monotonic()
             say(f"synthesize: {bar(done / rows)} {done:,} of {rows:,} rows")
-    if not all_done:
+    if BUDGET_SPENT in stopped:
         raise _spent(run)
+    if stopped:
+        raise NotNow(min(stopped))
 
 
-def _sample(run: Run) -> pa.Table:
-    """Pairs of the first parts."""
+def _sample(run: Run, what: str) -> pa.Table:
+    """The first rows of a directory of the run: pairs, or what failed."""
     tables, n = [], 0
-    for file in storage.list_files(run.path("pairs"), ".parquet"):
+    for file in storage.list_files(run.path(what), ".parquet"):
         tables.append(storage.read_parquet(file))
         n += len(tables[-1])
         if n >= SAMPLE:
@@ -223,6 +251,6 @@ def _sample(run: Run) -> pa.Table:
 
 def _spent(run: Run) -> InputError:
     return InputError(
-        f"budget.tokens: {run.config.budget.tokens:,} tokens are spent; what was answered is kept: raise the budget and"
-        " run the same command to go on"
+        f"budget.tokens: {run.config.budget.tokens:,} tokens are spent or reserved, too few are left for the next"
+        " request; what was answered is kept: raise the budget and run the same command to go on"
     )

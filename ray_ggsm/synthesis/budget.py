@@ -1,7 +1,7 @@
 """Limits of what a run may ask: tokens in all, requests and tokens per minute. One budget serves all workers.
 
-The file says how much is granted. It is written before tokens are given out, in blocks, so that a kill can waste the
-rest of a block, but nothing is ever spent twice.
+The file says how much is granted, also where nothing is limited. It is written before tokens are given out, in blocks,
+so that a kill can waste the rest of a block, but nothing is ever spent twice.
 """
 
 import time
@@ -12,6 +12,8 @@ from ray_ggsm.synthesis.config import BudgetConfig
 
 BLOCKS = 50
 """Parts in which the budget is granted."""
+BLOCK = 100_000
+"""Tokens of a part where there is no limit."""
 
 
 class Budget:
@@ -24,13 +26,15 @@ class Budget:
         self.granted, self.reserved, self.free_at = self.used, 0, 0.0
 
     def take(self, tokens: int) -> float | None:
-        """Reserve tokens for a request: the seconds until it may be sent, or None if there are not as many left."""
+        """Reserve tokens for a request: the seconds until it may be sent; None: with what is reserved, there are not as
+        many left."""
         needed = self.used + self.reserved + tokens
-        if self.config.tokens is not None and needed > self.config.tokens:
+        limit = self.config.tokens
+        if limit is not None and needed > limit:
             return None
         self.reserved += tokens
-        if self.config.tokens is not None and needed > self.granted:
-            self.granted = min(self.config.tokens, needed + self.config.tokens // BLOCKS)
+        if needed > self.granted:
+            self.granted = needed + BLOCK if limit is None else min(limit, needed + limit // BLOCKS)
             self._keep(self.granted)
         now = self.clock()
         start = max(now, self.free_at)
@@ -43,8 +47,8 @@ class Budget:
         self.used += used
 
     def close(self) -> None:
-        """Keep what was used; nothing is under way any more."""
-        self._keep(self.used)
+        """Keep what was used. What is still reserved counts as used: somebody was stopped before the reply came."""
+        self._keep(self.used + self.reserved)
 
     def _keep(self, tokens: int) -> None:
         storage.write_json(self.file, {"tokens": tokens})

@@ -1,6 +1,6 @@
 """What is asked of a language model, and what comes back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,9 +47,14 @@ class Ask:
         return digest(turns, self.schema, self.model, self.max_tokens, self.temperature, self.seed)
 
     @property
+    def size(self) -> int:
+        """Bytes of the messages."""
+        return sum(len(m.content.encode()) for m in self.messages)
+
+    @property
     def estimate(self) -> int:
         """Tokens that prompt and reply may take."""
-        return sum(len(m.content.encode()) for m in self.messages) // BYTES_PER_TOKEN + self.max_tokens
+        return self.size // BYTES_PER_TOKEN + self.max_tokens
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Reply:
     text: str
     prompt_tokens: int
     reply_tokens: int
+    cut: bool = False
+    """Whether it ended only because it had `max_tokens`."""
 
     @property
     def tokens(self) -> int:
@@ -68,27 +75,50 @@ class Reply:
 
 @dataclass(frozen=True)
 class Refused:
-    """The model will never answer this request: it is too long, or against the server's rules."""
+    """The model does not answer this request: it is too long, against the server's rules, or answered with nothing."""
 
     reason: str
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """That it cost all the same."""
+        return self.prompt_tokens + self.reply_tokens
 
 
 class BudgetSpentError(Exception):
     """The budget has no room for a request."""
 
 
-Admit = Callable[[Ask], None]
-"""Waits until a request may be sent; raises `BudgetSpentError` if it may never be."""
+class Purse(Protocol):
+    """Where requests get their tokens from (`ray_ggsm.synthesis.budget`), also from another process."""
+
+    def admit(self, ask: Ask) -> None:
+        """Wait until the request may be sent; `BudgetSpentError` if it may never be."""
+
+    def settle(self, ask: Ask, used: int) -> None:
+        """Say what a request that was admitted has used."""
+
+
+class Desk(Purse, Protocol):
+    """Where replies go, too. All threads may use it."""
+
+    def answered(self, ask: Ask, reply: Reply | Refused) -> None:
+        """Keep what came of a request."""
+
+    def found(self, ask: Ask, reply: Reply | Refused) -> None:
+        """Keep what had come of it in an earlier run, which costs nothing."""
 
 
 class Chat(Protocol):
     """A language model."""
 
-    def replies(self, asks: Sequence[Ask], admit: Admit) -> Iterator[tuple[int, Reply | Refused]]:
-        """The replies to requests, as they come, each with the position of its request.
+    def answer(self, asks: Sequence[Ask], desk: Desk) -> None:
+        """Give the desk the replies to requests, each as it comes.
 
         Raises:
-            BudgetSpentError: `admit` raised it; replies that were under way are given first.
-            NotNow: the model cannot be reached.
+            BudgetSpentError: `desk.admit` raised it; what was under way is answered first.
+            NotNow: the model cannot be reached; what was under way is answered first.
             InputError: the settings are wrong.
         """

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ray_ggsm.config import Config, Runtime
+from ray_ggsm.config import Before, Config, Runtime
 from ray_ggsm.model.config import EventEncoderConfig
 from ray_ggsm.synthesis.formats import LONGEST_TEXT
 
@@ -18,8 +18,8 @@ class RulesConfig(Config):
 
 
 class _LanguageModelConfig(Config):
-    max_reply_tokens: int = Field(1024, ge=16)
-    """Longest reply, in tokens."""
+    max_reply_tokens: Annotated[int, Before(1024)] = Field(4096, ge=16)
+    """Longest reply, in tokens; it must have room for all `scenarios`, and for all pairs of a user."""
     temperature: float = Field(0.7, ge=0)
     """Of sampling; 0: the likeliest reply."""
     longest_text: int = Field(LONGEST_TEXT, ge=1, le=LONGEST_TEXT)

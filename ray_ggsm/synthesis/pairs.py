@@ -4,6 +4,7 @@
 `pairs/` has the pairs alone, for people.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,17 @@ def failed_table(rows: pa.Table, failed: Sequence[NoPair]) -> pa.Table:
     chosen = _of(rows, [each.row for each in failed])
     texts = [[getattr(each, name) for each in failed] for name in ("step", "reason", "detail", "raw")]
     return pa.table([*chosen.columns, *(pa.array(column, pa.string()) for column in texts)], schema=FAILED)
+
+
+def main_reasons(failed: pa.Table, most: int = 3) -> str:
+    """Why most of what failed (FAILED) gave no pair, as a part of a sentence; each reason with an example."""
+    whys = list(zip(*(failed[name].to_pylist() for name in ("step", "reason")), strict=True))
+    examples = dict(zip(whys[::-1], failed["detail"].to_pylist()[::-1], strict=True))
+    told = [
+        f"{step}: {reason} ({n:,}, for example: {examples[step, reason]})"
+        for (step, reason), n in Counter(whys).most_common(most)
+    ]
+    return "; ".join(told) or "nothing failed: there was nothing to ask about"
 
 
 def training_rows(rows: pa.Table, pairs: Sequence[Pair]) -> pa.Table:

@@ -6,6 +6,7 @@ string, a tag or a chat template's turn.
 
 import json
 import re
+import unicodedata
 from importlib.resources import files
 from string import Template
 
@@ -25,13 +26,11 @@ class Prompts:
         """Read them; a file `<name>.txt` in `directory`, local or s3://, replaces the package's own.
 
         Raises:
-            InputError: a file has no name of a prompt, or an unknown variable.
+            InputError: there is no such file, two have one name, or a file has no name of a prompt, or an unknown
+                variable.
         """
         self.texts = {name: files(__package__).joinpath("prompts", f"{name}.txt").read_text() for name in NAMES}
-        for file in storage.list_files(directory, ".txt") if directory else ():
-            name = file.rsplit("/", 1)[-1].removesuffix(".txt")
-            if name not in NAMES:
-                raise InputError(f"{file}: expected the name of a prompt ({', '.join(NAMES)})")
+        for name, file in _own(directory).items() if directory is not None else ():
             self.texts[name] = storage.read_text(file)
             _check(file, self.texts[name])
         self.digests = {name: digest(text) for name, text in self.texts.items()}
@@ -42,6 +41,24 @@ class Prompts:
         return Template(self.texts[name]).substitute(values)
 
 
+def _own(directory: str) -> dict[str, str]:
+    """Prompt -> its file in a directory."""
+    found: dict[str, str] = {}
+    for file in storage.list_files(directory, ".txt"):
+        name = file.rsplit("/", 1)[-1].removesuffix(".txt")
+        if name not in NAMES:
+            raise InputError(f"{file}: expected the name of a prompt ({', '.join(NAMES)})")
+        if name in found:
+            raise InputError(f"prompts: {found[name]} and {file} are both the prompt {name}; leave one of them")
+        found[name] = file
+    if not found:
+        raise InputError(
+            f"prompts: {directory} has no prompt; expected at least one file <name>.txt ({', '.join(NAMES)}); leave"
+            " `prompts` out for those of the package"
+        )
+    return found
+
+
 def _check(file: str, text: str) -> None:
     template = Template(text)
     if not template.is_valid():
@@ -50,7 +67,18 @@ def _check(file: str, text: str) -> None:
         raise InputError(f"{file}: unknown variable ${unknown[0]}; a prompt has {', '.join(VARIABLES)}")
 
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_DOUBTFUL = re.compile(r"[<>&|\[\]]|[^ -~]")
+
+
 def as_data(**values: object) -> str:
-    """Values as a JSON document without <, >, &, | and non-ASCII characters, which are escaped: nothing in it can be
-    read as a tag or as the end of a turn."""
-    return re.sub(r"[<>&|]", lambda found: f"\\u{ord(found.group()):04x}", json.dumps(values, ensure_ascii=True))
+    """Values as a JSON document that nothing in their strings can leave: <, >, &, |, [ and ] are escaped there, and so
+    is all beyond ASCII but letters, marks and digits. No tag, and no turn of a chat template, can be read in it."""
+    document = json.dumps(values, ensure_ascii=False)
+    return _STRING.sub(lambda string: _DOUBTFUL.sub(lambda found: _escaped(found.group()), string.group()), document)
+
+
+def _escaped(character: str) -> str:
+    if character.isascii():
+        return f"\\u{ord(character):04x}"
+    return character if unicodedata.category(character)[0] in "LMN" else json.dumps(character)[1:-1]

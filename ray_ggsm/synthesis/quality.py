@@ -1,8 +1,9 @@
 """How good are the pairs? Counts per part of the rows, and measures of a sample.
 
 `quotes_future` and `not_in_history` look for contents (texts of events and of their parts) in answers: a content of
-the row's future that its history does not have, and any content that its history does not have. Counted pairs quote
-the future on purpose; those of a language model, which never sees it, can only guess.
+the row's future that its history does not have, and any content that its history does not have. Long contents are
+looked for first: "frozen pizza" does not name "pizza". Counted pairs quote the future on purpose; those of a language
+model, which never sees it, can only guess.
 """
 
 from collections import Counter
@@ -15,7 +16,7 @@ from pydantic import Field
 from ray_ggsm.config import Record
 from ray_ggsm.model.events import future_events, history_events
 from ray_ggsm.model.modality import Modality
-from ray_ggsm.synthesis.asking import Spent
+from ray_ggsm.synthesis.asking import REFUSED, Spent
 from ray_ggsm.synthesis.counted import tallies
 from ray_ggsm.synthesis.pairs import Pair, Written
 
@@ -40,6 +41,11 @@ class PartCounts(Record):
     """Pairs whose answer names a content that is not in the history."""
     requests: dict[str, int] = Field(default_factory=dict)
     """`Spent` -> number."""
+
+    @property
+    def refused(self) -> int:
+        """Requests that were refused."""
+        return sum(n for reason, n in self.failed.items() if reason.endswith(f": {REFUSED}"))
 
 
 def counts_of(rows: pa.Table, written: Written, modalities: Sequence[Modality], spent: Spent) -> PartCounts:
@@ -83,11 +89,20 @@ class _Named:
 
     def quotes_future(self, pair: Pair) -> bool:
         """As in `PartCounts`."""
-        return _names(pair.answer, self.future[pair.row] - self.history[pair.row])
+        return bool(self._named(pair.answer) & self.future[pair.row] - self.history[pair.row])
 
     def not_in_history(self, pair: Pair) -> bool:
         """As in `PartCounts`."""
-        return _names(pair.answer, self.known - self.history[pair.row])
+        return not self._named(pair.answer) <= self.history[pair.row]
+
+    def _named(self, answer: str) -> set[str]:
+        """The contents that an answer names, without those that are a part of a longer one only."""
+        left, found = answer.lower(), set()
+        for content in sorted((each for each in self.known if each in left), key=len, reverse=True):
+            if content in left:
+                found.add(content)
+                left = left.replace(content, "\n")
+        return found
 
 
 def _contents(tallied: Sequence[Sequence[object]]) -> list[set[str]]:
@@ -95,11 +110,6 @@ def _contents(tallied: Sequence[Sequence[object]]) -> list[set[str]]:
         {text.lower() for tally in row for text in tally.contents if len(text) >= SHORTEST}  # type: ignore[attr-defined]
         for row in tallied
     ]
-
-
-def _names(answer: str, contents: set[str]) -> bool:
-    lower = answer.lower()
-    return any(content in lower for content in contents)
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,39 @@
 """Pairs that a language model writes. Paper, 3.2: eq. 1-2, and steps 3 and 4.
 
-Per user row: one request chooses scenarios, one writes a pair for each, one checks the pairs against the history. The
-model sees the history alone, never the future, labels or a user's id.
+Per user row: one request chooses scenarios, one writes a pair for each, one checks the pairs against the history. What
+a reply leaves out, says twice or says of nothing is told as what gave no pair.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 
 from ray_ggsm.config import InputError
-from ray_ggsm.encoders.rendered import row_texts
-from ray_ggsm.model.modality import Modality
 from ray_ggsm.synthesis import formats
 from ray_ggsm.synthesis.asking import Asker, Failed, Spent
 from ray_ggsm.synthesis.author import Guide
-from ray_ggsm.synthesis.chat import Ask
-from ray_ggsm.synthesis.clients import conversation, model_of
-from ray_ggsm.synthesis.config import LanguageModelConfig, PairsConfig
 from ray_ggsm.synthesis.pairs import NoPair, Pair, Written
-from ray_ggsm.synthesis.prompts import Prompts, as_data
+from ray_ggsm.synthesis.requests import Requests
 
 UNKNOWN_POSITION = "no_such_position"
 """The reply names something that was not in the list."""
+MISSING = "missing"
+"""The reply has not as many as it was asked for."""
+DUPLICATE = "duplicate"
+"""The reply has more than one for the same."""
 DROPPED = "dropped"
 """The check against the history says that the pair does not hold."""
 NOT_JUDGED = "without_verdict"
+NOT_REWRITTEN = "empty_rewrite"
+"""The check says that the pair must be rewritten, and not how."""
 
 
 class WrittenPairs:
     """A language model as an `Author`."""
 
-    def __init__(
-        self, asker: Asker, client: LanguageModelConfig, config: PairsConfig, prompts: Prompts,
-        modalities: Sequence[Modality], seed: int,
-    ) -> None:  # fmt: skip
-        """Take the model and the prompts; `seed` is that of its sampling."""
-        self.asker, self.client, self.config, self.prompts = asker, client, config, prompts
-        self.modalities, self.seed = tuple(modalities), seed
+    def __init__(self, asker: Asker, requests: Requests) -> None:
+        """Take the model, and what it is asked."""
+        self.asker, self.requests = asker, requests
 
     @property
     def spent(self) -> Spent:
@@ -49,26 +46,19 @@ class WrittenPairs:
         Raises:
             InputError: the model gives no list.
         """
-        ask = self._ask("scenarios", formats.Scenarios, {}, self._exactly(self.config.scenarios))
-        (found,) = self.asker.ask([ask])
+        (found,) = self.asker.ask([self.requests.scenarios()])
         if isinstance(found, Failed):
             raise InputError(
                 f"client: the model gave no list of scenarios ({found.detail}); it wrote: {found.raw[:200]}"
             )
         assert isinstance(found, formats.Scenarios)
-        return tuple(dict.fromkeys(found.scenarios))[: self.config.scenarios]
+        return tuple(dict.fromkeys(found.scenarios))[: self.requests.config.scenarios]
 
     def write(self, rows: pa.Table, guide: Guide) -> Written:
         """As in `Author`."""
-        histories = self._histories(rows)
-        count = min(self.config.per_user, len(guide.pool))
-        choices = self.asker.ask([
-            self._ask(
-                "choose", formats.Choice, {"history": history, "scenarios": guide.pool},
-                self._exactly(count, len(guide.pool)),
-            )
-            for history in histories
-        ])  # fmt: skip
+        histories = self.requests.histories(rows)
+        count = self.requests.per_user(guide.pool)
+        choices = self.asker.ask([self.requests.choose(history, guide.pool) for history in histories])
         failed: list[NoPair] = []
         chosen: dict[int, list[str]] = {}
         for row, choice in enumerate(choices):
@@ -76,47 +66,33 @@ class WrittenPairs:
                 failed.append(_no_pair(row, "choose", choice))
                 continue
             assert isinstance(choice, formats.Choice)
-            known = dict.fromkeys(n for n in choice.chosen if n < len(guide.pool))
-            if not known:
-                failed.append(NoPair(row, "choose", UNKNOWN_POSITION, "no scenario of the list", str(choice.chosen)))
-                continue
-            chosen[row] = [guide.pool[n] for n in known][:count]
-        asks = [
-            self._ask("write", formats.Pairs, {
-                "history": histories[row], "scenarios": some, **({"rules": guide.rules} if guide.rules else {}),
-            }, self._exactly(len(some), len(some)))
-            for row, some in chosen.items()
-        ]  # fmt: skip
+            found, missing = _chosen(row, choice, guide.pool, count)
+            failed += missing
+            if found:
+                chosen[row] = found
+        asks = [self.requests.write(histories[row], some, guide.rules) for row, some in chosen.items()]
         pairs: list[Pair] = []
-        for (row, some), found in zip(chosen.items(), self.asker.ask(asks), strict=True):
-            if isinstance(found, Failed):
-                failed.append(_no_pair(row, "write", found))
+        for (row, some), reply in zip(chosen.items(), self.asker.ask(asks), strict=True):
+            if isinstance(reply, Failed):
+                failed.append(_no_pair(row, "write", reply))
                 continue
-            assert isinstance(found, formats.Pairs)
-            for pair in found.pairs:
-                if pair.scenario < len(some):
-                    pairs.append(Pair(row, some[pair.scenario], pair.query, pair.answer))
-                else:
-                    raw = pair.model_dump_json()
-                    failed.append(NoPair(row, "write", UNKNOWN_POSITION, f"scenario {pair.scenario}", raw))
+            assert isinstance(reply, formats.Pairs)
+            written = _written(row, reply, some)
+            pairs += written.pairs
+            failed += written.failed
         return Written(pairs, failed)
 
     def induce(self, hard: Sequence[Pair]) -> tuple[str, ...]:
         """As in `Author`: from batches of hard pairs, then merged. What fails is left out."""
-        if not hard or not self.config.rules:
+        size, count = self.requests.config.hard_batch, self.requests.config.rules
+        if not hard or not count:
             return ()
-        size, count = self.config.hard_batch, self.config.rules
-        asks = [
-            self._ask("induce", formats.Rules, {
-                "pairs": [{"query": pair.query, "answer": pair.answer} for pair in hard[first : first + size]],
-            }, self._up_to(count))
-            for first in range(0, len(hard), size)
-        ]  # fmt: skip
+        asks = [self.requests.induce(hard[first : first + size]) for first in range(0, len(hard), size)]
         found = [each for each in self.asker.ask(asks) if isinstance(each, formats.Rules)]
         rules = tuple(dict.fromkeys(rule for each in found for rule in each.rules))
         if len(rules) <= count:
             return rules
-        (merged,) = self.asker.ask([self._ask("merge", formats.Rules, {"rules": rules}, self._up_to(count))])
+        (merged,) = self.asker.ask([self.requests.merge(rules)])
         return (merged.rules if isinstance(merged, formats.Rules) else rules)[:count]
 
     def revise(self, rows: pa.Table, written: Written) -> Written:
@@ -124,13 +100,8 @@ class WrittenPairs:
         of_row: dict[int, list[Pair]] = {}
         for pair in written.pairs:
             of_row.setdefault(pair.row, []).append(pair)
-        histories = self._histories(rows)
-        asks = [
-            self._ask("revise", formats.Verdicts, {
-                "history": histories[row], "pairs": [{"query": p.query, "answer": p.answer} for p in pairs],
-            }, self._exactly(len(pairs), len(pairs)))
-            for row, pairs in of_row.items()
-        ]  # fmt: skip
+        histories = self.requests.histories(rows)
+        asks = [self.requests.revise(histories[row], pairs) for row, pairs in of_row.items()]
         kept: list[Pair] = []
         failed = list(written.failed)
         for (row, pairs), found in zip(of_row.items(), self.asker.ask(asks), strict=True):
@@ -138,43 +109,58 @@ class WrittenPairs:
                 failed.append(_no_pair(row, "revise", found))
                 continue
             assert isinstance(found, formats.Verdicts)
-            verdicts = {verdict.pair: verdict for verdict in found.verdicts}
             for n, pair in enumerate(pairs):
-                judged = _judged(pair, verdicts.get(n))
+                judged = _judged(pair, [verdict for verdict in found.verdicts if verdict.pair == n])
                 (kept if isinstance(judged, Pair) else failed).append(judged)  # type: ignore[arg-type]
         return Written(kept, failed)
-
-    def _histories(self, rows: pa.Table) -> list[list[str]]:
-        """Each row's newest events, a line each."""
-        texts = row_texts(rows, self.modalities, (), self.client.events)
-        return [text.split("\n") for text in texts]
-
-    def _exactly(self, items: int, positions: int | None = None) -> formats.Limits:
-        return formats.Limits(items, items, self.client.longest_text, positions)
-
-    def _up_to(self, items: int) -> formats.Limits:
-        return formats.Limits(1, items, self.client.longest_text)
-
-    def _ask(
-        self, prompt: str, form: type[formats.Reply], data: Mapping[str, object], limits: formats.Limits
-    ) -> Ask:  # fmt: skip
-        c = self.client
-        messages = conversation(self.prompts.filled(prompt, count=limits.most), as_data(**data))
-        return Ask(messages, form, limits, model_of(c), c.max_reply_tokens, c.temperature, self.seed)
 
 
 def _no_pair(row: int, step: str, failed: Failed) -> NoPair:
     return NoPair(row, step, failed.reason, failed.detail, failed.raw)
 
 
-def _judged(pair: Pair, verdict: formats.Verdict | None) -> Pair | NoPair:
+def _chosen(
+    row: int, choice: formats.Choice, pool: Sequence[str], count: int
+) -> tuple[list[str], list[NoPair]]:  # fmt: skip
+    """The scenarios of a choice, and one `NoPair` for each that it lacks."""
+    known = [pool[n] for n in dict.fromkeys(choice.chosen) if n < len(pool)][:count]
+    reason = UNKNOWN_POSITION if any(n >= len(pool) for n in choice.chosen) else MISSING
+    lack = NoPair(row, "choose", reason, f"{len(known)} of {count} scenarios of the list", str(list(choice.chosen)))
+    return known, [lack] * (count - len(known))
+
+
+def _written(row: int, reply: formats.Pairs, scenarios: Sequence[str]) -> Written:
+    """The first pair of each scenario, and what the reply has besides, or lacks."""
+    pairs: dict[int, Pair] = {}
+    failed: list[NoPair] = []
+    for pair in reply.pairs:
+        n, raw = pair.scenario, pair.model_dump_json()
+        if n >= len(scenarios):
+            failed.append(NoPair(row, "write", UNKNOWN_POSITION, f"scenario {n}", raw))
+        elif n in pairs:
+            failed.append(NoPair(row, "write", DUPLICATE, scenarios[n], raw))
+        else:
+            pairs[n] = Pair(row, scenarios[n], pair.query, pair.answer)
+    failed += [NoPair(row, "write", MISSING, each, "") for n, each in enumerate(scenarios) if n not in pairs]
+    return Written(list(pairs.values()), failed)
+
+
+def _judged(pair: Pair, verdicts: Sequence[formats.Verdict]) -> Pair | NoPair:
     """The pair as it was or rewritten, or why there is none."""
-    raw = f"{pair.query} {pair.answer}"
-    if verdict is None:
-        return NoPair(pair.row, "revise", NOT_JUDGED, "the reply has no verdict on this pair", raw)
+
+    def none(reason: str, detail: str = "") -> NoPair:
+        return NoPair(pair.row, "revise", reason, detail, f"{pair.query} {pair.answer}")
+
+    if not verdicts:
+        return none(NOT_JUDGED, "the reply has no verdict on this pair")
+    if len(verdicts) > 1:
+        return none(DUPLICATE, f"the reply has {len(verdicts)} verdicts on this pair")
+    verdict = verdicts[0]
     if verdict.verdict == "drop":
-        return NoPair(pair.row, "revise", DROPPED, "", raw)
+        return none(DROPPED)
     if verdict.verdict == "keep":
         return pair
+    if not verdict.query and not verdict.answer:
+        return none(NOT_REWRITTEN, "neither a query nor an answer")
     query, answer = verdict.query or pair.query, verdict.answer or pair.answer
     return Pair(pair.row, pair.scenario, query, answer, "rewrite")

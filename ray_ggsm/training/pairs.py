@@ -52,11 +52,18 @@ class Pairs:
             )
         n = max(1, min(lanes, batch_size, len(self.groups) // lane_groups))
         largest_first = sorted(self.groups, key=lambda group: -group[2])
-        self.lanes = [largest_first[lane::n] for lane in range(n)]
-        self.bounds = [round(batch_size * lane / n) for lane in range(n + 1)]
-        """First row of each lane's share of the global batch, and the batch's end."""
+        self._divide(largest_first, n)
+        while self.steps_per_epoch == 0:  # a lane has fewer rows than its share
+            n -= 1
+            self._divide(largest_first, n)
         self._windows: dict[tuple[int, int, int], pa.Table] = {}
         """(epoch, lane, window) -> rows of the windows read last, at most two per lane."""
+
+    def _divide(self, groups: list[Group], n: int) -> None:
+        """Divide the row groups into n lanes."""
+        self.lanes = [groups[lane::n] for lane in range(n)]
+        self.bounds = [round(self.batch_size * lane / n) for lane in range(n + 1)]
+        """First row of each lane's share of the global batch, and the batch's end."""
 
     @property
     def steps_per_epoch(self) -> int:

@@ -30,6 +30,8 @@ class QuestionRows(Record):
     """Directory of user rows with `query` and `answer`, once per pair."""
     digest: str
     """Identifies the run."""
+    pairs: int
+    """Rows: a run that is run again asks anew what was refused, and then has more."""
 
 
 def newest_questions(config: QuestionsConfig) -> QuestionRows | None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = str | int | None
-"""A reply's text, the code of an error, or None for a connection that is closed without a word."""
+Answer = str | int | bytes | None
+"""A reply's text, the code of an error, the whole body of a response, or None for a connection that is closed without a
+word."""
 
 
 @dataclass
@@ -62,8 +63,7 @@ def chat_server(script: Callable[[list[dict[str, str]], int], Answer]) -> Iterat
                 self.close_connection = True
                 return
             code = answer if isinstance(answer, int) else 200
-            reply = {"error": {"message": "scripted"}} if isinstance(answer, int) else _reply(answer)
-            content = json.dumps(reply).encode()
+            content = answer if isinstance(answer, bytes) else _body(answer)
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
@@ -91,9 +91,15 @@ def chat_server(script: Callable[[list[dict[str, str]], int], Answer]) -> Iterat
         thread.join()
 
 
-def _reply(text: str) -> dict[str, Any]:
+def _body(answer: str | int) -> bytes:
+    error = {"error": {"message": "scripted"}}
+    return json.dumps(error if isinstance(answer, int) else reply(answer)).encode()
+
+
+def reply(text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
+    """The body of a response with this text."""
     return {
         "id": "1", "object": "chat.completion", "created": 0, "model": "scripted",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": len(text), "total_tokens": 100 + len(text)},
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": len(text or ""), "total_tokens": 100 + len(text or "")},
     }  # fmt: skip

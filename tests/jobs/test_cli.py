@@ -12,7 +12,7 @@ from ray_ggsm.cli.main import run
 from ray_ggsm.config import InputError, build, load
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.masks import MaskConfig
-from ray_ggsm.on_ray.study import StudyConfig
+from ray_ggsm.on_ray.study_config import StudyConfig
 from ray_ggsm.on_ray.train import rounds_published_weights
 
 ROOT = Path(__file__).parents[2]

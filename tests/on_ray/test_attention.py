@@ -12,9 +12,10 @@ import torch
 from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.attention import AttentionMeans, attention_of
+from ray_ggsm.evaluation.pages.attention_figures import attention_figure
 from ray_ggsm.model import event_vectors as store
 from ray_ggsm.model import saved
-from ray_ggsm.on_ray.attention import Readings, attention, result_file
+from ray_ggsm.on_ray.attention import Readings, attention, attention_picture, result_file
 from ray_ggsm.on_ray.train import train
 from ray_ggsm.stages import Pipeline
 
@@ -53,10 +54,11 @@ def test_the_job_against_the_same_rows_without_ray(sample: Callable, capsys, tmp
 
 def test_the_readings_tell_the_mask_from_the_weights(sample: Callable) -> None:
     """GG-SM begins with weights of one half, and ends bidirectional."""
-    result = attention(sample())
+    result = attention(place := sample())
     stands = {name: (reading.step, reading.alpha) for name, reading in result.readings.items()}
     assert stands == {"before": (0, 0.0), "opened": (6, 1.0), "after": (6, 1.0)}
     before, opened, after = means(result).values()
+    assert attention_picture(place) == attention_figure(opened, after), "both under one mask"
     assert np.all(np.array(before.uniform_future_share) < opened.uniform_future_share)
     assert opened.uniform_future_share == after.uniform_future_share
     assert opened.future_share != after.future_share

@@ -11,7 +11,8 @@ import yaml
 from ray_ggsm.config import InputError
 from ray_ggsm.evaluation.labels import read_labels
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.on_ray.study import StudyConfig, preview, study
+from ray_ggsm.on_ray.study import preview, study
+from ray_ggsm.on_ray.study_config import StudyConfig
 from ray_ggsm.stages import Pipeline
 
 UNTRAINED = {"embedding.checkpoint": "untrained"}
@@ -104,5 +105,10 @@ def test_unknown_names(config: Callable[..., StudyConfig]) -> None:
 
 def test_a_mean_of_event_vectors_that_nobody_reads(config: Callable[..., StudyConfig]) -> None:
     features = {"model": {"kind": "features"}, "mask": None, "training": {"steps": 1, "batch_size": 16}}
+    without = {"plain": {"data.features": []}}
+    with pytest.raises(InputError, match=r"baselines: hand-crafted features are needed, and 'plain' has none"):
+        preview(config(variants=without, reference="plain", baselines=("hand-crafted",), joined=()))
+    with pytest.raises(InputError, match=r"joined: hand-crafted features are needed, and 'plain' has none"):
+        preview(config(variants=without, reference="plain", baselines=("event mean",), joined=("plain",)))
     with pytest.raises(InputError, match="baselines: 'event mean' needs the event vectors of the first variant"):
         preview(config(variants={"features": features}, reference="features"))

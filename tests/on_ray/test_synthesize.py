@@ -1,6 +1,7 @@
 """Questions and answers, end to end: counted or of a scripted server, with budgets and outages, and trained on."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,59 @@ def test_an_outage_loses_nothing_and_asks_nothing_twice(config: Callable) -> Non
         result = synthesize(mine)
     assert set(server.answered.values()) == {1}
     assert result.pairs == 2 * ROWS
+
+
+def test_one_request_that_fails_costs_no_other_its_reply(config: Callable, tmp_path: Path) -> None:
+    """The other worker goes on. Both have the prompts from the driver, whose directory they may not see."""
+    mine, moved = tmp_path / "prompts", tmp_path / "moved"
+    mine.mkdir()
+    (mine / "revise.txt").write_text("Check each pair, all $count.")
+    failing: list[str] = []
+
+    def script(messages: list[dict[str, str]], before: int) -> Answer:
+        if mine.exists() and not failing:
+            mine.rename(moved)
+        if "Check each pair" not in messages[0]["content"] or failing == ["none"]:
+            return good(messages)
+        assert messages[0]["content"] == "Check each pair, all 2."
+        if not failing:
+            failing.append(messages[1]["content"])
+        if messages[1]["content"] == failing[0]:
+            return 503
+        time.sleep(0.5)
+        return good(messages)
+
+    with chat_server(script) as server:
+        settings = config(server_client(server.url), prompts=str(mine))
+        with pytest.raises(NotNow, match="answers 503"):
+            synthesize(settings)
+        moved.rename(mine)
+        failing[:] = ["none"]
+        result = synthesize(settings)
+    assert set(server.answered.values()) == {1}
+    assert result.pairs == 2 * ROWS
+
+
+def test_what_was_refused_is_asked_again_by_the_next_run(config: Callable) -> None:
+    run = 1
+
+    def script(messages: list[dict[str, str]], before: int) -> Answer:
+        refused = run == 1 or (run == 2 and json.loads(messages[1]["content"])["history"][0][0] in "02468")
+        return 400 if "Write one question" in messages[0]["content"] and refused else good(messages)
+
+    with chat_server(script) as server:
+        mine = config(server_client(server.url))
+        with pytest.raises(InputError, match=r"no pair was written; write: refused \(\d+, for example: 400 .*scripted"):
+            synthesize(mine)
+        assert newest_questions(QuestionsConfig(output=mine.output)) is None
+        run = 2
+        some = synthesize(mine)
+        assert 0 < some.pairs == 2 * (ROWS - some.counts.failed["write: refused"]) < 2 * ROWS
+        run = 3
+        result = synthesize(mine)
+    assert (result.pairs, result.counts.failed) == (2 * ROWS, {})
+    assert len(tables(result.rows)) == 2 * ROWS
+    assert set(server.answered.values()) == {1}
 
 
 def test_replies_that_do_not_fit_are_in_the_table_of_failures(config: Callable) -> None:

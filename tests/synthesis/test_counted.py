@@ -176,11 +176,13 @@ def test_what_answers_name_is_counted() -> None:
     known = {event["text"] for row in plain for event in [*row["bill"], *row["app"], *row["future"]]}
 
     def named(pair: Pair, contents: set[str]) -> bool:
-        return any(content in pair.answer for content in contents)
+        return max((content for content in known if content in pair.answer), key=len) in contents
 
     past = [{event["text"] for event in [*row["bill"], *row["app"]]} for row in plain]
     coming = [{event["text"] for event in row["future"]} for row in plain]
     assert got.quotes_future == sum(named(pair, coming[pair.row] - past[pair.row]) for pair in some) > 0
     assert got.not_in_history == sum(named(pair, known - past[pair.row]) for pair in some) > got.quotes_future
+    others = [Pair(0, "s", "q", f"{row['bill'][0]['text']} and more") for row in plain[:1]]
+    assert counts_of(rows, Written(others, []), MODALITIES, Spent()).not_in_history == 0
     both = total([got, got])
     assert (both.pairs, both.rows, both.requests["asked"]) == (120, 60, 6)

@@ -2,16 +2,15 @@
 
 import json
 import threading
-from pathlib import Path
 
 import pytest
 
 from ray_ggsm.config import InputError, NotNow, build
 from ray_ggsm.synthesis.chat import Ask, Message, Refused, Reply
-from ray_ggsm.synthesis.clients import ServerChat
 from ray_ggsm.synthesis.config import OpenAIConfig
 from ray_ggsm.synthesis.formats import Choice, Limits, schema_of
-from tests.helpers.chat_server import chat_server
+from ray_ggsm.synthesis.server import ServerChat
+from tests.helpers.chat_server import Answer, chat_server, reply
 
 GOOD = '{"chosen": [0]}'
 
@@ -28,8 +27,29 @@ def asks(n: int) -> list[Ask]:
     ]
 
 
-def found(url: str, n: int = 1, **more: object) -> dict[int, Reply | Refused]:
-    return dict(ServerChat(config(url, **more), 4).replies(asks(n), lambda ask: None))
+class Desk:
+    """Keeps what comes, and adds up tokens."""
+
+    def __init__(self) -> None:
+        self.replies: dict[int, Reply | Refused] = {}
+        self.admitted = self.settled = self.used = 0
+
+    def admit(self, ask: Ask) -> None:
+        self.admitted += ask.estimate
+
+    def settle(self, ask: Ask, used: int) -> None:
+        self.settled += ask.estimate
+        self.used += used
+
+    def answered(self, ask: Ask, reply: Reply | Refused) -> None:
+        self.replies[int(ask.messages[1].content)] = reply
+
+
+def found(url: str, n: int = 1, desk: Desk | None = None, **more: object) -> dict[int, Reply | Refused]:
+    desk = desk or Desk()
+    ServerChat(config(url, **more), 4).answer(asks(n), desk)
+    assert desk.admitted == desk.settled
+    return desk.replies
 
 
 def test_requests_say_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,14 +72,68 @@ def test_what_passes_is_waited_for(failure: int | None) -> None:
 
 @pytest.mark.parametrize("failure", [429, 500, None])
 def test_what_does_not_pass_is_not_now_and_keeps_the_others(failure: int | None) -> None:
-    def script(messages: list[dict[str, str]], before: int) -> str | int | None:
+    together = threading.Barrier(3)
+
+    def script(messages: list[dict[str, str]], before: int) -> Answer:
+        if not before:
+            together.wait(60)
         return failure if messages[1]["content"] == "1" else GOOD
 
     with chat_server(script) as server:
-        got, replies = {}, ServerChat(config(server.url, retries=1), 4).replies(asks(3), lambda ask: None)
-        with pytest.raises(NotNow, match=r"answers \d+ after|does not answer"):
-            got.update(replies)
-    assert set(got) == {0, 2}
+        desk = Desk()
+        with pytest.raises(NotNow, match=r"(answers \d+|does not answer) \(.*\) after 1 further tries"):
+            found(server.url, 3, desk, retries=1)
+    assert set(desk.replies) == {0, 2}
+    assert desk.admitted == desk.settled, "each try is admitted and settled"
+
+
+def test_each_try_is_paid_for() -> None:
+    """A server that answers 500, or nothing, may have worked all the same."""
+    for failure, billed in ((500, True), (503, False), (429, False), (None, True)):
+        with chat_server(lambda messages, before, f=failure: GOOD if before == 2 else f) as server:
+            desk = Desk()
+            assert found(server.url, 1, desk) == {0: Reply(GOOD, 100, len(GOOD))}
+        (ask,) = asks(1)
+        assert desk.admitted == 3 * ask.estimate
+        assert desk.used == 100 + len(GOOD) + billed * 2 * ask.estimate
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>Welcome</html>", b'{"choices": [{', b'{"choices": [{}]}', b"[]", b"{}"])
+def test_what_is_no_reply_is_not_now_and_is_named(body: bytes) -> None:
+    with chat_server(lambda messages, before: body if messages[1]["content"] == "1" else GOOD) as server:
+        desk = Desk()
+        with pytest.raises(NotNow, match=r"base_url: http://.* answers with what is no reply \(.+\)") as raised:
+            found(server.url, 2, desk, retries=0)
+        assert desk.replies == {0: Reply(GOOD, 100, len(GOOD))}
+    assert (body.decode() or "an empty page") in str(raised.value)
+
+
+def test_an_error_with_code_200_is_that_error() -> None:
+    def error(code: object) -> bytes:
+        return json.dumps({"error": {"message": "told so", "code": code}}).encode()
+
+    with chat_server(lambda messages, before: GOOD if before else error(429)) as server:
+        assert found(server.url) == {0: Reply(GOOD, 100, len(GOOD))}
+    with chat_server(lambda messages, before: error("overloaded")) as server, pytest.raises(NotNow, match="told so"):
+        found(server.url, retries=0)
+    with chat_server(lambda messages, before: error(400)) as server:
+        (refused,) = found(server.url).values()
+    assert isinstance(refused, Refused)
+    assert "told so" in refused.reason
+
+
+def test_numbers_and_characters_that_lack_are_put_up_with() -> None:
+    body = reply(GOOD + "\ud800") | {"usage": {"prompt_tokens": None, "completion_tokens": None}}
+    (ask,) = asks(1)
+    with chat_server(lambda messages, before: json.dumps(body).encode()) as server:
+        (got,) = found(server.url).values()
+    assert got == Reply(GOOD + "?", ask.estimate - 50, 50)
+    assert got.tokens == ask.estimate
+
+
+def test_a_reply_that_was_cut_says_so() -> None:
+    with chat_server(lambda messages, before: json.dumps(reply('{"ch', "length")).encode()) as server:
+        assert found(server.url) == {0: Reply('{"ch', 100, 4, cut=True)}
 
 
 def test_a_server_that_is_too_slow_is_not_now() -> None:
@@ -82,16 +156,34 @@ def test_wrong_settings_are_named(code: int) -> None:
         found(server.url)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_request_that_is_forbidden_ends_no_job(first: bool) -> None:
+    """403 for what one user did, from a server that answers others."""
+
+    def script(messages: list[dict[str, str]], before: int) -> Answer:
+        return 403 if messages[-1]["content"] == ("0" if first else "2") else GOOD
+
+    with chat_server(script) as server:
+        got = found(server.url, 1 if first else 3)
+    refused = got.pop(0 if first else 2)
+    assert isinstance(refused, Refused)
+    assert "403" in refused.reason
+    assert all(isinstance(each, Reply) for each in got.values())
+
+
 def test_a_request_that_is_never_answered_is_refused() -> None:
     with chat_server(lambda messages, before: 400) as server:
-        reply = found(server.url)[0]
-    assert isinstance(reply, Refused)
-    assert reply.reason.startswith("400")
+        (refused,) = found(server.url).values()
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith("400")
 
 
-def test_an_empty_reply_does_not_fit(tmp_path: Path) -> None:
-    with chat_server(lambda messages, before: "") as server:
-        assert found(server.url) == {0: Reply("", 100, 0)}
+@pytest.mark.parametrize("text", ["", None])
+def test_an_empty_reply_is_none_and_costs_what_it_costs(text: str | None) -> None:
+    with chat_server(lambda messages, before: json.dumps(reply(text)).encode()) as server:
+        desk = Desk()
+        assert found(server.url, 1, desk) == {0: Refused("an empty reply (finish_reason stop)", 100, 0)}
+    assert desk.used == 100
 
 
 def test_nothing_is_sent_unless_the_config_says_so() -> None:

@@ -1,5 +1,8 @@
 """The training order: a function of the seed alone, every row at most once an epoch, the same batch for any workers."""
 
+from pathlib import Path
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -99,3 +102,18 @@ def test_a_mixed_batch_has_its_share_of_each_source(location, workers, tmp_path_
     assert training_pairs(location, str(asked), 20, 20, 3, None).batch(0)["query"].null_count == 0
     with pytest.raises(InputError, match="less than a batch of 100"):
         training_pairs(location, str(asked), 100, 100, 3, None)
+
+
+@pytest.mark.parametrize("extra", [0, 6])
+def test_rows_that_are_hardly_more_than_a_batch_still_make_one(extra: int, tmp_path: Path) -> None:
+    """With many row groups the shortest lane has fewer rows than its share."""
+    sizes = [16 + n % 2 for n in range(64)]
+    rows = sum(sizes)
+    table = pa.table({"user_id": [str(i) for i in range(rows)]})
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema) as writer:
+        for first, size in zip(np.cumsum([0, *sizes]).tolist(), sizes, strict=False):
+            writer.write_table(table.slice(first, size))
+    pairs = Pairs(str(tmp_path), rows - extra, 0)
+    assert pairs.steps_per_epoch == 1
+    for step in (0, 1):
+        assert len(set(ids(pairs, step))) == rows - extra

@@ -17,7 +17,7 @@ from ray_ggsm.evaluation.pages.charts import Points
 from ray_ggsm.evaluation.pages.figure import Figure
 from ray_ggsm.evaluation.pages.mask_figures import MaskHistory
 from ray_ggsm.evaluation.pages.page import page
-from ray_ggsm.evaluation.pages.study_text import Cost, findings, headline, markdown
+from ray_ggsm.evaluation.pages.study_text import Cost, cover, findings, headline, markdown
 from ray_ggsm.evaluation.pages.svg import STYLES
 from ray_ggsm.evaluation.study import LEVEL, StudySummary
 
@@ -64,7 +64,8 @@ def write_study(report: StudyReport, place: str) -> None:
     values = {"config": report.config.model_dump(mode="json"), **report.summary.model_dump(mode="json")}
     storage.write_json(storage.join(place, "study.json"), values)
     storage.write_text(
-        storage.join(place, "study.md"), markdown(report.title, report.summary, report.groups, report.costs)
+        storage.join(place, "study.md"),
+        markdown(report.title, report.summary, report.groups, report.costs, report.notes),
     )
     storage.write_text(storage.join(place, "config.yaml"), to_yaml(report.config))
     storage.write_text(storage.join(place, "study.html"), render(report))
@@ -83,6 +84,7 @@ def render(report: StudyReport) -> str:
         config=to_yaml(report.config),
         headline=headline(summary),
         findings=findings(summary),
+        cover=cover(summary),
         order=order,
         labels=labels[1:],
         best={label: max(order, key=lambda item: item[1].auc[label])[0] for label in labels},
@@ -93,7 +95,7 @@ def render(report: StudyReport) -> str:
         matrix=_matrix(summary),
         losses=_losses(report),
         weights=_weights(moving),
-        slots={name: figure for name, mask in moving.items() if (figure := mask_figures.over_slots(mask))},
+        slots={n: figure for n, m in moving.items() if _differ(m) and (figure := mask_figures.over_slots(m))},
         flat={n: figure for n, mask in moving.items() if (figure := mask_figures.over_gradients(mask.slots))},
         mean=MEAN,
         level=LEVEL,
@@ -186,6 +188,12 @@ def _weights(moving: Mapping[str, MaskHistory]) -> str:
     if not series:
         return ""
     return charts.lines(series, "Mean weight of future keys over steps", span=(0, 1), names=True, size=(540, 300))
+
+
+def _differ(mask: MaskHistory) -> bool:
+    """Whether slots have weights of their own."""
+    recorded = mask.slots.weight.values() if mask.slots else ()
+    return any(max(weights) - min(weights) > 1e-6 for weights in recorded)
 
 
 def _moves(mask: MaskHistory) -> bool:

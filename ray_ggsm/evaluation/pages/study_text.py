@@ -30,7 +30,7 @@ def findings(summary: StudySummary) -> list[str]:
     is about other vectors."""
     names = [name for name, _ in summary.ranked()]
     encoders = [name for name in names if name in summary.encoders]
-    sentences = [_answer(question, summary.resolution) for question in summary.questions]
+    sentences = [_answer(question, summary) for question in summary.questions]
     if names[0] not in encoders and len(encoders) > 1:
         sentences.insert(0, f"Of the encoders alone, {_highest(summary, encoders)}")
     differ, pairs = sum(not pair.may_be_chance for pair in summary.pairs), len(summary.pairs)
@@ -41,7 +41,23 @@ def findings(summary: StudySummary) -> list[str]:
     return sentences
 
 
-def markdown(title: str, summary: StudySummary, groups: Mapping[str, Sequence[str]], costs: Mapping[str, Cost]) -> str:
+def cover(summary: StudySummary) -> str:
+    """What the intervals of differences stand for."""
+    if all(len(summary.variants[name].seeds) > 1 for name in summary.encoders):
+        return "their 95 % intervals cover both other users and other training seeds."
+    return (
+        "their 95 % intervals cover other users. Where a variant has one seed they do not cover other seeds, and are "
+        "too narrow for saying which to train."
+    )
+
+
+def markdown(
+    title: str,
+    summary: StudySummary,
+    groups: Mapping[str, Sequence[str]],
+    costs: Mapping[str, Cost],
+    notes: Sequence[str] = (),
+) -> str:
     """The study as a Markdown page.
 
     Args:
@@ -49,8 +65,10 @@ def markdown(title: str, summary: StudySummary, groups: Mapping[str, Sequence[st
         summary: its numbers.
         groups: label group -> labels, in the order of the columns.
         costs: variant -> what its training took.
+        notes: sentences about the data and the rows.
     """
     lines = [f"# {title}", "", headline(summary), "", *(f"- {sentence}" for sentence in findings(summary)), ""]
+    lines += [line for note in notes for line in (note, "")]
     lines += _auc_table(summary, [label for labels in groups.values() for label in labels])
     lines += _cost_table(summary, costs)
     lines += _pair_table("Questions, fixed before the first result", summary.questions)
@@ -114,7 +132,8 @@ def _highest(summary: StudySummary, names: Sequence[str]) -> str:
     return f"{text}; its lead over {_listed(even)} may be chance."
 
 
-def _answer(question: PairSummary, resolution: float | None) -> str:
+def _answer(question: PairSummary, summary: StudySummary) -> str:
+    resolution = summary.resolution
     if question.may_be_chance:
         words = "cannot be told apart from"
     else:
@@ -123,16 +142,17 @@ def _answer(question: PairSummary, resolution: float | None) -> str:
     if resolution is None:
         return answer
     half = (question.high - question.low) / 2
-    if half <= resolution:
+    if half <= resolution and summary.test_rows is None:
         return f"{answer} Its interval is ±{half:.4f}, at most ±{resolution}, as asked."
-    effort = question.effort(resolution)
+    effort = question.effort(resolution, summary.test_rows / summary.rows if summary.test_rows else 1.0)
     if effort is None:
         return f"{answer} Its interval is ±{half:.4f}; what ±{resolution} would take is unknown with one seed."
     users, seeds = effort
-    more = "these test users" if users == 1 else f"{users:.1f} times the test users"
+    these = f"the users of the {summary.test_rows:,} test rows" if summary.test_rows else "these test users"
+    more = these if users == 1 else f"{users:.1f} times {these}"
     return (
         f"{answer} Its interval is ±{half:.4f}; ±{resolution} would take some {seeds} seeds on {more} (standard error "
-        f"of users {question.error_of_users:.4f}, of {question.seeds} seeds {question.error_of_seeds:.4f})."
+        f"of users {question.error_of_users:.4f}, of {question.seeds} seeds {question.error_of_seeds:.4f}, here)."
     )
 
 

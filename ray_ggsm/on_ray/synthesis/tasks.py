@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 
 from ray_ggsm import storage
+from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.data.chunks import Chunk, chunk_of, read_chunk
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.event_encoder import EventEncoder
@@ -22,11 +23,15 @@ from ray_ggsm.synthesis.clients import chat_of
 from ray_ggsm.synthesis.config import RulesConfig
 from ray_ggsm.synthesis.counted import CountedPairs
 from ray_ggsm.synthesis.difficulty import difficulties, hard, threshold
-from ray_ggsm.synthesis.pairs import Pair, failed_table, pairs_table, training_rows
+from ray_ggsm.synthesis.pairs import Pair, failed_table, main_reasons, pairs_table, training_rows
 from ray_ggsm.synthesis.prompts import Prompts
 from ray_ggsm.synthesis.quality import PartCounts, counts_of
 from ray_ggsm.synthesis.questions import Difficulty, GuideResult
+from ray_ggsm.synthesis.requests import Requests
 from ray_ggsm.synthesis.written import WrittenPairs
+
+BUDGET_SPENT = "the budget is spent"
+"""What has stopped a part, if no tokens are left; else a sentence about what cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Run:
     """Directory of this run."""
     replies: str
     """Directory of all replies of a language model."""
+    prompts: Prompts
+    """As the driver read them: workers may see another directory."""
 
     def path(self, *parts: str) -> str:
         """A location below the run's own."""
@@ -59,8 +66,8 @@ class _Purse:
         time.sleep(seconds)
 
     def settle(self, ask: Ask, used: int) -> None:
-        """As in `Purse`."""
-        self.budget.settle.remote(ask.estimate, used)
+        """As in `Purse`; it has been said when this returns."""
+        ray.get(self.budget.settle.remote(ask.estimate, used))
 
 
 def _author(run: Run, purse: Any) -> Author:
@@ -69,18 +76,24 @@ def _author(run: Run, purse: Any) -> Author:
         future = [name for name, modality in e.data.modalities.items() if modality.future]
         return CountedPairs(c.client, c.pairs, e.modalities, future, e.data.snapshots.future_days, c.seed)
     asker = Asker(chat_of(c.client, c.ray.pool.max, device_of(c.ray)), run.replies, _Purse(purse))
-    return WrittenPairs(asker, c.client, c.pairs, Prompts(c.prompts), e.modalities, c.seed)
+    return WrittenPairs(asker, Requests(c.client, c.pairs, run.prompts, e.modalities, c.seed))
 
 
 @ray.remote
 def calibrate(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult | None:
-    """Task: the pool, the calibration set D_c, its difficulty, and the rules of D_hard; None: the budget is spent."""
+    """Task: the pool, the calibration set D_c, its difficulty, and the rules of D_hard; None: the budget is spent.
+
+    Raises:
+        InputError: all that was written failed.
+    """
     author, c = _author(run, purse), run.config
     try:
         guide = Guide(author.scenarios())
         read = (read_chunk(chunk, columns(run.experiment)) for chunk in chunks)
         written = [(rows, author.write(rows, guide)) for rows in read]
         pairs = [pair for _, each in written for pair in each.pairs][: c.pairs.calibration]
+        if not pairs and any(each.failed for _, each in written):
+            raise no_pairs(pa.concat_tables([failed_table(rows, each.failed) for rows, each in written]))
         measured, difficulty_N = None, np.zeros(len(pairs))
         if c.difficulty.embedding is not None and pairs:
             difficulty_N = _difficulties(run, [(rows, each.pairs) for rows, each in written])[: len(pairs)]
@@ -125,15 +138,20 @@ class WritePairs:
     def __init__(self, run: Run, guide: Guide, purse: Any) -> None:
         self.run, self.guide = run, guide
         self.author = _author(run, purse)
+        self.stopped = ""
 
     def __call__(self, described: pa.Table) -> pa.Table:
-        """Write the pairs of a part (`chunk_of`): rows done, and whether the budget was enough."""
+        """Write the pairs of a part (`chunk_of`): rows done, and what has stopped it ("": nothing).
+
+        An error would end the other actors, too, and what was asked there. After one, this actor asks nothing more.
+        """
         chunk = chunk_of(described)
         try:
-            self._write(chunk)
-        except BudgetSpentError:
-            return pa.table({"rows": [0], "done": [False]})
-        return pa.table({"rows": [chunk.rows], "done": [True]})
+            if not self.stopped:
+                self._write(chunk)
+        except (BudgetSpentError, NotNow) as error:
+            self.stopped = str(error) if isinstance(error, NotNow) else BUDGET_SPENT
+        return pa.table({"rows": [0 if self.stopped else chunk.rows], "stopped": [self.stopped]})
 
     def _write(self, chunk: Chunk) -> None:
         before = replace(self.author.spent)
@@ -146,6 +164,14 @@ class WritePairs:
         storage.write_parquet(self.run.path("pairs", file_of(chunk)), pairs_table(rows, written.pairs))
         storage.write_parquet(self.run.path("rows", file_of(chunk)), training_rows(rows, written.pairs))
         storage.write_json(self.run.path("counts", f"{name_of(chunk)}.json"), counts.model_dump(mode="json"))
+
+
+def no_pairs(failed: pa.Table) -> InputError:
+    """The error of a run without any pair."""
+    return InputError(
+        f"synthesize: no pair was written; {main_reasons(failed)}; mend that and run the same command: what was"
+        " answered is kept"
+    )
 
 
 def name_of(chunk: Chunk) -> str:

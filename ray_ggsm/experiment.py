@@ -159,12 +159,12 @@ class Experiment(Config):
         return self
 
     @model_validator(mode="after")
-    def _training_is_used(self) -> Self:
+    def _settings_are_used(self) -> Self:
         if self.model.kind == "llm":
             return self
+        self.embedding.check_read_by(self.model.kind)
         for name in OF_THE_LANGUAGE_MODEL:
-            default = TrainingConfig.model_fields[name].default
-            if getattr(self.training, name) != default:
+            if getattr(self.training, name) != TrainingConfig.model_fields[name].default:
                 raise ValueError(
                     f"training.{name}: an encoder of the kind {self.model.kind} does not use it; leave it out, or set "
                     f"it to its default, where a base gives it"

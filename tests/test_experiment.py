@@ -63,6 +63,21 @@ def test_a_section_names_only_splits_that_the_data_have(setting: str, sentence: 
         load(Experiment, str(CONFIG), [setting])
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["embedding.instructions={default: '', spend: how much}"], "embedding.instructions: .* kind features reads"),
+        (["embedding.instructions={spend: how much}"], "embedding.instructions: .* kind features reads no"),
+        (["embedding.mask=inference"], "embedding.mask: .* kind features has no attention mask"),
+    ],
+)
+def test_what_only_the_language_model_reads_is_refused(settings: list[str], sentence: str) -> None:
+    features = str(ROOT / "configs" / "journey" / "features.yaml")
+    assert load(Experiment, features, ["embedding.instructions={own: ''}"]).embedding.mask == "trained"
+    with pytest.raises(InputError, match=sentence):
+        load(Experiment, features, settings)
+
+
 def test_held_out_pairs_come_from_a_split_with_a_future() -> None:
     settings = ["data.splits.probe.future=true", "training.held_out.split=probe"]
     held_out = load(Experiment, str(CONFIG), settings).training.held_out

@@ -58,8 +58,10 @@ def recorded(job: str, work: Callable[[], Ended]) -> Ended:
         except BaseException:  # SystemExit of a library: still the end of the job
             events.emit("FAIL", datasets.others, list(datasets.outputs.values()), Ended(1))
             raise
-        events.emit(ended.state, datasets.others, list(datasets.outputs.values()), ended)
-    events.close()
+        else:
+            events.emit(ended.state, datasets.others, list(datasets.outputs.values()), ended)
+        finally:
+            events.close()
     return ended
 
 

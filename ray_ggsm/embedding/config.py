@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from ray_ggsm.config import Config, Runtime
+from ray_ggsm.config import Config, InputError, Runtime
 from ray_ggsm.model.config import PROMPT
 
 
@@ -22,6 +22,22 @@ class EncodingConfig(Config):
     """Number of rows that are ordered by length together."""
     tokens_per_batch: Runtime[int] = Field(16_384, ge=1)
     """Padded tokens in one forward pass."""
+
+    def check_read_by(self, kind: str) -> None:
+        """Check that an encoder of this kind (`model.kind`) reads the instructions and has the mask.
+
+        Raises:
+            InputError: it does not; only the language model does.
+        """
+        if kind == "llm":
+            return
+        if [*self.instructions.values()] != [""]:
+            raise InputError(
+                f"embedding.instructions: an encoder of the kind {kind} reads no instruction, so each gets the same "
+                "vectors; leave it out, or give one name with an empty text"
+            )
+        if self.mask != "trained":
+            raise InputError(f"embedding.mask: an encoder of the kind {kind} has no attention mask; leave it out")
 
 
 class EmbeddingConfig(EncodingConfig):

@@ -31,6 +31,7 @@ from ray_ggsm.encoders.stream import (
     nearest,
     raw_vectors,
     rows_of_events,
+    sampled_vectors,
     start_from_rates,
     transformer,
 )
@@ -80,13 +81,14 @@ class Msdp(StreamModel):
         """As in `SmallModel`; also finds the behaviours, by k-means on the vectors of future events."""
         super().prepare(reader, head, future_days, seed)
         assert future_days is not None, "rows to train on have futures"
-        c, future = self.config, reader.future(head)
-        vector_EH = raw_vectors(future.contents)
-        self.centre_KH.copy_(clusters(vector_EH, c.behaviours, c.clustered_events, seed))
+        c, device = self.config, self.centre_KH.device
+        future = reader.future(head).to(device)
+        vector_NH = sampled_vectors(future.contents, c.clustered_events, seed)
+        self.centre_KH.copy_(clusters(vector_NH, c.behaviours, seed))
         self.future_days.fill_(future_days)
         self.days_V.copy_(torch.tensor(c.windows_days or (future_days,)))
-        days_bJ = torch.linspace(1, future_days, PRIOR_WINDOWS).round().expand(len(head), -1)
-        start_from_rates(self.behaviours, self.distribution(future, days_bJ).sum(dim=(0, 1)))
+        days_J = torch.linspace(1, future_days, PRIOR_WINDOWS).round().to(device)
+        start_from_rates(self.behaviours, self.distribution(future, days_J.expand(len(head), -1)).sum(dim=(0, 1)))
 
     def states(self, batch: StreamBatch) -> Tensor:
         """As in `SmallModel`: h of one window after the other, (B, V D)."""
@@ -122,7 +124,8 @@ class Msdp(StreamModel):
         K, row_E = self.config.behaviours, rows_of_events(future)
         count_bJK = days_bJ.new_zeros(b, J, K + 1)
         if len(row_E):
-            kind_E = nearest(raw_vectors(future.contents), self.centre_KH)
+            some = torch.arange(len(row_E), device=row_E.device).split(self.config.clustered_events)
+            kind_E = torch.cat([nearest(raw_vectors(future.contents, each), self.centre_KH) for each in some])
             inside_EJ = -future.age_E[:, None] <= days_bJ[row_E]
             for j in range(J):
                 inside_E = inside_EJ[:, j]

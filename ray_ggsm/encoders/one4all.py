@@ -31,6 +31,7 @@ from ray_ggsm.encoders.stream import (
     nearest,
     raw_vectors,
     rows_of_events,
+    sampled_vectors,
     start_from_rates,
     transformer,
 )
@@ -76,16 +77,18 @@ class One4all(StreamModel):
     def prepare(self, reader: StreamReader, head: pa.Table, future_days: int | None, seed: int) -> None:
         """As in `SmallModel`; also finds the codebooks, by k-means on event vectors, and the years."""
         super().prepare(reader, head, future_days, seed)
-        batch = self.training_batch(reader, head, seed)
-        vector_EH, event_BL = raw_vectors(batch.history.contents), batch.history.event_BL
+        batch, most = self.training_batch(reader, head, seed).to(self.years_2.device), self.config.clustered_events
+        history = batch.history
+        vector_NH = sampled_vectors(history.contents, most, seed)
         for i, size in enumerate(self.config.codebooks):
-            self.get_buffer(f"codebook{i}_CH").copy_(clusters(vector_EH, size, self.config.clustered_events, seed))
-        read_r = event_BL[event_BL < len(vector_EH)]
+            self.get_buffer(f"codebook{i}_CH").copy_(clusters(vector_NH, size, seed))
+        read_r = history.event_BL[history.event_BL < len(history.age_E)]
         year_r = batch.calendar_E5[read_r, 0]
         last = int(year_r.max())
         first = max(int(year_r.min()), last - self.config.most_years + 1)
         self.years_2.copy_(torch.tensor([first, last]))
-        for question, C, answer_r in zip(self.questions, self.classes, self.answers(batch, read_r).T, strict=True):
+        answer_rQ = torch.cat([self.answers(batch, some) for some in read_r.split(most)])
+        for question, C, answer_r in zip(self.questions, self.classes, answer_rQ.T, strict=True):
             start_from_rates(question, torch.bincount(answer_r, minlength=C))
 
     def states(self, batch: StreamBatch) -> Tensor:
@@ -124,7 +127,7 @@ class One4all(StreamModel):
 
     def answers(self, batch: One4allBatch, event_m: Tensor) -> Tensor:
         """The right class of each question about these events, int64 (m, 9)."""
-        vector_mH = raw_vectors(batch.history.contents)[event_m]
+        vector_mH = raw_vectors(batch.history.contents, event_m)
         codes = [nearest(vector_mH, self.get_buffer(f"codebook{i}_CH")) for i in range(len(self.config.codebooks))]
         calendar_m5 = batch.calendar_E5[event_m]
         year_m = calendar_m5[:, 0].clamp(self.years_2[0], self.years_2[1]) - self.years_2[0]

@@ -208,10 +208,15 @@ def rows_of_events(batch: StreamBatch) -> Tensor:
     return row_E
 
 
-def raw_vectors(contents: Contents) -> Tensor:
-    """The event vectors as they come from the event encoder, parts summed with their weights, (E, H)."""
+def raw_vectors(contents: Contents, event_m: Tensor) -> Tensor:
+    """Vectors of some events as they come from the event encoder, parts summed with their weights, (m, H)."""
+    bound_E1 = torch.cat([contents.first_E, contents.first_E.new_tensor([len(contents.content_X)])])
+    first_m, count_m = bound_E1[event_m], bound_E1.diff()[event_m]
+    start_m = count_m.cumsum(0) - count_m
+    at_x = (first_m - start_m).repeat_interleave(count_m)
+    at_x = at_x + torch.arange(len(at_x), device=at_x.device)
     return nn.functional.embedding_bag(
-        contents.content_X, contents.vector_PH, contents.first_E, mode="sum", per_sample_weights=contents.weight_X
+        contents.content_X[at_x], contents.vector_PH, start_m, mode="sum", per_sample_weights=contents.weight_X[at_x]
     )
 
 
@@ -233,21 +238,31 @@ def start_from_rates(head: nn.Module, count_C: Tensor) -> None:
     head.bias.copy_((rate_C / rate_C.sum()).log())
 
 
-def clusters(vector_EH: Tensor, size: int, most: int, seed: int) -> Tensor:
-    """Centres of k-means on up to `most` vectors, (size, H); infinite where fewer vectors are distinct.
+def sampled_vectors(contents: Contents, most: int, seed: int) -> Tensor:
+    """Vectors of up to `most` events, drawn at random, (N, H)."""
+    drawn_N = np.random.default_rng(seed).permutation(len(contents.first_E))[:most]
+    return raw_vectors(contents, torch.from_numpy(drawn_N).to(contents.first_E.device))
+
+
+def clusters(vector_NH: Tensor, size: int, seed: int) -> Tensor:
+    """Centres of k-means, (size, H); infinite where fewer vectors are distinct.
 
     Raises:
-        InputError: there is no vector.
+        InputError: fewer than two vectors are distinct, so there is nothing to tell apart.
     """
     from sklearn.cluster import KMeans  # only training needs it, and it takes a second to load
 
-    if not len(vector_EH):
-        raise InputError("data: the training rows have no event to find clusters on; this kind of encoder needs some")
-    some = np.random.default_rng(seed).permutation(len(vector_EH))[:most]
-    found_EH = vector_EH.numpy()[some]
-    k = min(size, len(np.unique(found_EH, axis=0)))
-    centre_CH = torch.full((size, found_EH.shape[1]), torch.inf)
-    centre_CH[:k] = torch.from_numpy(KMeans(k, n_init=1, random_state=seed).fit(found_EH).cluster_centers_)
+    found_NH = vector_NH.cpu().numpy()
+    distinct = len(np.unique(found_NH, axis=0))
+    if distinct < 2:
+        raise InputError(
+            "data.modalities: encoders of the kinds msdp and one4all learn which texts or parts events have, and need "
+            f"training rows whose events (of msdp: future events) have at least two distinct ones, found {distinct}; "
+            "give a modality `text` or `parts`, or choose another kind, for example cpc or coles"
+        )
+    k = min(size, distinct)
+    centre_CH = torch.full((size, found_NH.shape[1]), torch.inf)
+    centre_CH[:k] = torch.from_numpy(KMeans(k, n_init=1, random_state=seed).fit(found_NH).cluster_centers_)
     return centre_CH
 
 

@@ -157,7 +157,7 @@ def _limits(facts: RunFacts) -> list[str]:
         *(f"- {note}" for note in facts.experiment.notes),
         "- Measured on the users and dates above only; other populations and later dates: unknown.",
         "- Differences between groups of people: not measured.",
-        "- Whether a vector tells that its user was trained on: this card does not know.",
+        f"- Whether a vector tells that its user was trained on: {facts.privacy or 'this card does not know.'}",
     ]
 
 

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+from pydantic import TypeAdapter
+
 from ray_ggsm import storage
 from ray_ggsm.config import Record
 from ray_ggsm.data import definition
 from ray_ggsm.data.summary import DataSummary
+from ray_ggsm.evaluation.privacy import Privacy
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.exporting.manifest import Manifest
 from ray_ggsm.model.description import SavedEncoder
@@ -48,6 +51,8 @@ class RunFacts:
     """Split of the test rows."""
     scored_rows: int
     """Test rows with a vector."""
+    privacy: str | None
+    """Whether vectors tell who was trained on, in a sentence; None: not measured (`evaluation.privacy`)."""
 
 
 def facts_of(pipeline: Pipeline) -> RunFacts:
@@ -86,4 +91,5 @@ def facts_of(pipeline: Pipeline) -> RunFacts:
         fitted=experiment.data.fit_split or "",
         scored=scored,
         scored_rows=evaluated.counts[scored].rows if evaluated else 0,
+        privacy=TypeAdapter(Privacy).validate_python(found["privacy"]).verdict if "privacy" in found else None,
     )

@@ -5,7 +5,7 @@ error that names the row by its position.
 """
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -111,6 +111,8 @@ def _value(value: Any, kind: pa.DataType, where: str) -> Any:
     if pa.types.is_timestamp(kind):
         return _instant(value, where)
     if pa.types.is_list(kind):
+        if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)):
+            raise InputError(f"{where}: expected a list, found {value!r:.80}; where there is nothing, give []")
         if pa.types.is_primitive(kind.value_type):
             return value
         return [_value(item, kind.value_type, f"{where}[{n}]") for n, item in enumerate(value)]

@@ -38,7 +38,10 @@ MOST_TEXTS = 100_000
 
 
 class TextVectors:
-    """Event vectors that are made when they are asked for, as the store of event vectors has them (float16)."""
+    """Event vectors that are made when they are asked for, as the store of event vectors has them (float16).
+
+    Several threads may ask at once: what is known is only added to, until a smaller one takes its place.
+    """
 
     def __init__(self, encoder: EventEncoder) -> None:
         self.encoder = encoder
@@ -46,12 +49,12 @@ class TextVectors:
 
     def __call__(self, texts: pa.Array) -> np.ndarray:
         """As `ray_ggsm.model.contents.Lookup`: vectors of texts (E, H)."""
-        wanted = texts.to_pylist()
-        if new := [text for text in dict.fromkeys(wanted) if text not in self._known]:
-            if len(self._known) > MOST_TEXTS:
-                self._known = {text: self._known[text] for text in wanted if text in self._known}
-            self._known |= dict(zip(new, self.encoder.encode(new), strict=True))
-        found = [self._known[text] for text in wanted]
+        wanted, known = texts.to_pylist(), self._known
+        if new := [text for text in dict.fromkeys(wanted) if text not in known]:
+            if len(known) > MOST_TEXTS:
+                self._known = known = {text: known[text] for text in wanted if text in known}
+            known.update(zip(new, self.encoder.encode(new), strict=True))
+        found = [known[text] for text in wanted]
         return np.stack(found) if found else np.zeros((0, self.encoder.width), dtype=np.float16)
 
 

@@ -75,7 +75,7 @@ class TransformerConfig(StreamConfig):
     heads: int = Field(4, ge=1)
     """Heads of each layer; `width` must be a multiple."""
     clustered_events: int = Field(50_000, ge=1)
-    """Events of training rows that clusters are found on, drawn at random."""
+    """Events of training rows that clusters are found on, drawn at random; vectors of no more are made at a time."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

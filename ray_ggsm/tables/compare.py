@@ -27,7 +27,8 @@ class SideConfig(Config):
     instruction: str = "default"
     """Instruction whose rows are compared."""
     as_of: str | None = None
-    """Moment whose rows are compared (ISO date or time, UTC unless it says otherwise); null: each user's newest row."""
+    """Moment whose rows are compared (ISO date or time; without an offset in the time zone of the version's user rows);
+    null: each user's newest row."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.hashing import bucket_of
 from ray_ggsm.tables import scan
 from ray_ggsm.tables.bucket_past import read_past
-from ray_ggsm.tables.compatible import Route, Routes, follow
+from ray_ggsm.tables.compatible import Route, Routes, follow, space_of
 from ray_ggsm.tables.labels import Keys, as_table, instants
 from ray_ggsm.tables.metadata import Commit, VersionMetadata
 from ray_ggsm.tables.moments import Moment, instant, microseconds, parsed
@@ -104,6 +104,8 @@ class Join:
     form: VectorForm
     _instructions: set[str] = field(default_factory=set)
     _encoders: set[str] = field(default_factory=set)
+    _spaces: dict[str, int] = field(default_factory=dict)
+    """Space of vectors that were found -> a version that has some."""
     _widths: set[int] = field(default_factory=set)
 
     @property
@@ -153,7 +155,22 @@ class Join:
         self._encoders.update(found.encoder_N.drop_null().unique().to_pylist())
         if len(self._encoders) > 1 and self.form.routes is None:
             raise _several("encoder", self._encoders)
+        if self.form.routes is None:
+            self._check_spaces(found)
         return found
+
+    def _check_spaces(self, found: Answers) -> None:
+        """Refuse vectors of one encoder that do not compare: under several masks, or texts of the instruction."""
+        name = self.instruction if self.instruction is not None else next(iter(self._instructions), "")
+        for version in np.unique(found.version_N[found.file_N >= 0]).tolist():
+            if (space := space_of(self.timeline.commits[version].metadata, name)) is not None:
+                self._spaces.setdefault(space, version)
+        if len(self._spaces) > 1:
+            versions = ", ".join(map(str, sorted(self._spaces.values())))
+            raise InputError(
+                f"join: these rows have vectors of several spaces (versions {versions}): of one encoder, but with "
+                "another mask or text of the instruction; say known_at= or compatible_with="
+            )
 
     def _vectors(self, found: Answers) -> list[tuple[np.ndarray, np.ndarray]]:
         """The positions (sorted) that were found in each file, and their vectors (N, D)."""

@@ -204,8 +204,8 @@ class EmbeddingTable:
             compatible_with, dimensions: as for `read`; vectors of several encoders then come in one space.
 
         Raises:
-            InputError: an argument is wrong; or, after some batches: vectors of several instructions or encoders would
-                be mixed, are too short or have no map, or a row's may be in a file that vacuum has removed.
+            InputError: an argument is wrong; or, after some batches: vectors of several instructions, encoders or
+                spaces would be mixed, are too short or have no map, or a row's may be in a file that vacuum removed.
         """
         form = self._form(compatible_with, dimensions)
         prepared = self._join(keys_with_times, JoinOptions(known_at, instruction, encoder, max_age, form))

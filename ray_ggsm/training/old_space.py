@@ -2,7 +2,8 @@
 
     L = weight * mean over rows of 1 - cos(A v + a, v_old)
 
-v is a row's new vector as it is published, v_old the older encoder's of the same row. So the new vectors are pulled to
+v is a row's new vector as it is published, v_old the older encoder's of the same row. Both are asked what the row asks
+(`query`): nothing, but for query-answer pairs (`training.questions`). So the new vectors are pulled to
 say what a linear map reads as the older ones, for the map that publishing fits (`publishing.compatible`). The head is
 not saved with the encoder. (Training against old vectors: Shen et al., Backward-Compatible Training, 2020,
 there with the old classifier.)
@@ -30,7 +31,8 @@ class OldSpaceConfig(Config):
     """Directory of the older encoder, of the same rows and event encoder; results depend on what it is, not on
     where."""
     mask: Literal["trained", "inference"] = "trained"
-    """The mask under which its vectors were published (`embedding.mask`). They are those without an instruction."""
+    """The mask under which its vectors were published (`embedding.mask`). They are those without an instruction, and
+    for query-answer pairs (`training.questions`) those under the query of the pair."""
     weight: float = Field(1.0, gt=0)
     """Weight of the loss."""
 

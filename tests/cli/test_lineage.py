@@ -2,11 +2,13 @@
 
 import json
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from ray_ggsm.cli.exit_codes import exit_code
+from ray_ggsm.cli.lineage import Ended, recorded
 from ray_ggsm.config import InputError, NotNow
 from ray_ggsm.lineage import Dataset, noted, reads, writes
 from tests.helpers.tables import job, put, rows
@@ -115,6 +117,34 @@ def test_every_end_has_its_event(events, work, code, state, message):
         (place,) = end["inputs"]
         assert (place["namespace"], place["name"]) == ("s3://bucket", "rows/*.parquet")
         assert place["facets"]["version"]["datasetVersion"] == "7"
+
+
+class Background:
+    """A client that sends in the background: without `close`, what waits is lost when the process ends."""
+
+    def __init__(self) -> None:
+        self.waiting: list[str] = []
+        self.sent: list[str] = []
+
+    def emit(self, event) -> None:
+        self.waiting.append(event.eventType.name)
+
+    def close(self, timeout: float) -> None:
+        self.sent += self.waiting
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), ValueError("a bug"), None])
+def test_the_last_event_is_sent_whatever_ends_the_work(events, monkeypatch, end):
+    def work() -> Ended:
+        if end is not None:
+            raise end
+        return Ended(0)
+
+    client = Background()
+    monkeypatch.setattr("openlineage.client.OpenLineageClient", lambda: client)
+    with nullcontext() if end is None else pytest.raises(type(end)):
+        recorded("refresh.night", work)
+    assert client.sent == ["START", "COMPLETE" if end is None else "FAIL"]
 
 
 def test_a_terminated_job(events, monkeypatch):

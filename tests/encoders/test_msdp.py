@@ -31,7 +31,7 @@ def model(rows: pa.Table, **changes) -> Msdp:
 
 def test_distributions_against_a_recount() -> None:
     rows = user_rows(25, seed=3)
-    msdp = model(rows)
+    msdp = model(rows, clustered_events=30)
     days = torch.tensor([[1.0, 20.0, 80.0]] * len(rows))
     found = msdp.distribution(READER.future(rows), days).numpy()
     centres = msdp.centre_KH.numpy()

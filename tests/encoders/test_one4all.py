@@ -102,7 +102,7 @@ def test_one_year_is_no_question() -> None:
 def test_questions_begin_with_base_rates() -> None:
     """Counted row by row from the events that are read; classes that never occur have half a row."""
     rows = user_rows(25, seed=2)
-    one4all = model(rows)
+    one4all = model(rows, clustered_events=30)
     hours = []
     for row in rows.to_pylist():
         kept = [(e["time"], -m) for m, each in enumerate(MODALITIES) for e in row[each.name][-each.keep :]]

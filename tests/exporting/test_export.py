@@ -4,6 +4,7 @@ import json
 import math
 import runpy
 import tomllib
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from ray_ggsm.cli.export import ExportConfig, export, preview
 from ray_ggsm.config import InputError, build
 from ray_ggsm.data.summary import DataSummary, KeptEvents
 from ray_ggsm.evaluation.counts import SplitCounts
+from ray_ggsm.evaluation.metrics import Estimate
+from ray_ggsm.evaluation.privacy import Attack, Privacy
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.exporting.manifest import Manifest, mask_digest
 from ray_ggsm.exporting.onnx_graph import check_onnx
@@ -184,11 +187,25 @@ def test_the_card_has_the_numbers_of_the_run(run: tuple[str, Pipeline], tmp_path
         card_of(config, tmp_path / "card")
 
 
+def test_a_card_says_what_the_attacks_found(run: tuple[str, Pipeline], tmp_path: Path) -> None:
+    config, pipeline = run
+    evaluated(pipeline)
+    at_chance, above = Estimate(0.5, 0.45, 0.55), Estimate(0.71, 0.66, 0.76)
+    attack = Attack(encoder=above, untrained=at_chance, difference=Estimate(0.21, 0.14, 0.28))
+    privacy = Privacy({"linear probe": attack}, trained=400, others=300)
+    found = storage.read_json(pipeline.evaluate.results_file)
+    storage.write_json(pipeline.evaluate.results_file, found | {"privacy": asdict(privacy)})
+    card = card_of(config, tmp_path / "card")
+    assert f"- Whether a vector tells that its user was trained on: {privacy.verdict}\n" in card.text
+    assert "This fails" in privacy.verdict
+
+
 def test_a_card_says_what_it_does_not_know(run: tuple[str, Pipeline], tmp_path: Path) -> None:
     config, pipeline = run
     card = card_of(config, tmp_path / "trained")
     assert card.data.license is None
     assert not card.data.eval_results
+    assert "- Whether a vector tells that its user was trained on: this card does not know.\n" in card.text
     assert "Not evaluated: unknown: the run does not record it." in card.text
     evaluated(pipeline, intervals=False)
     older = card_of(config, tmp_path / "older")

@@ -55,6 +55,10 @@ def test_rows_survive_json() -> None:
         ({"as_of": dt.date(2024, 3, 1)}, r"rows\[1\].as_of: expected a time with an offset"),
         ({"query": "prompt:/place"}, r"soft prompt"),
         ({"bill": [{**BILL, "amount": "much"}]}, r"rows: .*much"),
+        ({"bill": float("nan")}, r"rows\[1\].bill: expected a list, found nan; .* \[\]"),
+        ({"bill": "home"}, r"rows\[1\].bill: expected a list, found 'home'"),
+        ({"bill": [{**BILL, "parts": 3}]}, r"rows\[1\].bill\[0\].parts: expected a list, found 3"),
+        ({"tabular": 1.5}, r"rows\[1\].tabular: expected a list, found 1.5"),
         ({"bill": ["home"]}, r"rows\[1\].bill\[0\]: expected struct"),
     ],
 )

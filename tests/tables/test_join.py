@@ -341,6 +341,28 @@ def test_instructions_and_encoders(tmp_path):
     assert churn["embedding"].to_pylist() == wanted
 
 
+@pytest.mark.parametrize(
+    "config", [{"mask": "inference"}, {"mask": "trained", "instructions": {"default": "Who is this?"}}]
+)
+def test_spaces_of_one_encoder(tmp_path, config):
+    """Another mask, or another text behind the instruction, gives vectors that do not compare."""
+    history = History(str(tmp_path / "users"))
+    usual = {"mask": "trained", "instructions": {"default": ""}}
+    history.night(vectors([("u1", 0), ("u2", 0)], 0), metadata={"encoder": "enc1", "config": usual})
+    history.night(vectors([("u1", 1)], 1), metadata={"encoder": "enc1", "config": config})
+    history.commit_at([0, 24])
+    table = open_table(history.location)
+    both = asked([("u1", 2), ("u2", 2)])
+    with pytest.raises(InputError, match=r"several spaces \(versions 0, 1\).*say known_at= or compatible_with="):
+        table.join(both)
+    with pytest.raises(InputError, match="several spaces"):
+        table.join(both, encoder="enc1")
+    assert table.join(both, known_at=day(0.5))["version"].to_pylist() == [0, 0]
+    assert table.join(asked([("u1", 2)]))["version"].to_pylist() == [1]  # all that is used is of one space
+    with pytest.raises(InputError, match="no map leads"):
+        table.join(both, compatible_with=0)
+
+
 def test_dates_are_midnights_in_the_rows_zone(tmp_path):
     history = History(str(tmp_path / "users"))
     zone = {"encoder": "enc1", "timezone": "Europe/Berlin"}

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +74,23 @@ def test_planted_groups_are_found(location, tmp_path):
         kept = open_table(location).index(directory=str(copies))
         assert kept.nearest(vector_ND[0], 1)["user_id"].to_pylist() == [names[0]]
     assert copies.exists() == location.startswith("s3://")
+
+
+def test_two_processes_copy_an_index_at_once(tmp_path, monkeypatch):
+    """The second one finds the copy of the first in its place, uses it, and leaves nothing behind."""
+    fetched, copies = tmp_path / "fetched", tmp_path / "copies"
+    fetched.mkdir()
+    (fetched / "names.arrow").write_text("same")
+
+    def upload(source: str, target: str) -> None:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        shutil.copytree(source, copies / "shard")  # the other process was faster
+
+    monkeypatch.setattr(storage, "local_copy", lambda place: nullcontext(str(fetched)))
+    monkeypatch.setattr(storage, "upload", upload)
+    found = neighbours.reader._local("s3://bucket/t", SimpleNamespace(name="shard"), str(copies), ExitStack())
+    assert found == str(copies / "shard")
+    assert [*copies.iterdir()] == [copies / "shard"]
 
 
 def test_measured_recall_counts_what_a_loop_counts(tmp_path, monkeypatch):

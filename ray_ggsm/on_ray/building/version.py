@@ -88,6 +88,7 @@ def _build_on(
     request: VersionRequest, previous: EmbeddingTable | None, forgotten: Suppressed, report: RunReport
 ) -> BuiltVersion:
     comparable, build = _is_comparable(request, previous, _width(request)), _build(request, previous, forgotten)
+    request.embedding.check_read_by(request.encoder.description.model.kind)
     prompts_of(list(request.embedding.instructions.values()), request.encoder)
     if request.publishing.compatible is not None:
         check_targets(request.publishing.compatible, previous)

@@ -152,8 +152,12 @@ def _local(location: str, shard: Shard, directory: str | None, held: ExitStack) 
         os.makedirs(directory, exist_ok=True)
         with storage.local_copy(place) as fetched, tempfile.TemporaryDirectory(dir=directory) as waiting:
             storage.upload(fetched, waiting)
-            os.rename(waiting, copy)
-            os.mkdir(waiting)  # for the block to remove
+            try:
+                os.rename(waiting, copy)
+                os.mkdir(waiting)  # for the block to remove
+            except OSError:
+                if not os.path.isdir(copy):  # or else another process was faster, and its copy is the same
+                    raise
     return copy
 
 

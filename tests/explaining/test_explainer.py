@@ -109,7 +109,7 @@ class _Sums(SmallModel):
         super().__init__(WIDTH)
 
     def states(self, batch):
-        row_E, vector_EH = rows_of_events(batch), raw_vectors(batch.contents)
+        row_E, vector_EH = rows_of_events(batch), raw_vectors(batch.contents, torch.arange(len(batch.age_E)))
         read_E = row_E >= 0
         zeros_BH = vector_EH.new_zeros(len(batch.length_B), vector_EH.shape[1])
         return zeros_BH.index_add(0, row_E[read_E], vector_EH[read_E])

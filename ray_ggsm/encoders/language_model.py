@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ray_ggsm.model.backbone import shortest_window
 from ray_ggsm.model.batch import Batch, Collator
 from ray_ggsm.model.contents import Lookup
 from ray_ggsm.model.contract import Sequences, Tower
@@ -50,10 +51,16 @@ class LanguageModel:
         return self.collator.user_sequences(rows)
 
     def question_sequences(self, rows: pa.Table, queries: Sequence[str]) -> Sequences[Batch] | None:
-        """As in `Encoder`; None where the mask lets a history see what it is asked."""
+        """As in `Encoder`.
+
+        None where the mask lets a history see what it is asked, or where a layer's window is shorter than a history
+        with all questions: it would hide the history from the last ones.
+        """
         if self.bundle.recipe.history_sees_query:
             return None
-        return self.collator.question_sequences(rows, queries)
+        sequences = self.collator.question_sequences(rows, queries)
+        window = shortest_window(self.model.backbone)
+        return None if window is not None and sequences.length_B.max(initial=0) > window else sequences
 
     def text_sequences(self, texts: Sequence[str]) -> Sequences[Batch]:
         """As in `Encoder`."""

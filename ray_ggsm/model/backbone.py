@@ -47,6 +47,14 @@ def layers_of(backbone: "transformers.PreTrainedModel") -> list[nn.Module]:
     return [module for module in backbone.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
+def shortest_window(backbone: "transformers.PreTrainedModel") -> int | None:
+    """Tokens that a layer sees to either side, where some layers do not see all."""
+    config = backbone.config.get_text_config()
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    return None if kinds is not None and "sliding_attention" not in kinds else window
+
+
 def token_rms(backbone: "transformers.PreTrainedModel") -> float:
     """Root mean square of the token embeddings."""
     rms: float = backbone.get_input_embeddings().weight.float().square().mean().sqrt().item()

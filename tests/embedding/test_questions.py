@@ -1,11 +1,15 @@
 """Many questions about one history: one pass gives what a pass for each question gives."""
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from transformers import Gemma3TextConfig, Gemma3TextModel
 
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.language_model import LanguageModel
@@ -14,6 +18,7 @@ from ray_ggsm.masks.fixed import HybridGQConfig
 from ray_ggsm.model.config import FusionConfig, ProjectionConfig
 from ray_ggsm.model.saved import EncoderBundle
 from tests.helpers.encoders import RECIPES, encoder_on, lookup
+from tests.helpers.families import SMALL
 from tests.helpers.rows import user_rows
 
 SHARED = ("causal", "prefix", "hybrid_gq", "oracle")
@@ -69,6 +74,20 @@ def test_with_other_attention_and_with_options(model: dict, tiny_decoder: str) -
 def test_a_global_query_of_earlier_encoders(tiny_decoder: str) -> None:
     bundle = moved(encoder_on(tiny_decoder, HybridGQConfig(recipe="hybrid_gq", joins="state")))
     assert_shared(Embedder(LanguageModel(bundle, lookup), tokens_per_batch=400), user_rows(7))
+
+
+@pytest.mark.parametrize(("window", "shared"), [(12, False), (4096, True)])
+def test_windows_hide_no_history_from_the_last_question(
+    window: int, shared: bool, tiny_decoder: str, tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_decoder, tmp_path / "decoder")
+    values = SMALL | {"vocab_size": json.loads((directory / "config.json").read_text())["vocab_size"]}
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    config = Gemma3TextConfig(**values, sliding_window=window, layer_types=kinds, query_pre_attn_scalar=6)
+    Gemma3TextModel(config).save_pretrained(directory)
+    encoder = LanguageModel(moved(encoder_on(str(directory), RECIPES[0])), lookup)
+    assert (encoder.question_sequences(user_rows(7), QUERIES) is not None) == shared
+    assert_shared(Embedder(encoder, tokens_per_batch=400), user_rows(7))
 
 
 def test_each_history_goes_through_the_encoder_once(tiny_decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -14,7 +15,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.on_ray.embed import embed
-from ray_ggsm.on_ray.evaluate import check_evaluation, evaluate
+from ray_ggsm.on_ray.evaluate import _mask_of_step_0, check_evaluation, evaluate
 from ray_ggsm.on_ray.quickstart import quickstart
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
@@ -41,6 +42,23 @@ def test_missing_vectors_are_an_error_or_left_out_everywhere_and_counted(
     assert all(sum(label.values()) == len(rows) - 1 for label in counts["test"]["labels"].values())
     assert summary.rows["test"] == len(rows) - 1
     assert f"test: {len(rows) - 1} rows; left out: 1 rows without a vector" in capsys.readouterr().out
+
+
+def test_a_report_says_where_step_0_has_another_mask(
+    experiment: Callable[..., Experiment], finished: Experiment, beside: Callable[..., str]
+) -> None:
+    place = Pipeline.of(experiment(output=beside("train-")))
+    assert not [*_mask_of_step_0(place)]
+    learned = Pipeline.of(experiment(mask={"recipe": "hybrid_mask"}))
+    (note,) = _mask_of_step_0(replace(learned, train=place.train))
+    assert "hybrid_mask learns its mask" in note
+    description = Path(place.train.encoder, "encoder.json")
+    values = json.loads(description.read_text())
+    description.write_text(json.dumps(values | {"alpha": 0.5}))
+    (note,) = _mask_of_step_0(place)
+    assert "training stopped with alpha 0.50" in note
+    finished_mask = replace(place, experiment=experiment(embedding__mask="inference"))
+    assert not [*_mask_of_step_0(finished_mask)]
 
 
 def test_splits_that_leak_are_refused_before_anything_runs(experiment: Callable[..., Experiment]) -> None:

@@ -119,6 +119,7 @@ EXAMPLES: list[Config] = [
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "journey"}), "example"),
     build(Experiment, changed(EXPERIMENT, "data.source", {"kind": "store", "location": "x", "manifest": 1}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.fusion", {}), "example"),
+    build(Experiment, changed(EXPERIMENT, "model.fusion", {"bag": {}}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.backbone", {"name": "d", "weights": "random"}), "example"),
     build(Experiment, changed(EXPERIMENT, "model.projection", {}), "example"),
     build(Experiment, changed(EXPERIMENT, "training.old_space", {"encoder": "older"}), "example"),

@@ -47,6 +47,11 @@ def check_onnx(encoder: SavedEncoder, finished_mask: bool) -> None:
             "target: the encoder computes in bfloat16, which a graph cannot repeat to 1e-5; set model.dtype: float32, "
             "train and embed with it, or export another target"
         )
+    if isinstance(config, ModelConfig) and config.fusion is not None and config.fusion.bag is not None:
+        raise InputError(
+            "target: onnx has no bags of contents (model.fusion.bag), as graphs cannot look contents up; export "
+            "sentence_transformers or mlflow"
+        )
     if described.mask is not None and described.mask.build().global_query == "blocks":
         raise InputError("target: onnx has no masks whose query joins blocks of the history (hybrid_gq, joins: blocks)")
     if is_half_open(described, finished_mask):

@@ -80,9 +80,7 @@ class Collator:
     def _asked(self, rows: pa.Table, ids: list[list[int]]) -> Batch:
         events = history_events(rows, self.template.modalities)
         layout = self.template.questions_layout(events.count_MB, _counts(ids))
-        return self._batch(
-            layout, ids * len(rows), events, tabular_matrix(rows) if self.template.tabular_tokens else None
-        )
+        return self._user_batch(layout, ids * len(rows), events, rows)
 
     def users(self, rows: pa.Table, answers: Sequence[list[int]] | None = None) -> Batch:
         """The user tower's batch for user rows (`ray_ggsm.data.schema`), in their order.
@@ -96,12 +94,20 @@ class Collator:
         ids = self._instruction_ids(rows)
         layout = self.template.user_layout(events.count_MB, _counts(ids), None if answers is None else _counts(answers))
         ids = ids if answers is None else [query + answer for query, answer in zip(ids, answers, strict=True)]
-        return self._batch(layout, ids, events, tabular_matrix(rows) if self.template.tabular_tokens else None)
+        return self._user_batch(layout, ids, events, rows)
 
     def user_lengths(self, rows: pa.Table) -> np.ndarray:
         """Tokens per row in the user tower, int64 (B,)."""
         ids = self._instruction_ids(rows)
         return self.template.user_lengths(kept_events(rows, self.template.modalities), _counts(ids))
+
+    def bag(self, rows: pa.Table) -> tuple[Contents, torch.Tensor]:
+        """What the histories' events hold, without event vectors, and the number of events of each row and modality,
+        int64 (B, M), to fit a bag to."""
+        events = history_events(rows, self.template.modalities)
+        names = field_names(self.template.modalities)
+        contents = contents_of(events, lambda texts: np.zeros((len(texts), 0)), *names, hashed=True)
+        return contents, torch.from_numpy(events.count_MB.T)
 
     def numbers(self, rows: pa.Table) -> torch.Tensor:
         """The number fields of the histories' events, (E, N) float32, NaN where an event has none."""
@@ -159,9 +165,15 @@ class Collator:
         )["input_ids"]
         return encoded
 
-    def _batch(self, layout: Layout, ids: list[list[int]], events: Events, tabular_BF: torch.Tensor | None) -> Batch:
+    def _user_batch(self, layout: Layout, ids: list[list[int]], events: Events, rows: pa.Table) -> Batch:
+        tabular_BF = tabular_matrix(rows) if self.template.tabular_tokens else None
+        return self._batch(layout, ids, events, tabular_BF, self.template.bag)
+
+    def _batch(
+        self, layout: Layout, ids: list[list[int]], events: Events, tabular_BF: torch.Tensor | None, bag: bool = False
+    ) -> Batch:
         flat = np.array([token for row in ids for token in row], dtype=np.int64)
-        contents = contents_of(events, self.lookup, *field_names(self.template.modalities))
+        contents = contents_of(events, self.lookup, *field_names(self.template.modalities), hashed=bag)
         age_E, amount_E = torch.from_numpy(events.age_E), torch.from_numpy(events.amount_E)
         return Batch(layout, torch.from_numpy(flat), contents, age_E, amount_E, tabular_BF)
 

@@ -84,6 +84,19 @@ class FieldsConfig(Config):
     """Width of its rows."""
 
 
+class BagConfig(Config):
+    """A bag of the contents of a history (`ray_ggsm.model.bag`)."""
+
+    contents: int = Field(8192, ge=1)
+    """Number of contents it has places for, those that most training rows have."""
+    least_rows: int = Field(5, ge=1)
+    """Training rows that a content must be in, of the rows that statistics are taken from (16,384 at most)."""
+    width: int = Field(256, ge=1)
+    """Width of what it becomes."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Dropout on the contents in training."""
+
+
 class FusionConfig(Config):
     """The tabular features' own component of the user vector (`ray_ggsm.model.fusion`)."""
 
@@ -95,9 +108,12 @@ class FusionConfig(Config):
     """Width of the linear part, a fixed random projection of the z-scores; null: the z-scores themselves."""
     dropout: float = Field(0.2, ge=0, lt=1)
     """Dropout on the z-scores and on the hidden layer."""
+    bag: BagConfig | None = None
+    """A bag of the contents of a history as a third part, also of rows without features; null: none."""
     columns: Literal["joined", "mixed"] = "joined"
-    """Order of the vector's columns. joined: the sequence's, the linear part's, the network's. mixed: these by turns,
-    so that every prefix has something of each (`training.nested`); the linear part then is principal components."""
+    """Order of the vector's columns. joined: the sequence's, the linear part's, the network's, the bag's. mixed: these
+    by turns, so that every prefix has something of each (`training.nested`); the linear part then is principal
+    components."""
 
 
 class ProjectionConfig(Config):

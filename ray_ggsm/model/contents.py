@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from ray_ggsm.hashing import hash64
+from ray_ggsm.hashing import hash64, scramble
 from ray_ggsm.model.events import Events
 from ray_ggsm.model.ragged import list_lengths, starts
 from ray_ggsm.numerics import signed_log
@@ -43,6 +43,8 @@ class Contents:
     """int64: two hash buckets per text field, -1 for a field without a value; the columns are 2K."""
     number_EN: torch.Tensor
     """float32: number fields, NaN where an event has none."""
+    hash_P: torch.Tensor | None = None
+    """int64: hash of each distinct content and its modality, where an encoder asks for them."""
 
     @property
     def by_modality(self) -> Sequence[torch.Tensor]:
@@ -51,7 +53,9 @@ class Contents:
         return vectors
 
 
-def contents_of(events: Events, lookup: Lookup, text_fields: Sequence[str], number_fields: Sequence[str]) -> Contents:
+def contents_of(
+    events: Events, lookup: Lookup, text_fields: Sequence[str], number_fields: Sequence[str], hashed: bool = False
+) -> Contents:
     """The contents of events.
 
     Args:
@@ -59,6 +63,7 @@ def contents_of(events: Events, lookup: Lookup, text_fields: Sequence[str], numb
         lookup: finds event-encoder vectors.
         text_fields: names of the fields that are hashed.
         number_fields: names of the fields that are numbers.
+        hashed: whether the distinct contents come with hashes.
     """
     E = len(events.age_E)
     event, text, weight = _texts_and_parts(events)
@@ -66,11 +71,14 @@ def contents_of(events: Events, lookup: Lookup, text_fields: Sequence[str], numb
     index_X = np.zeros(len(event), dtype=np.int64)
     vectors: list[np.ndarray] = []
     counts: list[int] = []
-    for start, end in zip(*np.searchsorted(event, [bound_M[:-1], bound_M[1:]]), strict=True):
+    hashes: list[np.ndarray] = []
+    for m, (start, end) in enumerate(zip(*np.searchsorted(event, [bound_M[:-1], bound_M[1:]]), strict=True)):
         encoded = text.slice(start, end - start).dictionary_encode()
         index_X[start:end] = encoded.indices.to_numpy() + sum(counts)
         vectors.append(lookup(encoded.dictionary))
         counts.append(len(encoded.dictionary))
+        if hashed:
+            hashes.append(scramble(hash64(encoded.dictionary) + np.uint64(m)))
     numbers = [events.fields[name].to_numpy(zero_copy_only=False) for name in number_fields]
     return Contents(
         torch.from_numpy(np.concatenate(vectors).astype(np.float32)),
@@ -80,6 +88,7 @@ def contents_of(events: Events, lookup: Lookup, text_fields: Sequence[str], numb
         torch.from_numpy(starts(np.bincount(event, minlength=E))),
         torch.from_numpy(_buckets(events, text_fields)),
         torch.from_numpy(np.stack(numbers, axis=1).astype(np.float32) if numbers else np.zeros((E, 0), np.float32)),
+        torch.from_numpy(np.concatenate(hashes).view(np.int64)) if hashed else None,
     )
 
 

@@ -42,10 +42,10 @@ class UserEncoder(nn.Module):
     """A backbone with LoRA, embeddings of the tags, an adapter per modality, and a centre per tower."""
 
     centre_user_D: Tensor
-    """(D + P + K) with fusion."""
+    """(W) with fusion."""
     centre_answer_D: Tensor
-    scale_user_2: Tensor
-    """Root mean squares of the features' two parts, with fusion."""
+    scale_user_S: Tensor
+    """Root mean squares of the parts that fusion adds."""
 
     def __init__(
         self,
@@ -84,9 +84,10 @@ class UserEncoder(nn.Module):
             layer.register_forward_pre_hook(partial(self._open_layer, index), with_kwargs=True)
         # injected vectors start at the size of the backbone's token embeddings
         self.input_scale = nn.Parameter(torch.tensor(token_rms(backbone)))
-        self.fusion = Fusion(features, config.fusion) if config.fusion is not None and features else None
+        fuses = config.fusion is not None and (features > 0 or config.fusion.bag is not None)
+        self.fusion = Fusion(features, config.fusion) if config.fusion is not None and fuses else None
         if self.fusion is not None:
-            self.register_buffer("scale_user_2", torch.ones(2))
+            self.register_buffer("scale_user_S", torch.ones(len(self.fusion.widths)))
         self.soft_prompts: tuple[Tensor, ...] = ()
         """Vectors of the soft prompts in use, (P, D) in all (`ray_ggsm.model.soft_prompt`); no part of the encoder."""
         self.state_width = D if config.projection is None else config.projection.width
@@ -192,9 +193,10 @@ class UserEncoder(nn.Module):
             pooled_BD = pooled_BD + self.tabular.residual(self.tabular.z_scores(batch.tabular_BF)).float()
         if self.projection is not None:
             pooled_BD = self.projection(pooled_BD)
-        if batch.tabular_BF is not None and self.tabular is not None and self.fusion is not None:
-            return torch.cat([pooled_BD, self.fusion(self.tabular.z_scores(batch.tabular_BF)).float()], dim=1)
-        return pooled_BD
+        if self.fusion is None or (batch.tabular_BF is None and batch.contents.hash_P is None):
+            return pooled_BD
+        z_BF = None if batch.tabular_BF is None or self.tabular is None else self.tabular.z_scores(batch.tabular_BF)
+        return torch.cat([pooled_BD, self.fusion(z_BF, batch.contents, self.template.event_counts(layout))], dim=1)
 
     def forward(
         self, batch: Batch, weight: Tensor, observe: Sequence[Observe] = (), inputs_BLD: Tensor | None = None
@@ -230,7 +232,7 @@ class UserEncoder(nn.Module):
         """
         centred_BD = pooled_BD - self.centre(tower)
         if self.fusion is not None and tower == "user":
-            return self.columns(fuse(centred_BD, self.fusion.widths, self.scale_user_2))
+            return self.columns(fuse(centred_BD, self.fusion.widths, self.scale_user_S))
         normal_BD = nn.functional.normalize(centred_BD, dim=1)
         return self.columns(nn.functional.pad(normal_BD, (0, self.vector_width - self.state_width)))
 
@@ -253,7 +255,7 @@ class UserEncoder(nn.Module):
         self.centre_user_D.copy_(user_BW.mean(dim=0))
         self.centre_answer_D.copy_(answer_D)
         if self.fusion is not None:
-            self.scale_user_2.copy_(component_scales(user_BW - self.centre_user_D, self.fusion.widths))
+            self.scale_user_S.copy_(component_scales(user_BW - self.centre_user_D, self.fusion.widths))
 
     def centre(self, tower: Tower) -> Tensor:
         """The tower's frozen mean, (D,), or (W,) for users; zeros without centring."""

@@ -1,46 +1,57 @@
-"""Joins the tabular features with the sequence's state, past the backbone and before the loss.
+"""Joins the tabular features, and a bag of contents, with the sequence's state, past the backbone and before the loss.
 
 The user vector has two components. The sequence's is the unit vector of the paper (eq. 13). The features' component
-holds their z-scores and a small network of them, each centred and scaled to a mean square of 1. The features' sizes say
+holds their z-scores, a small network of them and, with `bag`, what contents there are (`ray_ggsm.model.bag`), each
+centred and scaled to a mean square of 1. The features' sizes say
 much (how often, how much), and L2-normalisation alone would lose them. So the sequence's component gets SEQUENCE times
 the mean length of the features' component: the whole vector can then be normalised, and the sizes stay readable, as the
 factor moves by only some tenth between small and large rows.
 
 Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: those of the sequence, of
-the linear part and of the network by turns. The first and the last of these are trained to be of use in the prefix; the
+the parts by turns. The first and the last of these are trained to be of use in the prefix; the
 linear part is turned to its principal components, so that it begins with what varies most (docs/evaluation.md).
 
-Legend: B rows, F tabular features, D width of the backbone, P width of the linear part, K width of the network,
-W = D + P + K.
+Legend: B rows, M modalities, F tabular features, D width of the backbone, P width of the linear part, K width of the
+network, G width of the bag, W = D + P + K + G; S parts (P, K and G).
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ray_ggsm.model.bag import Bag
 from ray_ggsm.model.config import FusionConfig
+from ray_ggsm.model.contents import Contents
 
 SEQUENCE = 3.0
 """Length of the sequence's component, in mean lengths of the features' component."""
 
 
 class Fusion(nn.Module):
-    """The features' component before it is centred and scaled: z-scores (P) beside a network of them (K)."""
+    """The features' component before it is centred and scaled: z-scores (P), a network of them (K), a bag (G). Without
+    features it is the bag alone."""
 
     def __init__(self, F: int, config: FusionConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.dropout)
         self.mixes = config.columns == "mixed"
-        P = config.linear_width or F
-        self.linear = nn.Linear(F, P, bias=False) if config.linear_width is not None or self.mixes else None
+        P = (config.linear_width or F) if F else 0
+        has_linear = F > 0 and (config.linear_width is not None or self.mixes)
+        self.linear = nn.Linear(F, P, bias=False) if has_linear else None
         if self.linear is not None:
             nn.init.orthogonal_(self.linear.weight).requires_grad_(False)
-        hidden = nn.Linear(F, config.hidden)
-        self.network = nn.Sequential(
-            hidden, nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, config.width)
-        )
-        self.widths = (P, config.width)
-        """P and K."""
+        self.network: nn.Sequential | None = None
+        if F:
+            hidden = nn.Linear(F, config.hidden)
+            self.network = nn.Sequential(
+                hidden, nn.GELU(), nn.Dropout(config.dropout), nn.Linear(config.hidden, config.width)
+            )
+        self.bag = Bag(config.bag) if config.bag is not None else None
+        features = (P, config.width) if F else ()
+        self.widths: tuple[int, ...] = (*features, *([config.bag.width] if config.bag is not None else []))
+        """P, K and G, of the parts that there are."""
 
     @torch.no_grad()
     def fit(self, z_BF: Tensor) -> None:
@@ -52,31 +63,38 @@ class Fusion(nn.Module):
             largest_F = component_FF.gather(1, component_FF.abs().argmax(dim=1, keepdim=True))
             self.linear.weight[: len(component_FF)] = (component_FF * largest_F.sign()).to(self.linear.weight)
 
-    def forward(self, z_BF: Tensor) -> Tensor:
-        """(B, P + K) from the features' z-scores."""
-        z_BF = self.dropout(z_BF)
-        return torch.cat([z_BF if self.linear is None else self.linear(z_BF), self.network(z_BF)], dim=1)
+    def forward(self, z_BF: Tensor | None, contents: Contents | None = None, count_BM: Tensor | None = None) -> Tensor:
+        """(B, P + K + G) from the features' z-scores (None without features) and, for a bag, events (as of `Bag`)."""
+        parts: list[Tensor] = []
+        if z_BF is not None and self.network is not None:
+            z_BF = self.dropout(z_BF)
+            parts += [z_BF if self.linear is None else self.linear(z_BF), self.network(z_BF)]
+        if self.bag is not None:
+            assert contents is not None, "a bag is of events"
+            assert count_BM is not None, "a bag is of rows"
+            parts.append(self.bag(contents, count_BM))
+        return torch.cat([part.float() for part in parts], dim=1)
 
 
-def component_scales(centred_BW: Tensor, widths: tuple[int, int]) -> Tensor:
-    """Root mean squares of the features' two parts over rows, (2,); `centred_BW` may begin with other columns."""
+def component_scales(centred_BW: Tensor, widths: Sequence[int]) -> Tensor:
+    """Root mean squares of the parts over rows, (S,); `centred_BW` may begin with other columns."""
     parts = centred_BW[:, -sum(widths) :].split(list(widths), dim=1)
     return torch.stack([part.square().mean().clamp(min=1e-12).sqrt() for part in parts])
 
 
-def fuse(centred_BW: Tensor, widths: tuple[int, int], scale_2: Tensor) -> Tensor:
+def fuse(centred_BW: Tensor, widths: Sequence[int], scale_S: Tensor) -> Tensor:
     """Unit vectors (B, W) from centred states.
 
     Args:
-        centred_BW: the sequence's state (D), then the features' parts (P and K).
-        widths: P and K.
-        scale_2: root mean squares of the two parts over training rows.
+        centred_BW: the sequence's state (D), then the parts.
+        widths: widths of the parts.
+        scale_S: root mean squares of the parts over training rows.
     """
-    tabular = sum(widths)
-    sequence_BD, features_BT = centred_BW[:, :-tabular], centred_BW[:, -tabular:]
-    scale_T = scale_2.repeat_interleave(torch.tensor(widths, device=scale_2.device))
-    length = SEQUENCE * tabular**0.5
-    return normalize(torch.cat([length * normalize(sequence_BD, dim=1), features_BT / scale_T], dim=1), dim=1)
+    fused = sum(widths)
+    sequence_BD, parts_BT = centred_BW[:, :-fused], centred_BW[:, -fused:]
+    scale_T = scale_S.repeat_interleave(torch.tensor(widths, device=scale_S.device))
+    length = SEQUENCE * fused**0.5
+    return normalize(torch.cat([length * normalize(sequence_BD, dim=1), parts_BT / scale_T], dim=1), dim=1)
 
 
 class Columns(nn.Module):

@@ -28,7 +28,7 @@ from ray_ggsm import storage
 from ray_ggsm.config import InputError, digest
 from ray_ggsm.masks import MaskConfig, Recipe, Tokens
 from ray_ggsm.model.backbone import load_trained_state, trained_state
-from ray_ggsm.model.config import ModelConfig
+from ray_ggsm.model.config import FusionConfig, ModelConfig
 from ray_ggsm.model.description import FILE, FORMAT, EncoderDescription, SavedEncoder
 from ray_ggsm.model.encoder import UserEncoder
 from ray_ggsm.model.modality import Modality
@@ -136,8 +136,11 @@ def save(bundle: EncoderBundle, location: str) -> None:
         storage.upload(directory, location)
     values = description.model_dump(mode="json")
     del values["model"]["kind"]  # as before there were others: digests of encoders stay the same
-    if bundle.encoder.config.fusion is not None and bundle.encoder.columns.order_W is None:
-        del values["model"]["fusion"]["columns"]  # as before there was a choice; so below
+    fusion = bundle.encoder.config.fusion
+    if fusion is not None:
+        for name in ("columns", "bag"):
+            if getattr(fusion, name) == FusionConfig.model_fields[name].default:
+                del values["model"]["fusion"][name]  # as before there was a choice; so below
     if not values["model"]["backbone"]["seed"]:
         del values["model"]["backbone"]["seed"]
     for name in ("adapter_layers", "summary_tokens", "projection"):
@@ -223,7 +226,8 @@ def _description(bundle: EncoderBundle, files: dict[str, str]) -> EncoderDescrip
 
 def _template(config: ModelConfig, modalities: tuple[Modality, ...], tabular_tokens: int, recipe: Recipe) -> Template:
     global_query = recipe.global_query is not None
-    return Template(modalities, tabular_tokens, config.max_text_tokens, global_query, config.summary_tokens)
+    bag = config.fusion is not None and config.fusion.bag is not None
+    return Template(modalities, tabular_tokens, config.max_text_tokens, global_query, config.summary_tokens, bag)
 
 
 def _template_digest(template: Template) -> str:
@@ -247,8 +251,9 @@ def _modules(encoder: UserEncoder) -> dict[str, Tensor]:
 
 
 def _load_modules(encoder: UserEncoder, state: dict[str, Tensor], location: str) -> None:
-    # older encoders call the learned mask `opening`
+    # as older encoders call them
     state = {re.sub(r"^opening\.", "learned_mask.", name): tensor for name, tensor in state.items()}
+    state = {re.sub(r"^scale_user_2$", "scale_user_S", name): tensor for name, tensor in state.items()}
     expected = _modules(encoder)
     for name in sorted(expected.keys() ^ state.keys()):
         raise InputError(f"{location}: modules.safetensors: '{name}' is {'missing' if name in expected else 'unknown'}")

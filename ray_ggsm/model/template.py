@@ -42,6 +42,8 @@ class Template:
     """Whether a token after the history joins the user vector (mask recipe hybrid_gq)."""
     summary_tokens: bool = False
     """Whether user rows begin with summaries of the user and of each modality."""
+    bag: bool = False
+    """Whether the contents of events come with their hashes, for a bag of them (`ray_ggsm.model.bag`)."""
 
     @cached_property
     def tags(self) -> tuple[str, ...]:

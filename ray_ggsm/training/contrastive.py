@@ -19,7 +19,7 @@ from ray_ggsm import storage
 from ray_ggsm.masks import Tokens
 from ray_ggsm.masks.hybrid_mlp import LearnedMask
 from ray_ggsm.model import saved
-from ray_ggsm.model.batch import Collator, tabular_matrix
+from ray_ggsm.model.batch import Collator, on_device, tabular_matrix
 from ray_ggsm.model.contract import Tower
 from ray_ggsm.model.observe import Observe
 from ray_ggsm.model.saved import EncoderBundle
@@ -120,6 +120,9 @@ class Contrastive:
             self.encoder.fit_features(tabular_matrix(self.head).to(self.encoder.device))
         if self.encoder.fields is not None:
             self.encoder.fields.fit(self.collator.numbers(self.head).to(self.encoder.device))
+        if self.encoder.fusion is not None and self.encoder.fusion.bag is not None:
+            contents, count_BM = self.collator.bag(self.head)
+            self.encoder.fusion.bag.fit(on_device(contents, self.device), count_BM.to(self.device))
         self.settle()
 
     def gradients(self, rows: pa.Table) -> Metrics:

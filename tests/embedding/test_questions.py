@@ -15,7 +15,8 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.masks.fixed import HybridGQConfig
-from ray_ggsm.model.config import FusionConfig, ProjectionConfig
+from ray_ggsm.model.batch import Collator
+from ray_ggsm.model.config import BagConfig, FusionConfig, ProjectionConfig
 from ray_ggsm.model.saved import EncoderBundle
 from tests.helpers.encoders import RECIPES, encoder_on, lookup
 from tests.helpers.families import SMALL
@@ -31,6 +32,9 @@ def moved(bundle: EncoderBundle) -> EncoderBundle:
     with torch.no_grad():
         for parameter in bundle.encoder.trainable().values():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+    fusion = bundle.encoder.fusion
+    if fusion is not None and fusion.bag is not None:
+        fusion.bag.fit(*Collator(bundle.encoder.template, bundle.tokenizer, lookup).bag(user_rows(30)))
     width = bundle.encoder.vector_width
     bundle.encoder.set_centres(torch.randn(9, width), torch.randn(bundle.encoder.state_width))
     return bundle
@@ -64,7 +68,7 @@ OPTIONS = {"summary_tokens": True, "projection": ProjectionConfig(hidden=9, widt
 
 
 @pytest.mark.parametrize(
-    "model", [{"attention": "sdpa"}, {"attention": "flex"}, {"fusion": FusionConfig()}, OPTIONS], ids=str
+    "model", [{"attention": "sdpa"}, {"attention": "flex"}, {"fusion": FusionConfig(bag=BagConfig())}, OPTIONS], ids=str
 )
 def test_with_other_attention_and_with_options(model: dict, tiny_decoder: str) -> None:
     bundle = moved(encoder_on(tiny_decoder, RECIPES[0], **model))

@@ -13,15 +13,37 @@ from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders import kinds
 from ray_ggsm.masks import MaskConfig
 from ray_ggsm.model import saved
+from ray_ggsm.model.batch import Collator
 from ray_ggsm.model.config import BackboneConfig, EventEncoderConfig, LoraConfig, ModelConfig
 from ray_ggsm.model.event_encoder import EventEncoder
 from ray_ggsm.model.modality import PARTS, Modality
 from tests.helpers.rows import EVENTS, user_rows
 
 CPU = torch.device("cpu")
+BAG = {"width": 4, "contents": 40, "least_rows": 2}
 FEATURES = tuple(f"f{i}" for i in range(7))
 PLAIN = (Modality("bill", 7), Modality("app", 5))
 DETAILED = (Modality("bill", 7, ("shop",), ("items",), True), Modality("app", 5))
+
+
+def details(users: int, seed: int = 0) -> pa.Table:
+    """Rows like `user_rows`, whose bills have fields and parts."""
+    rows, rng = user_rows(users, seed), np.random.default_rng(seed)
+    fields = pa.struct([("shop", pa.string()), ("items", pa.float64())])
+    kind = pa.list_(pa.struct([*EVENTS.value_type, ("fields", fields), ("parts", PARTS)]))
+    bills = [
+        [
+            {
+                **event,
+                "text": None if rng.random() < 0.3 else event["text"],
+                "fields": {"shop": f"shop {rng.integers(3)}", "items": None if rng.random() < 0.2 else 3.0},
+                "parts": [{"text": f"item {rng.integers(9)}", "weight": 2.5}, {"text": "milk", "weight": 1.0}],
+            }
+            for event in bill
+        ]
+        for bill in rows["bill"].to_pylist()
+    ]
+    return rows.set_column(rows.column_names.index("bill"), "bill", pa.array(bills, kind))
 
 
 class Place:
@@ -46,7 +68,10 @@ class Place:
             **{"dtype": "float32", **model},
         )  # fmt: skip
         bundle = saved.new_encoder(config, mask, modalities, FEATURES, 12, self.events.digest, 0)
-        generator = torch.Generator().manual_seed(3)
+        fusion, generator = bundle.encoder.fusion, torch.Generator().manual_seed(3)
+        if fusion is not None and fusion.bag is not None:
+            collator = Collator(bundle.encoder.template, bundle.tokenizer, self.lookup)
+            fusion.bag.fit(*collator.bag(details(24)))
         with torch.no_grad():
             for name, parameter in bundle.encoder.trainable().items():
                 if "lora_B" in name:
@@ -79,24 +104,5 @@ def place(tmp_path: Path, tiny_decoder: str, tiny_event_encoder: str) -> Place:
 
 @pytest.fixture
 def detailed_rows() -> Callable[..., pa.Table]:
-    """Rows like `user_rows`, whose bills have fields and parts."""
-
-    def make(users: int, seed: int = 0) -> pa.Table:
-        rows, rng = user_rows(users, seed), np.random.default_rng(seed)
-        fields = pa.struct([("shop", pa.string()), ("items", pa.float64())])
-        kind = pa.list_(pa.struct([*EVENTS.value_type, ("fields", fields), ("parts", PARTS)]))
-        bills = [
-            [
-                {
-                    **event,
-                    "text": None if rng.random() < 0.3 else event["text"],
-                    "fields": {"shop": f"shop {rng.integers(3)}", "items": None if rng.random() < 0.2 else 3.0},
-                    "parts": [{"text": f"item {rng.integers(9)}", "weight": 2.5}, {"text": "milk", "weight": 1.0}],
-                }
-                for event in bill
-            ]
-            for bill in rows["bill"].to_pylist()
-        ]
-        return rows.set_column(rows.column_names.index("bill"), "bill", pa.array(bills, kind))
-
-    return make
+    """`details`."""
+    return details

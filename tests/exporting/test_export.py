@@ -47,6 +47,8 @@ def test_onnx_refuses_what_a_graph_cannot_give(place: Place) -> None:
     closed = SavedEncoder.read(place.language_model(GGSM, 2))
     with pytest.raises(InputError, match=r"half-open \(alpha 0.00\)"):
         check_onnx(closed, finished_mask=False)
+    with pytest.raises(InputError, match="no bags of contents"):
+        check_onnx(SavedEncoder.read(place.language_model(OPEN, fusion={"bag": {}})), finished_mask=False)
     check_onnx(SavedEncoder.read(place.language_model(GGSM, 10)), finished_mask=False)
     check_onnx(SavedEncoder.read(place.language_model(CausalConfig(recipe="causal"), 5)), finished_mask=False)
 

@@ -20,7 +20,7 @@ from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.kinds import CpcConfig, TextConfig
 from ray_ggsm.training.config import TrainingConfig
 from ray_ggsm.training.workers import ALONE
-from tests.exporting.conftest import CPU, DETAILED, FEATURES, PLAIN, Place
+from tests.exporting.conftest import BAG, CPU, DETAILED, FEATURES, PLAIN, Place
 from tests.helpers.rows import user_rows
 
 pytest.importorskip("sentence_transformers")
@@ -46,7 +46,7 @@ def test_fields_parts_features_fusion_and_a_half_open_mask(
     from sentence_transformers import SentenceTransformer
 
     rows = detailed_rows(24)
-    encoder = place.language_model(GGSM, 6, DETAILED, pooling="mean", fusion={"width": 5, "hidden": 6})
+    encoder = place.language_model(GGSM, 6, DETAILED, pooling="mean", fusion={"width": 5, "hidden": 6, "bag": BAG})
     wanted, other = (place.embedded(encoder, rows, finished) for finished in (mask == "inference", mask == "trained"))
     digest = SavedEncoder.read(encoder).digest
     output = exported(encoder, tmp_path / "out", mask=mask)

@@ -19,7 +19,7 @@ from ray_ggsm.masks.fixed import OracleConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.model.config import FusionConfig, LoraConfig
+from ray_ggsm.model.config import BagConfig, FusionConfig, LoraConfig
 from ray_ggsm.model.events import sample_future_events
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.model.template import Template
@@ -40,6 +40,7 @@ from tests.helpers.encoders import lookup, made_up_vectors, old_space
 from tests.helpers.resume import comparable, goes_on_bit_for_bit, step, weights
 
 STEPS = 6
+BAG = BagConfig(contents=30, least_rows=2, width=4)
 
 
 @pytest.fixture
@@ -94,7 +95,7 @@ def test_targets_train_through_the_published_vector_and_their_heads_are_not_save
     """The heads read the very vectors that are published, as far as the batch's mean is that of the centre's rows."""
     optimizer = OptimizerConfig(learning_rate=3e-3, weight_decay=0)
     targets = TargetsConfig(horizons_days=(7, 80), new=0)
-    model = {"fusion": FusionConfig(width=5, hidden=6, dropout=0)}
+    model = {"fusion": FusionConfig(width=5, hidden=6, dropout=0, bag=BAG.model_copy(update={"dropout": 0.0}))}
     trainer = make_trainer(model, targets=targets, contrast_weight=0.5, optimizer=optimizer)
     before = weights(trainer)
     logs = [step(trainer) for _ in range(STEPS)]
@@ -102,7 +103,8 @@ def test_targets_train_through_the_published_vector_and_their_heads_are_not_save
     assert all(log["loss"] == pytest.approx(sum(log[part] for part in parts), rel=1e-5) for log in logs)
     assert "loss_new" not in logs[0]
     assert logs[-1]["loss"] < logs[0]["loss"]
-    assert not torch.equal(before["fusion.network.0.weight"], weights(trainer)["fusion.network.0.weight"])
+    for name in ("fusion.network.0.weight", "fusion.bag.linear.weight"):
+        assert not torch.equal(before[name], weights(trainer)[name])
     trainer.learner.config = trainer.config.model_copy(update={"centre_rows": 30})
     trainer.learner.settle()
     head = trainer.learner.head.slice(0, 30)
@@ -113,7 +115,7 @@ def test_targets_train_through_the_published_vector_and_their_heads_are_not_save
     trainer.save(str(tmp_path))
     assert not [name for name in load_file(tmp_path / "modules.safetensors") if "heads" in name]
     back = saved.load(str(tmp_path), torch.device("cpu")).encoder
-    assert back.vector_width == trainer.learner.encoder.width + 7 + 5
+    assert back.vector_width == trainer.learner.encoder.width + 7 + 5 + 4
     torch.testing.assert_close(back.vectors(states_BW, "user"), trainer.learner.encoder.vectors(states_BW, "user"))
 
 
@@ -182,7 +184,8 @@ def test_the_oracle_is_not_trained(make_trainer, make_encoder) -> None:
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"fusion": FusionConfig(width=5, hidden=6), "backbone": {"weights": "random", "trained": "all"}}]
+    "model",
+    [{}, {"fusion": FusionConfig(width=5, hidden=6, bag=BAG), "backbone": {"weights": "random", "trained": "all"}}],
 )
 def test_a_restored_run_goes_on_bit_for_bit(model, make_trainer, tmp_path) -> None:
     """Also with targets and an older encoder's space, whose heads are in the checkpoint, and with a backbone that is

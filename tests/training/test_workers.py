@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from ray_ggsm.masks import RecipeConfig
 from ray_ggsm.masks.ggsm import GGSMConfig
 from ray_ggsm.model.batch import Collator
-from ray_ggsm.model.config import FusionConfig, ProjectionConfig
+from ray_ggsm.model.config import BagConfig, FusionConfig, ProjectionConfig
 from ray_ggsm.training import loop
 from ray_ggsm.training.answers import AnswerConfig
 from ray_ggsm.training.config import TrainingConfig
@@ -61,7 +61,9 @@ def contrasts(workers: Workers) -> list[torch.Tensor]:
 def train(workers: Workers, decoder: str, mask: RecipeConfig, rows: str, q_anchor: bool = False) -> dict[str, Any]:
     options = {"summary_tokens": True, "projection": ProjectionConfig(hidden=9, width=6)} if q_anchor else {}
     words = {"ntp_weight": 0.5, "answer": AnswerConfig(form="text", max_events=4)} if q_anchor else {}
-    bundle = encoder_on(decoder, mask, pooling="mean", fusion=FusionConfig(width=5, hidden=6, dropout=0), **options)
+    bag = BagConfig(contents=30, least_rows=2, width=4, dropout=0)
+    fusion = FusionConfig(width=5, hidden=6, dropout=0, bag=bag)
+    bundle = encoder_on(decoder, mask, pooling="mean", fusion=fusion, **options)
     config = TrainingConfig(
         steps=STEPS,
         batch_size=BATCH,

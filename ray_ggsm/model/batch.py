@@ -145,7 +145,7 @@ class Collator:
     def _instructed(self, queries: Sequence[str | None]) -> list[list[int]]:
         """Token ids of instructions, cut to the template's limit; a soft prompt stands behind the bare word."""
         prompts = [self.prompt_ids.get(query or "") for query in queries]
-        texts = [_instruction(None if prompt else query) for query, prompt in zip(queries, prompts, strict=True)]
+        texts = [instruction_text(None if prompt else query) for query, prompt in zip(queries, prompts, strict=True)]
         cut = [ids[: self.template.max_text_tokens] for ids in self._token_ids(texts)]
         return [ids + (prompt or []) for ids, prompt in zip(cut, prompts, strict=True)]
 
@@ -153,7 +153,7 @@ class Collator:
         """Tokens of the rows' instructions that are left out (`max_text_tokens`)."""
         if "query" not in rows.column_names:
             return 0
-        texts = [_instruction(query) for query in _queries(rows)]
+        texts = [instruction_text(query) for query in _queries(rows)]
         return sum(max(0, len(ids) - self.template.max_text_tokens) for ids in self._token_ids(texts))
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
@@ -192,7 +192,8 @@ def _queries(rows: pa.Table) -> list[str | None]:
     return rows["query"].to_pylist() if "query" in rows.column_names else [None] * len(rows)
 
 
-def _instruction(query: str | None) -> str:
+def instruction_text(query: str | None) -> str:
+    """The text of an instruction in the template."""
     return "Instruction:" + (f" {query}" if query else "")
 
 

@@ -22,7 +22,7 @@ from ray_ggsm.building.report import Progress, RunReport
 from ray_ggsm.config import InputError
 from ray_ggsm.data.schema import UTC
 from ray_ggsm.model.event_vectors import VectorStore
-from ray_ggsm.model.soft_prompt import prompts_of
+from ray_ggsm.model.instructions import check_instructions
 from ray_ggsm.on_ray.building.encode import build_buckets
 from ray_ggsm.on_ray.building.request import BuiltVersion, VersionRequest
 from ray_ggsm.on_ray.event_texts import encode_events
@@ -89,7 +89,7 @@ def _build_on(
 ) -> BuiltVersion:
     comparable, build = _is_comparable(request, previous, _width(request)), _build(request, previous, forgotten)
     request.embedding.check_read_by(request.encoder.description.model.kind)
-    prompts_of(list(request.embedding.instructions.values()), request.encoder)
+    check_instructions(request.embedding.instructions, request.encoder)
     if request.publishing.compatible is not None:
         check_targets(request.publishing.compatible, previous)
     with report.step("rows"):

@@ -8,13 +8,14 @@ the first right singular vectors of training rows (Deerwester et al., Indexing b
 trained with all else. The contents are known by their hashes: the encoder holds no text.
 
 Legend: B rows, E events, M modalities, X contents of events (one per value, modality by modality, row by row), V
-contents of the bag, K width.
+contents of the bag, U all contents of training rows, K width.
 """
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ray_ggsm.config import InputError
 from ray_ggsm.model.config import BagConfig
 from ray_ggsm.model.contents import Contents
 
@@ -42,7 +43,11 @@ class Bag(nn.Module):
     @torch.no_grad()
     def fit(self, contents: Contents, count_BM: Tensor) -> None:
         """Take the contents that most of these training rows have, of equally frequent ones those of smaller hashes,
-        and the first singular vectors of the rows' weights; further ones than there are stay as they are."""
+        and the first singular vectors of the rows' weights; further ones than there are stay as they are.
+
+        Raises:
+            InputError: no content is in enough rows.
+        """
         from scipy import sparse  # here: embedding does without
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfTransformer
@@ -55,7 +60,10 @@ class Bag(nn.Module):
         order = np.argsort(-rows_U, kind="stable")[: len(self.hash_V)]
         chosen = np.sort(order[rows_U[order] >= self.least_rows])
         if not len(chosen):
-            return
+            raise InputError(
+                f"model.fusion.bag: no text, part or text field is in {self.least_rows} of the {len(count_BM):,} "
+                "training rows that it is learned from; lower least_rows, or leave the bag out"
+            )
         tfidf = TfidfTransformer(sublinear_tf=True)
         weight_BV = tfidf.fit_transform(count_BU[:, chosen])
         self.hash_V[: len(chosen)] = torch.from_numpy(hash_U[chosen]).to(self.hash_V)

@@ -2,14 +2,14 @@
 
 The user vector has two components. The sequence's is the unit vector of the paper (eq. 13). The features' component
 holds their z-scores, a small network of them and, with `bag`, what contents there are (`ray_ggsm.model.bag`), each
-centred and scaled to a mean square of 1. The features' sizes say
-much (how often, how much), and L2-normalisation alone would lose them. So the sequence's component gets SEQUENCE times
-the mean length of the features' component: the whole vector can then be normalised, and the sizes stay readable, as the
-factor moves by only some tenth between small and large rows.
+centred and scaled to a mean square of 1. The features' sizes say much (how often, how much), and L2-normalisation alone
+would lose them. So the sequence's component gets SEQUENCE times the mean length of the features' component: the whole
+vector can then be normalised, and the sizes stay readable, as the factor moves by only some tenth between small and
+large rows.
 
-Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: those of the sequence, of
-the parts by turns. The first and the last of these are trained to be of use in the prefix; the
-linear part is turned to its principal components, so that it begins with what varies most (docs/evaluation.md).
+Where prefixes of the vector are to be of use (`training.nested`), its columns are `mixed`: those of the sequence and of
+the parts by turns. All but the linear part are trained to be of use in the prefix; that is turned to its principal
+components, so that it begins with what varies most (docs/evaluation.md).
 
 Legend: B rows, M modalities, F tabular features, D width of the backbone, P width of the linear part, K width of the
 network, G width of the bag, W = D + P + K + G; S parts (P, K and G).

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from ray_ggsm.config import InputError
 from ray_ggsm.masks.fixed import BidirectionalConfig
 from ray_ggsm.model import saved
 from ray_ggsm.model.bag import UNUSED, Bag
@@ -112,6 +113,11 @@ def test_few_places_are_for_the_most_frequent(tiny_decoder) -> None:
     rarest_first = all_bag.rarity_V[all_bag.hash_V < UNUSED].sort().values
     torch.testing.assert_close(few.rarity_V.sort().values, rarest_first[:4])
     assert set(few.hash_V.tolist()) < set(all_bag.hash_V.tolist())
+
+
+def test_a_bag_of_nothing_is_refused(tiny_decoder) -> None:
+    with pytest.raises(InputError, match="is in 41 of the 40 training rows"):
+        fitted(made(tiny_decoder, BagConfig(least_rows=41)), rows_of(40))
 
 
 def test_a_row_of_unknown_contents_is_zero(tiny_decoder) -> None:

@@ -30,7 +30,7 @@ from ray_ggsm.model.events import history_events
 from ray_ggsm.numerics import signed_log
 from ray_ggsm.stages import Pipeline
 
-STRENGTHS = (0.01, 0.1, 1.0)
+STRENGTHS = (0.01, 0.1, 1.0, 3.0, 10.0)
 LEAST_ROWS = 20
 
 

@@ -20,6 +20,7 @@ import ray
 import ray.data
 
 from ray_ggsm import storage
+from ray_ggsm.building.lock import held
 from ray_ggsm.config import InputError, NotNow, digest, to_yaml
 from ray_ggsm.data.chunks import Chunk, plan_chunks, read_chunk
 from ray_ggsm.experiment import Experiment, loaded
@@ -66,24 +67,30 @@ def synthesize(config: SynthesizeConfig) -> Questions:
 
     Raises:
         InputError: a setting is wrong, the model gives no usable scenarios, no pair came, or the budget is spent.
-        NotNow: the model cannot be reached.
+        NotNow: the model cannot be reached, or another run writes there.
     """
     check_allowed(config.client)
-    experiment, begun = _experiment(config), time.monotonic()
+    experiment = _experiment(config)
     with started(config.ray):
         check_place("output", config.output)
-        pipeline = Pipeline.of(experiment)
-        prepare(pipeline)
-        run, chunks = _run(config, pipeline), _chunks(config, pipeline)
-        purse = ray.remote(num_cpus=0)(Budget).remote(config.budget, storage.join(config.output, "spent.json"))
-        try:
-            guide = _guide(run, chunks, purse)
-            parts = _write_all(run, chunks, guide, purse)
-        finally:
-            ray.get(purse.close.remote())
-        if not any(part.pairs for part in parts):
-            raise no_pairs(_sample(run, "failed"))
-        after = ray.get(measure.options(**actor_resources(config.ray)).remote(run, _first(chunks, config)))
+        with held(storage.join(config.output, "synthesize.lock"), "another run with this output"):
+            return _synthesized(config, experiment)
+
+
+def _synthesized(config: SynthesizeConfig, experiment: Experiment) -> Questions:
+    """As `synthesize`, on a cluster, by the only run with this output: two would spend the budget twice."""
+    pipeline, begun = Pipeline.of(experiment), time.monotonic()
+    prepare(pipeline)
+    run, chunks = _run(config, pipeline), _chunks(config, pipeline)
+    purse = ray.remote(num_cpus=0)(Budget).remote(config.budget, storage.join(config.output, "spent.json"))
+    try:
+        guide = _guide(run, chunks, purse)
+        parts = _write_all(run, chunks, guide, purse)
+    finally:
+        ray.get(purse.close.remote())
+    if not any(part.pairs for part in parts):
+        raise no_pairs(_sample(run, "failed"))
+    after = ray.get(measure.options(**actor_resources(config.ray)).remote(run, _first(chunks, config)))
     counts = total([guide.counts, *parts])
     result = Questions(
         rows=run.path("rows"), digest=run.location.rsplit("/", 1)[-1], pairs=sum(part.pairs for part in parts),
@@ -225,13 +232,16 @@ def _follow(run: Run, parts: ray.data.Dataset, rows: int) -> None:
     Raises:
         NotNow, InputError: what has stopped one of them.
     """
-    done, told, stopped = 0, time.monotonic(), set[str]()
+    done, told, stopped, wrong = 0, time.monotonic(), set[str](), set[str]()
     for part in parts.iter_batches(batch_size=None, batch_format="pyarrow"):
         done += sum(part["rows"].to_pylist())
         stopped |= {*part["stopped"].to_pylist()} - {""}
+        wrong |= {*part["wrong"].to_pylist()} - {""}
         if time.monotonic() - told > LINE_SECONDS:
             told = time.monotonic()
             say(f"synthesize: {bar(done / rows)} {done:,} of {rows:,} rows")
+    if wrong:
+        raise InputError(min(wrong))
     if BUDGET_SPENT in stopped:
         raise _spent(run)
     if stopped:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from ray_ggsm.building import lock
 from ray_ggsm.config import InputError, NotNow, build
 from ray_ggsm.experiment import Experiment
 from ray_ggsm.model.description import SavedEncoder
@@ -125,7 +126,10 @@ def test_an_outage_loses_nothing_and_asks_nothing_twice(config: Callable) -> Non
     assert result.pairs == 2 * ROWS
 
 
-def test_one_request_that_fails_costs_no_other_its_reply(config: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("status", "error", "sentence"), [(503, NotNow, "answers 503"), (401, InputError, "401")])
+def test_one_request_that_fails_costs_no_other_its_reply(
+    status: int, error: type[Exception], sentence: str, config: Callable, tmp_path: Path
+) -> None:
     """The other worker goes on. Both have the prompts from the driver, whose directory they may not see."""
     mine, moved = tmp_path / "prompts", tmp_path / "moved"
     mine.mkdir()
@@ -135,25 +139,50 @@ def test_one_request_that_fails_costs_no_other_its_reply(config: Callable, tmp_p
     def script(messages: list[dict[str, str]], before: int) -> Answer:
         if mine.exists() and not failing:
             mine.rename(moved)
+        if len(messages) == 1:  # whether the server answers anything
+            return status
         if "Check each pair" not in messages[0]["content"] or failing == ["none"]:
             return good(messages)
         assert messages[0]["content"] == "Check each pair, all 2."
         if not failing:
             failing.append(messages[1]["content"])
         if messages[1]["content"] == failing[0]:
-            return 503
+            return status
         time.sleep(0.5)
         return good(messages)
 
     with chat_server(script) as server:
         settings = config(server_client(server.url), prompts=str(mine))
-        with pytest.raises(NotNow, match="answers 503"):
+        with pytest.raises(error, match=sentence):
             synthesize(settings)
         moved.rename(mine)
         failing[:] = ["none"]
         result = synthesize(settings)
     assert set(server.answered.values()) == {1}
     assert result.pairs == 2 * ROWS
+
+
+def test_two_runs_do_not_share_an_output(config: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = config({"kind": "rules"})
+    file = Path(mine.output, "synthesize.lock")
+    file.parent.mkdir()
+    holder = lock.Holder.this_process()
+    holder.write(str(file))
+    monkeypatch.setattr(lock, "WAIT_SECONDS", 0.0)
+    read = lock.Holder.read
+
+    def renewed(location: str) -> lock.Holder | None:
+        """The other run writes its lock again just before anybody reads it."""
+        nonlocal holder
+        holder = holder.model_copy(update={"renewed": holder.renewed + 1})
+        holder.write(location)
+        return read(location)
+
+    monkeypatch.setattr(lock.Holder, "read", renewed)
+    with pytest.raises(NotNow, match="another run with this output is running"):
+        synthesize(mine)
+    assert read(str(file)).token == holder.token
+    assert not Path(mine.output, "questions.json").exists()
 
 
 def test_what_was_refused_is_asked_again_by_the_next_run(config: Callable) -> None:

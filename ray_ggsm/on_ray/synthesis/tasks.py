@@ -138,20 +138,23 @@ class WritePairs:
     def __init__(self, run: Run, guide: Guide, purse: Any) -> None:
         self.run, self.guide = run, guide
         self.author = _author(run, purse)
-        self.stopped = ""
+        self.stopped, self.wrong = "", ""
 
     def __call__(self, described: pa.Table) -> pa.Table:
-        """Write the pairs of a part (`chunk_of`): rows done, and what has stopped it ("": nothing).
+        """Write the pairs of a part (`chunk_of`): rows done, what has stopped it, and what is wrong ("": nothing).
 
         An error would end the other actors, too, and what was asked there. After one, this actor asks nothing more.
         """
         chunk = chunk_of(described)
         try:
-            if not self.stopped:
+            if not self.stopped and not self.wrong:
                 self._write(chunk)
+        except InputError as error:
+            self.wrong = str(error)
         except (BudgetSpentError, NotNow) as error:
             self.stopped = str(error) if isinstance(error, NotNow) else BUDGET_SPENT
-        return pa.table({"rows": [0 if self.stopped else chunk.rows], "stopped": [self.stopped]})
+        rows = 0 if self.stopped or self.wrong else chunk.rows
+        return pa.table({"rows": [rows], "stopped": [self.stopped], "wrong": [self.wrong]})
 
     def _write(self, chunk: Chunk) -> None:
         before = replace(self.author.spent)

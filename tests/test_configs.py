@@ -63,9 +63,7 @@ SCHEMAS: dict[str, type[Config]] = {
 """Config classes of the jobs that read no experiment."""
 
 
-OTHER_NAMES = dict.fromkeys(
-    ("ingredients", "vectors", "trials", "rivals", "pilot", "guided", "asking", "bag"), "study"
-) | {
+OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot", "guided", "asking"), "study") | {
     "questions": "synthesize",
     "smollm2": "synthesize",
     "prompt": "tune_prompt",

@@ -8,6 +8,7 @@ from ray_ggsm.config import InputError, Record, digest
 from ray_ggsm.data.definition import RowDefinition
 from ray_ggsm.model.config import PROMPT
 from ray_ggsm.model.description import EncoderDescription, SavedEncoder
+from ray_ggsm.model.instructions import check_instructions
 
 FILE = "export.json"
 FORMAT = 1
@@ -51,13 +52,14 @@ class Manifest(Record):
         """The manifest of an export; arguments as the fields.
 
         Raises:
-            InputError: the instruction names a soft prompt, or the kind of encoder reads none.
+            InputError: the instruction names a soft prompt or is too long, or the kind of encoder reads none.
         """
         described = encoder.description
         if instruction.startswith(PROMPT):
             raise InputError(f"instruction: '{instruction}' is a soft prompt, which exports do not take; give a text")
         if instruction and described.model.kind != "llm":
             raise InputError(f"instruction: an encoder of the kind {described.model.kind} reads none; leave it out")
+        check_instructions({instruction: instruction}, encoder, "instruction")
         return cls(
             target=target,
             package=version("ray-ggsm"),

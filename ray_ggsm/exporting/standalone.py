@@ -22,6 +22,7 @@ from ray_ggsm.config import InputError
 from ray_ggsm.data import definition
 from ray_ggsm.embedding.embedder import Embedder
 from ray_ggsm.encoders import kinds
+from ray_ggsm.encoders.language_model import LanguageModel
 from ray_ggsm.encoders.text import load_text_model
 from ray_ggsm.exporting.manifest import Manifest
 from ray_ggsm.exporting.rows import Row, arrow_rows, row_schema
@@ -100,8 +101,22 @@ class Standalone:
         return row_schema(self.description, self.definition)
 
     def table(self, rows: Sequence[Row]) -> pa.Table:
-        """Rows as the encoder reads them; raises as `arrow_rows`."""
-        return arrow_rows(rows, self.schema, self.manifest.instruction, self.description.model.kind == "llm")
+        """Rows as the encoder reads them.
+
+        Raises:
+            InputError: as `arrow_rows`; or a `query` is longer than the encoder reads.
+        """
+        table = arrow_rows(rows, self.schema, self.manifest.instruction, self.description.model.kind == "llm")
+        if isinstance(self.encoder, LanguageModel):
+            cut_B = self.encoder.collator.instruction_tokens_cut(table)
+            if cut_B.any():
+                row = int(np.argmax(cut_B > 0))
+                begins = table["query"][row].as_py()[:40]
+                raise InputError(
+                    f"rows: the `query` that begins '{begins}' is {cut_B[row]} tokens longer than the encoder reads; "
+                    "shorten it"
+                )
+        return table
 
     def batch(self, rows: Sequence[Row]) -> EncoderBatch:
         """All rows as one batch, in their order; raises as `arrow_rows`."""

@@ -149,12 +149,10 @@ class Collator:
         cut = [ids[: self.template.max_text_tokens] for ids in self._token_ids(texts)]
         return [ids + (prompt or []) for ids, prompt in zip(cut, prompts, strict=True)]
 
-    def instruction_tokens_cut(self, rows: pa.Table) -> int:
-        """Tokens of the rows' instructions that are left out (`max_text_tokens`)."""
-        if "query" not in rows.column_names:
-            return 0
+    def instruction_tokens_cut(self, rows: pa.Table) -> np.ndarray:
+        """Tokens of each row's instruction that are left out (`max_text_tokens`), int64 (B,)."""
         texts = [instruction_text(query) for query in _queries(rows)]
-        return sum(max(0, len(ids) - self.template.max_text_tokens) for ids in self._token_ids(texts))
+        return np.maximum(0, _counts(self._token_ids(texts)) - self.template.max_text_tokens)
 
     def _token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""

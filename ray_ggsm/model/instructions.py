@@ -10,8 +10,10 @@ from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.soft_prompt import prompts_of
 
 
-def check_instructions(instructions: Mapping[str, str], encoder: SavedEncoder) -> None:
-    """Check instructions by name: an encoder reads them whole.
+def check_instructions(
+    instructions: Mapping[str, str], encoder: SavedEncoder, key: str = "embedding.instructions"
+) -> None:
+    """Check instructions by name: an encoder reads them whole. Errors call the setting `key`.
 
     Raises:
         InputError: as of `prompts_of`; or an instruction has more tokens than the encoder reads.
@@ -29,6 +31,6 @@ def check_instructions(instructions: Mapping[str, str], encoder: SavedEncoder) -
         n = len(tokenizer(instruction_text(text), add_special_tokens=False, split_special_tokens=True)["input_ids"])
         if n > config.max_text_tokens:
             raise InputError(
-                f"embedding.instructions: '{name}' has {n} tokens with the word before it, and the encoder reads "
+                f"{key}: '{name}' has {n} tokens with the word before it, and the encoder reads "
                 f"{config.max_text_tokens}; shorten it, or train with a larger model.max_text_tokens"
             )

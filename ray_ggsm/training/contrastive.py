@@ -145,7 +145,9 @@ class Contrastive:
         mask = self.mask_log.step(step, self.learned.end_step(self.workers) if self.learned is not None else None)
         self.recipe.end_step(self.workers.reduce)
         if self.config.questions is not None:
-            cut = torch.tensor(self.collator.instruction_tokens_cut(part.rows), device=self.encoder.device).double()
+            cut = torch.tensor(
+                self.collator.instruction_tokens_cut(part.rows).sum(), device=self.encoder.device
+            ).double()
             mask["instruction_tokens_cut"] = self.workers.reduce(cut).item()
         return {
             **found.metrics(), **norms.means(self.workers, self.encoder.device), **mask,

@@ -88,6 +88,11 @@ def test_an_instruction_is_the_query_of_every_row(place: Place, tmp_path: Path) 
     assert np.abs(wanted - plain).max() > 1e-3
     with pytest.raises(InputError, match="leave out `query`"):
         encode(fixed, asked.to_pylist())
+    long = rows.append_column("query", pa.array([*["buys baby food"] * 7, "buys tea" * 20, None]))
+    with pytest.raises(InputError, match=r"rows: the `query` that begins 'buys teabuys .*' is \d+ tokens longer"):
+        encode(free, long.to_pylist())
+    with pytest.raises(InputError, match=r"^instruction: .* tokens with the word before it, and the encoder reads 64"):
+        exported(encoder, tmp_path / "long", instruction="buys tea" * 20)
     with pytest.raises(InputError, match="take no prompt"):
         encode(free, rows.to_pylist(), prompt="who: ")
 

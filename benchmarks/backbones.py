@@ -11,12 +11,16 @@ Learning rates are usual ones and were not tuned.
 import argparse
 import json
 
+import ray
 from features_network import features_alone
 from tune import add_options, tuned
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.on_ray.cluster.connection import connected
+from ray_ggsm.on_ray.prepare import prepare
+from ray_ggsm.on_ray.train import train
 from ray_ggsm.stages import Pipeline
 
 PRETRAINED = ["model.backbone.weights=pretrained", "model.backbone.width=null"]
@@ -38,8 +42,12 @@ TRIAL_STEPS = 8
 def steps_within(seconds: float, config: str, settings: list[str]) -> int:
     """Number of training steps that take so many seconds."""
     trial = [*settings, "seed=0", f"training.steps={TRIAL_STEPS}"]
-    tuned(config, trial)
-    log = Pipeline.of(load(Experiment, config, [*trial, "embedding.splits=[probe]"])).train.log()
+    place = Pipeline.of(load(Experiment, config, trial))
+    with connected(place.experiment):
+        prepare(place)
+        train(place)
+    ray.shutdown()
+    log = place.train.log()
     later = [entry["seconds"] for entry in log[TRIAL_STEPS // 2 :]]
     return max(1, round(seconds / (sum(later) / len(later))))
 
@@ -51,7 +59,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=200, help="training time of each run, without its start")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    output = storage.absolute(load(Experiment, options.config, options.set).output)
+    first = load(Experiment, options.config, [*options.set, f"training.steps={TRIAL_STEPS}"])
+    output = storage.absolute(first.output)
     file = storage.join(output, "backbones.json")
     known = json.loads(storage.read_text(file)) if storage.exists(file) else {}
     arms = {f"{name}, {options.seconds:.0f} s": [*options.set, *changes] for name, changes in ARMS.items()}
@@ -62,8 +71,8 @@ def main() -> None:
     for seed in range(options.seeds):
         for key, settings in arms.items():
             run = [*settings, f"seed={seed}", f"training.steps={known[key]}"]
-            print(f"{key}, {known[key]} steps, seed {seed} | {tuned(options.config, run)}", flush=True)
-        alone = features_alone(options.config, [*options.set, f"seed={seed}"])
+            print(f"{key}, {known[key]} steps, seed {seed} | {tuned(options.config, run, options.score)}", flush=True)
+        alone = features_alone(options.config, [*options.set, f"seed={seed}"], options.score)
         print(f"no sequence, seed {seed} | {alone}", flush=True)
 
 

@@ -9,13 +9,14 @@ Legend: B rows, F tabular features, W width of the vector.
 """
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
 from torch import Tensor
-from tune import fold_scores, print_scores
+from tune import KINDS, fold_scores, print_scores
 
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
@@ -87,7 +88,7 @@ def train(experiment: Experiment, rows: pa.Table) -> tuple[FeaturesNetwork, Tens
         return network, centre, component_scales(states - centre, network.fusion.widths)
 
 
-def features_alone(config: str, settings: list[str]) -> str:
+def features_alone(config: str, settings: list[str], kinds: Sequence[str] = KINDS) -> str:
     """Prepare, train and score the network for a config with changes; its scores and seconds."""
     experiment = load(Experiment, config, settings)
     place = Pipeline.of(experiment)
@@ -102,7 +103,7 @@ def features_alone(config: str, settings: list[str]) -> str:
     with torch.no_grad():
         vectors = network.vectors(network.states(tabular_matrix(probe)), centre, scales).numpy()
     table = probe.select(["user_id", "as_of"]).append_column("embedding", pa.array(list(vectors)))
-    return f"{fold_scores(place, table)} | training {seconds:.0f} s"
+    return f"{fold_scores(place, table, kinds)} | training {seconds:.0f} s"
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ seen the futures of the rows that the probe is fitted on, though never their lab
 trained on (`users: all`), probes are fitted on users of the probe rows only.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 from joblib import Parallel, delayed
-from tune import print_scores
+from tune import KINDS, print_scores
 
 from ray_ggsm.config import load
 from ray_ggsm.evaluation.alignment import Aligned, align_all
@@ -32,7 +35,7 @@ from ray_ggsm.stages import Pipeline
 from ray_ggsm.tables import open_table
 
 
-def later(config: str, settings: list[str]) -> str:
+def later(config: str, settings: list[str], kinds: Sequence[str] = KINDS) -> str:
     """Prepare, train, embed and score a config with changes."""
     experiment = load(Experiment, config, settings)
     early = experiment.data.train_split
@@ -43,9 +46,9 @@ def later(config: str, settings: list[str]) -> str:
         embedded = open_table(embed(place)).read()
     ray.shutdown()
     fit, score = of_split(place, embedded, early, newest=True), of_split(place, embedded, "probe")
-    jobs = [(kind, label) for kind in fit for label in fit[kind].labels]
+    jobs = [(kind, label) for kind in kinds for label in fit[kind].labels]
     aucs = Parallel(n_jobs=2)(delayed(later_auc)(fit[kind], score[kind], label) for kind, label in jobs)
-    means = {kind: np.mean([auc for auc, job in zip(aucs, jobs, strict=True) if job[0] == kind]) for kind in fit}
+    means = {kind: np.mean([auc for auc, job in zip(aucs, jobs, strict=True) if job[0] == kind]) for kind in kinds}
     return ", ".join(f"{kind} {mean:.4f}" for kind, mean in means.items())
 
 
@@ -59,7 +62,10 @@ def of_split(place: Pipeline, embedded: pa.Table, split: str, newest: bool = Fal
             labels = labels.filter(pc.is_in(labels["user_id"], pc.unique(known)))
     rows = pq.read_table(place.prepare.rows(split), columns=["user_id", "as_of", "tabular"])
     tables = {"encoder": (embedded, "embedding"), "hand-crafted": (pa.table(rows), "tabular")}
-    return align_all(labels, tables, split)
+    aligned = align_all(labels, tables, split)
+    encoder, features = (aligned[kind] for kind in KINDS[:2])
+    both = replace(encoder, vectors=np.hstack([encoder.vectors, features.vectors]))
+    return {**aligned, "both": both}
 
 
 def later_auc(fit: Aligned, score: Aligned, label: str) -> float:

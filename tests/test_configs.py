@@ -63,7 +63,9 @@ SCHEMAS: dict[str, type[Config]] = {
 """Config classes of the jobs that read no experiment."""
 
 
-OTHER_NAMES = dict.fromkeys(("ingredients", "vectors", "trials", "rivals", "pilot", "guided", "asking"), "study") | {
+OTHER_NAMES = dict.fromkeys(
+    ("ingredients", "vectors", "predicted", "trials", "rivals", "pilot", "guided", "asking"), "study"
+) | {
     "questions": "synthesize",
     "smollm2": "synthesize",
     "prompt": "tune_prompt",

@@ -11,20 +11,15 @@ Learning rates are usual ones and were not tuned.
 import argparse
 import json
 
-import ray
+from equal_seconds import TRIAL_STEPS, seconds_per_step
 from features_network import features_alone
 from tune import add_options, tuned
 
 from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.experiment import Experiment
-from ray_ggsm.on_ray.cluster.connection import connected
-from ray_ggsm.on_ray.prepare import prepare
-from ray_ggsm.on_ray.train import train
-from ray_ggsm.stages import Pipeline
 
 PRETRAINED = ["model.backbone.weights=pretrained", "model.backbone.width=null"]
-RATE = "training.optimizer.learning_rate"
 ARMS = {
     "pretrained layers with LoRA": [
         *PRETRAINED,
@@ -35,21 +30,6 @@ ARMS = {
     "the same layers from random weights": ["model.backbone.width=null", "training.optimizer.learning_rate=5e-4"],
     "the config's own": [],
 }
-TRIAL_STEPS = 8
-"""Steps of the run that shows how long one takes; the first half is left out."""
-
-
-def steps_within(seconds: float, config: str, settings: list[str]) -> int:
-    """Number of training steps that take so many seconds."""
-    trial = [*settings, "seed=0", f"training.steps={TRIAL_STEPS}"]
-    place = Pipeline.of(load(Experiment, config, trial))
-    with connected(place.experiment):
-        prepare(place)
-        train(place)
-    ray.shutdown()
-    log = place.train.log()
-    later = [entry["seconds"] for entry in log[TRIAL_STEPS // 2 :]]
-    return max(1, round(seconds / (sum(later) / len(later))))
 
 
 def main() -> None:
@@ -66,7 +46,7 @@ def main() -> None:
     arms = {f"{name}, {options.seconds:.0f} s": [*options.set, *changes] for name, changes in ARMS.items()}
     for key, settings in arms.items():
         if key not in known:
-            known[key] = steps_within(options.seconds, options.config, settings)
+            known[key] = max(1, round(options.seconds / seconds_per_step(options.config, [*settings, "seed=0"])))
             storage.write_json(file, known)
     for seed in range(options.seeds):
         for key, settings in arms.items():

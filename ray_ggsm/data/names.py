@@ -6,7 +6,7 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field
 
-RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "future", "days_away", "row")
+RESERVED = ("user_id", "as_of", "tabular", "query", "answer", "scenario", "future", "days_away", "row")
 EARLIEST_YEAR, LATEST_YEAR = 1900, 2200
 """Events of other years have a wrong time."""
 OWN_TABLES = ("rejected", "snapshots", "features", "labels", "sequences", "reject_errors", "reject_scans")

@@ -36,7 +36,7 @@ class EventEncoder:
         if most is not None and longest > most:
             raise InputError(
                 f"model.event_encoder: '{self.config.name}' reads at most {most} word pieces, and {longest} are asked "
-                "for; lower model.event_encoder.max_tokens, or model.told_tokens of found"
+                "for; lower model.event_encoder.max_tokens, model.told_tokens of found, or difficulty.max_word_pieces"
             )
 
     @property

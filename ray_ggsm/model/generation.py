@@ -4,6 +4,7 @@ Legend: B prompts, L tokens of the longest prompt and what is written so far, V 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,13 @@ class Generator:
         self.grammar_tokenizer = from_tokenizer(self.tokenizer, n_vocab=int(self.model.config.vocab_size))
         self.longest = int(self.model.config.max_position_embeddings)
         """Tokens of a prompt with its reply."""
+
+    def marks(self) -> list[str]:
+        """What the chat template writes from a user's turn to a reply, and from a reply to the user's next turn."""
+        turns = [("user", "first0turn"), ("assistant", "second0turn"), ("user", "third0turn")]
+        conversation = [{"role": role, "content": content} for role, content in turns]
+        text: str = self.tokenizer.apply_chat_template(conversation, tokenize=False)
+        return re.split("(?:first|second|third)0turn", text)[1:3]
 
     @torch.inference_mode()
     def write(

@@ -46,10 +46,11 @@ from ray_ggsm.synthesis.author import Guide
 from ray_ggsm.synthesis.budget import Budget
 from ray_ggsm.synthesis.clients import model_of
 from ray_ggsm.synthesis.config import RulesConfig
+from ray_ggsm.synthesis.counted import COUNTED
 from ray_ggsm.synthesis.prompts import Prompts
 from ray_ggsm.synthesis.quality import PartCounts, sampled, total
 from ray_ggsm.synthesis.quality_page import render
-from ray_ggsm.synthesis.questions import GuideResult, Questions
+from ray_ggsm.synthesis.questions import GuideResult, Questions, asked_of
 from ray_ggsm.synthesis.requests import Requests
 from ray_ggsm.synthesis.server import check_allowed
 from ray_ggsm.training.questions import POINTER
@@ -87,15 +88,16 @@ def _synthesized(config: SynthesizeConfig, experiment: Experiment) -> Questions:
         guide = _guide(run, chunks, purse)
         parts = _write_all(run, chunks, guide, purse)
     finally:
-        ray.get(purse.close.remote())
+        tokens = ray.get(purse.close.remote())
     if not any(part.pairs for part in parts):
         raise no_pairs(_sample(run, "failed"))
     after = ray.get(measure.options(**actor_resources(config.ray)).remote(run, _first(chunks, config)))
     counts = total([guide.counts, *parts])
     result = Questions(
         rows=run.path("rows"), digest=run.location.rsplit("/", 1)[-1], pairs=sum(part.pairs for part in parts),
-        author=_author_name(config), prompts=run.prompts.digests, seed=config.seed, counts=counts,
-        rules=guide.rules, difficulty=guide.difficulty, difficulty_after=after, seconds=time.monotonic() - begun,
+        asked=asked_of(experiment.data), author=_author_name(config), prompts=run.prompts.digests, seed=config.seed,
+        counts=counts, rules=guide.rules, difficulty=guide.difficulty, difficulty_after=after, tokens=tokens,
+        seconds=time.monotonic() - begun,
     )  # fmt: skip
     storage.write_text(run.path("quality.html"), render(result, sampled(_sample(run, "pairs")), to_yaml(config)))
     storage.write_json(run.path("questions.json"), result.model_dump(mode="json"))
@@ -124,7 +126,8 @@ def preview(config: SynthesizeConfig) -> str:
     per_row = 3 if config.pairs.rewriting else 2
     return (
         f"{sentence}; some {per_row * rows:,} requests with {rows * tokens[0]:,.0f} tokens of prompts and at most"
-        f" {rows * tokens[1]:,.0f} of replies: {cost:,.2f} at the prices of `budget`"
+        f" {rows * tokens[1]:,.0f} of replies: {cost:,.2f} at the prices of `budget`, without repairs, the list of"
+        " scenarios, and rules with the pairs that they change"
     )
 
 
@@ -148,7 +151,7 @@ def _experiment(config: SynthesizeConfig) -> Experiment:
 def _run(config: SynthesizeConfig, pipeline: Pipeline) -> Run:
     prompts = Prompts(config.prompts)
     read = [repr(modality) for modality in pipeline.experiment.modalities]
-    used = {} if isinstance(config.client, RulesConfig) else prompts.digests
+    used = {"counted": COUNTED} if isinstance(config.client, RulesConfig) else prompts.digests
     name = digest(config.model_copy(update={"experiment": "", "settings": {}}), pipeline.prepare.directory, read, used)
     output = storage.absolute(config.output)
     return Run(config, pipeline.experiment, storage.join(output, name), storage.join(output, "replies"), prompts)

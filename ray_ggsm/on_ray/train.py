@@ -36,6 +36,7 @@ from ray_ggsm.on_ray.event_texts import EncodedEvents, EventEncoding, encode_eve
 from ray_ggsm.on_ray.training.worker import TRACKERS, TrainingJob, work
 from ray_ggsm.stage_results import TrainResult
 from ray_ggsm.stages import Pipeline, TrainStage, timed
+from ray_ggsm.synthesis.questions import asked_of
 from ray_ggsm.training.pairs import head, training_pairs
 from ray_ggsm.training.questions import POINTER
 from ray_ggsm.training.resume import unlike_runs
@@ -123,7 +124,8 @@ def _questions(pipeline: Pipeline, rows: str) -> str | None:
     """Where the query-answer pairs are; None: training takes none.
 
     Raises:
-        InputError: there are none yet, or they are of rows that say something else than the behaviour pairs.
+        InputError: there are none yet, or they are of other rows than this experiment trains on, or of rows that say
+            something else than the behaviour pairs.
     """
     config = pipeline.experiment.training.questions
     if config is None:
@@ -132,6 +134,7 @@ def _questions(pipeline: Pipeline, rows: str) -> str | None:
         raise InputError(
             f"training.questions: {config.output} has no {POINTER}; run jobs/synthesize.py with it as output first"
         )
+    pipeline.questions.check(asked_of(pipeline.experiment.data))
     found, expected = (head(place, 1).schema for place in (pipeline.questions.rows, rows))
     if definition_digest(found) != definition_digest(expected):
         raise InputError(

@@ -23,11 +23,13 @@ class Budget:
         """Go on with what earlier runs have left; `file` keeps it, local or s3://."""
         self.config, self.file, self.clock = config, file, clock
         self.used: int = storage.read_json(file)["tokens"] if storage.exists(file) else 0
-        self.granted, self.reserved, self.free_at = self.used, 0, 0.0
+        self.granted, self.reserved, self.free_at, self.closed = self.used, 0, 0.0, False
 
     def take(self, tokens: int) -> float | None:
         """Reserve tokens for a request: the seconds until it may be sent; None: with what is reserved, there are not as
-        many left."""
+        many left, or nothing is given out any more."""
+        if self.closed:
+            return None
         needed = self.used + self.reserved + tokens
         limit = self.config.tokens
         if limit is not None and needed > limit:
@@ -46,9 +48,12 @@ class Budget:
         self.reserved -= reserved
         self.used += used
 
-    def close(self) -> None:
-        """Keep what was used. What is still reserved counts as used: somebody was stopped before the reply came."""
-        self._keep(self.used + self.reserved)
+    def close(self) -> int:
+        """Give out nothing more, and keep what was used. What is still reserved counts as used: somebody was stopped
+        before the reply came."""
+        self.closed, kept = True, self.used + self.reserved
+        self._keep(kept)
+        return kept
 
     def _keep(self, tokens: int) -> None:
         storage.write_json(self.file, {"tokens": tokens})

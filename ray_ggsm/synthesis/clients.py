@@ -8,6 +8,7 @@ from ray_ggsm.model.config import PretrainedConfig
 from ray_ggsm.synthesis.asking import kept
 from ray_ggsm.synthesis.chat import Ask, BudgetSpentError, Chat, Desk, Message, Refused, Reply
 from ray_ggsm.synthesis.config import LanguageModelConfig, OpenAIConfig, RecordedRepliesConfig, TransformersConfig
+from ray_ggsm.synthesis.prompts import can_hold
 from ray_ggsm.synthesis.server import ServerChat
 
 if TYPE_CHECKING:
@@ -34,11 +35,21 @@ class LocalChat:
     """A language model of transformers in this process. A grammar lets it write nothing but the format's JSON."""
 
     def __init__(self, config: TransformersConfig, device: "torch.device") -> None:
-        """Load the model; errors as in `Generator`."""
+        """Load the model; errors as in `Generator`.
+
+        Raises:
+            InputError: what users typed could begin a turn of its chat template.
+        """
         from ray_ggsm.model.generation import Generator  # of a server, transformers is not needed
 
         pretrained = PretrainedConfig(name=config.name, revision=config.revision)
         self.config, self.generator = config, Generator(pretrained, device)
+        if open_marks := [mark for mark in self.generator.marks() if can_hold(mark)]:
+            raise InputError(
+                f"client.name: the chat template of '{config.name}' begins a turn with plain words"
+                f" ({open_marks[0]!r}), which what a user typed may hold; take a model whose turns begin with tokens of"
+                " their own (<|...|>)"
+            )
 
     def answer(self, asks: Sequence[Ask], desk: Desk) -> None:
         """As in `Chat`: batch by batch."""

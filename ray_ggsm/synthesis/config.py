@@ -94,7 +94,11 @@ class DifficultyConfig(Config):
     """Which pairs are hard: S_d = 1 - cos(Emb(user and query), Emb(answer)) of eq. 3, against a threshold."""
 
     embedding: EventEncoderConfig | None = None
-    """The model Emb; null: nothing is measured, and no rules are induced."""
+    """The model Emb; null: nothing is measured, and no rules are induced. It reads `max_word_pieces`, not `max_tokens`,
+    which is for events."""
+    max_word_pieces: Annotated[int, Before(64)] = Field(256, ge=8)
+    """Word pieces of a question with its user, and of an answer, that Emb reads; the page says how many texts are
+    longer."""
     threshold: float | None = Field(None, ge=0, le=2)
     """S_d from which on a pair is hard; or `quantile`."""
     quantile: float = Field(0.7, gt=0, lt=1)

@@ -30,6 +30,8 @@ SOON = (
     (31, "within a month"),
 )
 """Days until the first event, and what that is called."""
+COUNTED = "texts, parts and fields; amounts below zero"
+"""How pairs are counted; another text means other pairs."""
 OFTEN = ((5, "many times"), (2, "several times"), (1, "once"))
 
 
@@ -39,7 +41,7 @@ class Tally:
 
     events: int = 0
     contents: Counter[str] = field(default_factory=Counter)
-    """Texts of events and of their parts -> events that have them."""
+    """Texts of events and of their parts -> events that have them; of events with neither, values of text fields."""
     amount: float = 0.0
     """Sum of all amounts."""
     has_amounts: bool = False
@@ -183,13 +185,14 @@ def tallies(events: Events, rows: int) -> list[list[Tally]]:
     found = [[Tally() for _ in range(len(events.count_MB))] for _ in range(rows)]
     texts = events.text_E.to_pylist()
     parts = events.parts_E.to_pylist() if events.parts_E is not None else [None] * len(texts)
+    fields = [column.to_pylist() for column in events.fields.values() if pa.types.is_string(column.type)]
     bounds = np.concatenate([[0], np.cumsum(events.count_MB.reshape(-1))]).tolist()
     for cell, (start, end) in enumerate(pairwise(bounds)):
         tally = found[cell % rows][cell // rows]
         tally.events = end - start
         for e in range(start, end):
-            contents = [part["text"] for part in parts[e] or ()] or [texts[e]]
-            tally.contents.update({text for text in contents if text is not None})
+            contents = {texts[e], *(part["text"] for part in parts[e] or ())} - {None}
+            tally.contents.update(contents or {column[e] for column in fields} - {None})
             if not np.isnan(amount := float(events.amount_E[e])):
                 tally.amount, tally.has_amounts = tally.amount + amount, True
         if start < end:
@@ -216,7 +219,9 @@ def _listed(contents: Counter[str], limit: int) -> str:
 
 def _magnitude(amount: float) -> str:
     """The range of 1, 2, 5, 10, 20, 50, ... that an amount lies in."""
-    if amount <= 0:
+    if amount < 0:
+        return f"minus {_magnitude(-amount)}"
+    if not amount:
         return "nothing"
     steps = [base * 10**power for power in range(-2, 13) for base in (1, 2, 5)]
     low = max((step for step in steps if step <= amount), default=None)

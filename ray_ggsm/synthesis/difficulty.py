@@ -3,7 +3,7 @@
 Legend: N pairs, H width of the embedding model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,21 +14,19 @@ from ray_ggsm.numerics import unit
 from ray_ggsm.synthesis.config import DifficultyConfig
 from ray_ggsm.synthesis.pairs import Pair
 
-Embed = Callable[[Sequence[str]], np.ndarray]
-"""Texts -> vectors (N, H)."""
 EVENTS = 100
-"""Newest events of a user that Emb(user and query) reads; models cut what they cannot read."""
+"""Newest events of a user that Emb(user and query) is told of."""
 
 
-def difficulties(rows: pa.Table, pairs: Sequence[Pair], modalities: Sequence[Modality], embed: Embed) -> np.ndarray:
-    """S_d of pairs, (N,) float64 in [0, 2]. The query comes first, so that no model cuts it."""
+def pair_texts(rows: pa.Table, pairs: Sequence[Pair], modalities: Sequence[Modality]) -> tuple[list[str], list[str]]:
+    """What Emb reads of each pair: its query and user, and its answer. The query comes first, then the user's newest
+    events, so that a model that cuts takes the oldest ones away."""
     users = row_texts(rows, modalities, (), EVENTS)
-    asked = [f"{pair.query}\n{users[pair.row]}" for pair in pairs]
-    return distances(embed(asked), embed([pair.answer for pair in pairs]))
+    return [f"{pair.query}\n{users[pair.row]}" for pair in pairs], [pair.answer for pair in pairs]
 
 
 def distances(left_NH: np.ndarray, right_NH: np.ndarray) -> np.ndarray:
-    """1 - cos, row by row, (N,) float64."""
+    """S_d of the vectors of both sides: 1 - cos, row by row, (N,) float64 in [0, 2]."""
     cosine_N: np.ndarray = (unit(left_NH.astype(np.float64)) * unit(right_NH.astype(np.float64))).sum(axis=1)
     return 1 - cosine_N
 

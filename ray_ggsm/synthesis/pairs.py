@@ -52,6 +52,8 @@ class NoPair:
     reason: str
     detail: str
     raw: str
+    lost: int = 1
+    """Pairs that were asked for and do not come."""
 
 
 @dataclass(frozen=True)

@@ -73,9 +73,15 @@ _DOUBTFUL = re.compile(r"[<>&|\[\]]|[^ -~]")
 
 def as_data(**values: object) -> str:
     """Values as a JSON document that nothing in their strings can leave: <, >, &, |, [ and ] are escaped there, and so
-    is all beyond ASCII but letters, marks and digits. No tag, and no turn of a chat template, can be read in it."""
+    is all beyond ASCII but letters, marks and digits. No tag can be read in it, and no turn of a chat template but one
+    of plain words (`can_hold`)."""
     document = json.dumps(values, ensure_ascii=False)
     return _STRING.sub(lambda string: _DOUBTFUL.sub(lambda found: _escaped(found.group()), string.group()), document)
+
+
+def can_hold(text: str) -> bool:
+    """Whether a string of `as_data` can hold this text as it is, so that what users typed could be taken for it."""
+    return bool(text.strip()) and text.strip(" ") in as_data(text=text)
 
 
 def _escaped(character: str) -> str:

@@ -2,10 +2,11 @@
 
 `quotes_future` and `not_in_history` look for contents (texts of events and of their parts) in answers: a content of
 the row's future that its history does not have, and any content that its history does not have. Long contents are
-looked for first: "frozen pizza" does not name "pizza". Counted pairs quote the future on purpose; those of a language
-model, which never sees it, can only guess.
+looked for first, and as whole words: "frozen pizza" does not name "pizza", and "price" does not name "rice". Counted
+pairs quote the future on purpose; those of a language model, which never sees it, can only guess.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class PartCounts(Record):
     """Pairs that the check against the history changed."""
     failed: dict[str, int] = Field(default_factory=dict)
     """step and reason -> what gave no pair."""
+    lost: int = 0
+    """Pairs that were asked for and did not come; a failed request can lose all pairs of a user."""
     scenarios: dict[str, int] = Field(default_factory=dict)
     """Scenario -> pairs."""
     quotes_future: int = 0
@@ -56,6 +59,7 @@ def counts_of(rows: pa.Table, written: Written, modalities: Sequence[Modality], 
         pairs=len(written.pairs),
         rewritten=sum(pair.verdict == "rewrite" for pair in written.pairs),
         failed=dict(Counter(f"{each.step}: {each.reason}" for each in written.failed)),
+        lost=sum(each.lost for each in written.failed),
         scenarios=dict(Counter(pair.scenario for pair in written.pairs)),
         quotes_future=sum(named.quotes_future(pair) for pair in written.pairs),
         not_in_history=sum(named.not_in_history(pair) for pair in written.pairs),
@@ -67,7 +71,7 @@ def total(parts: Sequence[PartCounts]) -> PartCounts:
     """The sum."""
     sums: dict[str, int] = {
         name: sum(getattr(part, name) for part in parts)
-        for name in ("rows", "pairs", "rewritten", "quotes_future", "not_in_history")
+        for name in ("rows", "pairs", "rewritten", "lost", "quotes_future", "not_in_history")
     }
     tables: dict[str, dict[str, int]] = {}
     for name in ("failed", "scenarios", "requests"):
@@ -99,9 +103,10 @@ class _Named:
         """The contents that an answer names, without those that are a part of a longer one only."""
         left, found = answer.lower(), set()
         for content in sorted((each for each in self.known if each in left), key=len, reverse=True):
-            if content in left:
+            rest, n = re.subn(rf"(?<!\w){re.escape(content)}(?!\w)", "\n", left)
+            if n:
                 found.add(content)
-                left = left.replace(content, "\n")
+                left = rest
         return found
 
 

@@ -8,13 +8,13 @@ from ray_ggsm.synthesis.questions import Questions
 def render(result: Questions, sample: Sample | None, config: str) -> str:
     """The page as HTML; `config` is the resolved configuration."""
     counts = result.counts
-    judged = counts.pairs + sum(counts.failed.values())
+    asked = counts.pairs + counts.lost
     return page(
         "questions.html.j2",
         page="synthesize",
         report={"title": "Questions and answers"},
         result=result,
         sample=sample,
-        accepted=counts.pairs / judged if judged else 0.0,
+        accepted=counts.pairs / asked if asked else 0.0,
         config=config,
     )

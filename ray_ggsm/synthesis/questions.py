@@ -5,8 +5,17 @@ from typing import Self
 import numpy as np
 from pydantic import Field
 
-from ray_ggsm.config import Record
+from ray_ggsm.config import Record, digest
+from ray_ggsm.data.config import DataConfig
 from ray_ggsm.synthesis.quality import PartCounts
+from ray_ggsm.training.questions import Asked
+
+
+def asked_of(data: DataConfig) -> Asked:
+    """Whom questions about the training rows of a config are about."""
+    train = data.splits[data.train_split]
+    newest = max(data.snapshots.dates[n] for n in train.cutoffs)
+    return Asked(users=digest(data.users), who=train.users, newest=newest, future_days=data.snapshots.future_days)
 
 
 class Difficulty(Record):
@@ -22,13 +31,17 @@ class Difficulty(Record):
     """T_filter."""
     hard: int
     """Pairs at or above it."""
+    cut: float | None = None
+    """Share of the pairs of which the embedding model reads the beginning only: of the user, or of the answer."""
 
     @classmethod
-    def of(cls, difficulty_N: np.ndarray, threshold: float) -> Self:
+    def of(cls, difficulty_N: np.ndarray, threshold: float, cut: float | None = None) -> Self:
         """Of measured pairs."""
         lower, median, upper = (float(np.quantile(difficulty_N, share)) for share in (0.25, 0.5, 0.75))
         hard = int((difficulty_N >= threshold).sum())
-        return cls(pairs=len(difficulty_N), lower=lower, median=median, upper=upper, threshold=threshold, hard=hard)
+        return cls(
+            pairs=len(difficulty_N), lower=lower, median=median, upper=upper, threshold=threshold, hard=hard, cut=cut
+        )
 
 
 class GuideResult(Record):
@@ -49,6 +62,7 @@ class Questions(Record):
     digest: str
     """Identifies settings, prompts, model and data."""
     pairs: int
+    asked: Asked
     author: str
     """The model's name, or "counting rules"."""
     prompts: dict[str, str]
@@ -60,4 +74,7 @@ class Questions(Record):
     """Of the calibration set, before rules."""
     difficulty_after: Difficulty | None = None
     """Of the final pairs of the same rows."""
+    tokens: int | None = None
+    """Tokens of all runs in this output up to now, as the budget counts them: with what replies have cost that this run
+    found."""
     seconds: float = Field(0.0)

@@ -53,7 +53,7 @@ class ServerChat:
                 "client.kind: openai: openai is not installed; pip install 'ray-ggsm[synthesis]'"
             ) from None
         self.openai, self.config, self.in_flight = openai, config, max(1, in_flight)
-        self.works, self.trial = False, threading.Lock()
+        self.answered, self.trial = 0, threading.Lock()
         key = os.environ.get(config.key_variable) or "none"
         self.client = openai.OpenAI(base_url=config.base_url, api_key=key, max_retries=0, timeout=config.timeout_s)
 
@@ -77,12 +77,13 @@ class ServerChat:
     def _reply(self, ask: Ask, desk: Desk) -> Reply | Refused:
         """What comes of a request, after further tries where they may help."""
         for n in itertools.count():
+            before = self.answered
             found = self._sent(ask, desk)
             if not isinstance(found, NoReply):
-                self.works = self.works or isinstance(found, Reply)
+                self.answered += isinstance(found, Reply)
                 return found
             if found.code in WRONG_SETTINGS:
-                return self._forbidden(ask, found, desk)
+                return self._forbidden(ask, found, desk, before)
             if n == self.config.retries:
                 raise self._not_now(found)
             time.sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2**n) if found.pause is None else found.pause)
@@ -115,14 +116,15 @@ class ServerChat:
             unsent = type(error.__cause__).__name__ in UNSENT
             return NoReply(f"does not answer ({short(str(error))})", 0 if unsent else ask.estimate)
 
-    def _forbidden(self, ask: Ask, found: NoReply, desk: Desk) -> Refused:
-        """A refusal, if the server answers other requests; else the settings are wrong."""
+    def _forbidden(self, ask: Ask, found: NoReply, desk: Desk, before: int) -> Refused:
+        """A refusal, if the server answers other requests; else the settings are wrong, or are so by now: a key can
+        expire. `before` says how many it had answered when this one was sent."""
         with self.trial:
-            if not self.works:
+            if self.answered == before:
                 trial = self._sent(replace(ask, messages=HARMLESS, max_tokens=16), desk)
                 if isinstance(trial, NoReply):
                     raise self._wrong_settings(trial) if trial.code in WRONG_SETTINGS else self._not_now(trial)
-                self.works = True
+                self.answered += 1
         return Refused(found.why)
 
     def _wrong_settings(self, found: NoReply) -> InputError:

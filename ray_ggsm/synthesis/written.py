@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from ray_ggsm.config import InputError
 from ray_ggsm.synthesis import formats
-from ray_ggsm.synthesis.asking import Asker, Failed, Spent
+from ray_ggsm.synthesis.asking import NOT_JSON, Asker, Failed, Spent
 from ray_ggsm.synthesis.author import Guide
+from ray_ggsm.synthesis.chat import Ask
 from ray_ggsm.synthesis.pairs import NoPair, Pair, Written
 from ray_ggsm.synthesis.requests import Requests
 
@@ -63,7 +64,7 @@ class WrittenPairs:
         chosen: dict[int, list[str]] = {}
         for row, choice in enumerate(choices):
             if isinstance(choice, Failed):
-                failed.append(_no_pair(row, "choose", choice))
+                failed.append(_no_pair(row, "choose", choice, count))
                 continue
             assert isinstance(choice, formats.Choice)
             found, missing = _chosen(row, choice, guide.pool, count)
@@ -74,7 +75,7 @@ class WrittenPairs:
         pairs: list[Pair] = []
         for (row, some), reply in zip(chosen.items(), self.asker.ask(asks), strict=True):
             if isinstance(reply, Failed):
-                failed.append(_no_pair(row, "write", reply))
+                failed.append(_no_pair(row, "write", reply, len(some)))
                 continue
             assert isinstance(reply, formats.Pairs)
             written = _written(row, reply, some)
@@ -83,17 +84,35 @@ class WrittenPairs:
         return Written(pairs, failed)
 
     def induce(self, hard: Sequence[Pair]) -> tuple[str, ...]:
-        """As in `Author`: from batches of hard pairs, then merged. What fails is left out."""
+        """As in `Author`: from batches of hard pairs, then merged.
+
+        Raises:
+            InputError: the model gives no rules, or refuses some. All later pairs would be written without them.
+        """
         size, count = self.requests.config.hard_batch, self.requests.config.rules
         if not hard or not count:
             return ()
         asks = [self.requests.induce(hard[first : first + size]) for first in range(0, len(hard), size)]
-        found = [each for each in self.asker.ask(asks) if isinstance(each, formats.Rules)]
-        rules = tuple(dict.fromkeys(rule for each in found for rule in each.rules))
+        rules = tuple(dict.fromkeys(rule for each in self._rules(asks) for rule in each.rules))
         if len(rules) <= count:
             return rules
-        (merged,) = self.asker.ask([self.requests.merge(rules)])
-        return (merged.rules if isinstance(merged, formats.Rules) else rules)[:count]
+        (merged,) = self._rules([self.requests.merge(rules)])
+        return merged.rules[:count]
+
+    def _rules(self, asks: Sequence[Ask]) -> list[formats.Rules]:
+        """The replies that fit; one that does not, after its repair, is left out beside others that do."""
+        replies = self.asker.ask(asks)
+        found = [each for each in replies if isinstance(each, formats.Rules)]
+        failed = [each for each in replies if isinstance(each, Failed)]
+        lasting = [each for each in failed if each.reason != NOT_JSON]
+        if lasting or not found:
+            first = (lasting or failed)[0]
+            raise InputError(
+                f"client: {len(failed)} of {len(replies)} requests for rules of hard pairs gave none ({first.reason}: "
+                f"{first.detail}); pairs.hard_batch makes them smaller, pairs.rules: 0 does without rules; what was "
+                "answered is kept"
+            )
+        return found
 
     def revise(self, rows: pa.Table, written: Written) -> Written:
         """As in `Author`."""
@@ -106,7 +125,7 @@ class WrittenPairs:
         failed = list(written.failed)
         for (row, pairs), found in zip(of_row.items(), self.asker.ask(asks), strict=True):
             if isinstance(found, Failed):
-                failed.append(_no_pair(row, "revise", found))
+                failed.append(_no_pair(row, "revise", found, len(pairs)))
                 continue
             assert isinstance(found, formats.Verdicts)
             for n, pair in enumerate(pairs):
@@ -115,8 +134,8 @@ class WrittenPairs:
         return Written(kept, failed)
 
 
-def _no_pair(row: int, step: str, failed: Failed) -> NoPair:
-    return NoPair(row, step, failed.reason, failed.detail, failed.raw)
+def _no_pair(row: int, step: str, failed: Failed, lost: int) -> NoPair:
+    return NoPair(row, step, failed.reason, failed.detail, failed.raw, lost)
 
 
 def _chosen(
@@ -136,9 +155,9 @@ def _written(row: int, reply: formats.Pairs, scenarios: Sequence[str]) -> Writte
     for pair in reply.pairs:
         n, raw = pair.scenario, pair.model_dump_json()
         if n >= len(scenarios):
-            failed.append(NoPair(row, "write", UNKNOWN_POSITION, f"scenario {n}", raw))
+            failed.append(NoPair(row, "write", UNKNOWN_POSITION, f"scenario {n}", raw, lost=0))
         elif n in pairs:
-            failed.append(NoPair(row, "write", DUPLICATE, scenarios[n], raw))
+            failed.append(NoPair(row, "write", DUPLICATE, scenarios[n], raw, lost=0))
         else:
             pairs[n] = Pair(row, scenarios[n], pair.query, pair.answer)
     failed += [NoPair(row, "write", MISSING, each, "") for n, each in enumerate(scenarios) if n not in pairs]

@@ -1,11 +1,13 @@
 """Query-answer pairs to train on: how many, and where the newest run of jobs/synthesize.py has put them."""
 
+import datetime as dt
+
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from ray_ggsm import storage
-from ray_ggsm.config import Config, Record, Runtime
+from ray_ggsm.config import Config, InputError, Record, Runtime
 from ray_ggsm.hashing import hash64
 
 POINTER = "questions.json"
@@ -23,6 +25,18 @@ class QuestionsConfig(Config):
     learn the answers, too, and can be compared with a sentence."""
 
 
+class Asked(Record):
+    """Whom the questions are about, and until when their answers look."""
+
+    users: str
+    """Digest of `data.users`: who is a test user."""
+    who: str
+    """`users` of the training split."""
+    newest: dt.date
+    """Its newest cutoff."""
+    future_days: int
+
+
 class QuestionRows(Record):
     """The newest finished run in an output of the synthesize job."""
 
@@ -32,6 +46,30 @@ class QuestionRows(Record):
     """Identifies the run."""
     pairs: int
     """Rows: a run that is run again asks anew what was refused, and then has more."""
+    asked: Asked | None = None
+    """None: an earlier version wrote them, which did not say."""
+
+    def check(self, own: Asked) -> None:
+        """Refuse questions about other rows than `own`, those that are trained on: answers may be test users' futures.
+
+        Raises:
+            InputError: some are, or nobody knows.
+        """
+        again = "run jobs/synthesize.py on this experiment; what a language model has answered is not asked twice"
+        if self.asked is None:
+            raise InputError(f"training.questions: {self.rows} does not say whom its questions are about; {again}")
+        theirs = self.asked
+        differs = {
+            "other users are test users (data.users)": own.users != theirs.users,
+            f"its rows are of {theirs.who} users, the training rows of {own.who} users": theirs.who
+            not in ("train", own.who),
+            f"it has rows of {theirs.newest}, the newest training rows are of {own.newest}": theirs.newest > own.newest,
+            f"its answers look {theirs.future_days} days ahead, data.snapshots.future_days is {own.future_days}": (
+                theirs.future_days != own.future_days
+            ),
+        }
+        if wrong := [why for why, is_so in differs.items() if is_so]:
+            raise InputError(f"training.questions: {self.rows}: {'; '.join(wrong)}; {again}")
 
 
 def newest_questions(config: QuestionsConfig) -> QuestionRows | None:

@@ -82,6 +82,10 @@ def test_counted_pairs_are_written_once_and_trained_on(
     prepare(Pipeline.of(strange))
     with pytest.raises(InputError, match="have other events or features than those in"):
         train(Pipeline.of(strange))
+    salted = experiment(output=str(Path(asked.output) / "y"), training__questions=questions, data__users={"salt": "z"})
+    prepare(Pipeline.of(salted))
+    with pytest.raises(InputError, match=r"other users are test users \(data\.users\); run jobs/synthesize\.py"):
+        train(Pipeline.of(salted))
     other = experiment(output=asked.output, training__steps=2)
     assert Pipeline.of(other).train.location != Pipeline.of(asked).train.location
 

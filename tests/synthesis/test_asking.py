@@ -191,6 +191,17 @@ def test_what_is_under_way_at_the_end_counts_as_used(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"tokens": 450}
 
 
+def test_a_budget_that_is_closed_gives_out_nothing(tmp_path: Path) -> None:
+    """Workers outlive a driver that was stopped; what they still asked for once was spent and not written down."""
+    file = tmp_path / "spent.json"
+    budget = Budget(BudgetConfig(tokens=1_000_000), str(file))
+    assert budget.take(3000) == 0
+    budget.settle(3000, 3000)
+    assert budget.close() == 3000
+    assert budget.take(5000) is None
+    assert json.loads(file.read_text()) == {"tokens": 3000}
+
+
 def test_what_is_spent_is_known_without_a_limit_and_after_a_kill(tmp_path: Path) -> None:
     file = tmp_path / "spent.json"
     Budget(BudgetConfig(), str(file)).take(400)

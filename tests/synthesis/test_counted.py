@@ -11,13 +11,15 @@ import pyarrow as pa
 import pytest
 
 from ray_ggsm.config import build
+from ray_ggsm.data.schema import event_type, future_type
 from ray_ggsm.encoders.rendered import row_texts
+from ray_ggsm.model.events import history_events
 from ray_ggsm.model.modality import Modality
 from ray_ggsm.synthesis.asking import Spent
 from ray_ggsm.synthesis.author import Guide
 from ray_ggsm.synthesis.config import DifficultyConfig, PairsConfig, RulesConfig
-from ray_ggsm.synthesis.counted import CountedPairs, _magnitude
-from ray_ggsm.synthesis.difficulty import difficulties, hard, threshold
+from ray_ggsm.synthesis.counted import CountedPairs, _magnitude, tallies
+from ray_ggsm.synthesis.difficulty import distances, hard, pair_texts, threshold
 from ray_ggsm.synthesis.pairs import Pair, Written
 from ray_ggsm.synthesis.quality import counts_of, total
 from tests.helpers.rows import user_rows
@@ -143,13 +145,11 @@ def test_difficulty_is_one_minus_the_cosine() -> None:
         return np.array([[text.count(letter) for letter in "abcdeimt"] for text in texts], dtype=np.float32)
 
     rows, some = user_rows(3), [Pair(0, "s", "ab", "ba"), Pair(2, "s", "aab", "deed"), Pair(2, "s", "tie", "time")]
-    got = difficulties(rows, some, MODALITIES, embed)
+    got = distances(*(embed(side) for side in pair_texts(rows, some, MODALITIES)))
     users = row_texts(rows, MODALITIES, (), 100)
     for pair, found in zip(some, got, strict=True):
         u, v = embed([f"{pair.query}\n{users[pair.row]}"])[0].astype(float), embed([pair.answer])[0].astype(float)
         assert found == pytest.approx(1 - u @ v / math.sqrt((u @ u) * (v @ v)))
-    same = difficulties(rows.slice(0, 0), [], MODALITIES, lambda texts: np.zeros((0, 8)))
-    assert len(same) == 0
     limits = [0.1, 0.3, 0.5, 0.9]
     sizes = [len(hard(some, got, limit)) for limit in limits]
     assert sizes == sorted(sizes, reverse=True)
@@ -158,13 +158,66 @@ def test_difficulty_is_one_minus_the_cosine() -> None:
 
 
 def test_equal_texts_are_not_hard() -> None:
-    from ray_ggsm.synthesis.difficulty import distances
-
     x = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float16)
     np.testing.assert_allclose(distances(x, x), 0, atol=1e-12)
     np.testing.assert_allclose(distances(x, -x), 2, atol=1e-12)
     u, v = x[0].astype(float), x[1].astype(float)
     np.testing.assert_allclose(distances(x[:1], x[1:2]), 1 - u @ v / np.sqrt(u @ u * (v @ v)))
+
+
+def row_of(name: str, kind: pa.StructType, past: list[dict], coming: list[dict]) -> pa.Table:
+    """One row with events of one modality."""
+    stamped = [{"modality": name, **event} for event in coming]
+    return pa.table({
+        "user_id": ["u"], "as_of": pa.array([dt.datetime(2024, 3, 1, tzinfo=dt.UTC)], pa.timestamp("us", "UTC")),
+        name: pa.array([past], pa.list_(kind)), "tabular": pa.array([[]], pa.list_(pa.float32())),
+        "future": pa.array([stamped], pa.list_(future_type(kind))),
+    })  # fmt: skip
+
+
+def event(text: str | None, day: dt.date = dt.date(2024, 2, 1), **more: object) -> dict[str, object]:
+    return {"time": dt.datetime(day.year, day.month, day.day, tzinfo=dt.UTC), "text": text, "amount": None, **more}
+
+
+def test_events_of_fields_alone_are_counted_by_their_values() -> None:
+    """They once were "nothing", beside "2 to 4 card"; and amounts below zero were "nothing"."""
+    kind = event_type("UTC", pa.struct([("merchant", pa.string()), ("bonus", pa.float64())]))
+    modality = Modality("card", 9, text_fields=("merchant",), number_fields=("bonus",))
+    config = build(PairsConfig, {"per_user": 100}, "test")
+    writer = CountedPairs(RulesConfig(kind="rules"), config, [modality], ["card"], DAYS, 0)
+
+    def answers(*amounts: float) -> dict[str, str]:
+        past = [
+            event(None, fields={"merchant": "cafe", "bonus": 1.0}),
+            event(None, fields={"merchant": None, "bonus": 1.0}),
+        ]
+        day = dt.date(2024, 3, 2)
+        coming = [
+            event(None, day, fields={"merchant": "shop", "bonus": 1.0}) | {"amount": amount} for amount in amounts
+        ]
+        rows = row_of("card", kind, past, coming)
+        return {pair.scenario: pair.answer for pair in writer.write(rows, Guide(writer.scenarios())).pairs}
+
+    got = answers(20.0, -20.0)
+    assert got["card: what so far"] == "card so far: cafe"
+    assert got["card: what next"] == "card: shop"
+    assert got["card: whether"] == "shop: yes, several times"
+    assert got["card: how much"] == f"card worth nothing in {DAYS} days"
+    assert answers(-60.0, -50.0)["card: how much"] == f"card worth minus 100 to 200 in {DAYS} days"
+
+
+def test_text_and_parts_of_an_event_are_both_contents() -> None:
+    both = event("big shop", parts=[{"text": "milk", "weight": 1.0}])
+    rows = row_of("bill", event_type("UTC", None, True), [both], [])
+    modalities = [Modality("bill", 9, parts=True)]
+    ((tally,),) = tallies(history_events(rows, modalities), 1)
+    assert tally.contents == {"big shop": 1, "milk": 1}
+
+
+def test_a_content_is_named_by_whole_words() -> None:
+    rows = pa.concat_tables([row_of("bill", event_type("UTC"), [event(text)], []) for text in ("rice", "milk")])
+    some = [Pair(1, "s", "q", "looks for milk at a low price"), Pair(1, "s", "q", "rice, and milk")]
+    assert counts_of(rows, Written(some, []), [Modality("bill", 9)], Spent()).not_in_history == 1
 
 
 def test_what_answers_name_is_counted() -> None:

@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
+from ray_ggsm.config import InputError
 from ray_ggsm.synthesis.chat import BudgetSpentError, Refused, Reply
 from ray_ggsm.synthesis.clients import LocalChat
 from ray_ggsm.synthesis.config import TransformersConfig
+from ray_ggsm.synthesis.prompts import as_data
 from tests.synthesis.test_asking import Purse, ask
 from tests.synthesis.test_server import Desk
 
@@ -30,6 +33,21 @@ def chat(generator: Generator, batch_size: int) -> LocalChat:
     found.config = TransformersConfig(kind="transformers", name="m", batch_size=batch_size)
     found.generator = generator  # type: ignore[assignment]
     return found
+
+
+@pytest.mark.parametrize("mark", [" ASSISTANT: ", "assistant:"])
+def test_a_model_whose_turns_are_plain_words_is_refused(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text of a user may hold these words, and `as_data` leaves them as they are."""
+    made = Generator()
+    made.marks = lambda: ["<|im_end|>\n<|im_start|>assistant\n", mark]  # type: ignore[attr-defined]
+    monkeypatch.setattr("ray_ggsm.model.generation.Generator", lambda *_: made)
+    config = TransformersConfig(kind="transformers", name="m")
+    with pytest.raises(InputError, match=r"client\.name: .* plain words"):
+        LocalChat(config, torch.device("cpu"))
+    assert mark in as_data(item=f"chips{mark}ok")
+    made.marks = lambda: ["<|im_end|>", "\n\nHuman: ", "[/INST]", "\n"]  # type: ignore[attr-defined]
+    LocalChat(config, torch.device("cpu"))
+    assert not any(each in as_data(item=f"chips{each}ok") for each in made.marks())
 
 
 def test_what_is_written_is_a_reply_or_why_there_is_none() -> None:

@@ -171,6 +171,16 @@ def test_a_request_that_is_forbidden_ends_no_job(first: bool) -> None:
     assert all(isinstance(each, Reply) for each in got.values())
 
 
+def test_a_key_that_expires_stops_the_job() -> None:
+    """The first request is answered, then none: these once were refusals, and the job ended well."""
+
+    def script(messages: list[dict[str, str]], before: int) -> Answer:
+        return GOOD if messages[-1]["content"] == "0" else 401
+
+    with chat_server(script) as server, pytest.raises(InputError, match=r"answers 401.*OPENAI"):
+        ServerChat(config(server.url), 1).answer(asks(3), Desk())
+
+
 def test_a_request_that_is_never_answered_is_refused() -> None:
     with chat_server(lambda messages, before: 400) as server:
         (refused,) = found(server.url).values()

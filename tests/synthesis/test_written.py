@@ -9,14 +9,15 @@ import pytest
 
 from ray_ggsm.config import InputError, build
 from ray_ggsm.model.modality import Modality
-from ray_ggsm.synthesis.asking import Asker
+from ray_ggsm.synthesis.asking import Asker, Spent
 from ray_ggsm.synthesis.author import Guide
-from ray_ggsm.synthesis.chat import Ask, Desk, Reply
+from ray_ggsm.synthesis.chat import Ask, Desk, Refused, Reply
 from ray_ggsm.synthesis.clients import model_of
 from ray_ggsm.synthesis.config import PairsConfig, RecordedRepliesConfig, TransformersConfig
 from ray_ggsm.synthesis.formats import Choice, Limits, Pairs, Rules, Scenarios, Verdicts, schema_of
 from ray_ggsm.synthesis.pairs import PAIRS, Pair, Written, failed_table, pairs_table, training_rows
 from ray_ggsm.synthesis.prompts import Prompts, as_data
+from ray_ggsm.synthesis.quality import counts_of
 from ray_ggsm.synthesis.requests import Requests
 from ray_ggsm.synthesis.written import WrittenPairs
 from tests.helpers.chat_server import good
@@ -86,6 +87,40 @@ def test_rules_reach_those_who_write(tmp_path: Path) -> None:
     writer.write(user_rows(1), Guide(POOL, ("ask about what is rare",)))
     assert json.loads(asked(writer)[1][1]["content"])["rules"] == ["ask about what is rare"]
     assert writer.induce([Pair(0, "s", "q", "a")]) == ("ask about what is rare",)
+
+
+class Refusing(Model):
+    """Refuses every request for rules."""
+
+    def answer(self, asks: Sequence[Ask], desk: Desk) -> None:
+        for ask in asks:
+            desk.answered(ask, Refused("400 (too long)", 0, 0) if ask.format is Rules else Reply(good([]), 1, 1))
+
+
+def test_rules_that_are_refused_stop_the_run(tmp_path: Path) -> None:
+    """It once went on without rules, and never asked for them again."""
+    writer, pair = author(tmp_path), Pair(0, "s", "q", "a")
+    writer.asker.chat = Refusing(good)
+    with pytest.raises(
+        InputError, match=r"1 of 1 requests for rules .* \(refused: 400 \(too long\)\); pairs\.hard_batch"
+    ):
+        writer.induce([pair])
+    writer.asker.chat = Model(lambda messages: "no JSON")
+    with pytest.raises(InputError, match=r"1 of 1 requests for rules .*reply_does_not_fit"):
+        writer.induce([pair])
+    replies = iter(["no JSON", '{"rules": ["one"]}', "still none"])
+    writer = author(tmp_path / "some", hard_batch=1)
+    writer.asker.chat = Model(lambda messages: next(replies))
+    assert writer.induce([pair, Pair(0, "s", "q", "b")]) == ("one",)
+
+
+def test_a_failed_request_loses_all_pairs_that_it_was_for(tmp_path: Path) -> None:
+    def reply(messages: list[dict[str, str]]) -> str:
+        return good(messages) if "Choose the" in messages[0]["content"] else "no JSON"
+
+    written = author(tmp_path, reply).write(user_rows(3), Guide(POOL))
+    assert [each.lost for each in written.failed] == [2, 2, 2]
+    assert counts_of(user_rows(3), written, MODALITIES, Spent()).lost == 6
 
 
 def test_what_fails_is_told_and_costs_only_its_own(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ray_ggsm.synthesis.chat import Ask, BudgetSpentError
 from ray_ggsm.synthesis.clients import chat_of
 from ray_ggsm.synthesis.config import RulesConfig
 from ray_ggsm.synthesis.counted import CountedPairs
-from ray_ggsm.synthesis.difficulty import difficulties, hard, threshold
+from ray_ggsm.synthesis.difficulty import distances, hard, pair_texts, threshold
 from ray_ggsm.synthesis.pairs import Pair, failed_table, main_reasons, pairs_table, training_rows
 from ray_ggsm.synthesis.prompts import Prompts
 from ray_ggsm.synthesis.quality import PartCounts, counts_of
@@ -96,9 +96,10 @@ def calibrate(run: Run, chunks: Sequence[Chunk], purse: Any) -> GuideResult | No
             raise no_pairs(pa.concat_tables([failed_table(rows, each.failed) for rows, each in written]))
         measured, difficulty_N = None, np.zeros(len(pairs))
         if c.difficulty.embedding is not None and pairs:
-            difficulty_N = _difficulties(run, [(rows, each.pairs) for rows, each in written])[: len(pairs)]
+            difficulty_N, cut_N = _difficulties(run, [(rows, each.pairs) for rows, each in written])
+            difficulty_N, cut_N = difficulty_N[: len(pairs)], cut_N[: len(pairs)]
             limit = threshold(difficulty_N, c.difficulty)
-            measured = Difficulty.of(difficulty_N, limit)
+            measured = Difficulty.of(difficulty_N, limit, float(cut_N.mean()))
             guide = Guide(guide.pool, author.induce(hard(pairs, difficulty_N, limit)))
     except BudgetSpentError:
         return None
@@ -121,15 +122,25 @@ def measure(run: Run, chunks: Sequence[Chunk]) -> Difficulty | None:
         rows = storage.read_parquet(run.path("rows", file_of(chunk)))
         texts = zip(*(rows[name].to_pylist() for name in ("scenario", "query", "answer")), strict=True)
         found.append((rows, [Pair(n, *each) for n, each in enumerate(texts)]))
-    difficulty_N = _difficulties(run, found)
-    return Difficulty.of(difficulty_N, guide.difficulty.threshold) if len(difficulty_N) else None
+    difficulty_N, cut_N = _difficulties(run, found)
+    if not len(difficulty_N):
+        return None
+    return Difficulty.of(difficulty_N, guide.difficulty.threshold, float(cut_N.mean()))
 
 
-def _difficulties(run: Run, pairs: Sequence[tuple[pa.Table, Sequence[Pair]]]) -> np.ndarray:
-    assert run.config.difficulty.embedding is not None
-    encoder = EventEncoder(run.config.difficulty.embedding, device_of(run.config.ray))
-    found = [difficulties(rows, some, run.experiment.modalities, encoder.encode) for rows, some in pairs if some]
-    return np.concatenate(found) if found else np.zeros(0)
+def _difficulties(run: Run, pairs: Sequence[tuple[pa.Table, Sequence[Pair]]]) -> tuple[np.ndarray, np.ndarray]:
+    """S_d of the pairs, float64 (N,), and whether Emb reads the beginning only of one of their texts, bool (N,)."""
+    c = run.config.difficulty
+    assert c.embedding is not None
+    encoder, longest = EventEncoder(c.embedding, device_of(run.config.ray)), c.max_word_pieces
+    encoder.check_length(longest)
+    found, cut = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+    for rows, some in pairs:
+        if some:
+            sides = pair_texts(rows, some, run.experiment.modalities)
+            found.append(distances(*(encoder.encode(side, longest=longest) for side in sides)))
+            cut.append(encoder.is_longer(sides[0], longest) | encoder.is_longer(sides[1], longest))
+    return np.concatenate(found), np.concatenate(cut)
 
 
 class WritePairs:

@@ -39,11 +39,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=200, help="training time of each run, without its start")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    first = load(Experiment, options.config, [*options.set, f"training.steps={TRIAL_STEPS}"])
+    first = load(Experiment, options.config, [*options.set, "training.epochs=null", f"training.steps={TRIAL_STEPS}"])
     output = storage.absolute(first.output)
     file = storage.join(output, "backbones.json")
     known = json.loads(storage.read_text(file)) if storage.exists(file) else {}
-    arms = {f"{name}, {options.seconds:.0f} s": [*options.set, *changes] for name, changes in ARMS.items()}
+    arms = {
+        f"{name}, {options.seconds:.0f} s": [*options.set, "training.epochs=null", *changes]
+        for name, changes in ARMS.items()
+    }
     for key, settings in arms.items():
         if key not in known:
             known[key] = max(1, round(options.seconds / seconds_per_step(options.config, [*settings, "seed=0"])))

@@ -69,10 +69,15 @@ def delong(labels_N: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> C
         labels_N: 1, 0 or NaN (left out).
         first_N: scores of the first encoder's probe, finite.
         second_N: scores of the second encoder's probe, finite.
+
+    Returns:
+        The comparison; with fewer than two rows of a class nothing can be said: p is 1, and the interval from -1 to 1.
     """
     positive_N, _ = defined(labels_N, first_N)
     scores_2N = np.stack([defined(labels_N, first_N)[1], defined(labels_N, second_N)[1]])
     value_2, positive_2m, negative_2n = _placements(positive_N, scores_2N)
+    if min(positive_2m.shape[1], negative_2n.shape[1]) < 2:  # one row has no variance
+        return _unknown(float(value_2[0] - value_2[1]))
     covariance = np.cov(positive_2m) / positive_2m.shape[1] + np.cov(negative_2n) / negative_2n.shape[1]
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     return _tested(float(value_2[0] - value_2[1]), math.sqrt(max(variance, 0.0)), math.inf)
@@ -85,25 +90,41 @@ Runs = Mapping[int, BootstrappedAuc]
 def compare_seeds(first: Runs, second: Runs) -> Comparison:
     """Compare the mean AUCs of two recipes, each trained with several seeds and scored on the same test rows.
 
-    Seeds and test users are both random. The variance of the difference of means is the variance of this difference
-    over the user bootstrap (whose draws are the same for all runs), plus the variance between seeds over their number.
-    Runs with the same seed share initial weights, order and dropout as far as the recipes allow; so if both sides have
-    the same seeds, those are paired, and the variance is that of the K differences. Otherwise it is the sum of both
-    sides' variances, and a side with one seed adds none. Degrees of freedom follow Welch and Satterthwaite, with the
-    users' part taken as known.
+    Seeds and test users are both random. The variance of the difference of means is the variance between seeds over
+    their number, plus what users add to all seeds alike. Runs with the same seed share initial weights, order and
+    dropout as far as the recipes allow; so if both sides have the same seeds, those are paired, and the variance is
+    that of the K differences. Otherwise it is the sum of both sides' variances, and a side with one seed adds none.
+    Degrees of freedom follow Welch and Satterthwaite, with the users' part taken as known.
+
+    That users are lucky for one seed and not for another is in the variance between seeds already, and also in that of
+    the mean over the user bootstrap (whose draws are the same for all runs), so it is taken from the latter:
+
+        users = var_R(mean_K d_RK) - (mean_R(var_K d_RK) - var_K(d_K)) / K
+
+    for the resampled values d_RK and the values d_K of what is paired, or of each side.
     """
     sides = [[runs[seed] for seed in sorted(runs)] for runs in (first, second)]
     values = [np.array([float(run.values.mean()) for run in runs]) for runs in sides]
-    means_R = [np.mean([run.resampled.mean(axis=1) for run in runs], axis=0) for runs in sides]
-    users = float(np.nanvar(means_R[0] - means_R[1], ddof=1))
-    spreads = [values[0] - values[1]] if first.keys() == second.keys() else values
-    spreads = [v for v in spreads if len(v) > 1]
+    draws = [np.stack([run.resampled.mean(axis=1) for run in runs], axis=1) for runs in sides]
+    users = float(np.nanvar(draws[0].mean(axis=1) - draws[1].mean(axis=1), ddof=1))
+    if first.keys() == second.keys():
+        values_of, draws_of = [values[0] - values[1]], [draws[0] - draws[1]]
+    else:
+        values_of, draws_of = values, draws
+    parts_of = [(v, d) for v, d in zip(values_of, draws_of, strict=True) if len(v) > 1]
+    users = max(users - sum(_of_both(v, d) / len(v) for v, d in parts_of), 0.0)
+    spreads = [v for v, _ in parts_of]
     seeds = [float(v.var(ddof=1)) / len(v) for v in spreads]
     total = users + sum(seeds)
     squares = sum(s**2 / (len(v) - 1) for s, v in zip(seeds, spreads, strict=True))
-    found = _tested(float(values[0].mean() - values[1].mean()), math.sqrt(total), _freedom(total, squares))
+    found = _tested(float(np.mean(values[0]) - np.mean(values[1])), math.sqrt(total), _freedom(total, squares))
     parts = {"error_of_users": math.sqrt(users), "error_of_seeds": math.sqrt(sum(seeds))}
     return found.model_copy(update={**parts, "seeds": min(len(v) for v in spreads) if spreads else 1})
+
+
+def _of_both(value_K: np.ndarray, draw_RK: np.ndarray) -> float:
+    """The variance that seeds and users have together: users are lucky for some seeds only."""
+    return max(float(np.nanmean(draw_RK.var(axis=1, ddof=1))) - float(value_K.var(ddof=1)), 0.0)
 
 
 def pairwise(runs: Mapping[str, Runs], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Comparison]:
@@ -135,6 +156,11 @@ def _half_interval(error: float, freedom: float) -> float:
 def _freedom(variance: float, squares: float) -> float:
     """Welch and Satterthwaite's degrees of freedom; `squares`: the sum over the seeds' parts of part**2 / its own."""
     return variance**2 / squares if squares else math.inf
+
+
+def _unknown(difference: float) -> Comparison:
+    """A difference whose error cannot be known: it may be anything."""
+    return Comparison(difference=difference, standard_error=1.0, low=-1.0, high=1.0, p=1.0)
 
 
 def _tested(difference: float, error: float, freedom: float) -> Comparison:

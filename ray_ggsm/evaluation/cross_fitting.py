@@ -70,10 +70,14 @@ def mean_over_folds(
     resamples: int,
     seed: int,
 ) -> BootstrappedAuc:
-    """AUCs that are means over the folds; arguments as of `bootstrap_aucs`, which draws users."""
+    """AUCs that are means over the folds; arguments as of `bootstrap_aucs`, which draws users.
+
+    Where a draw leaves a fold without one of the classes, its mean is over the other folds.
+    """
     each = bootstrap_aucs(*by_fold(labels, scores, fold_N), users, resamples, seed)
     shape = (len(labels), -1)
-    resampled_RL = each.resampled.reshape(len(each.resampled), *shape).mean(axis=2)
+    of_folds_RLF = np.ma.masked_invalid(each.resampled.reshape(len(each.resampled), *shape))
+    resampled_RL = of_folds_RLF.mean(axis=2).filled(np.nan)
     return BootstrappedAuc(tuple(labels), each.values.reshape(shape).mean(axis=1), resampled_RL)
 
 

@@ -38,6 +38,9 @@ from ray_ggsm.training.part import Part, part_of
 from ray_ggsm.training.towers import Observers
 from ray_ggsm.training.workers import Workers
 
+LARGEST_SEED = 2**64 - 2**32
+"""Of a worker's part of a step; its micro-batches count on from there, and torch takes less than 2**64."""
+
 
 class Contrastive:
     """The language model as a `Learner`: both towers, the mask's journey, and the heads on its vectors."""
@@ -205,7 +208,7 @@ class Contrastive:
     def _part(self, rows: pa.Table, answer_seed: int | None = None, appended: bool = False) -> Part:
         """This worker's part of a batch. Answers are drawn with a seed that all workers share; dropout is not."""
         step = self.bundle.step
-        seed = ((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003
+        seed = ((self.seed * 1_000_003 + step) * self.workers.size + self.workers.rank) * 1_000_003 % LARGEST_SEED
         answer_seed = self.seed + step if answer_seed is None else answer_seed
         return part_of(rows, self.encoder, self.collator, self.config, seed, answer_seed, appended)
 

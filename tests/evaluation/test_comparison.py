@@ -148,6 +148,42 @@ def test_a_better_recipe_is_found():
     assert found["a", "b"].p > 0.05
 
 
+@pytest.mark.parametrize("positives", [1, 4])
+def test_a_class_of_one_row_says_nothing(positives):
+    labels = (np.arange(5) < positives).astype(float)
+    got = delong(labels, np.arange(5.0), np.arange(5.0)[::-1])
+    assert (got.p, got.low, got.high) == (1, -1, 1)
+    assert holm([0.01, got.p, 0.04]).tolist() == [0.03, 1, 0.08]
+
+
+def means_of_users(rng: np.random.Generator, seeds: int, luck: float, users: float, both: float) -> dict:
+    """Runs whose value is a mean over 150 users: luck of a seed, of users under all seeds, of users under one seed."""
+    N, R = 150, 150
+    of_user_N, drawn_RN = rng.normal(0, users, N), np.random.default_rng(7).multinomial(N, np.full(N, 1 / N), R) / N
+    found = {}
+    for seed in range(seeds):
+        x_N = rng.normal(0, luck) + of_user_N + rng.normal(0, both, N)
+        found[seed] = BootstrappedAuc(("x",), np.array([x_N.mean()]), (drawn_RN @ x_N)[:, None])
+    return found
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize(
+    ("luck", "users", "both"), [(0.1, 0.1, 0.1), (0.0, 0.0, 1.0), (0.0, 1.0, 0.3), (0.1, 0.0, 1.0)]
+)
+def test_equal_recipes_differ_at_five_percent_whatever_the_noise_is(paired, luck, users, both):
+    """Luck of users under one seed alone once was counted twice: then 1 % instead of 5 % differed."""
+    rng = np.random.default_rng(11)
+
+    def p_value() -> float:
+        sides = [means_of_users(rng, 5, luck, users, both) for _ in range(2)]
+        second = sides[1] if paired else {seed + 9: run for seed, run in sides[1].items()}
+        return compare_seeds(sides[0], second).p
+
+    share = np.mean([p_value() < 0.05 for _ in range(400)])
+    assert 0.022 <= share <= 0.085  # 5 % +- 3 standard deviations
+
+
 def test_variance_of_the_mixed_comparison_is_the_sum_of_its_parts():
     rng = np.random.default_rng(0)
     names = ("x", "y")
@@ -155,5 +191,11 @@ def test_variance_of_the_mixed_comparison_is_the_sum_of_its_parts():
     got = compare_seeds(dict(enumerate(first)), dict(enumerate(second)))
     draws = np.mean([r.resampled for r in first], axis=(0, 2)) - np.mean([r.resampled for r in second], axis=(0, 2))
     between = [np.var([r.values.mean() for r in side], ddof=1) / len(side) for side in (first, second)]
-    assert got.standard_error**2 == pytest.approx(draws.var(ddof=1) + sum(between))
+    both = [
+        np.mean(np.var([r.resampled.mean(axis=1) for r in side], axis=0, ddof=1)) / len(side) - spread
+        for side, spread in zip((first, second), between, strict=True)
+    ]
+    users = draws.var(ddof=1) - sum(max(part, 0) for part in both)
+    assert got.error_of_users**2 == pytest.approx(max(users, 0))
+    assert got.standard_error**2 == pytest.approx(max(users, 0) + sum(between))
     assert got.difference == pytest.approx(np.mean([r.values for r in first]) - np.mean([r.values for r in second]))

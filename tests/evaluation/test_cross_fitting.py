@@ -7,7 +7,8 @@ import pytest
 
 from ray_ggsm.evaluation.alignment import Aligned
 from ray_ggsm.evaluation.config import ProbeConfig
-from ray_ggsm.evaluation.cross_fitting import cross_fitted, folds_of
+from ray_ggsm.evaluation.cross_fitting import by_fold, cross_fitted, folds_of, mean_over_folds
+from ray_ggsm.evaluation.metrics import bootstrap_aucs
 from ray_ggsm.evaluation.results import Probed
 from ray_ggsm.evaluation.study import Scores
 
@@ -45,6 +46,21 @@ def test_every_row_is_scored_once_without_its_users() -> None:
     part = cross_fitted(rows, ~some_N, some_N, ["a"], config, 7, probe_all)["a"]
     assert np.isnan(part[~some_N]).all()
     assert not np.isnan(part[some_N]).any()
+
+
+def test_a_draw_without_a_class_in_one_fold_still_counts() -> None:
+    """Two positives per fold: most draws once were left out for all labels, without a word."""
+    rng = np.random.default_rng(0)
+    users = np.array([f"u{n}" for n in range(200)])
+    fold_N = np.arange(200) % 5
+    rare, common = (np.arange(200) < 10).astype(float), (np.arange(200) % 3 == 0).astype(float)
+    labels = {"rare": rare, "common": common}
+    scores = {name: truth + rng.normal(size=200) for name, truth in labels.items()}
+    got = mean_over_folds(labels, scores, users, fold_N, 200, 0)
+    assert np.isfinite(got.resampled).mean() > 0.99
+    each = bootstrap_aucs(*by_fold(labels, scores, fold_N), users, 200, 0).resampled[:, :5]
+    assert np.isfinite(each).all(axis=1).mean() < 0.7
+    np.testing.assert_allclose(got.resampled[:, 0], np.nanmean(each, axis=1))
 
 
 def test_folds_with_other_scales_are_not_ranked_together() -> None:

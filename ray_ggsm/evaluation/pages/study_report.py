@@ -121,12 +121,14 @@ def smoothed(curves: Sequence[Points]) -> Points:
 
 def _forest(summary: StudySummary) -> str:
     """Differences from the reference, with the single seeds; empty if there is no other variant."""
-    reference = summary.variants[summary.reference].auc[MEAN]
+    reference = summary.variants[summary.reference]
     rows, points = {}, {}
     for name, variant in summary.ranked():
         if minus := variant.minus_reference:
             rows[name] = Estimate(minus.difference, minus.low, minus.high)
-            points[name] = [mean - reference for mean in variant.mean_of_each_seed]
+            paired = variant.seeds == reference.seeds
+            other = reference.mean_of_each_seed if paired else [reference.auc[MEAN]] * len(variant.seeds)
+            points[name] = [a - b for a, b in zip(variant.mean_of_each_seed, other, strict=True)]
     title = f"Mean AUC minus that of {summary.reference}"
     return interval_charts.ranking(rows, points, title) if rows else ""
 

@@ -14,7 +14,8 @@ import fsspec
 import pyarrow.fs as pafs
 from fsspec.core import url_to_fs
 
-EXTRAS = {"gs": ("gcsfs", "gcs"), **dict.fromkeys(("abfs", "abfss", "az"), ("adlfs", "azure"))}
+AZURE = ("abfs", "abfss", "az")
+EXTRAS = {"gs": ("gcsfs", "gcs"), **dict.fromkeys(AZURE, ("adlfs", "azure"))}
 """Scheme -> the package that it needs, and the extra of ray-ggsm that installs it."""
 EMULATOR = "STORAGE_EMULATOR_HOST"
 """Variable with the address of an emulator of Google Cloud Storage, which checks no credentials."""

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from ray_ggsm.object_stores import EXTRAS, ArrowHandler, LocationError, check_scheme, open_filesystem, scheme_of
+from ray_ggsm.object_stores import AZURE, EXTRAS, ArrowHandler, LocationError, check_scheme, open_filesystem, scheme_of
 from ray_ggsm.storage_errors import passing, refused, retried
 
 __all__ = ["LocationError", "passing", "refused", "retried"]
@@ -73,8 +73,8 @@ def absolute(location: str) -> str:
 
 
 def without_credentials(location: str) -> str:
-    """A location as it may be shown: without a user or password before its host."""
-    return re.sub(r"(?<=://)[^/]*@", "", location)
+    """A location as it may be shown: without a user or password before its host. Azure has a container there."""
+    return location if scheme_of(location) in AZURE else re.sub(r"(?<=://)[^/]*@", "", location)
 
 
 def filesystem(location: str) -> tuple[fsspec.AbstractFileSystem, str]:

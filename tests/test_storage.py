@@ -30,6 +30,13 @@ def test_locations_that_libraries_read_differently(location: str) -> None:
         storage.check_location(location)
 
 
+@pytest.mark.parametrize("scheme", ["abfs", "abfss", "az"])
+def test_azure_has_a_container_before_the_host(scheme: str) -> None:
+    """Without it two tables had one name."""
+    location = f"{scheme}://users@account.dfs.core.windows.net/table"
+    assert storage.without_credentials(location) == location
+
+
 @pytest.mark.parametrize("location", ["/data/a@b/out", "s3://bucket/a@b", "users"])
 def test_locations_are_shown_without_credentials(location: str) -> None:
     assert storage.without_credentials(location) == location

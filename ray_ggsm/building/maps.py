@@ -26,6 +26,7 @@ from ray_ggsm.tables.metadata import RecordedMap
 from ray_ggsm.tables.pairs import newest_pairs
 from ray_ggsm.tables.reader import EmbeddingTable, Version, open_table
 from ray_ggsm.tables.schema import KEY, matrix
+from ray_ggsm.tables.timeline import standing
 
 COLUMNS = [*KEY, "embedding"]
 
@@ -107,9 +108,11 @@ Ends = tuple[str, str, str]
 
 
 def _due(candidate: Candidate, config: CompatibleConfig) -> Iterator[tuple[Target, Ends]]:
-    """The maps that the table does not have yet."""
+    """The maps that the table does not have yet, or has in versions only that a rollback withdrew."""
     build = candidate.build
-    known = recorded_maps(candidate.previous.history()) if candidate.previous else []
+    history = candidate.previous.history() if candidate.previous else []
+    counted = standing(history)
+    known = recorded_maps([commit for commit in history if commit.version in counted])
     seen = {(each.instruction, each.source, each.target) for each in known}
     for place in _targets(candidate, config):
         metadata = place.table.metadata(place.version)

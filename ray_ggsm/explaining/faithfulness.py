@@ -33,7 +33,9 @@ class Faithfulness(Record):
     random: float
     """Median of the mean move without as many random events."""
     ratio: Median
-    """Median over users of the first move divided by the second."""
+    """Median over users of the first move divided by the second; 1 where neither moves the score."""
+    endless: int = 0
+    """Users whose score only the ranked events move, so that the ratio has no end: they are left out of it."""
 
 
 class Completeness(Record):
@@ -52,19 +54,25 @@ def faithfulness(rows: Sequence[ExplainedRow], seed: int) -> dict[Method, Faithf
     found: dict[Method, Faithfulness] = {}
     for method in METHODS if len(moves) >= LEAST else ():
         if all(method in each.explained for each in moves):
-            explained_N = np.array([each.explained[method] for each in moves])
-            found[method] = compared(explained_N, np.array([each.random for each in moves]), seed)
+            explained_N, random_N = (
+                np.array(each) for each in zip(*((row.explained[method], row.random) for row in moves), strict=True)
+            )
+            if (result := compared(explained_N, random_N, seed)) is not None:
+                found[method] = result
     return found
 
 
-def compared(explained_N: np.ndarray, random_N: np.ndarray, seed: int) -> Faithfulness:
-    """The moves of both deletions, user by user."""
-    ratio_N = explained_N / np.maximum(random_N, np.finfo(float).tiny)
-    N = len(ratio_N)
-    drawn_RN = np.random.default_rng(seed).integers(N, size=(RESAMPLES, N))
+def compared(explained_N: np.ndarray, random_N: np.ndarray, seed: int) -> Faithfulness | None:
+    """The moves of both deletions, user by user; None: for too few users there is a ratio."""
+    endless_N, still_N = (random_N == 0) & (explained_N != 0), (random_N == 0) & (explained_N == 0)
+    ratio_N = np.where(still_N, 1.0, explained_N / np.where(random_N == 0, 1.0, random_N))[~endless_N]
+    if len(ratio_N) < LEAST:
+        return None
+    drawn_RN = np.random.default_rng(seed).integers(len(ratio_N), size=(RESAMPLES, len(ratio_N)))
     low, high = np.percentile(np.median(ratio_N[drawn_RN], axis=1), [2.5, 97.5])
     return Faithfulness(
-        users=N, explained=float(np.median(explained_N)), random=float(np.median(random_N)),
+        users=len(explained_N), endless=int(endless_N.sum()),
+        explained=float(np.median(explained_N)), random=float(np.median(random_N)),
         ratio=Median(value=float(np.median(ratio_N)), low=float(low), high=float(high)),
     )  # fmt: skip
 

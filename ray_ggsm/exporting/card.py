@@ -78,6 +78,13 @@ def _encoder(facts: RunFacts) -> list[str]:
         lines.append(f"- text model: `{config.name}`, `{described.backbone_digest}`; {config.dtype}")
     if config.event_encoder is not None:
         lines.append(f"- event encoder: `{config.event_encoder.name}`, `{described.event_encoder_digest}`")
+    if asked := {name: text for name, text in facts.experiment.embedding.instructions.items() if text}:
+        told = "; ".join(f"{name}: `{' '.join(text.split())}`" for name, text in asked.items())
+        lines.append(f"- the AUCs below are of vectors under instructions: {told}")
+    if (dimensions := facts.experiment.publishing.files.dimensions) is not None:
+        lines.append(
+            f"- tables and the AUCs below have the first {dimensions} numbers of it, normalised anew; exports all"
+        )
     lines.append(
         f"- numbers in its files, without pretrained weights that are not trained: {facts.encoder.parameters:,}"
     )
@@ -128,7 +135,7 @@ def _labels(facts: RunFacts) -> list[str]:
     for name, label in data.labels.items():
         threshold = f"{summary.thresholds[name]:.6g}" if name in summary.thresholds else ""
         shares = [_share(summary.label_rates[s][name], summary.labels_defined[s][name]) for s in splits]
-        rows.append((name, label.group, f"`{label.sql}`".replace("|", "\\|"), threshold, *shares))
+        rows.append((name, label.group, f"`{' '.join(label.sql.split())}`".replace("|", "\\|"), threshold, *shares))
     heads = ("label", "group", "SQL", "threshold", *(f"positives of defined rows, {s}" for s in splits))
     return _table(heads, rows)
 

@@ -33,7 +33,7 @@ from ray_ggsm.masks.ggsm import HybridMaskConfig
 from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.on_ray.attention import attention_picture
 from ray_ggsm.on_ray.cluster.connection import connected
-from ray_ggsm.on_ray.probing.membership import check_privacy, privacy_rows
+from ray_ggsm.on_ray.probing.membership import check_privacy, privacy_rows, share_read
 from ray_ggsm.on_ray.probing.probes import probe_all
 from ray_ggsm.on_ray.probing.stored import stored
 from ray_ggsm.stage_results import EvaluateResult
@@ -200,7 +200,8 @@ def _privacy(pipeline: Pipeline) -> Privacy | None:
     config, seed = pipeline.experiment.evaluation, pipeline.experiment.seed
     if config.privacy is None:
         return None
-    return membership(config, seed, *privacy_rows(pipeline, config.privacy), probe_all)
+    rows = privacy_rows(pipeline, config.privacy)
+    return membership(config, seed, *rows, probe_all, share_read(pipeline))
 
 
 def _report(pipeline: Pipeline, prepared: DataSummary, found: Results, scored: Mapping[str, Aligned]) -> Report:

@@ -6,6 +6,7 @@ Nothing is copied. Both describe the version that was open; describe the table a
 import re
 from contextlib import closing
 
+from ray_ggsm import storage
 from ray_ggsm.config import InputError
 from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import SCHEMA
@@ -101,18 +102,20 @@ def register_iceberg(table: EmbeddingTable, catalog: str, name: str) -> int:
     except ImportError as error:
         raise InputError("--iceberg: needs the package pyiceberg; pip install 'ray-ggsm[iceberg]'") from error
     place = f"{table.location.rstrip('/')}/{ICEBERG}/{name}"
+    shown = storage.without_credentials(catalog)
     identifier, recorded = f"{CATALOG}.{name}", {"ray_ggsm.version": str(table.version)}
     try:
         opened = SqlCatalog(CATALOG, uri=catalog)
     except SQLAlchemyError as error:
         raise InputError(
-            f"--iceberg: expected a SQL catalog that can be opened, such as sqlite:////data/catalog.db ({error})"
+            f"--iceberg: expected a SQL catalog that can be opened, such as sqlite:////data/catalog.db "
+            f"({str(error).replace(catalog, shown)})"
         ) from error
     with closing(opened) as found:
         found.create_namespace_if_not_exists(CATALOG)
         iceberg = found.create_table_if_not_exists(identifier, SCHEMA, location=place, properties=NO_STATISTICS)
         if iceberg.location() != place:
-            raise InputError(f"{catalog}: {identifier} is another table, at {iceberg.location()}; give another --name")
+            raise InputError(f"{shown}: {identifier} is another table, at {iceberg.location()}; give another --name")
         files = table.files()
         with iceberg.transaction() as transaction:
             if iceberg.current_snapshot() is not None:

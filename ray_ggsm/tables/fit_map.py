@@ -100,6 +100,8 @@ def _rotation(old_NA: np.ndarray, new_NB: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _linear(old_NA: np.ndarray, new_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     spread = np.square(new_NB - new_NB.mean(axis=0)).sum() / new_NB.shape[1]  # mean eigenvalue of the scatter
+    if not spread:
+        raise InputError("all new vectors are equal")
     model = RidgeCV(alphas=spread * np.logspace(-5, 0, 6)).fit(new_NB, old_NA)
     return model.coef_.reshape(old_NA.shape[1], -1).T, np.broadcast_to(model.intercept_, old_NA.shape[1:])
 

@@ -104,6 +104,19 @@ class Timeline:
         return [((first, end), starts[first]) for first, end in zip(firsts, ends, strict=True)]
 
 
+def standing(commits: Sequence[Commit]) -> set[int]:
+    """The newest of these versions and those that it was built on: all but those that a rollback withdrew."""
+    by_version = {commit.version: commit for commit in commits}
+    found: set[int] = set()
+    version = max(by_version, default=NEVER)
+    while version in by_version:
+        found.add(version)
+        commit, target = by_version[version], by_version[version].metadata.rolled_back_to
+        went_back = commit.operation == "rollback" and target is not None and 0 <= target < version
+        version = target if went_back and target is not None else version - 1
+    return found
+
+
 def read_timeline(location: str, commits: Sequence[Commit]) -> Timeline:
     """The past of the table at a location, from its commits (by version, from 0 on) and its log.
 

@@ -26,6 +26,7 @@ from ray_ggsm.tables.reader import EmbeddingTable
 from ray_ggsm.tables.schema import matrix, rows_to_table
 from ray_ggsm.tables.suppression import read_suppressed
 from ray_ggsm.tables.tagging import tag
+from ray_ggsm.tables.timeline import standing
 from tests.helpers.tables import AS_OF, BUCKETS, job, put, stage
 
 N, D = 300, 6
@@ -390,3 +391,29 @@ def test_blue_and_green(location: Path, capsys) -> None:
     assert open_table(place).read(version="live").equals(blue)
     assert rollback(place, "live") == 2
     assert open_table(place).read().equals(blue)
+
+
+def test_a_map_of_a_withdrawn_version_is_fitted_anew(location):
+    """It once stayed for good, and the gate was skipped without a word."""
+    place = str(location)
+    publish(location, FIRST, "enc1")
+    rng = np.random.default_rng(3)
+    publish(location, unit(rng.normal(size=FIRST.shape)).astype(np.float32), "enc2")  # vectors of something else
+    rollback(place, 0)
+    assert standing(open_table(place).history()) == {0, 2}
+    found = candidate(location, FIRST @ turn(1), "enc2")
+    fitted = fit_maps(found, CompatibleConfig(min_agreement=0.95))
+    assert fitted.verdict is not None
+    assert fitted.verdict.passed
+    table = published(found, fitted)
+    np.testing.assert_allclose(by_user(table, compatible_with=0), FIRST, atol=1e-5)
+    publish(location, FIRST @ turn(1), "enc2")
+    assert not open_table(place).metadata().maps, "a map that stands is not fitted again"
+
+
+def test_equal_vectors_make_no_map_and_the_gates_speak(location):
+    publish(location, FIRST, "enc1")
+    fitted = fit_maps(candidate(location, np.tile(FIRST[:1], (N, 1)), "enc2"), CompatibleConfig(min_agreement=0.5))
+    assert fitted.verdict is not None
+    assert not fitted.verdict.passed
+    assert "all new vectors are equal" in fitted.verdict.sentence

@@ -137,6 +137,8 @@ def test_an_interval_that_holds_chance_passes() -> None:
 
     passed = Privacy({"vectors": attack(0.52, 0.01), "neighbours": attack(0.48, 0.0)}, 10, 10)
     assert passed.verdict.startswith("No memorisation was found")
+    part = replace(passed, read=0.33)
+    assert part.verdict.startswith("This says little: training has read 33 % of the rows taken")
     # one attack that fails is said, whatever another one finds
     assert Privacy({"vectors": attack(0.9, 0.0), "neighbours": attack(0.55, 0.05)}, 10, 10).verdict.startswith(
         "This fails"

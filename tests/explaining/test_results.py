@@ -75,3 +75,13 @@ def test_the_page_shows_what_was_found_and_no_text_that_nobody_asked_for() -> No
 def test_too_few_users_have_no_interval() -> None:
     assert faithfulness([made_up(0)], 0) == {}
     assert completeness([], 16) is None
+
+
+def test_users_whose_score_nothing_random_moves_do_not_make_the_ratio_endless() -> None:
+    """As with trees, whose scores often stay as they are."""
+    got = compared(np.array([0, 0, 0.3, 0.2, 0.5, 0, 0.4]), np.array([0, 0, 0, 0, 0.1, 0, 0.1]), 0)
+    assert got is not None
+    assert (got.users, got.endless) == (7, 2)
+    assert got.ratio.value == 1  # of 1, 1, 5, 1, 4
+    assert 1 <= got.ratio.low <= got.ratio.high <= 5
+    assert compared(np.array([1.0, 2.0]), np.array([0.0, 0.0]), 0) is None

@@ -61,6 +61,17 @@ def privacy_rows(pipeline: Pipeline, privacy: PrivacyConfig) -> tuple[Aligned, A
     return found["encoder"], found["untrained"]
 
 
+def share_read(pipeline: Pipeline) -> float:
+    """Share of the training rows that the published encoder has read; each pass reads every row once."""
+    rows, trained = pipeline.prepare.require().summary.rows, pipeline.train.require()
+    experiment = pipeline.experiment.resolved(rows[pipeline.experiment.data.train_split])
+    if not experiment.model.trains:
+        return 0.0
+    steps = trained.steps if trained.best_step is None else trained.best_step
+    behaviour = experiment.training.batch_size - experiment.training.question_rows
+    return min(1.0, steps * behaviour / rows[experiment.data.train_split])
+
+
 def _some(keys: pa.Table, users: int) -> pa.Table:
     """The rows of the users with the smallest hashes."""
     distinct = keys["user_id"].unique()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
 
 from ray_ggsm.training.learner import Metrics
 from ray_ggsm.training.trackers.config import MlflowConfig
@@ -23,8 +24,7 @@ class MlflowTracker:
     def __init__(self, config: MlflowConfig, run: TrackedRun) -> None:
         """Find the run, or make it."""
         self._client = MlflowClient(tracking_uri=config.uri)
-        experiment = self._client.get_experiment_by_name(config.experiment)
-        number = experiment.experiment_id if experiment else self._client.create_experiment(config.experiment)
+        number = self._experiment(config.experiment)
         found = self._client.search_runs([number], f"tags.`{TAG}` = '{run.name}'", max_results=1)
         if found:
             self._run = found[0].info.run_id
@@ -34,6 +34,18 @@ class MlflowTracker:
         params = [Param(_key(name), value) for name, value in run.settings.items()]
         for start in range(0, len(params), PARAMS):
             self._client.log_batch(self._run, params=params[start : start + PARAMS])
+
+    def _experiment(self, name: str) -> str:
+        """The experiment's number; another run may make it at the same moment."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
 
     def log(self, steps: Sequence[Metrics]) -> None:
         """As in `Tracker`."""

@@ -7,7 +7,8 @@ the modalities' states and the features: e. Training has two stages:
     II. e agrees with a sentence q that tells what the user did next:   1/2 (InfoNCE(e, q) + InfoNCE(q, e))
 
 A sentence is read by the frozen event encoder, with a linear map behind it. In stage I the features are left out: both
-windows have the same. The vector is e of the whole history, normalised; a text that users are compared with is a q.
+windows have the same. A row one of whose windows has no event says nothing there. The vector is e of the whole history,
+normalised; a text that users are compared with is a q.
 
 Legend: B rows of the global batch, b rows of this worker, L positions, M modalities, S slots (modalities, features,
 nothing), D width of events, C width of states and vectors, F features, H width of event vectors.
@@ -129,11 +130,16 @@ class Found(StreamModel):
         """As in `SmallModel`: every worker computes all of it."""
         history, objective = batch.history, Objective(self.config.temperature, margin=2.0, terms=("ua",))
         if batch.sentences is None:
-            e1_bC, e2_bC = self._windows(history, workers, seed)
-            sides = gathered(e1_bC, e2_bC, history.user_B, False, workers.gather)
-            divergence = alike(workers.gather(e1_bC), workers.gather(e2_bC))
+            e1_bC, e2_bC, both_b = self._windows(history, workers, seed)
+            e1_BC, e2_BC, both_B = workers.gather(e1_bC), workers.gather(e2_bC), workers.gather(both_b.float()) > 0
+            empty = {"windows_empty": 1 - both_B.float().mean().item()}
+            if not both_B.any():
+                return (e1_BC.sum() + e2_BC.sum()) * 0, {"accuracy": 0.0, "divergence": 0.0, **empty}
+            sides = gathered(e1_BC[both_B], e2_BC[both_B], workers.gather(history.user_B)[both_B], False)
+            divergence = alike(e1_BC[both_B], e2_BC[both_B])
             loss = nested_info_nce(sides, objective, self.nested) + self.config.divergence_weight * divergence
-            return loss, {"accuracy": batch_statistics(sides, objective).accuracy, "divergence": divergence.item()}
+            accuracy = batch_statistics(sides, objective).accuracy
+            return loss, {"accuracy": accuracy, "divergence": divergence.item(), **empty}
         e_bC, q_bC = self.states(history), self.sentence(batch.sentences.vector_BH)
         sides = gathered(e_bC, q_bC, history.user_B, False, workers.gather, batch.sentences.id_B)
         swapped = sides._replace(user_BD=sides.answer_BD, answer_BD=sides.user_BD)
@@ -195,19 +201,20 @@ class Found(StreamModel):
         cut_B = torch.from_numpy(self._texts.is_longer(texts, longest))
         return Sentences(vector_BH, torch.from_numpy(hash64(texts).view(np.int64).copy()), cut_B)
 
-    def _windows(self, batch: StreamBatch, workers: Workers, seed: int) -> tuple[Tensor, Tensor]:
-        """e of two windows of each history, (b, C) each."""
+    def _windows(self, batch: StreamBatch, workers: Workers, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """e of two windows of each history, (b, C) each, and whether both have events, bool (b,)."""
         share_b4 = draws_of_rows(len(batch.length_B), 4, workers, seed, self.centre_W.device).float()
         x_bLD, age_bL = (
             self.input(batch),
             torch.cat([batch.age_E, batch.age_E.new_full((2,), torch.nan)])[batch.event_BL],
         )
-        vectors = []
+        vectors, both_b = [], torch.ones_like(batch.length_B, dtype=torch.bool)
         for share_b2 in share_b4.split(2, dim=1):
             from_b, to_b = draw_windows(share_b2, self.config.window_days, float(self.history_days))
             read_bL = (age_bL >= from_b[:, None]) & (age_bL <= to_b[:, None])
             vectors.append(self.fused(x_bLD, batch, read_bL, with_features=False))
-        return vectors[0], vectors[1]
+            both_b = both_b & read_bL.any(dim=1)
+        return vectors[0], vectors[1], both_b
 
 
 def draw_windows(share_B2: Tensor, least_days: float, history_days: float) -> tuple[Tensor, Tensor]:

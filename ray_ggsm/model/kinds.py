@@ -120,7 +120,7 @@ class FoundConfig(StreamConfig):
     """FOUND (`ray_ggsm.encoders.found`)."""
 
     nests: ClassVar[bool] = True
-    changed: ClassVar[str | None] = "sentences are read to their end"
+    changed: ClassVar[str | None] = "sentences are read to their end; windows without events say nothing"
     kind: Literal["found"]
     state: int = Field(128, ge=1)
     """Width of each modality's state, which is that of the vector."""

@@ -107,6 +107,29 @@ def test_windows_that_hold_everything_leave_only_the_contrast() -> None:
     assert metrics["accuracy"] == 1
 
 
+def test_rows_with_an_empty_window_are_neither_positives_nor_negatives() -> None:
+    """Without events two users' windows are the same vector: they once were pushed apart, and towards nothing."""
+    rows, found = user_rows(40), model(first_stage=1.0, window_days=0.5)
+    found.prepare(READER, rows, 80, 0)
+    batch = found.training_batch(READER, rows, 0)
+    e1_BC, e2_BC, both_B = found._windows(batch.history, ALONE, 0)
+    nothing_B = ((e1_BC - found.nothing_C).abs().amax(dim=1) < 1e-6) | (
+        (e2_BC - found.nothing_C).abs().amax(dim=1) < 1e-6
+    )
+    assert 0 < int(both_B.sum()) < 40
+    assert torch.equal(~both_B, nothing_B)
+    loss, metrics = found.loss(batch, ALONE, 0)
+    kept = [e[both_B].detach().double().numpy() for e in (e1_BC, e2_BC)]
+    e, other = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in kept)
+    logits = e @ other.T / found.config.temperature
+    user_B = batch.history.user_B[both_B].numpy()
+    logits[(user_B[:, None] == user_B) & ~np.eye(len(e), dtype=bool)] = -np.inf
+    contrast = np.mean(np.log(np.exp(logits).sum(axis=1)) - np.diag(logits))
+    divergence = alike(e1_BC[both_B], e2_BC[both_B]).item()
+    assert loss.item() == pytest.approx(contrast + found.config.divergence_weight * divergence, rel=1e-4)
+    assert metrics["windows_empty"] == pytest.approx(1 - both_B.float().mean().item())
+
+
 def told_as(id_B: torch.Tensor) -> Sentences:
     return Sentences(torch.randn(len(id_B), WIDTH), id_B, torch.zeros(len(id_B), dtype=torch.bool))
 
@@ -222,10 +245,11 @@ def test_held_out_rows_are_scored_by_the_last_stage(tiny_event_encoder: str) -> 
 @pytest.mark.parametrize("first_stage", [0.0, 0.5])
 def test_the_nested_loss_is_the_mean_over_slices(first_stage: float) -> None:
     rows, found = user_rows(8), model(first_stage=first_stage, divergence_weight=0.0, window_days=1e4)
+    found.prepare(READER, rows, 80, 0)
     told = None if first_stage else told_as(torch.arange(8))
     batch, objective = FoundBatch(READER.batch(rows), told), Objective(found.config.temperature, 2.0, ("ua",))
     if told is None:
-        user_BC, answer_BC = found._windows(batch.history, ALONE, 0)
+        user_BC, answer_BC, _ = found._windows(batch.history, ALONE, 0)
     else:
         user_BC, answer_BC = found.states(batch.history), found.sentence(told.vector_BH)
     expected = []

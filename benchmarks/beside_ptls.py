@@ -18,9 +18,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tune import KINDS, fold_scores, tuned
 
+from ray_ggsm import storage
 from ray_ggsm.config import load
 from ray_ggsm.encoders.stream import StreamReader
 from ray_ggsm.experiment import Experiment
+from ray_ggsm.model.description import SavedEncoder
 from ray_ggsm.model.event_vectors import find
 from ray_ggsm.model.kinds import ColesConfig, CpcConfig, StreamConfig
 from ray_ggsm.numerics import signed_log
@@ -30,13 +32,16 @@ from ray_ggsm.training.pairs import head
 EVERY_ROW = 1 << 40
 THEIRS = Path(__file__).with_name("ptls_theirs.py")
 SPLITS = "train", "probe"
+CATEGORIES = 4096
+"""Values of a text field that the library tells apart, by hash; Journey's fields have a handful."""
 
 
 def write_streams(place: Pipeline, directory: Path) -> pa.Table:
     """Write the streams of the training and the probe rows; returns the latter's rows."""
     e = place.experiment
     assert isinstance(e.model, StreamConfig)
-    store = find(place.event_vectors, e.ray.cache).open()
+    described = SavedEncoder.read(place.train.encoder).description
+    store = find(storage.join(place.event_vectors, described.event_encoder_digest), e.ray.cache_directory).open()
     reader = StreamReader(e.modalities, e.model.newest, store)
     tables = [head(place.prepare.rows(split), EVERY_ROW) for split in (e.data.train_split, "probe")]
     batches = [reader.batch(rows) for rows in tables]
@@ -59,7 +64,7 @@ def write_streams(place: Pipeline, directory: Path) -> pa.Table:
                 "weight_X": of.weight_X,
                 "first_E": of.first_E,
                 "modality_E": batch.modality_E + 1,
-                "field_EK": of.bucket_EK[:, ::2].contiguous() + 1,
+                "field_EK": torch.where(of.bucket_EK < 0, 0, of.bucket_EK % CATEGORIES + 1)[:, ::2].contiguous(),
                 "number_EN": torch.cat(numbers_EN, dim=1).float().nan_to_num(),
                 "event_V": batch.event_BL[is_event_BL],
                 "count_B": batch.count_B,
@@ -111,7 +116,7 @@ def main() -> None:
                 f"--seed={seed}",
                 *settings_of(place.experiment),
             ]
-            seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+            seconds = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
             vector_BW = load_file(directory / "vectors.safetensors")["vector_BW"].numpy()
             table = probe.select(["user_id", "as_of"]).append_column("embedding", pa.array(list(vector_BW)))
             print(

@@ -96,10 +96,10 @@ def compare_seeds(first: Runs, second: Runs) -> Comparison:
     that of the K differences. Otherwise it is the sum of both sides' variances, and a side with one seed adds none.
     Degrees of freedom follow Welch and Satterthwaite, with the users' part taken as known.
 
-    That users are lucky for one seed and not for another is in the variance between seeds already, and also in that of
-    the mean over the user bootstrap (whose draws are the same for all runs), so it is taken from the latter:
+    That users are lucky for one seed and not for another is in the variance between seeds, and also in that of the mean
+    over the user bootstrap (whose draws are the same for all runs). It is counted once:
 
-        users = var_R(mean_K d_RK) - (mean_R(var_K d_RK) - var_K(d_K)) / K
+        both = mean_R(var_K d_RK) - var_K(d_K),   variance = var_R(mean_K d_RK) + max(var_K(d_K) - both, 0) / K
 
     for the resampled values d_RK and the values d_K of what is paired, or of each side.
     """
@@ -112,14 +112,16 @@ def compare_seeds(first: Runs, second: Runs) -> Comparison:
     else:
         values_of, draws_of = values, draws
     parts_of = [(v, d) for v, d in zip(values_of, draws_of, strict=True) if len(v) > 1]
-    users = max(users - sum(_of_both(v, d) / len(v) for v, d in parts_of), 0.0)
-    spreads = [v for v, _ in parts_of]
-    seeds = [float(v.var(ddof=1)) / len(v) for v in spreads]
-    total = users + sum(seeds)
-    squares = sum(s**2 / (len(v) - 1) for s, v in zip(seeds, spreads, strict=True))
+    users_alone, seeds, squares = users, 0.0, 0.0
+    for value_K, draw_RK in parts_of:
+        K, spread, both = len(value_K), float(value_K.var(ddof=1)), _of_both(value_K, draw_RK)
+        users_alone -= both / K
+        if spread > both:
+            seeds, squares = seeds + (spread - both) / K, squares + (spread / K) ** 2 / (K - 1)
+    total, users_alone = users + seeds, max(users_alone, 0.0)
     found = _tested(float(np.mean(values[0]) - np.mean(values[1])), math.sqrt(total), _freedom(total, squares))
-    parts = {"error_of_users": math.sqrt(users), "error_of_seeds": math.sqrt(sum(seeds))}
-    return found.model_copy(update={**parts, "seeds": min(len(v) for v in spreads) if spreads else 1})
+    parts = {"error_of_users": math.sqrt(users_alone), "error_of_seeds": math.sqrt(total - users_alone)}
+    return found.model_copy(update={**parts, "seeds": min((len(v) for v, _ in parts_of), default=1)})
 
 
 def _of_both(value_K: np.ndarray, draw_RK: np.ndarray) -> float:

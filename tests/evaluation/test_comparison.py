@@ -195,7 +195,7 @@ def test_variance_of_the_mixed_comparison_is_the_sum_of_its_parts():
         np.mean(np.var([r.resampled.mean(axis=1) for r in side], axis=0, ddof=1)) / len(side) - spread
         for side, spread in zip((first, second), between, strict=True)
     ]
-    users = draws.var(ddof=1) - sum(max(part, 0) for part in both)
-    assert got.error_of_users**2 == pytest.approx(max(users, 0))
-    assert got.standard_error**2 == pytest.approx(max(users, 0) + sum(between))
+    seeds = sum(max(spread - max(part, 0), 0) for spread, part in zip(between, both, strict=True))
+    assert got.standard_error**2 == pytest.approx(draws.var(ddof=1) + seeds)
+    assert got.error_of_users**2 == pytest.approx(max(draws.var(ddof=1) - sum(max(part, 0) for part in both), 0))
     assert got.difference == pytest.approx(np.mean([r.values for r in first]) - np.mean([r.values for r in second]))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
+from features_network import EVERY_ROW
 from safetensors.torch import load_file, save_file
 from tune import KINDS, fold_scores, tuned
 
@@ -29,7 +30,6 @@ from ray_ggsm.numerics import signed_log
 from ray_ggsm.stages import Pipeline
 from ray_ggsm.training.pairs import head
 
-EVERY_ROW = 1 << 40
 THEIRS = Path(__file__).with_name("ptls_theirs.py")
 SPLITS = "train", "probe"
 CATEGORIES = 4096
@@ -99,6 +99,9 @@ def main() -> None:
     parser.add_argument("--theirs", required=True, help="Python of an environment with pytorch-lifestream")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
+    kind = load(Experiment, options.config, options.set).model.kind
+    if kind not in ("coles", "cpc"):
+        raise SystemExit(f"--config {options.config}: is of kind {kind}; take one of kind coles or cpc")
     with tempfile.TemporaryDirectory() as name:
         directory, probe = Path(name), None
         for seed in range(options.seeds):

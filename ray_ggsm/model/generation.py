@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from jinja2 import TemplateError
 from torch import Tensor
 
 from ray_ggsm.config import InputError
@@ -46,10 +47,17 @@ class Generator:
         """Tokens of a prompt with its reply."""
 
     def marks(self) -> list[str]:
-        """What the chat template writes from a user's turn to a reply, and from a reply to the user's next turn."""
+        """What the chat template writes from a user's turn to a reply, and from a reply to the user's next turn.
+
+        Raises:
+            InputError: it takes no such conversation.
+        """
         turns = [("user", "first0turn"), ("assistant", "second0turn"), ("user", "third0turn")]
         conversation = [{"role": role, "content": content} for role, content in turns]
-        text: str = self.tokenizer.apply_chat_template(conversation, tokenize=False)
+        try:
+            text: str = self.tokenizer.apply_chat_template(conversation, tokenize=False)
+        except TemplateError as error:
+            raise InputError(f"client.name: the chat template takes no user's and model's turns ({error})") from error
         return re.split("(?:first|second|third)0turn", text)[1:3]
 
     @torch.inference_mode()

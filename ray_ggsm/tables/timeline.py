@@ -96,8 +96,7 @@ class Timeline:
         """Spans of versions that were built on each other, each with the version that its first one was built on."""
         starts = {0: NEVER}
         for commit in self.commits:
-            target = commit.metadata.rolled_back_to
-            if commit.operation == "rollback" and target is not None and 0 <= target < commit.version:
+            if (target := _went_back_to(commit)) is not None:
                 starts[commit.version] = target
         firsts = sorted(starts)
         ends = [*firsts[1:], len(self.commits)]
@@ -111,10 +110,15 @@ def standing(commits: Sequence[Commit]) -> set[int]:
     version = max(by_version, default=NEVER)
     while version in by_version:
         found.add(version)
-        commit, target = by_version[version], by_version[version].metadata.rolled_back_to
-        went_back = commit.operation == "rollback" and target is not None and 0 <= target < version
-        version = target if went_back and target is not None else version - 1
+        target = _went_back_to(by_version[version])
+        version = version - 1 if target is None else target
     return found
+
+
+def _went_back_to(commit: Commit) -> int | None:
+    """The version that a rollback is built on; None: the commit is built on the one before it."""
+    target = commit.metadata.rolled_back_to
+    return target if commit.operation == "rollback" and target is not None and 0 <= target < commit.version else None
 
 
 def read_timeline(location: str, commits: Sequence[Commit]) -> Timeline:
